@@ -1,0 +1,40 @@
+"""Every error a user can meet, in one tree.
+
+    TrilobitError
+    ├── FormatError          a file is damaged, foreign, or not what its header claims
+    ├── UnsupportedModel     a sound file of an architecture or variant we do not run
+    ├── RequestError         a prompt, parameter or option that cannot be served
+    │   └── ContextOverflow  more tokens than the model's context holds
+    ├── RecipeError          a training recipe that cannot be followed
+    └── OutputError          a result could not be written (disk full, no permission)
+
+A message is one line: what, where, the remedy. The command line prints it and exits with 2.
+"""
+
+
+class TrilobitError(Exception):
+    """Base of all errors that are the input's or the machine's fault, not ours."""
+
+
+class FormatError(TrilobitError):
+    """A file is damaged, foreign, or not what its header claims."""
+
+
+class UnsupportedModel(TrilobitError):
+    """A sound file of an architecture or variant that Trilobit does not run."""
+
+
+class RequestError(TrilobitError, ValueError):
+    """A prompt, parameter or option that cannot be served."""
+
+
+class ContextOverflow(RequestError):
+    """More tokens than the model's context holds."""
+
+
+class RecipeError(TrilobitError):
+    """A training recipe that cannot be followed."""
+
+
+class OutputError(TrilobitError, OSError):
+    """A result could not be written; nothing half-written was left behind."""

@@ -1,0 +1,130 @@
+"""The definition of 1.58-bit arithmetic, in numpy. Everything else is tested against this file.
+
+BitNet b1.58 (arXiv:2402.17764) replaces a linear layer y = x Wᵀ by
+
+    W̃ = clamp(round(W·s), -1, 1)          s = 1 / max(mean|W|, 1e-5)     one s a tensor
+    x̃ = clamp(round(x·t), -128, 127)      t = 127 / max(max|x|, 1e-5)    one t a token
+    y  = (x̃ W̃ᵀ) / (s·t)                   the product is exact, in integers
+
+with `round` to nearest, ties to even, all in float32. A weight's `scale` here is 1/s, so a
+dequantised weight is `codes * scale`.
+
+The packed layout
+-----------------
+A code is `w + 1` (0, 1 or 2; 3 never occurs) in two bits. Rows are padded to a multiple of 4 and
+columns to a multiple of 128 with the code 1 (a zero weight). Four rows by 128 columns make one
+block of 128 bytes: 32 bytes of row 0, then of rows 1, 2, 3. In a row's 32 bytes, byte p holds the
+columns p, p+32, p+64 and p+96 of the block at bits 0-1, 2-3, 4-5 and 6-7:
+
+    packed[rows/4, columns/128, 4, 32]
+
+so that a thread which owns some rows reads one linear stream, and four rows share every load of
+activations. Codes are never negative: the kernel sums `code * x̃` as unsigned × signed and
+subtracts `sum(x̃)`, which it computes once for all rows.
+"""
+
+# T tokens, N rows (outputs), K columns (inputs)
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import FormatError
+
+ROWS = 4  # rows interleaved in one block
+COLUMNS = 128  # columns of one block: 32 bytes of four codes
+
+_EPSILON = np.float32(1e-5)  # the floor of both scales, as in the reference implementation
+_SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)
+
+
+def absmean_ternary(w_NK: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
+    """Ternary codes in {-1, 0, 1} of the shape of `w_NK`, and their scale.
+
+    arXiv:2402.17764, section 2. The mean is taken in float64 and rounded to float32 once, so that
+    it does not depend on the order of summation. FormatError when a weight is not finite.
+    """
+    w_NK = np.asarray(w_NK, dtype=np.float32)
+    mean = np.float32(np.abs(w_NK).mean(dtype=np.float64))
+    if not np.isfinite(mean):
+        raise FormatError("weights hold NaN or infinity; the checkpoint is damaged")
+    s = np.float32(1) / max(mean, _EPSILON)
+    codes_NK = np.clip(np.rint(w_NK * s), -1, 1).astype(np.int8)
+    return codes_NK, np.float32(1) / s
+
+
+def sign_binary(w_NK: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
+    """Codes in {-1, 1}: the sign of the centred weight; scale mean|W|. Zero maps to 1.
+
+    The one-bit BitNet, arXiv:2310.11453, equations 1 to 3.
+    """
+    w_NK = np.asarray(w_NK, dtype=np.float32)
+    mean = np.float32(w_NK.mean(dtype=np.float64))
+    scale = np.float32(np.abs(w_NK).mean(dtype=np.float64))
+    if not np.isfinite(scale):
+        raise FormatError("weights hold NaN or infinity; the checkpoint is damaged")
+    return np.where(w_NK - mean >= 0, 1, -1).astype(np.int8), max(scale, _EPSILON)
+
+
+def absmax_int8(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Int8 activations and their scale a token `[T]`: `x ≈ codes * scale[:, None]`.
+
+    arXiv:2402.17764, section 2; the codes lie in -127..127 unless x holds subnormal surprises.
+    """
+    x_TK = np.asarray(x_TK, dtype=np.float32)
+    t_T = np.float32(127) / np.maximum(np.abs(x_TK).max(axis=-1), _EPSILON)
+    codes_TK = np.clip(np.rint(x_TK * t_T[..., None]), -128, 127).astype(np.int8)
+    return codes_TK, np.float32(1) / t_T
+
+
+def bit_linear(
+    x_TK: NDArray[np.float32], codes_NK: NDArray[np.int8], scale: np.float32
+) -> NDArray[np.float32]:
+    """What a BitLinear layer computes, `[T, N]`: exact integer products, one float scale."""
+    x_codes_TK, x_scale_T = absmax_int8(x_TK)
+    dots_TN = x_codes_TK.astype(np.int64) @ codes_NK.astype(np.int64).T
+    return dots_TN.astype(np.float32) * (x_scale_T * scale)[:, None]
+
+
+def packed_shape(rows: int, columns: int) -> tuple[int, int, int, int]:
+    """Shape of the packed array of a `[rows, columns]` matrix, in bytes."""
+    return -(-rows // ROWS), -(-columns // COLUMNS), ROWS, COLUMNS // 4
+
+
+def pack(codes_NK: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Pack ternary codes `[N, K]` into the layout described above."""
+    rows, columns = codes_NK.shape
+    row_groups, blocks, _, bytes_ = packed_shape(rows, columns)
+    u = np.ones((row_groups * ROWS, blocks * COLUMNS), dtype=np.uint8)
+    u[:rows, :columns] = codes_NK.view(np.uint8) + np.uint8(1)  # -1 wraps to 255, +1 gives 0
+    if u.max() > 2:
+        raise FormatError("weights to pack are not all -1, 0 or 1")
+    u = u.reshape(row_groups, ROWS, blocks, 4, bytes_).transpose(0, 2, 1, 3, 4)
+    packed = u[:, :, :, 0] | u[:, :, :, 1] << 2 | u[:, :, :, 2] << 4 | u[:, :, :, 3] << 6
+    return np.ascontiguousarray(packed)
+
+
+def unpack(packed: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.int8]:
+    """Ternary codes `[rows, columns]` of a packed array.
+
+    FormatError when the shape does not fit, a code is 3, or the padding is not zero weights.
+    """
+    if packed.shape != packed_shape(rows, columns):
+        raise FormatError(
+            f"packed shape {packed.shape} does not hold {rows} rows of {columns} columns; "
+            f"expected {packed_shape(rows, columns)}"
+        )
+    check_codes(packed)
+    u = packed[:, :, :, None, :] >> _SHIFTS[:, None] & np.uint8(3)  # [N/4, K/128, 4, 4, 32]
+    u = u.transpose(0, 2, 1, 3, 4).reshape(packed.shape[0] * ROWS, packed.shape[1] * COLUMNS)
+    if (u[rows:] != 1).any() or (u[:, columns:] != 1).any():
+        raise FormatError("the padding of a packed tensor is not zero weights; convert it again")
+    return u[:rows, :columns].view(np.int8) - np.int8(1)
+
+
+def check_codes(packed: NDArray[np.uint8]) -> None:
+    """FormatError when any two-bit code is 3, which no ternary weight maps to."""
+    if (packed & (packed >> 1) & np.uint8(0x55)).any():
+        raise FormatError("a packed weight has code 3, which is no ternary value; "
+                          "the file is damaged: convert it again")
