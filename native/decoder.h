@@ -1,0 +1,139 @@
+// The BitNet b1.58 decoder: token ids in, logits out, for any mixture of prefill and decode.
+//
+// A token's logits depend on its own sequence only: not on what else is in the batch, on how a
+// prompt was cut into chunks, or on the number of threads. Nothing allocates inside `forward`.
+#pragma once
+
+#include "kernels.h"
+#include "memory.h"
+#include "pool.h"
+#include "sampler.h"
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace trilobit {
+
+// Hugging Face's names.
+struct Config {
+    int vocab_size;
+    int hidden_size;
+    int intermediate_size;
+    int num_hidden_layers;
+    int num_attention_heads;
+    int num_key_value_heads;
+    int head_dim;
+    float rms_norm_eps;
+};
+
+struct Layer {
+    const float *input_layernorm;
+    const float *post_attention_layernorm;
+    const float *attn_sub_norm;
+    const float *ffn_sub_norm;
+    Ternary q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
+};
+
+// Borrowed; must outlive the decoder.
+struct Weights {
+    Dense embed_tokens;
+    Dense lm_head;
+    const float *norm;
+    const float *inv_freq; // [head_dim / 2]
+    std::vector<Layer> layers;
+};
+
+struct Capacity {
+    int threads;
+    int batch_tokens; // tokens of one forward
+    int kv_blocks;    // blocks of kKvBlock positions, shared by all sequences
+    Float kv_type;    // f16 or f32
+};
+
+// Tokens of one sequence are contiguous and in order. Sequence s keeps positions
+// [kKvBlock * b, kKvBlock * (b + 1)) in block block_tables[s * table_stride + b].
+struct Batch {
+    std::span<const std::int32_t> token_ids;
+    std::span<const std::int32_t> positions;
+    std::span<const std::int32_t> sequence;
+    const std::int32_t *block_tables;
+    int table_stride;
+    std::span<const std::int32_t> output_rows; // tokens whose logits are wanted
+};
+
+class Decoder {
+  public:
+    Decoder(const Config &config, const Weights &weights, const Capacity &capacity,
+            const Kernels &kernels);
+
+    void forward(const Batch &batch);
+    // Of the last forward, for its output rows [begin, end): out[row - begin][vocab_size].
+    void logits(int begin, int end, float *out);
+    // One token for each output row of the last forward; samplers[i] is advanced.
+    void sample(std::span<Sampler *const> samplers, std::int32_t *out);
+
+    int output_count() const { return outputs_; }
+    int threads() const { return pool_.threads(); }
+    std::size_t kv_bytes() const { return kv_.size(); }
+    const Config &config() const { return config_; }
+    const Capacity &capacity() const { return capacity_; }
+
+  private:
+    struct Job {
+        const Ternary *w;
+        float *out;
+        int stride;
+        bool accumulate;
+    };
+    // Queries of one KV head that share a pass over its keys.
+    struct Item {
+        int token, tokens;
+        int kv_head;
+        int head, heads; // of the query heads that belong to kv_head
+        int spans;
+    };
+    struct Partial {
+        float maximum[kMaxQueries];
+        float sum[kMaxQueries];
+    };
+
+    const float *copy_gain(const float *gain, int n);
+    void embed(const Batch &batch);
+    void rotations(const Batch &batch);
+    void quantise(const float *x, int stride, const float *gain, int n);
+    void multiply(std::initializer_list<Job> jobs, bool gated);
+    void store(const Batch &batch, int layer);
+    void plan_attention(const Batch &batch);
+    void attention(const Batch &batch, int layer);
+    void attend(const Batch &batch, int layer, const Item &item, int span, Partial *partial,
+                float *weighted);
+    void fold(const Item &item, const Partial &partial, const float *weighted, int span,
+              Partial *running, float *running_weighted);
+    void write_attention(const Item &item, const Partial &running, const float *weighted);
+    void outputs(const Batch &batch);
+    unsigned char *kv_block(int layer, bool value, int block, int kv_head) const;
+
+    Config config_;
+    Weights weights_;
+    Capacity capacity_;
+    const Kernels &k_;
+    Pool pool_;
+    std::vector<Array<float>> gains_; // padded copies
+    int tokens_ = 0, outputs_ = 0;
+    int head_pad_, hidden_stride_, q_stride_, kv_stride_, ffn_stride_, code_stride_;
+    Array<float> x_, q_, k_out_, v_, heads_, gate_, up_, cos_, sin_, hidden_out_, sampling_;
+    Array<std::int8_t> codes_;
+    Array<float> code_scales_;
+    Array<std::int32_t> code_sums_;
+    Array<unsigned char> scratch_; // kScratchBytes a thread
+    Array<unsigned char> kv_;
+    std::vector<Item> items_;
+    int longest_spans_ = 1;
+    bool by_span_ = false;
+    const std::int32_t *positions_ = nullptr; // of the batch in work
+    std::vector<Partial> partials_;
+    Array<float> weighted_;
+};
+
+} // namespace trilobit

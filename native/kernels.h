@@ -1,0 +1,104 @@
+// The table of kernels that every instruction set fills, and the plain structs they share.
+//
+// Shapes: T tokens, N rows (outputs), K columns (inputs). Float vectors that kernels read or write
+// are padded with zeros to a multiple of kFloatPad floats; int8 activations to kColumns codes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace trilobit {
+
+inline constexpr int kRows = 4;         // rows interleaved in a packed block
+inline constexpr int kColumns = 128;    // columns of a packed block: 32 bytes of 4 codes a row
+inline constexpr int kBlockBytes = 128; // kRows * kColumns / 4
+inline constexpr int kFloatPad = 16;
+inline constexpr int kKvBlock = 32;   // positions of one KV block
+inline constexpr int kSpan = 512;     // keys whose softmax is summed before spans are merged
+inline constexpr int kMaxQueries = 8; // queries that share one pass over the keys
+
+constexpr int round_up(int value, int multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+enum class Float : std::uint8_t { f32, f16, bf16 };
+
+constexpr int size_of(Float type) { return type == Float::f32 ? 4 : 2; }
+
+// A ternary matrix [rows, columns] in the packed layout of docs/format.md.
+struct Ternary {
+    const std::uint8_t *packed;
+    float scale;
+    int rows;
+    int columns;
+
+    int groups() const { return (rows + kRows - 1) / kRows; }
+    int blocks() const { return (columns + kColumns - 1) / kColumns; }
+};
+
+// A float matrix [rows, columns] as it lies in the file.
+struct Dense {
+    const void *data;
+    Float type;
+    int rows;
+    int columns;
+};
+
+// Int8 activations [T, stride], zero beyond K; x ≈ codes * scales[t].
+struct Activations {
+    std::int8_t *codes;
+    float *scales;
+    std::int32_t *sums; // sum of a token's codes
+    int tokens;
+    int stride;
+};
+
+// One pass of up to kMaxQueries queries of one KV head over one span of keys.
+struct AttentionSpan {
+    const float *const *queries; // each [head_dim], scaled by 1/sqrt(head_dim)
+    const int *visible;          // keys of this span that each query may see; may be ≤ 0
+    int query_count;
+    const void *const *keys;   // a block: [head_dim, kKvBlock]
+    const void *const *values; // a block: [kKvBlock, head_dim]
+    int head_dim;              // padded to kFloatPad
+    float *maximum;            // [query_count] out: largest score
+    float *sum;                // [query_count] out: sum of exp(score - maximum)
+    float *weighted;           // [query_count, head_dim] out: sum of exp(...) * value
+};
+
+struct Kernels {
+    const char *name;
+
+    // out[t * out_stride + row] (+)= x[t] · w[row] for the rows of [group_begin, group_end).
+    void (*linear)(const Ternary &w, const Activations &x, int group_begin, int group_end,
+                   float *out, int out_stride, bool accumulate, void *scratch);
+    // RMSNorm with gain, then absmax int8 codes of one token.
+    void (*norm_quantise)(const float *x, const float *gain, int n, float eps, std::int8_t *codes,
+                          int stride, float *scale, std::int32_t *sum);
+    void (*norm)(const float *x, const float *gain, int n, float eps, float *out);
+    // gate[i] = relu(gate[i])² * up[i]
+    void (*relu2_gate)(float *gate, const float *up, int n);
+    // Rotate the pairs (i, i + half) of one head.
+    void (*rope)(const float *x, const float *cos, const float *sin, int half, float *out);
+    void (*embed)(const Dense &table, int row, float *out);
+    // out[t * out_stride + row] = x[t] · w[row] for the rows of [row_begin, row_end).
+    void (*dense)(const Dense &w, int row_begin, int row_end, const float *x, int x_stride,
+                  int tokens, float *out, int out_stride);
+    // Put one position of one head into its KV block.
+    void (*store_key)(const float *key, int head_dim, void *block, int slot, Float type);
+    void (*store_value)(const float *value, int head_dim, void *block, int slot, Float type);
+    void (*attend)(const AttentionSpan &span, Float type);
+    // Fold a span's result into the running (maximum, sum, weighted) of one query.
+    void (*merge)(float *maximum, float *sum, float *weighted, float span_maximum, float span_sum,
+                  const float *span_weighted, int head_dim);
+    // out = weighted / sum
+    void (*finish)(const float *weighted, float sum, int head_dim, float *out);
+    // The machine's limits: read `bytes` (a multiple of 1024) once; do `rounds` rounds of u8 × s8
+    // products, return the number of multiply-adds of a round.
+    std::uint64_t (*read)(const void *data, std::size_t bytes);
+    int (*multiply)(int rounds, std::int32_t *sink);
+};
+
+inline constexpr std::size_t kScratchBytes = std::size_t{1} << 19; // a thread's, for `linear`
+
+} // namespace trilobit

@@ -1,0 +1,34 @@
+// Every kernel, compiled once for each instruction set inside an anonymous namespace. Before this
+// file come the intrinsics' headers, then float8_*.h and int8_*.h of the instruction set. Nothing
+// of the standard library may be used here: an inline function compiled for a wider instruction
+// set would leak into code that runs on every processor.
+
+#if defined(__clang__)
+#define TRILOBIT_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define TRILOBIT_UNROLL _Pragma("GCC unroll 16")
+#else
+#define TRILOBIT_UNROLL
+#endif
+// The measuring loop must not be folded: pretend that memory changed.
+#if defined(__GNUC__)
+#define TRILOBIT_CLOBBER __asm__ volatile("" ::: "memory");
+#else
+#define TRILOBIT_CLOBBER _ReadWriteBarrier();
+#endif
+
+// Above this many tokens unpacking once for all of them pays; measured, see docs/log.md.
+constexpr int kStreamTokens = 8;
+
+#include "ternary.inl"
+
+#include "float.inl"
+
+#include "attention.inl"
+
+#include "limits.inl"
+
+constexpr Kernels table(const char *name) {
+    return {name,  linear,    norm_quantise, norm,   relu2_gate, rope,   embed, dense,
+            store_key, store_value, attend,  merge,  finish,     read,   multiply};
+}

@@ -1,0 +1,46 @@
+// u8 × s8 products on AVX2: pairs add into int16 lanes, which are widened before they can overflow.
+
+struct Int8 {
+    static constexpr int kBytes = 32;
+    // The tile kernel adds two products of codes × 4 a block: 2 * 8 * 128 = 2048 a pair, and
+    // 16 * -2048 = -32768 still fits int16.
+    static constexpr int kBlocksPerWiden = 8;
+    static constexpr int kTileVectors = 4; // accumulator pairs that 16 registers hold
+    static constexpr int kTileTokens = 3;  // 4 rows × 3 tokens + 3 activations + 1 weight = 16
+    using Vec = __m256i;
+    using Acc = __m256i;
+    using Wide = __m256i;
+
+    static Vec load(const void *p) {
+        return _mm256_loadu_si256(static_cast<const __m256i *>(p));
+    }
+    static Vec activations(const std::int8_t *p) { return load(p); }
+    static Vec ones(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x03)); }
+    static Vec fours(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x0c)); }
+    static Vec upper(Vec a) { return _mm256_srli_epi16(a, 4); }
+    static Acc zero() { return _mm256_setzero_si256(); }
+    static Wide zero_wide() { return _mm256_setzero_si256(); }
+    static Acc dot(Acc sum, Vec u8, Vec s8) {
+        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(u8, s8));
+    }
+    // sum + 4 * ones + fours: four times the dot product, in int32 lanes
+    static Wide widen(Wide sum, Acc ones, Acc fours) {
+        const __m256i a = _mm256_madd_epi16(ones, _mm256_set1_epi16(4));
+        const __m256i b = _mm256_madd_epi16(fours, _mm256_set1_epi16(1));
+        return _mm256_add_epi32(sum, _mm256_add_epi32(a, b));
+    }
+    static void store(std::int32_t *p, Wide a) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a);
+    }
+    // c[r] += the sum of the lanes of row r
+    static void add_rows(std::int32_t *c, Acc r0, Acc r1, Acc r2, Acc r3) {
+        const __m256i one = _mm256_set1_epi16(1);
+        const __m256i a = _mm256_hadd_epi32(_mm256_madd_epi16(r0, one), _mm256_madd_epi16(r1, one));
+        const __m256i b = _mm256_hadd_epi32(_mm256_madd_epi16(r2, one), _mm256_madd_epi16(r3, one));
+        const __m256i s = _mm256_hadd_epi32(a, b);
+        const __m128i rows =
+            _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+        __m128i *out = reinterpret_cast<__m128i *>(c);
+        _mm_storeu_si128(out, _mm_add_epi32(_mm_loadu_si128(out), rows));
+    }
+};

@@ -1,0 +1,42 @@
+// u8 × s8 products on AVX-512 VNNI: a vector holds two rows of a packed block.
+
+struct Int8 {
+    static constexpr int kBytes = 64;
+    static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
+    static constexpr int kTileVectors = 8;
+    static constexpr int kTileTokens = 6; // 24 accumulators of 32 registers
+    using Vec = __m512i;
+    using Acc = __m512i;
+    using Wide = __m512i;
+
+    static Vec load(const void *p) { return _mm512_loadu_si512(p); }
+    // 32 columns, the same for both rows of the vector
+    static Vec activations(const std::int8_t *p) {
+        return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+    }
+    static Vec ones(Vec a) { return _mm512_and_si512(a, _mm512_set1_epi8(0x03)); }
+    static Vec fours(Vec a) { return _mm512_and_si512(a, _mm512_set1_epi8(0x0c)); }
+    static Vec upper(Vec a) { return _mm512_srli_epi16(a, 4); }
+    static Acc zero() { return _mm512_setzero_si512(); }
+    static Wide zero_wide() { return _mm512_setzero_si512(); }
+    static Acc dot(Acc sum, Vec u8, Vec s8) { return _mm512_dpbusd_epi32(sum, u8, s8); }
+    // sum + 4 * ones + fours: four times the dot product
+    static Wide widen(Wide sum, Acc ones, Acc fours) {
+        return _mm512_add_epi32(sum, _mm512_add_epi32(_mm512_slli_epi32(ones, 2), fours));
+    }
+    static void store(std::int32_t *p, Wide a) { _mm512_storeu_si512(p, a); }
+    // c[r] += the sum of the lanes of row r
+    static void add_rows(std::int32_t *c, Acc r0, Acc r1, Acc r2, Acc r3) {
+        const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(fold(r0), fold(r1)),
+                                            _mm256_hadd_epi32(fold(r2), fold(r3)));
+        const __m128i rows =
+            _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+        __m128i *out = reinterpret_cast<__m128i *>(c);
+        _mm_storeu_si128(out, _mm_add_epi32(_mm_loadu_si128(out), rows));
+    }
+
+  private:
+    static __m256i fold(__m512i a) {
+        return _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    }
+};

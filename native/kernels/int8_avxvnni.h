@@ -1,0 +1,37 @@
+// u8 × s8 products on AVX-VNNI: four products add straight into an int32 lane.
+
+struct Int8 {
+    static constexpr int kBytes = 32;
+    static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
+    static constexpr int kTileVectors = 4;
+    static constexpr int kTileTokens = 3;
+    using Vec = __m256i;
+    using Acc = __m256i;
+    using Wide = __m256i;
+
+    static Vec load(const void *p) {
+        return _mm256_loadu_si256(static_cast<const __m256i *>(p));
+    }
+    static Vec activations(const std::int8_t *p) { return load(p); }
+    static Vec ones(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x03)); }
+    static Vec fours(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x0c)); }
+    static Vec upper(Vec a) { return _mm256_srli_epi16(a, 4); }
+    static Acc zero() { return _mm256_setzero_si256(); }
+    static Wide zero_wide() { return _mm256_setzero_si256(); }
+    static Acc dot(Acc sum, Vec u8, Vec s8) { return _mm256_dpbusd_avx_epi32(sum, u8, s8); }
+    // sum + 4 * ones + fours: four times the dot product
+    static Wide widen(Wide sum, Acc ones, Acc fours) {
+        return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_slli_epi32(ones, 2), fours));
+    }
+    static void store(std::int32_t *p, Wide a) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a);
+    }
+    // c[r] += the sum of the lanes of row r
+    static void add_rows(std::int32_t *c, Acc r0, Acc r1, Acc r2, Acc r3) {
+        const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(r0, r1), _mm256_hadd_epi32(r2, r3));
+        const __m128i rows =
+            _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+        __m128i *out = reinterpret_cast<__m128i *>(c);
+        _mm_storeu_si128(out, _mm_add_epi32(_mm_loadu_si128(out), rows));
+    }
+};

@@ -1,0 +1,53 @@
+// u8 × s8 products in plain C++.
+
+struct Int8 {
+    static constexpr int kBytes = 32;
+    static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
+    static constexpr int kTileVectors = 4;
+    static constexpr int kTileTokens = 3;
+    struct Vec {
+        std::uint8_t v[32];
+    };
+    struct Acc {
+        std::int32_t v[8];
+    };
+    using Wide = Acc;
+
+    static Vec load(const void *p) {
+        Vec r;
+        std::memcpy(r.v, p, 32);
+        return r;
+    }
+    static Vec activations(const std::int8_t *p) { return load(p); }
+    static Vec ones(Vec a) {
+        for (auto &x : a.v) x &= 0x03;
+        return a;
+    }
+    static Vec fours(Vec a) {
+        for (auto &x : a.v) x &= 0x0c;
+        return a;
+    }
+    static Vec upper(Vec a) {
+        for (auto &x : a.v) x = static_cast<std::uint8_t>(x >> 4);
+        return a;
+    }
+    static Acc zero() { return {}; }
+    static Wide zero_wide() { return {}; }
+    static Acc dot(Acc sum, const Vec &u8, const Vec &s8) {
+        for (int i = 0; i < 32; ++i) sum.v[i / 4] += u8.v[i] * static_cast<std::int8_t>(s8.v[i]);
+        return sum;
+    }
+    // sum + 4 * ones + fours: four times the dot product
+    static Wide widen(Wide sum, const Acc &ones, const Acc &fours) {
+        for (int i = 0; i < 8; ++i) sum.v[i] += 4 * ones.v[i] + fours.v[i];
+        return sum;
+    }
+    static void store(std::int32_t *p, const Wide &a) { std::memcpy(p, a.v, 32); }
+    // c[r] += the sum of the lanes of row r
+    static void add_rows(std::int32_t *c, const Acc &r0, const Acc &r1, const Acc &r2,
+                         const Acc &r3) {
+        const Acc *rows[kRows] = {&r0, &r1, &r2, &r3};
+        for (int r = 0; r < kRows; ++r)
+            for (int i = 0; i < 8; ++i) c[r] += rows[r]->v[i];
+    }
+};

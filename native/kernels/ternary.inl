@@ -1,0 +1,206 @@
+// Ternary matrix times int8 activations: y = (Σ code·a − Σ a) · (weight scale · activation scale).
+//
+// Few tokens: each packed block is unpacked in registers and meets every token at once; a thread
+// streams its rows linearly, so memory is the limit. Many tokens: a panel of rows is unpacked to
+// bytes once and multiplied with all tokens from cache, so arithmetic is the limit. The integers
+// are exact, so both give the same bits.
+
+// ---- few tokens -------------------------------------------------------------------------------
+
+// Dot products of V vectors of a row group (V * kBytes bytes of each block) with Tn tokens:
+// sums[t][r] += 4 * Σ code·a
+template <int V, int Tn>
+inline void tile(const std::uint8_t *w, int blocks, const std::int8_t *x, std::ptrdiff_t stride,
+                 std::int32_t (*sums)[kRows]) {
+    constexpr int kBytes = Int8::kBytes;
+    Int8::Wide wide[Tn][V];
+    for (int t = 0; t < Tn; ++t)
+        for (int v = 0; v < V; ++v) wide[t][v] = Int8::zero_wide();
+    for (int b = 0; b < blocks;) {
+        const int end = blocks - b > Int8::kBlocksPerWiden ? b + Int8::kBlocksPerWiden : blocks;
+        Int8::Acc ones[Tn][V], fours[Tn][V];
+        for (int t = 0; t < Tn; ++t)
+            for (int v = 0; v < V; ++v) ones[t][v] = fours[t][v] = Int8::zero();
+        for (; b < end; ++b) {
+            const std::uint8_t *block = w + std::ptrdiff_t{b} * kBlockBytes;
+            TRILOBIT_UNROLL
+            for (int v = 0; v < V; ++v) {
+                const Int8::Vec low = Int8::load(block + v * kBytes);
+                const Int8::Vec high = Int8::upper(low);
+                TRILOBIT_UNROLL
+                for (int t = 0; t < Tn; ++t) {
+                    // A vector narrower than a row's 32 bytes starts inside them.
+                    const std::int8_t *a = x + t * stride + b * kColumns + v * kBytes % 32;
+                    ones[t][v] = Int8::dot(ones[t][v], Int8::ones(low), Int8::activations(a));
+                    fours[t][v] =
+                        Int8::dot(fours[t][v], Int8::fours(low), Int8::activations(a + 32));
+                    ones[t][v] = Int8::dot(ones[t][v], Int8::ones(high), Int8::activations(a + 64));
+                    fours[t][v] =
+                        Int8::dot(fours[t][v], Int8::fours(high), Int8::activations(a + 96));
+                }
+            }
+        }
+        for (int t = 0; t < Tn; ++t)
+            for (int v = 0; v < V; ++v)
+                wide[t][v] = Int8::widen(wide[t][v], ones[t][v], fours[t][v]);
+    }
+    for (int t = 0; t < Tn; ++t) {
+        std::int32_t lanes[V * kBytes / 4]; // eight lanes hold the sum of one row
+        for (int v = 0; v < V; ++v) Int8::store(lanes + v * kBytes / 4, wide[t][v]);
+        for (int i = 0; i < V * kBytes / 4; ++i) sums[t][i / 8] += lanes[i];
+    }
+}
+
+constexpr int min_of(int a, int b) { return a < b ? a : b; }
+
+// One row group times Tn tokens, as many vectors at a time as the registers hold.
+template <int Tn>
+inline void group_times(const std::uint8_t *w, int blocks, const std::int8_t *x,
+                        std::ptrdiff_t stride, std::int32_t (*sums)[kRows]) {
+    constexpr int kVectors = kBlockBytes / Int8::kBytes;
+    constexpr int V = min_of(kVectors, Int8::kTileVectors / (Tn == 3 ? 4 : Tn));
+    for (int v = 0; v < kVectors; v += V) {
+        std::int32_t part[Tn][kRows] = {};
+        tile<V, Tn>(w + v * Int8::kBytes, blocks, x, stride, part);
+        const int row = v * Int8::kBytes / 32;
+        for (int t = 0; t < Tn; ++t)
+            for (int r = 0; r < V * Int8::kBytes / 32; ++r) sums[t][row + r] = part[t][r];
+    }
+}
+
+inline void write_rows(const Ternary &w, const Activations &x, int group, int token,
+                       const std::int32_t *sums, float *out, int out_stride, bool accumulate) {
+    const float scale = x.scales[token] * w.scale;
+    float *y = out + std::ptrdiff_t{token} * out_stride + std::ptrdiff_t{group} * kRows;
+    const int rows = min_of(kRows, w.rows - group * kRows);
+    for (int r = 0; r < rows; ++r) {
+        const float value = static_cast<float>(sums[r] - x.sums[token]) * scale;
+        y[r] = accumulate ? y[r] + value : value;
+    }
+}
+
+template <int Tn>
+inline void few_tokens(const Ternary &w, const Activations &x, int token, int group, float *out,
+                       int out_stride, bool accumulate) {
+    const int blocks = w.blocks();
+    const std::uint8_t *packed = w.packed + std::ptrdiff_t{group} * blocks * kBlockBytes;
+    std::int32_t sums[Tn][kRows];
+    group_times<Tn>(packed, blocks, x.codes + std::ptrdiff_t{token} * x.stride, x.stride, sums);
+    for (int t = 0; t < Tn; ++t) {
+        for (int r = 0; r < kRows; ++r) sums[t][r] >>= 2;
+        write_rows(w, x, group, token + t, sums[t], out, out_stride, accumulate);
+    }
+}
+
+inline void stream(const Ternary &w, const Activations &x, int group_begin, int group_end,
+                   float *out, int out_stride, bool accumulate) {
+    for (int group = group_begin; group < group_end; ++group) {
+        int t = 0;
+        for (; t + 4 <= x.tokens; t += 4)
+            few_tokens<4>(w, x, t, group, out, out_stride, accumulate);
+        switch (x.tokens - t) {
+        case 3: few_tokens<3>(w, x, t, group, out, out_stride, accumulate); break;
+        case 2: few_tokens<2>(w, x, t, group, out, out_stride, accumulate); break;
+        case 1: few_tokens<1>(w, x, t, group, out, out_stride, accumulate); break;
+        default: break;
+        }
+    }
+}
+
+// ---- many tokens ------------------------------------------------------------------------------
+
+constexpr int kPanelGroups = 12;    // 48 rows × 2048 columns = 96 KB: a quarter of an L2 cache
+constexpr int kPanelColumns = 2048; // 64 pairs of 2 * 2 * 128 = 512 reach -32768: int16 just holds
+constexpr int kPanelTokens = 192;
+static_assert(kPanelGroups * kRows * (kPanelColumns + kPanelTokens * 4) <= kScratchBytes);
+
+// Unpack one row group: panel[column / kBytes][row][kBytes], one code a byte.
+inline void unpack_group(const std::uint8_t *w, int blocks, std::uint8_t *panel) {
+    constexpr int kBytes = Int8::kBytes;
+    constexpr int kPiece = min_of(kBytes, 32); // contiguous bytes of a row's 32 in the panel
+    for (int b = 0; b < blocks; ++b)
+        for (int r = 0; r < kRows; ++r) {
+            const std::uint8_t *bytes = w + std::ptrdiff_t{b} * kBlockBytes + r * 32;
+            TRILOBIT_UNROLL
+            for (int q = 0; q < 4; ++q)
+                for (int part = 0; part < 32; part += kPiece) {
+                    const int column = b * kColumns + q * 32 + part;
+                    std::uint8_t *to =
+                        panel + (column / kBytes * kRows + r) * kBytes + column % kBytes;
+                    for (int p = 0; p < kPiece; ++p)
+                        to[p] = static_cast<std::uint8_t>(bytes[part + p] >> 2 * q & 3);
+                }
+        }
+}
+
+// sums[t][r] += the dot products of a group's panel with Tn tokens
+template <int Tn>
+inline void panel_times(const std::uint8_t *panel, int vectors, const std::int8_t *x,
+                        std::ptrdiff_t stride, std::int32_t *sums) {
+    constexpr int kBytes = Int8::kBytes;
+    Int8::Acc acc[Tn][kRows];
+    for (int t = 0; t < Tn; ++t)
+        for (int r = 0; r < kRows; ++r) acc[t][r] = Int8::zero();
+    for (int k = 0; k < vectors; ++k) {
+        const std::uint8_t *w = panel + k * kRows * kBytes;
+        Int8::Vec a[Tn];
+        TRILOBIT_UNROLL
+        for (int t = 0; t < Tn; ++t) a[t] = Int8::load(x + t * stride + k * kBytes);
+        TRILOBIT_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+            const Int8::Vec codes = Int8::load(w + r * kBytes);
+            TRILOBIT_UNROLL
+            for (int t = 0; t < Tn; ++t) acc[t][r] = Int8::dot(acc[t][r], codes, a[t]);
+        }
+    }
+    for (int t = 0; t < Tn; ++t)
+        Int8::add_rows(sums + t * kRows, acc[t][0], acc[t][1], acc[t][2], acc[t][3]);
+}
+
+inline void panel_tokens(const std::uint8_t *panel, int vectors, const std::int8_t *x,
+                         std::ptrdiff_t stride, int tokens, std::int32_t *sums) {
+    constexpr int kTile = Int8::kTileTokens;
+    int t = 0;
+    for (; t + kTile <= tokens; t += kTile)
+        panel_times<kTile>(panel, vectors, x + t * stride, stride, sums + t * kRows);
+    for (; t < tokens; ++t) panel_times<1>(panel, vectors, x + t * stride, stride, sums + t * kRows);
+}
+
+inline void panels(const Ternary &w, const Activations &x, int group_begin, int group_end,
+                   float *out, int out_stride, bool accumulate, std::uint8_t *scratch) {
+    std::uint8_t *panel = scratch;
+    std::int32_t *sums =
+        reinterpret_cast<std::int32_t *>(scratch + kPanelGroups * kRows * kPanelColumns);
+    const int blocks = w.blocks();
+    for (int first = group_begin; first < group_end; first += kPanelGroups) {
+        const int groups = min_of(kPanelGroups, group_end - first);
+        for (int token = 0; token < x.tokens; token += kPanelTokens) {
+            const int tokens = min_of(kPanelTokens, x.tokens - token);
+            for (int i = 0; i < groups * tokens * kRows; ++i) sums[i] = 0;
+            for (int b = 0; b < blocks; b += kPanelColumns / kColumns) {
+                const int count = min_of(kPanelColumns / kColumns, blocks - b);
+                for (int g = 0; g < groups; ++g) {
+                    const std::ptrdiff_t block = std::ptrdiff_t{first + g} * blocks + b;
+                    std::uint8_t *rows = panel + g * kRows * kPanelColumns;
+                    unpack_group(w.packed + block * kBlockBytes, count, rows);
+                    panel_tokens(rows, count * kColumns / Int8::kBytes,
+                                 x.codes + std::ptrdiff_t{token} * x.stride + b * kColumns,
+                                 x.stride, tokens, sums + g * tokens * kRows);
+                }
+            }
+            for (int g = 0; g < groups; ++g)
+                for (int t = 0; t < tokens; ++t)
+                    write_rows(w, x, first + g, token + t, sums + (g * tokens + t) * kRows, out,
+                               out_stride, accumulate);
+        }
+    }
+}
+
+inline void linear(const Ternary &w, const Activations &x, int group_begin, int group_end,
+                   float *out, int out_stride, bool accumulate, void *scratch) {
+    if (x.tokens <= kStreamTokens)
+        stream(w, x, group_begin, group_end, out, out_stride, accumulate);
+    else
+        panels(w, x, group_begin, group_end, out, out_stride, accumulate,
+               static_cast<std::uint8_t *>(scratch));
+}

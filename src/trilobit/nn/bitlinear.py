@@ -1,0 +1,142 @@
+"""A linear layer that trains in ternary: BitLinear, for torch.
+
+The layer keeps float master weights. Every forward pass multiplies what inference will
+multiply: weights of one scale times {-1, 0, +1}, inputs rounded to int8 by token. The
+backward pass treats both roundings as the identity (straight-through estimator), so the
+small steps of the optimiser add up in the masters until a weight changes its code.
+
+The maths is that of `trilobit.ternary`, and the same expressions as stock transformers'
+`AutoBitLinear` uses, so that a checkpoint gives the same logits in either.
+Source: BitNet b1.58 (arXiv 2402.17764), BitNet (arXiv 2310.11453) for sign weights.
+"""
+
+# T tokens (all leading dimensions), I in_features, O out_features
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Weights = Literal["absmean", "sign"]
+
+# The smallest mean |W| and max |x| that are divided by, as published.
+EPSILON = 1e-5
+
+
+def absmean(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Ternary codes (int8) and their scale (float32, no dimensions) of a weight."""
+    s = _inverse_mean(weight)
+    codes = (weight.float() * s).round_().clamp_(-1, 1)
+    return codes.to(torch.int8), 1.0 / s
+
+
+def sign(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes -1 or +1 (int8) around the mean, and their scale mean|W|: the original BitNet."""
+    wide = weight.float()
+    codes = torch.where(wide - wide.mean(dtype=torch.float64).float() >= 0, 1, -1)
+    scale = wide.abs().mean(dtype=torch.float64).float().clamp_(min=EPSILON)
+    return codes.to(torch.int8), scale
+
+
+def absmax(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Int8 codes of activations and their scale by token (float32, last dimension dropped)."""
+    t = 127 / x.float().abs().amax(dim=-1, keepdim=True).clamp_(min=EPSILON)
+    codes = (x.float() * t).round_().clamp_(-128, 127)
+    return codes.to(torch.int8), 1.0 / t[..., 0]
+
+
+class BitLinear(nn.Linear):
+    """`nn.Linear` with ternary (or sign) weights and int8 activations in the product.
+
+    rms_norm_eps: if given, an RMSNorm of the input, with learned weights, comes first.
+    weights: "absmean" is b1.58, "sign" is the original 1-bit BitNet.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        rms_norm_eps: float | None = None,
+        weights: Weights = "absmean",
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self.weights: Weights = weights
+        # 1 quantises fully; a warm-up raises it from 0. A plain number, not a buffer: it is
+        # a matter of the training step and does not belong into a checkpoint.
+        self.quantised_share = 1.0
+        self.rms_norm: nn.RMSNorm | None = None
+        if rms_norm_eps is not None:
+            self.rms_norm = nn.RMSNorm(in_features, eps=rms_norm_eps, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.rms_norm is not None:
+            input = self.rms_norm(input)
+        output: Tensor = _QuantisedProduct.apply(  # type: ignore[no-untyped-call]
+            input, self.weight, self.weights, self.quantised_share
+        )
+        return output if self.bias is None else output + self.bias
+
+    def codes(self) -> tuple[Tensor, Tensor]:
+        """The int8 codes `[O, I]` and the float32 scale that inference multiplies with."""
+        return _QUANTISERS[self.weights](self.weight.detach())
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, weights={self.weights}"
+
+
+_QUANTISERS = {"absmean": absmean, "sign": sign}
+
+
+class _QuantisedProduct(torch.autograd.Function):
+    """`x̂ ŵᵀ` with `x̂ = x + λ(q(x) - x)`, and backward as if x̂ were x and ŵ were w.
+
+    A function of its own because it saves x̂ and ŵ, and nothing else, for the backward
+    pass: `∂x = ∂y ŵ`, `∂w = ∂yᵀ x̂`. The roundings run in place on one copy.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, weights: Weights, share: float) -> Tensor:
+        x_TI = _dequantised_activations(x)
+        w_OI = _dequantised_weights(weight, weights)
+        if share < 1.0:
+            x_TI, w_OI = torch.lerp(x, x_TI, share), torch.lerp(weight, w_OI, share)
+        ctx.save_for_backward(x_TI, w_OI)
+        return F.linear(x_TI, w_OI)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x_TI, w_OI = ctx.saved_tensors
+        grad_x = grad_w = None
+        if ctx.needs_input_grad[0]:
+            grad_x = grad_y @ w_OI
+        if ctx.needs_input_grad[1]:
+            grad_w = grad_y.flatten(0, -2).T @ x_TI.flatten(0, -2)
+        return grad_x, grad_w, None, None
+
+
+def _inverse_mean(weight: Tensor) -> Tensor:
+    # In float64, as the definition has it: the sum must not depend on its order.
+    mean = weight.float().abs().mean(dtype=torch.float64).float()
+    return 1.0 / mean.clamp_(min=EPSILON)
+
+
+def _dequantised_activations(x: Tensor) -> Tensor:
+    # abs().amax() is 16 times faster than an infinity norm on a CPU (torch 2.13).
+    wide = x.float()
+    t = 127 / wide.abs().amax(dim=-1, keepdim=True).clamp_(min=EPSILON)
+    return (wide * t).round_().clamp_(-128, 127).div_(t).to(x.dtype)
+
+
+def _dequantised_weights(weight: Tensor, weights: Weights) -> Tensor:
+    if weights == "sign":
+        codes, scale = sign(weight)
+        return (codes * scale).to(weight.dtype)
+    s = _inverse_mean(weight)
+    return (weight.float() * s).round_().clamp_(-1, 1).div_(s).to(weight.dtype)

@@ -1,0 +1,83 @@
+"""Write a model as a Hugging Face directory in the published BitNet layout.
+
+Two forms. *Online*: the float32 masters, which a reader ternarises at load; training can go
+on from it. They stay float32 because bfloat16 masters would round to other codes.
+*Offline*: the codes, four rows a byte, with `weight_scale` = mean|W| beside them, as
+`microsoft/bitnet-b1.58-2B-4T` is published; a reader multiplies. The codes come straight
+from the masters: absmean of an already ternary tensor would shrink its scale.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trilobit.errors import RecipeError
+from trilobit.nn import BitLinear, bit_linears
+
+_QUANTISATION = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
+
+
+def save_masters(model: Any, tokenizer: Any, folder: Path) -> None:
+    """The model with its float32 masters ("online"), or as it is if nothing is ternary."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    layers = dict(bit_linears(model))
+    if layers:
+        _declare(folder, "online", layers)
+
+
+def save_packed(model: Any, tokenizer: Any, folder: Path) -> None:
+    """The model with its ternary codes packed ("offline").
+
+    Raises RecipeError when the model has no ternary layers.
+    """
+    layers = dict(bit_linears(model))
+    if not layers or any(module.weights != "absmean" for module in layers.values()):
+        raise RecipeError("only a model with ternary weights has a packed form; export masters")
+    state: dict[str, Tensor] = {}
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    for name, tensor in model.state_dict().items():
+        if name in tied and model.config.tie_word_embeddings:
+            continue
+        module = layers.get(name.removesuffix(".weight"))
+        if module is None:
+            state[name] = tensor.detach().contiguous()
+            continue
+        codes, scale = module.codes()
+        state[name] = pack_published(codes)
+        state[f"{name}_scale"] = scale.reshape(1)
+    # Config and generation config by transformers, the weights by us: packed tensors have
+    # other shapes and types than the model's parameters.
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _declare(folder, "offline", layers)
+    from safetensors.torch import save_file
+
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def pack_published(codes: Tensor) -> Tensor:
+    """Codes `[O, I]` as published: uint8 `[O/4, I]`, bits 2i of row r hold row i·O/4 + r."""
+    rows = codes.shape[0]
+    if rows % 4:
+        raise RecipeError(f"a weight has {rows} rows; the packed form needs a multiple of 4")
+    quarters = (codes + 1).to(torch.uint8).reshape(4, rows // 4, *codes.shape[1:])
+    return quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+
+
+def _declare(folder: Path, mode: str, layers: dict[str, BitLinear]) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    quantisation: dict[str, object] = {**_QUANTISATION, "quantization_mode": mode}
+    norms = {module.rms_norm.eps for module in layers.values() if module.rms_norm is not None}
+    if norms:
+        quantisation |= {"use_rms_norm": True, "rms_norm_eps": norms.pop()}
+    config["quantization_config"] = quantisation
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
