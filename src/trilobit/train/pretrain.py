@@ -30,6 +30,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    default_data_collator,
     set_seed,
 )
 from transformers.trainer_utils import rotate_checkpoints
@@ -83,6 +84,7 @@ def pretrain(recipe: Recipe, output: Path, *, fresh: bool = False) -> Result:
         output=output,
         model=model,
         processing_class=tokenizer,
+        data_collator=default_data_collator,
         train_dataset=TrainingWindows(
             corpus.train,
             window=window,
