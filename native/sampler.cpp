@@ -90,8 +90,10 @@ std::int32_t Sampler::draw(const float *logits, int n) {
     }
     if (s.min_p > 0) // the largest weight is exp(0) = 1
         std::erase_if(c, [&](const Candidate &one) { return one.weight < s.min_p; });
-    // The order of selection must not matter: it is not the same for every standard library.
-    std::sort(c.begin(), c.end(), [](const Candidate &a, const Candidate &b) { return a.id < b.id; });
+    // Selection leaves an order that is not the same for every standard library.
+    if (s.top_k > 0 || s.top_p < 1)
+        std::sort(c.begin(), c.end(),
+                  [](const Candidate &a, const Candidate &b) { return a.id < b.id; });
     total = 0;
     for (const Candidate &one : c) total += double{one.weight};
     double left = uniform() * total;

@@ -1,0 +1,376 @@
+// The Python face of the core: checks every argument, then calls it without the GIL. The only file
+// that throws.
+
+#include "decoder.h"
+#include "isa.h"
+#include "limits.h"
+#include "sampler.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace trilobit;
+
+namespace {
+
+using Ids = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Table = nb::ndarray<const std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const std::uint8_t, nb::c_contig, nb::device::cpu>;
+using Codes = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Any = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+
+void require(bool condition, const std::string &message) {
+    if (!condition) throw nb::value_error(message.c_str());
+}
+
+std::span<const std::int32_t> span_of(const Ids &ids) { return {ids.data(), ids.size()}; }
+
+Matrix new_matrix(std::size_t rows, std::size_t columns) {
+    float *data = new float[rows * columns]();
+    nb::capsule owner(data, [](void *p) noexcept { delete[] static_cast<float *>(p); });
+    return Matrix(data, {rows, columns}, owner);
+}
+
+const Kernels &kernels_or_throw() {
+    std::string error;
+    const Kernels *kernels = chosen_kernels(&error);
+    if (!kernels) throw std::runtime_error(error);
+    return *kernels;
+}
+
+const Kernels &kernels_named(const std::string &name) {
+    for (const Kernels *k : available_kernels())
+        if (name == k->name) return *k;
+    throw nb::value_error(("instruction set '" + name + "' is not available here").c_str());
+}
+
+// ---- reading a model's tensors -------------------------------------------------------------
+
+struct Tensors {
+    nb::dict dict;
+    std::vector<Any> *kept;
+
+    Any get(const std::string &name) const {
+        require(dict.contains(name.c_str()), "tensor '" + name + "' is missing");
+        Any array = nb::cast<Any>(dict[name.c_str()]);
+        kept->push_back(array);
+        return array;
+    }
+
+    const float *floats(const std::string &name, std::size_t size) const {
+        const Any array = get(name);
+        require(array.dtype() == nb::dtype<float>() && array.size() == size,
+                "tensor '" + name + "' is not float32 of " + std::to_string(size) + " elements");
+        return static_cast<const float *>(array.data());
+    }
+
+    Ternary ternary(const std::string &name, int rows, int columns) const {
+        Ternary t{nullptr, *floats(name + ".weight_scale", 1), rows, columns};
+        const Any array = get(name + ".weight");
+        const std::size_t bytes = static_cast<std::size_t>(t.groups()) * t.blocks() * kBlockBytes;
+        require(array.dtype() == nb::dtype<std::uint8_t>() && array.size() == bytes,
+                "tensor '" + name + ".weight' is not " + std::to_string(bytes) + " packed bytes");
+        t.packed = static_cast<const std::uint8_t *>(array.data());
+        return t;
+    }
+
+    Dense dense(const std::string &name, int rows, int columns) const {
+        const Any array = get(name);
+        require(array.size() == static_cast<std::size_t>(rows) * columns,
+                "tensor '" + name + "' is not [" + std::to_string(rows) + ", " +
+                    std::to_string(columns) + "]");
+        const nb::dlpack::dtype type = array.dtype();
+        Float kind = Float::f32;
+        if (type.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float) &&
+            type.bits == 16)
+            kind = Float::f16;
+        else if (type == nb::dtype<std::uint16_t>())
+            kind = Float::bf16;
+        else
+            require(type == nb::dtype<float>(),
+                    "tensor '" + name + "' is not float32, float16 or bfloat16 (as uint16)");
+        return {array.data(), kind, rows, columns};
+    }
+};
+
+int positive(const nb::dict &config, const char *name) {
+    require(config.contains(name), std::string("config: ") + name + " is missing");
+    const int value = nb::cast<int>(config[name]);
+    require(value > 0, std::string("config: ") + name + " must be positive");
+    return value;
+}
+
+Config read_config(const nb::dict &d) {
+    Config c{positive(d, "vocab_size"),
+             positive(d, "hidden_size"),
+             positive(d, "intermediate_size"),
+             positive(d, "num_hidden_layers"),
+             positive(d, "num_attention_heads"),
+             positive(d, "num_key_value_heads"),
+             positive(d, "head_dim"),
+             nb::cast<float>(d["rms_norm_eps"])};
+    require(c.head_dim % 2 == 0 && c.head_dim <= 1024, "config: head_dim must be even, ≤ 1024");
+    require(c.num_attention_heads % c.num_key_value_heads == 0,
+            "config: num_attention_heads is not a multiple of num_key_value_heads");
+    return c;
+}
+
+Weights read_weights(const Config &c, bool tied, const Tensors &t) {
+    const int q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+    const int h = c.hidden_size, f = c.intermediate_size;
+    Weights w{};
+    w.embed_tokens = t.dense("model.embed_tokens.weight", c.vocab_size, h);
+    w.lm_head = tied ? w.embed_tokens : t.dense("lm_head.weight", c.vocab_size, h);
+    w.norm = t.floats("model.norm.weight", static_cast<std::size_t>(h));
+    for (int n = 0; n < c.num_hidden_layers; ++n) {
+        const std::string p = "model.layers." + std::to_string(n) + ".";
+        w.layers.push_back({
+            t.floats(p + "input_layernorm.weight", static_cast<std::size_t>(h)),
+            t.floats(p + "post_attention_layernorm.weight", static_cast<std::size_t>(h)),
+            t.floats(p + "self_attn.attn_sub_norm.weight", static_cast<std::size_t>(q)),
+            t.floats(p + "mlp.ffn_sub_norm.weight", static_cast<std::size_t>(f)),
+            t.ternary(p + "self_attn.q_proj", q, h),
+            t.ternary(p + "self_attn.k_proj", kv, h),
+            t.ternary(p + "self_attn.v_proj", kv, h),
+            t.ternary(p + "self_attn.o_proj", h, q),
+            t.ternary(p + "mlp.gate_proj", f, h),
+            t.ternary(p + "mlp.up_proj", f, h),
+            t.ternary(p + "mlp.down_proj", h, f),
+        });
+    }
+    return w;
+}
+
+// ---- the decoder with its borrowed arrays --------------------------------------------------
+
+struct PyDecoder {
+    std::vector<Any> kept; // keeps the borrowed buffers alive
+    std::unique_ptr<Decoder> decoder;
+
+    PyDecoder(const nb::dict &config, const nb::dict &tensors, const Floats &inv_freq, int threads,
+              int max_batch_tokens, int kv_blocks, const std::string &kv_dtype) {
+        const Config c = read_config(config);
+        require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
+        require(max_batch_tokens >= 1 && max_batch_tokens <= 1 << 20,
+                "max_batch_tokens must be 1 to 1048576");
+        require(kv_blocks >= 1, "kv_blocks must be positive");
+        require(kv_dtype == "f16" || kv_dtype == "f32", "kv_dtype must be 'f16' or 'f32'");
+        require(inv_freq.size() == static_cast<std::size_t>(c.head_dim) / 2,
+                "inv_freq must have head_dim / 2 elements");
+        const bool tied = nb::cast<bool>(config["tie_word_embeddings"]);
+        Weights w = read_weights(c, tied, {tensors, &kept});
+        w.inv_freq = inv_freq.data();
+        const Capacity capacity{threads, max_batch_tokens, kv_blocks,
+                                kv_dtype == "f32" ? Float::f32 : Float::f16};
+        decoder = std::make_unique<Decoder>(c, w, capacity, kernels_or_throw());
+    }
+
+    void forward(const Ids &token_ids, const Ids &positions, const Ids &sequence,
+                 const Table &block_tables, const Ids &output_rows) {
+        const Config &c = decoder->config();
+        const std::size_t n = token_ids.size();
+        require(n >= 1 && n <= static_cast<std::size_t>(decoder->capacity().batch_tokens),
+                "a batch must have 1 to max_batch_tokens tokens");
+        require(positions.size() == n && sequence.size() == n,
+                "token_ids, positions and sequence must have the same length");
+        const auto sequences = static_cast<std::int32_t>(block_tables.shape(0));
+        const auto width = static_cast<std::int32_t>(block_tables.shape(1));
+        for (std::size_t i = 0; i < n; ++i) {
+            const std::int32_t id = token_ids.data()[i], position = positions.data()[i],
+                               s = sequence.data()[i];
+            require(id >= 0 && id < c.vocab_size,
+                    "token id " + std::to_string(id) + " is outside the vocabulary");
+            require(s >= 0 && s < sequences, "sequence index outside block_tables");
+            require(position >= 0 && position / kKvBlock < width, "position outside block_tables");
+            if (i > 0 && s == sequence.data()[i - 1])
+                require(position == positions.data()[i - 1] + 1,
+                        "positions of a sequence must follow one another");
+            for (std::int32_t b = 0; b <= position / kKvBlock; ++b) {
+                const std::int32_t block = block_tables.data()[std::ptrdiff_t{s} * width + b];
+                require(block >= 0 && block < decoder->capacity().kv_blocks,
+                        "block_tables names a block that does not exist");
+                // The tokens before this one have checked all but the last blocks.
+                if (i > 0 && s == sequence.data()[i - 1]) b = std::max(b, position / kKvBlock - 1);
+            }
+        }
+        require(output_rows.size() <= n, "more output rows than tokens");
+        for (std::size_t i = 0; i < output_rows.size(); ++i)
+            require(output_rows.data()[i] >= 0 &&
+                        output_rows.data()[i] < static_cast<std::int32_t>(n),
+                    "output row outside the batch");
+        const Batch batch{span_of(token_ids), span_of(positions), span_of(sequence),
+                          block_tables.data(), width, span_of(output_rows)};
+        const nb::gil_scoped_release release;
+        decoder->forward(batch);
+    }
+
+    Matrix logits() {
+        const auto rows = static_cast<std::size_t>(decoder->output_count());
+        Matrix out = new_matrix(rows, static_cast<std::size_t>(decoder->config().vocab_size));
+        const nb::gil_scoped_release release;
+        decoder->logits(0, static_cast<int>(rows), out.data());
+        return out;
+    }
+
+    std::vector<std::int32_t> sample(const std::vector<Sampler *> &samplers) {
+        require(samplers.size() == static_cast<std::size_t>(decoder->output_count()),
+                "one sampler for each output row");
+        std::vector<std::int32_t> out(samplers.size());
+        const nb::gil_scoped_release release;
+        decoder->sample(samplers, out.data());
+        return out;
+    }
+};
+
+// ---- kernels, for the tests ----------------------------------------------------------------
+
+Matrix kernel_linear(const std::string &isa, const Bytes &packed, int rows, int columns,
+                     const Codes &x, int threads) {
+    const Kernels &k = kernels_named(isa);
+    const Ternary w{packed.data(), 1.0f, rows, columns};
+    require(rows > 0 && columns > 0 &&
+                packed.size() == static_cast<std::size_t>(w.groups()) * w.blocks() * kBlockBytes,
+            "packed does not have the size of [rows, columns]");
+    require(x.shape(1) == static_cast<std::size_t>(columns), "x must be [tokens, columns]");
+    const int tokens = static_cast<int>(x.shape(0)), stride = round_up(columns, kColumns);
+    const std::vector<float> ones(static_cast<std::size_t>(tokens), 1.0f);
+    Array<std::int8_t> codes(static_cast<std::size_t>(tokens) * stride);
+    Array<std::int32_t> sums(static_cast<std::size_t>(tokens));
+    for (int t = 0; t < tokens; ++t)
+        for (int i = 0; i < columns; ++i) {
+            const std::int8_t code = x.data()[std::ptrdiff_t{t} * columns + i];
+            codes[std::ptrdiff_t{t} * stride + i] = code;
+            sums[t] += code;
+        }
+    Matrix out = new_matrix(static_cast<std::size_t>(tokens), static_cast<std::size_t>(rows));
+    const Activations a{codes.data(), const_cast<float *>(ones.data()), sums.data(), tokens,
+                        stride};
+    Pool pool(threads);
+    Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
+    pool.split(w.groups(), [&](int begin, int end, int thread) {
+        k.linear(w, a, begin, end, out.data(), rows, false,
+                 scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
+    });
+    return out;
+}
+
+nb::tuple kernel_norm_quantise(const std::string &isa, const Floats &x, const Floats &gain,
+                               float eps) {
+    const Kernels &k = kernels_named(isa);
+    require(x.size() == gain.size() && x.size() > 0, "x and gain must have the same length");
+    const int n = static_cast<int>(x.size()), stride = round_up(n, kColumns);
+    Array<float> padded(static_cast<std::size_t>(stride)), gains(static_cast<std::size_t>(stride));
+    std::copy_n(x.data(), n, padded.data());
+    std::copy_n(gain.data(), n, gains.data());
+    Array<std::int8_t> codes(static_cast<std::size_t>(stride));
+    float scale = 0;
+    std::int32_t sum = 0;
+    k.norm_quantise(padded.data(), gains.data(), n, eps, codes.data(), stride, &scale, &sum);
+    return nb::make_tuple(std::vector<int>(codes.data(), codes.data() + n), scale, sum);
+}
+
+bool check_codes(const Bytes &packed, int threads) {
+    require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
+    const nb::gil_scoped_release release;
+    return codes_are_ternary(packed.data(), packed.size(), threads);
+}
+
+} // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "The C++ core: kernels, decoder and sampler.";
+    m.def("isa", [] { return std::string(kernels_or_throw().name); },
+          "The instruction set in use; TRILOBIT_ISA forces one.");
+    m.def(
+        "isas",
+        [] {
+            std::vector<std::string> names;
+            for (const Kernels *k : available_kernels()) names.emplace_back(k->name);
+            return names;
+        },
+        "Instruction sets that this processor can run, the fastest last.");
+    m.def("check_codes", &check_codes, "packed"_a, "threads"_a = 1,
+          "True when no two-bit code of the packed bytes is 3.");
+    m.def(
+        "dram_read_gb_per_s",
+        [](int threads, int repeats) {
+            require(threads >= 1 && threads <= 1024 && repeats >= 1, "threads and repeats ≥ 1");
+            const nb::gil_scoped_release release;
+            return dram_read_gb_per_s(kernels_or_throw(), threads, repeats);
+        },
+        "threads"_a, "repeats"_a = 7, "Median rate of reading 512 MB once, in GB/s (10^9).");
+    m.def(
+        "int8_gmac_per_s",
+        [](int threads, int repeats) {
+            require(threads >= 1 && threads <= 1024 && repeats >= 1, "threads and repeats ≥ 1");
+            const nb::gil_scoped_release release;
+            return int8_gmac_per_s(kernels_or_throw(), threads, repeats);
+        },
+        "threads"_a, "repeats"_a = 7,
+        "Median rate of u8 × s8 multiply-adds from registers, in 10^9 a second.");
+    m.def("kernel_linear", &kernel_linear, "isa"_a, "packed"_a, "rows"_a, "columns"_a, "x"_a,
+          "threads"_a = 1, "Integer products [tokens, rows] of one kernel, as float32.");
+    m.def("kernel_norm_quantise", &kernel_norm_quantise, "isa"_a, "x"_a, "gain"_a, "eps"_a,
+          "(codes, scale, sum of codes) of one token.");
+
+    nb::class_<Sampler>(m, "Sampler", "Chooses the tokens of one sequence.")
+        .def(
+            "__init__",
+            [](Sampler *self, float temperature, int top_k, float top_p, float min_p,
+               float repetition_penalty, float frequency_penalty, float presence_penalty,
+               std::uint64_t seed, const std::map<std::int32_t, float> &logit_bias) {
+                new (self) Sampler({temperature,
+                                    top_k,
+                                    top_p,
+                                    min_p,
+                                    repetition_penalty,
+                                    frequency_penalty,
+                                    presence_penalty,
+                                    seed,
+                                    {logit_bias.begin(), logit_bias.end()}});
+            },
+            "temperature"_a = 1.0f, "top_k"_a = 0, "top_p"_a = 1.0f, "min_p"_a = 0.0f,
+            "repetition_penalty"_a = 1.0f, "frequency_penalty"_a = 0.0f,
+            "presence_penalty"_a = 0.0f, "seed"_a = 0,
+            "logit_bias"_a = std::map<std::int32_t, float>{})
+        .def(
+            "observe", [](Sampler &s, const Ids &ids) { s.observe(span_of(ids)); }, "ids"_a,
+            "Prompt tokens (int32), for the repetition penalty.")
+        .def("accept", &Sampler::accept, "id"_a, "A token generated elsewhere.")
+        .def(
+            "sample",
+            [](Sampler &s, const Floats &logits) {
+                std::vector<float> copy(logits.data(), logits.data() + logits.size());
+                require(!copy.empty(), "no logits");
+                return s.sample(copy.data(), static_cast<int>(copy.size()));
+            },
+            "logits"_a, "Choose from float32 logits [vocab], and accept the choice.");
+
+    nb::class_<PyDecoder>(m, "Decoder", "A BitNet decoder over borrowed weights.")
+        .def(nb::init<const nb::dict &, const nb::dict &, const Floats &, int, int, int,
+                      const std::string &>(),
+             "config"_a, "tensors"_a, "inv_freq"_a, "threads"_a, "max_batch_tokens"_a,
+             "kv_blocks"_a, "kv_dtype"_a = "f16")
+        .def("forward", &PyDecoder::forward, "token_ids"_a, "positions"_a, "sequence"_a,
+             "block_tables"_a, "output_rows"_a,
+             "Run a flat batch; all arrays int32. Sequence tokens are contiguous, in order.")
+        .def("logits", &PyDecoder::logits, "float32 [output rows, vocab] of the last forward.")
+        .def("sample", &PyDecoder::sample, "samplers"_a,
+             "One token id for each output row of the last forward.")
+        .def_prop_ro("threads", [](const PyDecoder &d) { return d.decoder->threads(); })
+        .def_prop_ro("kv_bytes", [](const PyDecoder &d) { return d.decoder->kv_bytes(); })
+        .def_prop_ro_static("BLOCK", [](nb::handle) { return kKvBlock; });
+}

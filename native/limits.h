@@ -1,0 +1,17 @@
+// What this machine can do at most, and other passes over memory at its full speed.
+#pragma once
+
+#include "kernels.h"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace trilobit {
+
+double dram_read_gb_per_s(const Kernels &kernels, int threads, int repeats);
+double int8_gmac_per_s(const Kernels &kernels, int threads, int repeats);
+
+// No two-bit code of packed ternary weights is 3.
+bool codes_are_ternary(const std::uint8_t *packed, std::size_t size, int threads);
+
+} // namespace trilobit
