@@ -1,0 +1,1 @@
+"""Readers and writers of model files. Each normalises what it reads, once."""

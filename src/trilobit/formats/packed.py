@@ -1,0 +1,194 @@
+"""Our file: a model packed for inference, one safetensors file with everything in it.
+
+`docs/format.md` describes it. Loading is an mmap: the native code borrows the arrays from here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import ternary
+from ..config import ModelConfig
+from ..errors import FormatError
+from . import names
+from .safetensors import Declared, SafetensorsFile, SafetensorsWriter
+
+FORMAT = "trilobit"
+VERSION = "1"
+FLOATS = ("BF16", "F16", "F32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFiles:
+    """What a model knows about text: its tokenizer, chat template and how it begins a text."""
+
+    tokenizer: bytes | None = None  # tokenizer.json as it was
+    chat_template: str | None = None
+    add_bos: bool = False
+
+
+class PackedModel:
+    """An open packed file, checked: config, arrays by name, tokenizer.
+
+    Raises FormatError for a file that is not ours, damaged, or not what its config says.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        path = Path(path)
+        if path.is_dir():
+            raise FormatError(
+                f"{path}: a directory; pack the checkpoint first: trilobit convert {path} OUT"
+            )
+        if not path.exists():
+            raise FormatError(f"{path}: no such file; `trilobit run` uses the bundled model")
+        self.file = SafetensorsFile(path)
+        self.path = path
+        metadata = self.file.metadata
+        if metadata.get("format") != FORMAT:
+            raise FormatError(
+                f"{path}: a safetensors file, but not a packed Trilobit model; "
+                "pack its directory: trilobit convert DIRECTORY OUT"
+            )
+        if metadata.get("version") != VERSION:
+            raise FormatError(
+                f"{path}: version {metadata.get('version')!r} of the packed format, this Trilobit "
+                f"reads {VERSION}; upgrade Trilobit or convert the model again"
+            )
+        try:
+            raw = json.loads(metadata["config"])
+        except (KeyError, ValueError, RecursionError):
+            raise FormatError(f"{path}: no readable config in the metadata") from None
+        if not isinstance(raw, dict):
+            raise FormatError(f"{path}: the config in the metadata is not an object")
+        try:
+            self.config = ModelConfig.from_dict(raw)
+        except (FormatError, TypeError) as error:
+            raise FormatError(f"{path}: {error}") from None
+        self._check_tensors()
+        tokenizer = names.TOKENIZER in self.file
+        self.text = TextFiles(
+            tokenizer=self.file.array(names.TOKENIZER).tobytes() if tokenizer else None,
+            chat_template=metadata.get("chat_template"),
+            add_bos=metadata.get("add_bos") == "true",
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every tensor of the model as a view of the file (BF16 as uint16); not the tokenizer.
+
+        Checks the values too: FormatError for a scale or gain that is not finite and for codes 3.
+        """
+        self.file.populate()
+        arrays = {name: self.file.array(name) for name in self.file.tensors}
+        arrays.pop(names.TOKENIZER, None)
+        for name, _ in names.all_norms(self.config):
+            if not np.isfinite(arrays[name]).all():
+                raise FormatError(f"{self.path}: tensor '{name}' holds NaN or infinity")
+        for name, _ in names.all_projections(self.config):
+            scale = float(arrays[f"{name}.weight_scale"][0])
+            if not 0 < scale < float("inf"):
+                raise FormatError(f"{self.path}: the scale of '{name}' is {scale}; convert again")
+            if not _codes_are_ternary(arrays[f"{name}.weight"]):
+                raise FormatError(
+                    f"{self.path}: '{name}' has a weight code 3, which is no ternary value; "
+                    "the file is damaged: convert or download it again"
+                )
+        return arrays
+
+    def _check_tensors(self) -> None:
+        config = self.config
+        wanted = {name: ((length,), ("F32",)) for name, length in names.all_norms(config)}
+        wanted[names.EMBEDDING] = ((config.vocab_size, config.hidden_size), FLOATS)
+        if not config.tie_word_embeddings:
+            wanted[names.HEAD] = wanted[names.EMBEDDING]
+        for name, (rows, columns) in names.all_projections(config):
+            wanted[f"{name}.weight"] = (ternary.packed_shape(rows, columns), ("U8",))
+            wanted[f"{name}.weight_scale"] = ((1,), ("F32",))
+        for name, (shape, dtypes) in wanted.items():
+            info = self.file.info(name)
+            if info.shape != shape or info.dtype not in dtypes:
+                raise FormatError(
+                    f"{self.path}: tensor '{name}' is {info.dtype} {list(info.shape)}; the config "
+                    f"asks for {'/'.join(dtypes)} {list(shape)}"
+                )
+            if info.begin % 4:
+                raise FormatError(f"{self.path}: tensor '{name}' is not aligned; convert again")
+        foreign = sorted(set(self.file.tensors) - set(wanted) - {names.TOKENIZER})
+        if foreign:
+            raise FormatError(f"{self.path}: unknown tensor '{foreign[0][:80]}'; convert again")
+
+
+def _codes_are_ternary(packed: NDArray[np.uint8]) -> bool:
+    from .. import _native
+
+    return bool(_native.check_codes(packed.reshape(-1), 2))
+
+
+def declare(config: ModelConfig, float_dtype: str, text: TextFiles) -> list[Declared]:
+    """Tensors of a packed file in the order of their data: large and aligned ones first."""
+    ternary_tensors: list[Declared] = []
+    scales: list[Declared] = []
+    for name, (rows, columns) in names.all_projections(config):
+        ternary_tensors.append((f"{name}.weight", "U8", ternary.packed_shape(rows, columns)))
+        scales.append((f"{name}.weight_scale", "F32", (1,)))
+    gains: list[Declared] = [(name, "F32", (n,)) for name, n in names.all_norms(config)]
+    table = (config.vocab_size, config.hidden_size)
+    tables: list[Declared] = [(names.EMBEDDING, float_dtype, table)]
+    if not config.tie_word_embeddings:
+        tables.append((names.HEAD, float_dtype, table))
+    tokenizer: list[Declared] = []
+    if text.tokenizer is not None:
+        tokenizer.append((names.TOKENIZER, "U8", (len(text.tokenizer),)))
+    # Packed weights are multiples of 128 bytes, all but the tables multiples of 4: every tensor
+    # is aligned for what reads it. An odd table of 2-byte floats goes behind the others.
+    return [*ternary_tensors, *gains, *scales, *tables, *tokenizer]
+
+
+def metadata(config: ModelConfig, text: TextFiles, source: str) -> dict[str, str]:
+    """The metadata of a packed file."""
+    values = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": json.dumps(config.to_dict()),
+        "source": source,
+        "add_bos": "true" if text.add_bos else "false",
+    }
+    if text.chat_template is not None:
+        values["chat_template"] = text.chat_template
+    return values
+
+
+def writer(
+    path: Path, config: ModelConfig, float_dtype: str, text: TextFiles, source: str
+) -> SafetensorsWriter:
+    """A writer of a packed file; tensors must then be written in the order of `declare`."""
+    return SafetensorsWriter(
+        path, declare(config, float_dtype, text), metadata(config, text, source)
+    )
+
+
+def bytes_by_part(tensors: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of the file by what they are for; `tensors` maps names to TensorInfo."""
+    parts = {"ternary": 0, "scales": 0, "norms": 0, "embedding": 0, "head": 0, "tokenizer": 0}
+    for name, info in tensors.items():
+        if name == names.EMBEDDING:
+            part = "embedding"
+        elif name == names.HEAD:
+            part = "head"
+        elif name == names.TOKENIZER:
+            part = "tokenizer"
+        elif name.endswith(".weight_scale"):
+            part = "scales"
+        elif "norm" in name:
+            part = "norms"
+        else:
+            part = "ternary"
+        parts[part] += info.size_bytes
+    return parts

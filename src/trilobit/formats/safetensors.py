@@ -1,0 +1,338 @@
+"""Safetensors files: a strict reader over an mmap, and a streaming writer.
+
+The format (https://github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON
+header of `{name: {dtype, shape, data_offsets}}`, then the data without holes. The public library
+accepts duplicate keys and wants whole tensors in memory to write; both matter here, so this reads
+and writes the format itself. BF16 has no numpy type: its tensors are uint16 arrays of the bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError, OutputError
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the public library
+ALIGNMENT = 64  # of the data: a cache line, and the widest vector
+
+# dtype name of the format -> numpy type of the same width
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "BF16": np.dtype("<u2"),
+    "F16": np.dtype("<f2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "F32": np.dtype("<f4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F64": np.dtype("<f8"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Type, shape and place (bytes from the start of the file) of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensor's data."""
+        return self.end - self.begin
+
+
+class SafetensorsFile:
+    """An open file: `header` and `metadata` are read and checked, tensors are views of an mmap.
+
+    Raises FormatError for anything that is not a sound safetensors file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            with open(self.path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                start = file.read(8)
+                self._refuse_foreign(start, size)
+                length = int.from_bytes(start, "little")
+                if length > MAX_HEADER_BYTES or length > size - 8:
+                    raise FormatError(
+                        f"{self.path}: not a safetensors file, or cut off: it claims a header of "
+                        f"{length} bytes and has {size} bytes; download or convert it again"
+                    )
+                raw = file.read(length)
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise FormatError(f"{self.path}: cannot be read ({error.strerror})") from None
+        self.size_bytes = size
+        self.tensors, self.metadata = _parse(self.path, raw, 8 + length, size)
+
+    def _refuse_foreign(self, start: bytes, size: int) -> None:
+        if size == 0:
+            raise FormatError(f"{self.path}: the file is empty; download or convert it again")
+        if start[:4] == b"GGUF":
+            raise FormatError(f"{self.path}: a GGUF file; give the Hugging Face checkpoint instead")
+        if start == b"version ":
+            raise FormatError(f"{self.path}: a Git LFS pointer, not the file; run `git lfs pull`")
+        if start[:2] == b"PK" or start[:1] == b"\x80":
+            raise FormatError(f"{self.path}: a pickled PyTorch file; give a safetensors checkpoint")
+        if size < 10:
+            raise FormatError(f"{self.path}: {size} bytes are too few for a safetensors file")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def info(self, name: str) -> TensorInfo:
+        """Type and place of a tensor; FormatError when there is none of that name."""
+        if name not in self.tensors:
+            raise FormatError(f"{self.path}: tensor '{name}' is missing")
+        return self.tensors[name]
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The tensor as a read-only view of the file; BF16 as uint16."""
+        info = self.info(name)
+        count = math.prod(info.shape)
+        flat = np.frombuffer(self._map, DTYPES[info.dtype], count, info.begin)
+        return flat.reshape(info.shape)
+
+    def float32(self, name: str) -> NDArray[np.float32]:
+        """A float tensor as float32 (a copy, unless it is float32 already)."""
+        info = self.info(name)
+        array = self.array(name)
+        if info.dtype == "BF16":
+            return (array.astype(np.uint32) << 16).view(np.float32)
+        if info.dtype not in ("F32", "F16", "F64"):
+            raise FormatError(f"{self.path}: tensor '{name}' is {info.dtype}; expected a float")
+        return array.astype(np.float32, copy=False)
+
+    def forget(self) -> None:
+        """Let the system drop the pages read so far: they count as resident otherwise."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    def populate(self) -> None:
+        """Map all pages at once, where the system can (Linux 5.14): faster than one by one."""
+        with suppress(OSError, ValueError):
+            self._map.madvise(22)  # MADV_POPULATE_READ; the mmap module has no name for it
+
+
+def _parse(
+    path: Path, raw: bytes, data: int, size: int
+) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+    except _Duplicate as error:
+        raise FormatError(f"{path}: the header names {_clean(str(error))} twice") from None
+    except (UnicodeDecodeError, ValueError, RecursionError):
+        raise FormatError(
+            f"{path}: the header is not JSON; not a safetensors file, or damaged"
+        ) from None
+    if not isinstance(header, dict):
+        raise FormatError(f"{path}: the header is not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FormatError(f"{path}: __metadata__ is not an object of strings")
+    tensors = {name: _tensor(path, name, entry, data) for name, entry in header.items()}
+    position = data
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if info.begin != position:
+            what = "overlaps another" if info.begin < position else "leaves a hole before it"
+            raise FormatError(f"{path}: tensor {_clean(name)} {what}; the file is damaged")
+        position = info.end
+    if position != size:
+        raise FormatError(
+            f"{path}: the tensors end at byte {position}, but the file has {size}; it is cut off "
+            "or damaged: download or convert it again"
+        )
+    return tensors, metadata
+
+
+def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
+    shown = _clean(name)
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise FormatError(f"{path}: tensor {shown}: expected dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise FormatError(f"{path}: tensor {shown}: unknown dtype {_clean(str(dtype))}")
+    if not _naturals(shape) or len(shape) > 8:
+        raise FormatError(f"{path}: tensor {shown}: impossible shape {_clean(str(shape))}")
+    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise FormatError(f"{path}: tensor {shown}: impossible offsets {_clean(str(offsets))}")
+    if math.prod(shape) * DTYPES[dtype].itemsize != offsets[1] - offsets[0]:
+        raise FormatError(
+            f"{path}: tensor {shown}: {dtype} {shape} does not fill {offsets[1] - offsets[0]} bytes"
+        )
+    return TensorInfo(dtype, tuple(shape), data + offsets[0], data + offsets[1])
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 62 for v in value)
+
+
+class _Duplicate(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Duplicate(next(name for name in names if names.count(name) > 1))
+    return result
+
+
+def _clean(name: str) -> str:
+    """A name from a file as it may stand in a message: printable, short, quoted."""
+    text = "".join(c if c.isprintable() else "?" for c in name[:120])
+    return f"'{text}…'" if len(name) > 120 else f"'{text}'"
+
+
+class Checkpoint:
+    """The tensors of a directory: one safetensors file, or shards with their index."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
+        if index.exists():
+            self._files = self._open_shards(index)
+        elif single.exists():
+            self._files = [SafetensorsFile(single)]
+        else:
+            pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt*"))
+            remedy = (
+                "it has pickled weights only, which can run code: give a safetensors checkpoint"
+                if pickled
+                else "give the directory of a Hugging Face checkpoint"
+            )
+            raise FormatError(f"{directory}: no model.safetensors here; {remedy}")
+        self._where: dict[str, SafetensorsFile] = {}
+        for file in self._files:
+            for name in file.tensors:
+                if name in self._where:
+                    raise FormatError(f"{directory}: tensor {_clean(name)} is in two shards")
+                self._where[name] = file
+
+    def _open_shards(self, index: Path) -> list[SafetensorsFile]:
+        try:
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = sorted(set(weight_map.values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise FormatError(f"{index}: not an index of shards; download it again") from None
+        for name in names:
+            if not isinstance(name, str) or Path(name).name != name:
+                raise FormatError(f"{index}: shard {_clean(str(name))} is not a plain file name")
+        return [SafetensorsFile(self.directory / name) for name in names]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def file(self, name: str) -> SafetensorsFile:
+        """The shard that holds a tensor; FormatError when none does."""
+        if name not in self._where:
+            raise FormatError(f"{self.directory}: tensor '{name}' is missing")
+        return self._where[name]
+
+    def forget(self) -> None:
+        """Let the system drop the pages read so far."""
+        for file in self._files:
+            file.forget()
+
+
+Declared = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
+
+
+class SafetensorsWriter:
+    """Writes declared tensors one after another; the file appears under its name only when whole.
+
+    Use as a context manager: on any error, Ctrl-C included, the temporary file is removed.
+    Raises OutputError when the disk is full or the place cannot be written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], tensors: Iterable[Declared], metadata: Mapping[str, str]
+    ) -> None:
+        self.path = Path(path)
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._declared = list(tensors)
+        self._next = 0
+        header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+        offset = 0
+        for name, dtype, shape in self._declared:
+            size = math.prod(shape) * DTYPES[dtype].itemsize
+            header[name] = {
+                "dtype": dtype,
+                "shape": list(shape),
+                "data_offsets": [offset, offset + size],
+            }
+            offset += size
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        self._start = text + b" " * (-(8 + len(text)) % ALIGNMENT)
+
+    def __enter__(self) -> SafetensorsWriter:
+        try:
+            self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed in __exit__
+            self._file.write(len(self._start).to_bytes(8, "little") + self._start)
+        except OSError as error:
+            raise self._failure(error) from None
+        return self
+
+    def write(self, name: str, array: NDArray[Any]) -> None:
+        """Write the next declared tensor; it must be the one of that name, type and shape."""
+        expected, dtype, shape = self._declared[self._next]
+        assert name == expected, f"{name} written, {expected} declared"
+        assert array.shape == shape, f"{name}: {array.shape} written, {shape} declared"
+        assert array.dtype == DTYPES[dtype], f"{name}: {array.dtype} written, {dtype} declared"
+        self._next += 1
+        try:
+            self._file.write(np.ascontiguousarray(array).data if array.size else b"")
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                assert self._next == len(self._declared), "not all declared tensors were written"
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            self._file.close()
+            if kind is None:
+                os.replace(self._temporary, self.path)
+        except OSError as failure:
+            raise self._failure(failure) from None
+        finally:
+            with suppress(OSError):
+                self._file.close()
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+
+    def _failure(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path}: cannot be written ({error.strerror}); free space or choose another place"
+        )
