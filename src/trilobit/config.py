@@ -110,8 +110,17 @@ class ModelConfig:
                 f"{source}: model_type {model_type!r} is not supported; supported: 'bitnet'"
             )
         values = {**_BITNET_DEFAULTS, **{k: v for k, v in raw.items() if v is not None}}
-        missing = [k for k in ("vocab_size", "hidden_size", "intermediate_size",
-                               "num_hidden_layers", "num_attention_heads") if k not in values]
+        missing = [
+            k
+            for k in (
+                "vocab_size",
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+            )
+            if k not in values
+        ]
         if missing:
             raise FormatError(f"{source}: {', '.join(missing)} missing; is this a model config?")
         if values["hidden_act"] != "relu2":

@@ -126,5 +126,7 @@ def unpack(packed: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.int
 def check_codes(packed: NDArray[np.uint8]) -> None:
     """FormatError when any two-bit code is 3, which no ternary weight maps to."""
     if (packed & (packed >> 1) & np.uint8(0x55)).any():
-        raise FormatError("a packed weight has code 3, which is no ternary value; "
-                          "the file is damaged: convert it again")
+        raise FormatError(
+            "a packed weight has code 3, which is no ternary value; "
+            "the file is damaged: convert it again"
+        )

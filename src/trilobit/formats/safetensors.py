@@ -292,7 +292,7 @@ class SafetensorsWriter:
 
     def __enter__(self) -> SafetensorsWriter:
         try:
-            self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed in __exit__
+            self._file = open(self._temporary, "wb")
             self._file.write(len(self._start).to_bytes(8, "little") + self._start)
         except OSError as error:
             raise self._failure(error) from None

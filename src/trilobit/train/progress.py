@@ -101,7 +101,9 @@ class Progress(TrainerCallback):
             "learning_rate": float(f"{logs['learning_rate']:.4g}"),
             "weight_decay": weight_decay(self._schedule, step - 1),
             "grad_norm": round(float(logs.get("grad_norm", math.nan)), 3),
-            "tokens_per_s": round((step - marked_step) * self._tokens_per_step / max(seconds, 1e-9)),
+            "tokens_per_s": round(
+                (step - marked_step) * self._tokens_per_step / max(seconds, 1e-9)
+            ),
         }
 
     def _show(self, state: TrainerState, entry: dict[str, float]) -> None:

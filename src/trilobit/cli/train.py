@@ -1,0 +1,118 @@
+"""`trilobit train`: follow a recipe, from text to a packed model file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command("train")
+@click.argument("recipe_file", metavar="RECIPE", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    "data_files",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Text to train on, instead of the recipe's data.files. Repeat for more.",
+)
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the run lives. Default: runs/NAME.",
+)
+@click.option("--weights", type=click.Choice(["ternary", "sign", "float"]), help="Override.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Override schedule.steps.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+@click.option("--fresh", is_flag=True, help="Delete an earlier run's checkpoints; do not resume.")
+@click.option(
+    "--packed",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Also write the model as one packed file, for `trilobit run FILE`.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    recipe_file: Path,
+    data_files: tuple[Path, ...],
+    output: Path | None,
+    weights: str | None,
+    max_steps: int | None,
+    threads: int | None,
+    fresh: bool,
+    packed: Path | None,
+    as_json: bool,
+) -> None:
+    """Train the model that RECIPE (.toml or .yaml) describes.
+
+    Run the same command again after a crash or Ctrl-C: it goes on from the last checkpoint.
+    """
+    from trilobit.errors import RecipeError
+    from trilobit.train.recipe import load_recipe
+
+    recipe = load_recipe(recipe_file)
+    if data_files:
+        files = tuple(str(path.resolve()) for path in data_files)
+        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, files=files))
+    if weights is not None:
+        recipe = dataclasses.replace(recipe, weights=weights)  # type: ignore[arg-type]
+    if max_steps is not None:
+        schedule = dataclasses.replace(recipe.schedule, steps=max_steps)
+        recipe = dataclasses.replace(recipe, schedule=schedule)
+    if packed is not None and recipe.weights != "ternary":
+        raise RecipeError(f"--packed needs ternary weights, and these are {recipe.weights}")
+    suffix = "" if recipe.weights == "ternary" else f"-{recipe.weights}"
+    output = output or Path("runs") / (recipe.name + suffix)
+
+    _prepare_process(threads)
+    from trilobit.train.pretrain import pretrain
+
+    try:
+        result = pretrain(recipe, output, fresh=fresh)
+    except KeyboardInterrupt:
+        print(
+            f"interrupted; the last checkpoint is in {output}: "
+            "run the same command again to go on from it",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    if packed is not None:
+        from trilobit.convert import convert
+
+        convert(result.model, packed)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "model": str(result.model),
+                    "hf_packed": str(result.packed) if result.packed else None,
+                    "packed": str(packed) if packed else None,
+                    "steps": result.steps,
+                    "held_out_loss": result.held_out_loss,
+                    "held_out_perplexity": result.held_out_perplexity,
+                }
+            )
+        )
+        return
+    print(f"held-out perplexity {result.held_out_perplexity:.3f} after {result.steps} steps")
+    print(f"model: {packed or result.packed or result.model}")
+
+
+def _prepare_process(threads: int | None) -> None:
+    """What must be settled before torch and transformers load."""
+    # Training needs no network and no telemetry; say so before transformers looks.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
