@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .errors import RequestError
@@ -16,8 +16,9 @@ class SamplingParams:
 
     temperature: 0 takes the most likely token. top_k: 0 is off. min_p: relative to the most
     likely token. repetition_penalty: over prompt and output; frequency and presence penalties:
-    over the output, as in OpenAI's API. seed: None draws a fresh one. stop: texts that end the
-    output and are not part of it. Raises RequestError for a value out of range.
+    over the output, as in OpenAI's API. seed: None draws a fresh one. stop: one text or several
+    that end the output and are not part of it. ignore_eos: go on after an end-of-sequence token.
+    Raises RequestError for a value out of range.
     """
 
     max_tokens: int = 256
@@ -30,8 +31,8 @@ class SamplingParams:
     presence_penalty: float = 0.0
     seed: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
@@ -40,6 +41,8 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         if any(not isinstance(text, str) or not text for text in stop):
             raise RequestError("stop: every stop string must be a non-empty text")
+        if not all(_is_integer(i) for i in self.stop_token_ids):
+            raise RequestError(f"stop_token_ids is {self.stop_token_ids!r}; expected token ids")
         self._integer("max_tokens", 1, 1 << 31)
         self._integer("top_k", 0, 1 << 31)
         if self.seed is not None:
@@ -50,19 +53,33 @@ class SamplingParams:
         self._number("repetition_penalty", 0, 100)
         self._number("frequency_penalty", -100, 100)
         self._number("presence_penalty", -100, 100)
-        if self.top_p == 0 or self.repetition_penalty == 0:
-            raise RequestError("top_p and repetition_penalty must be greater than 0")
-        if any(math.isnan(value) for value in self.logit_bias.values()):
-            raise RequestError("logit_bias: a bias is not a number")
+        for name in ("top_p", "repetition_penalty"):
+            if getattr(self, name) == 0:
+                raise RequestError(f"{name} is 0; expected a number greater than 0")
+        self._logit_bias()
+
+    def _logit_bias(self) -> None:
+        for token_id, bias in self.logit_bias.items():
+            if not _is_integer(token_id):
+                raise RequestError(f"logit_bias: {token_id!r} is not a token id")
+            # -inf forbids a token; +inf would leave nothing to weigh it against.
+            if not _is_number(bias) or math.isnan(bias) or bias == math.inf:
+                raise RequestError(f"logit_bias: the bias of {token_id} is {bias!r}, not a number")
 
     def _integer(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value < high:
-            raise RequestError(f"{name} is {value!r}; expected an integer of at least {low}")
+        if not _is_integer(value) or not low <= value < high:
+            raise RequestError(f"{name} is {value!r}; expected an integer from {low} to {high - 1}")
 
     def _number(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise RequestError(f"{name} is {value!r}; expected a number")
-        if not low <= value <= high:
-            raise RequestError(f"{name} is {value!r}; expected {low} to {high}")
+        if not _is_number(value) or not low <= value <= high:
+            raise RequestError(f"{name} is {value!r}; expected a number from {low} to {high}")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,57 +1,71 @@
-"""Text to token ids and back, and chats to text.
+"""Text to token ids and back.
 
-Text that looks like a special token inside a prompt or a message is text: only the chat template
+Text that looks like a special token inside a prompt or a message is text: only a chat template
 writes special tokens. Output is decoded token by token without ever showing half a character.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer as _Tokenizer
 
+from . import chat_template
 from .errors import FormatError, RequestError
 
-_TEMPLATE_SECONDS = 5.0
-_TEMPLATE_CHARACTERS = 10_000_000
-_TEMPLATE_ITERATIONS = 1_000_000
 _REPLACEMENT = "\ufffd"
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode's plane 15
+# A character has at most 4 bytes, so at most 4 tokens; more that end in a replacement character
+# are no character.
+_LONGEST_CHARACTER = 4
 
 
 class Tokenizer:
     """A `tokenizer.json`. Raises FormatError, naming `source`, when it cannot be read."""
 
     def __init__(self, data: bytes, source: str) -> None:
-        self._inner: _Tokenizer = _guarded(
-            lambda: _Tokenizer.from_str(data.decode("utf-8")), f"{source}: not a usable tokenizer"
+        self._source = source
+        self._inner: _Tokenizer = self._guarded(
+            lambda: _Tokenizer.from_str(data.decode("utf-8")), "not a usable tokenizer"
         )
+        # How special tokens are read is a setting of the object, not of the call.
+        self._lock = threading.Lock()
         added = self._inner.get_added_tokens_decoder()
-        self._special = sorted((t.content for t in added.values() if t.special), key=len)[::-1]
+        special = {i: token.content for i, token in added.items() if token.special}
+        self.special_ids: frozenset[int] = frozenset(special)
+        self._special_longest_first = sorted(special.values(), key=len, reverse=True)
         vocabulary = self._inner.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocabulary.values(), default=-1) + 1
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of `text`, nothing added. special: parse special tokens, as templates need."""
+        """Ids of `text`, nothing added. special: read special tokens, as templates need."""
         # Lone surrogates (a terminal's undecodable bytes) cannot be encoded: show them as such.
         text = text.encode("utf-8", "replace").decode("utf-8")
-        self._inner.encode_special_tokens = not special
-        encoding = _guarded(
-            lambda: self._inner.encode(text, add_special_tokens=False),
-            "the tokenizer failed on this text",
-        )
+        with self._lock:
+            self._inner.encode_special_tokens = not special
+            encoding = self._guarded(
+                lambda: self._inner.encode(text, add_special_tokens=False), "failed on this text"
+            )
         return list(encoding.ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without special tokens."""
-        text: str = self._inner.decode(list(ids), skip_special_tokens=True)
+        text: str = self._guarded(
+            lambda: self._inner.decode(list(ids), skip_special_tokens=True), "failed on these ids"
+        )
         return text
 
     def token_id(self, token: str) -> int | None:
         """Id of one token by its text."""
         found: int | None = self._inner.token_to_id(token)
+        return found
+
+    def token(self, token_id: int) -> str | None:
+        """Text of one token, special ones too."""
+        found: str | None = self._inner.id_to_token(token_id)
         return found
 
     def special_prefix(self) -> list[int]:
@@ -64,36 +78,58 @@ class Tokenizer:
         return []
 
     def encode_chat(
-        self, template: str, messages: Sequence[Mapping[str, str]], bos_token: str = ""
+        self,
+        template: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        bos_token: str = "",
+        eos_token: str = "",
     ) -> list[int]:
         """Ids of a chat, ready for the assistant's reply.
 
-        Contents are encoded as text even where they spell a special token.
+        Contents are encoded as text even where they spell a special token. Raises RequestError
+        when the template refuses the messages.
         """
-        marks = {}
-        safe = []
-        for message in messages:
-            content = message["content"]
-            for token in self._special:
-                if token in content:
-                    # Characters of the private use area stand for the text until it is encoded.
-                    mark = chr(0xF0000 + self._special.index(token))
-                    marks[mark] = token
-                    content = content.replace(token, mark)
-            safe.append({**message, "content": content})
-        text = render(template, safe, bos_token)
+        marks, marked = self._mark_special(messages)
+        text = chat_template.render(template, marked, bos_token=bos_token, eos_token=eos_token)
         ids: list[int] = []
         for is_mark, piece in itertools.groupby(text, key=lambda c: c in marks):
-            part = "".join(piece)
             if is_mark:
-                ids += self.encode("".join(marks[c] for c in part))
+                ids += self.encode("".join(marks[c] for c in piece))
             else:
-                ids += self.encode(part, special=True)
+                ids += self.encode("".join(piece), special=True)
         return ids
 
     def stream(self) -> TextStream:
         """A decoder of one output, token by token."""
         return TextStream(self)
+
+    def _mark_special(
+        self, messages: Sequence[Mapping[str, str]]
+    ) -> tuple[dict[str, str], list[dict[str, str]]]:
+        """Messages with one unused character in place of each special token that they spell."""
+        everything = "".join(message["content"] for message in messages)
+        spelt = [token for token in self._special_longest_first if token in everything]
+        unused = (chr(c) for c in _PRIVATE_USE if chr(c) not in everything)
+        mark_of = dict(zip(spelt, unused, strict=False))
+        marked = []
+        for message in messages:
+            content = message["content"]
+            for token, mark in mark_of.items():
+                content = content.replace(token, mark)
+            marked.append({**message, "content": content})
+        return {mark: token for token, mark in mark_of.items()}, marked
+
+    def _guarded(self, action: Callable[[], Any], what: str) -> Any:
+        """Run a call into `tokenizers`, whose Rust panics are not Exceptions."""
+        try:
+            return action()
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:
+            raise FormatError(
+                f"{self._source}: tokenizer.json: {what} ({str(error)[:200]})"
+            ) from None
 
 
 class TextStream:
@@ -101,102 +137,31 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        # Decoders drop a leading space or join bytes: new tokens are decoded behind the ones that
+        # gave the last piece, and what these alone give is cut off.
         self._ids: list[int] = []
-        self._shown = 0  # characters of the window's text already given out
+        self._before = 0  # how many of them gave the last piece
+        self._known = ""  # their text
 
     def add(self, token_id: int) -> str:
         """The new text of one more token; empty while a character is incomplete."""
+        if token_id in self._tokenizer.special_ids:
+            return ""
         self._ids.append(token_id)
         text = self._tokenizer.decode(self._ids)
-        if text.endswith(_REPLACEMENT):
+        waiting = len(self._ids) - self._before
+        if text.endswith(_REPLACEMENT) and waiting < _LONGEST_CHARACTER:
             return ""
-        new = text[self._shown :]
-        self._shown = len(text)
-        # Keep a short window: decoders look a few tokens back (a leading space is dropped).
-        if len(self._ids) > 16:
-            self._ids = self._ids[-8:]
-            self._shown = len(self._tokenizer.decode(self._ids))
-        return new
+        return self._give(text)
 
     def finish(self) -> str:
         """What is left, with a replacement character where the output ended inside one."""
-        text = self._tokenizer.decode(self._ids)
-        new, self._shown = text[self._shown :], len(text)
+        return self._give(self._tokenizer.decode(self._ids))
+
+    def _give(self, text: str) -> str:
+        new = text[len(self._known) :]
+        if new:
+            self._ids = self._ids[self._before :]
+            self._before = len(self._ids)
+            self._known = self._tokenizer.decode(self._ids)
         return new
-
-
-def _guarded(action: Callable[[], Any], message: str) -> Any:
-    """Run a call into `tokenizers`, whose Rust panics are not Exceptions."""
-    try:
-        return action()
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:
-        raise FormatError(f"{message}: {str(error)[:200]}") from None
-
-
-# ---- chat templates ---------------------------------------------------------------------------
-
-
-def render(template: str, messages: Sequence[Mapping[str, str]], bos_token: str = "") -> str:
-    """A chat as text, by a Jinja template in a sandbox with bounded time and output.
-
-    Raises RequestError when the template refuses the messages or exceeds its bounds.
-    """
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
-
-    deadline = time.monotonic() + _TEMPLATE_SECONDS
-    steps = itertools.count()
-
-    class Sandbox(ImmutableSandboxedEnvironment):
-        intercepted_binops = frozenset(["*", "**", "+", "%"])
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            size = max((len(v) for v in (left, right) if hasattr(v, "__len__")), default=0)
-            if operator in ("*", "**") and (size or operator == "**"):
-                raise SecurityError("repetition and powers are not allowed")
-            if size > _TEMPLATE_CHARACTERS:
-                raise SecurityError("a text grew too long")
-            return super().call_binop(context, operator, left, right)
-
-    def bounded(iterable: Any) -> Iterator[Any]:
-        for item in iterable:
-            if next(steps) > _TEMPLATE_ITERATIONS or time.monotonic() > deadline:
-                raise SecurityError("it loops for too long")
-            yield item
-
-    def refuse(message: str) -> str:
-        raise RequestError(f"the chat template refused the messages: {message}")
-
-    environment = Sandbox(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    environment.globals["range"] = lambda *bounds: list(bounded(range(*bounds)))
-    environment.globals["strftime_now"] = lambda pattern: time.strftime(pattern)
-    pieces: list[str] = []
-    size = 0
-    try:
-        chunks = environment.from_string(template).generate(
-            messages=[dict(m) for m in messages], add_generation_prompt=True, bos_token=bos_token
-        )
-        for chunk in bounded(chunks):
-            size += len(chunk)
-            if size > _TEMPLATE_CHARACTERS:
-                raise SecurityError("its output is too long")
-            pieces.append(chunk)
-    except RequestError:
-        raise
-    except (
-        jinja2.TemplateError,
-        SecurityError,
-        ArithmeticError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        raise RequestError(f"the chat template failed: {str(error)[:200]}") from None
-    return "".join(pieces)

@@ -1,0 +1,1 @@
+"""The engine: which tokens run when, on the native decoder. `LLM` is its face."""

@@ -1,0 +1,193 @@
+"""The step loop: scheduler, blocks and native decoder, from queued sequences to new tokens.
+
+Not thread-safe except for `abort`: its owner holds a lock around the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _native
+from ..config import ModelConfig
+from ..errors import RequestError
+from .blocks import BLOCK, BlockPool, blocks_for, key_of
+from .scheduler import Scheduler
+from .sequence import Sequence
+
+# Logits of one pass over the head, when a caller wants them all: 64 MB of float32.
+_LOGITS_ELEMENTS = 1 << 24
+
+
+class Runner:
+    """A decoder over `arrays` (see PackedModel.arrays) and the sequences that run on it.
+
+    blocks: of the KV cache. batch_tokens: of one step. sequences: running at once, at most.
+    Raises RequestError when the machine cannot hold or run it.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        arrays: Mapping[str, NDArray[Any]],
+        *,
+        threads: int,
+        blocks: int,
+        batch_tokens: int,
+        sequences: int,
+        kv_dtype: str,
+    ) -> None:
+        try:
+            self._decoder = _native.Decoder(
+                config.to_dict(),
+                dict(arrays),
+                rotary_frequencies(config),
+                threads,
+                batch_tokens,
+                blocks,
+                kv_dtype,
+            )
+        except MemoryError:
+            raise RequestError(
+                "not enough memory for the KV cache and the batch; lower kv_memory_mb, context "
+                "or max_batch_tokens"
+            ) from None
+        except RuntimeError as error:  # an instruction set that TRILOBIT_ISA cannot have
+            raise RequestError(str(error)) from None
+        assert _native.Decoder.BLOCK == BLOCK
+        self._blocks, self._batch_tokens, self._sequences = blocks, batch_tokens, sequences
+        self._logit_rows = min(batch_tokens, max(1, _LOGITS_ELEMENTS // config.vocab_size))
+        self._aborted: deque[Sequence] = deque()
+        self._start_empty()
+
+    @property
+    def threads(self) -> int:
+        """Threads of the decoder."""
+        return self._decoder.threads
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that no sequence holds."""
+        return self._scheduler.pool.available
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence."""
+        self._scheduler.add(sequence)
+
+    def abort(self, sequence: Sequence) -> None:
+        """Ask for a sequence to be dropped before the next step. Safe from any thread."""
+        self._aborted.append(sequence)
+
+    def drop_aborted(self) -> None:
+        """Drop what `abort` asked for."""
+        while self._aborted:
+            sequence = self._aborted.popleft()
+            if not sequence.over:
+                self._scheduler.remove(sequence)
+                sequence.finish("aborted")
+
+    def step(self) -> bool:
+        """Run one batch and hand out its tokens; False when there was nothing to run."""
+        self.drop_aborted()
+        try:
+            chunks = self._scheduler.schedule()
+            if not chunks:
+                return False
+            self._run(chunks)
+        except BaseException as error:
+            # A step that stopped half-way (Ctrl-C, a bug) leaves states that do not match.
+            self._fail_all(error)
+            raise
+        return True
+
+    def logits(self, token_ids: list[int]) -> Iterator[NDArray[np.float32]]:
+        """Logits [rows, vocab] of every token, a few rows at a time, from an empty cache."""
+        pool = self._scheduler.pool
+        while pool.available < blocks_for(len(token_ids)):
+            self._scheduler.preempt(self._scheduler.running[-1])
+        taken = [pool.take() for _ in range(blocks_for(len(token_ids)))]
+        blocks = [block for block in taken if block is not None]
+        assert len(blocks) == len(taken)
+        table = np.array([blocks], dtype=np.int32)
+        try:
+            for start in range(0, len(token_ids), self._logit_rows):
+                part = np.array(token_ids[start : start + self._logit_rows], dtype=np.int32)
+                count = len(part)
+                self._decoder.forward(
+                    part,
+                    np.arange(start, start + count, dtype=np.int32),
+                    np.zeros(count, dtype=np.int32),
+                    table,
+                    np.arange(count, dtype=np.int32),
+                )
+                yield self._decoder.logits()
+        finally:
+            pool.release(blocks)
+
+    def _run(self, chunks: dict[Sequence, int]) -> None:
+        started = time.perf_counter()
+        ids: list[int] = []
+        positions: list[int] = []
+        rows: list[int] = []
+        outputs: list[int] = []
+        table = np.zeros((len(chunks), max(len(s.blocks) for s in chunks)), dtype=np.int32)
+        asking: list[Sequence] = []
+        for row, (sequence, count) in enumerate(chunks.items()):
+            end = sequence.computed + count
+            ids += sequence.tokens[sequence.computed : end]
+            positions += range(sequence.computed, end)
+            rows += [row] * count
+            table[row, : len(sequence.blocks)] = sequence.blocks
+            if end == len(sequence.tokens):
+                outputs.append(len(ids) - 1)
+                asking.append(sequence)
+        self._decoder.forward(_int32(ids), _int32(positions), _int32(rows), table, _int32(outputs))
+        tokens = self._decoder.sample([s.sampler for s in asking]) if asking else []
+        seconds = time.perf_counter() - started
+        for sequence, count in chunks.items():
+            self._advance(sequence, count, seconds)
+        for sequence, token in zip(asking, tokens, strict=True):
+            sequence.accept(token)
+            if sequence.over:
+                self._scheduler.remove(sequence)
+
+    def _advance(self, sequence: Sequence, count: int, seconds: float) -> None:
+        if sequence.output_tokens:
+            sequence.decode_s += seconds
+        else:
+            sequence.prefill_s += seconds
+            sequence.prefilled += count
+        full = sequence.computed // BLOCK
+        sequence.computed += count
+        for number in range(full, sequence.computed // BLOCK):
+            tokens = sequence.tokens[number * BLOCK : (number + 1) * BLOCK]
+            sequence.key = key_of(sequence.key, tokens)
+            self._scheduler.pool.publish(sequence.blocks[number], sequence.key)
+
+    def _start_empty(self) -> None:
+        self._scheduler = Scheduler(
+            BlockPool(self._blocks), batch_tokens=self._batch_tokens, sequences=self._sequences
+        )
+
+    def _fail_all(self, error: BaseException) -> None:
+        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+            sequence.error = error
+        self._start_empty()
+
+
+def rotary_frequencies(config: ModelConfig) -> NDArray[np.float32]:
+    """RoPE: theta ** (-2i / head_dim), i < head_dim / 2, float32 as in transformers."""
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
+    frequencies: NDArray[np.float32] = (
+        1.0 / config.rope_theta ** exponents.astype(np.float64)
+    ).astype(np.float32)
+    return frequencies
+
+
+def _int32(values: list[int]) -> NDArray[np.int32]:
+    return np.array(values, dtype=np.int32)

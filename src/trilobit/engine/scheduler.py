@@ -1,0 +1,113 @@
+"""What runs in the next step: one flat batch of decode tokens and prefill chunks.
+
+Sequences that decode go first, one token each, so that a long prompt does not stop them; prompts
+fill the rest of the batch in the order of their arrival. When blocks run out, the youngest running
+sequence gives up its own and starts again later. The oldest can always go on, because the cache
+holds at least one full context: so every step makes progress.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from .blocks import BLOCK, ROOT, BlockPool, blocks_for
+from .sequence import Sequence
+
+
+class Scheduler:
+    """Queues of sequences over a pool of blocks.
+
+    batch_tokens: tokens of one step. sequences: how many run at once, at most.
+    """
+
+    def __init__(self, pool: BlockPool, *, batch_tokens: int, sequences: int) -> None:
+        assert 1 <= sequences <= batch_tokens
+        self.pool = pool
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # the oldest first
+        self._batch_tokens = batch_tokens
+        self._sequences = sequences
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence; it must fit into the pool alone."""
+        assert blocks_for(len(sequence.tokens) + 1) <= len(self.pool)
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is, and free its blocks."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        self._free(sequence)
+
+    def schedule(self) -> dict[Sequence, int]:
+        """Sequences of the next step and how many tokens each computes; blocks are theirs already.
+
+        Empty only when there is nothing to do.
+        """
+        chunks: dict[Sequence, int] = {}
+        preempted = False
+        # sorted() is stable: decoding before prefilling, the older first within each.
+        for sequence in sorted(self.running, key=lambda s: s.pending > 1):
+            left = self._batch_tokens - sum(chunks.values())
+            if left == 0:
+                break
+            if sequence not in self.running:
+                continue  # an older one took its blocks a moment ago
+            count = min(sequence.pending, left)
+            while not self._grow(sequence, sequence.computed + count):
+                victim = self.running[-1]
+                self.preempt(victim)
+                preempted = True
+                chunks.pop(victim, None)
+                if victim is sequence:
+                    break
+            else:
+                chunks[sequence] = count
+        if not preempted:
+            self._admit(chunks)
+        return chunks
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Send a running sequence back to the front of the queue, without its blocks."""
+        self.running.remove(sequence)
+        self._free(sequence)
+        self.waiting.appendleft(sequence)
+
+    def _admit(self, chunks: dict[Sequence, int]) -> None:
+        left = self._batch_tokens - sum(chunks.values())
+        while self.waiting and len(self.running) < self._sequences and left > 0:
+            sequence = self.waiting[0]
+            # Blocks that the running ones will want before they produce their next token.
+            owed = sum(blocks_for(len(s.tokens) + 1) - len(s.blocks) for s in self.running)
+            blocks, key = self.pool.match(sequence.tokens)
+            if blocks_for(len(sequence.tokens) + 1) - len(blocks) > self.pool.available - owed:
+                self.pool.release(blocks)
+                break
+            sequence.blocks, sequence.key = blocks, key
+            sequence.computed = len(blocks) * BLOCK
+            if not sequence.output_tokens:
+                sequence.cached_tokens = sequence.computed
+            self.waiting.popleft()
+            self.running.append(sequence)
+            count = min(sequence.pending, left)
+            grown = self._grow(sequence, sequence.computed + count)
+            assert grown
+            chunks[sequence] = count
+            left -= count
+
+    def _grow(self, sequence: Sequence, positions: int) -> bool:
+        """Give a sequence blocks for so many positions; False when there are too few."""
+        missing = blocks_for(positions) - len(sequence.blocks)
+        if missing > self.pool.available:
+            return False
+        for _ in range(missing):
+            block = self.pool.take()
+            assert block is not None
+            sequence.blocks.append(block)
+        return True
+
+    def _free(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.blocks)
+        sequence.blocks, sequence.key, sequence.computed = [], ROOT, 0

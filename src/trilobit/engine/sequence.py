@@ -1,0 +1,175 @@
+"""One request on its way: its tokens, its place in the cache, its text, how it ends."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .. import _native
+from ..sampling import SamplingParams
+from ..tokenizer import TextStream
+from .blocks import ROOT, Key
+
+FinishReason = Literal["stop", "length", "aborted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What came of a prompt.
+
+    token_ids: what was generated, with the token that ended it. prompt_tokens: of which
+    cached_tokens were taken from the cache. finish_reason: "stop" (end-of-sequence token, stop
+    token or stop string), "length" (max_tokens or the context is full), "aborted" (the stream was
+    closed). Rates are those of the steps that this request took part in; 0 when there was none.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    cached_tokens: int
+    finish_reason: FinishReason
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+
+
+class StopStrings:
+    """Passes text on and ends it before the first stop string; shows no part of one."""
+
+    def __init__(self, stops: Items[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.stopped = False
+
+    def add(self, text: str) -> str:
+        """The part of the text so far that is certain to be output, and was not given before."""
+        self._held += text
+        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            out, self._held = self._held[: min(found)], ""
+            return out
+        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        cut = len(self._held) - keep
+        out, self._held = self._held[:cut], self._held[cut:]
+        return out
+
+    def finish(self) -> str:
+        """What was held back in vain."""
+        out, self._held = self._held, ""
+        return out
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that `stop` begins with."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0
+
+
+class Sequence:
+    """State of one request. The scheduler moves it, the runner feeds it, its owner reads it.
+
+    tokens: prompt and output. computed: how many of them have their keys and values in `blocks`.
+    """
+
+    def __init__(
+        self,
+        prompt: Items[int],
+        params: SamplingParams,
+        *,
+        seed: int,
+        end_ids: frozenset[int],
+        limit: int,
+        text: TextStream | None,
+    ) -> None:
+        self.tokens = list(prompt)
+        self.prompt_tokens = len(self.tokens)
+        self.computed = 0
+        self.cached_tokens = 0
+        self.blocks: list[int] = []
+        self.key: Key = ROOT  # of the last full block
+        self.sampler = _sampler(params, seed)
+        self.sampler.observe(np.array(self.tokens, dtype=np.int32))
+        self.finish_reason: FinishReason | None = None
+        self.error: BaseException | None = None
+        self.pieces: deque[str] = deque()  # output that its reader has not taken yet
+        self.prefill_s = 0.0
+        self.decode_s = 0.0
+        self.prefilled = 0  # prompt tokens that were computed
+        self._end_ids = end_ids
+        self._limit = limit  # of tokens, prompt and output
+        self._text = text
+        self._stops = StopStrings(tuple(params.stop))
+        self._shown: list[str] = []
+
+    @property
+    def pending(self) -> int:
+        """Tokens whose keys and values are still to be computed."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish_reason is not None or self.error is not None
+
+    def accept(self, token_id: int) -> None:
+        """Take a generated token, and end where it ends the output."""
+        self.tokens.append(token_id)
+        if token_id in self._end_ids:
+            self.finish("stop")
+            return
+        if self._text is not None:
+            self._show(self._stops.add(self._text.add(token_id)))
+        if self._stops.stopped:
+            self.finish("stop")
+        elif len(self.tokens) >= self._limit:
+            self.finish("length")
+
+    def finish(self, reason: FinishReason) -> None:
+        """End the output; what was held back is output unless a stop string ended it."""
+        if self._text is not None and not self._stops.stopped:
+            self._show(self._stops.add(self._text.finish()))
+            self._show(self._stops.finish())
+        self.finish_reason = "stop" if self._stops.stopped else reason
+
+    def completion(self) -> Completion:
+        """What has come so far."""
+        decoded = self.output_tokens - 1  # the first token comes out of the prefill
+        return Completion(
+            text="".join(self._shown),
+            token_ids=tuple(self.tokens[self.prompt_tokens :]),
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            finish_reason=self.finish_reason or "aborted",
+            prefill_tokens_per_s=self.prefilled / self.prefill_s if self.prefill_s else 0.0,
+            decode_tokens_per_s=decoded / self.decode_s if self.decode_s else 0.0,
+        )
+
+    def _show(self, text: str) -> None:
+        if text:
+            self._shown.append(text)
+            self.pieces.append(text)
+
+
+def _sampler(params: SamplingParams, seed: int) -> _native.Sampler:
+    return _native.Sampler(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        frequency_penalty=params.frequency_penalty,
+        presence_penalty=params.presence_penalty,
+        seed=seed,
+        logit_bias=dict(params.logit_bias),
+    )
