@@ -17,7 +17,7 @@ from .errors import (
 from .sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from .engine.engine import LLM
+    from .engine.llm import LLM
 
 __version__ = version("trilobit")
 
@@ -38,7 +38,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # The engine brings the native module and the tokenizer: paid for only when used.
     if name == "LLM":
-        from .engine.engine import LLM
+        from .engine.llm import LLM
 
         return LLM
     raise AttributeError(f"module 'trilobit' has no attribute {name!r}")

@@ -1,0 +1,14 @@
+"""The models that come with the package, by name; their cards and recipes are in `models/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DEFAULT = "trilobit-stories-5m"
+
+_FOLDER = Path(__file__).parent
+
+
+def bundled_models() -> dict[str, Path]:
+    """Name -> packed file of every model in the package."""
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.trilobit"))}

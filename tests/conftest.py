@@ -1,0 +1,62 @@
+"""Small random models that every test may share. Written once a run, never changed by a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trilobit.config import ModelConfig
+from trilobit.convert import convert
+from trilobit.synth import synth
+from trilobit.train.bpe import train_tokenizer
+
+TEXT = (
+    "Once upon a time there was a little girl who had a red ball. She liked to play in the park. "
+    "One day she met a big dog. The dog was kind, and they ran and ran until the sun went down. "
+)
+
+
+def tiny_config(**changes: object) -> ModelConfig:
+    """A model that runs in a blink; its sizes fit no vector, tile or block exactly."""
+    values: dict[str, object] = {
+        "vocab_size": 331,
+        "hidden_size": 60,
+        "intermediate_size": 140,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 10,
+        "max_position_embeddings": 1100,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_ids": (1,),
+    }
+    return ModelConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def tokenizer_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE tokenizer of at most 320 tokens; 0 begins a text, 1 ends it."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train_tokenizer([TEXT] * 3, 320).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -> Path:
+    """A Hugging Face directory: random packed weights, with a tokenizer."""
+    directory = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    synth(tiny_config(), directory, seed=1)
+    (directory / "tokenizer.json").write_bytes(tokenizer_json.read_bytes())
+    return directory
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    """The same model as one packed file."""
+    path = tmp_path_factory.mktemp("packed") / "tiny.trilobit"
+    convert(checkpoint, path)
+    return path
