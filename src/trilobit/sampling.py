@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
 
 from .errors import RequestError
+
+# Far above any logit, far below what float32 cannot hold.
+_MOST_BIAS = 1e30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +41,14 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
         if any(not isinstance(text, str) or not text for text in stop):
             raise RequestError("stop: every stop string must be a non-empty text")
-        if not all(_is_integer(i) for i in self.stop_token_ids):
-            raise RequestError(f"stop_token_ids is {self.stop_token_ids!r}; expected token ids")
+        self._set("stop", stop)
+        ids = _items("stop_token_ids", self.stop_token_ids)
+        if not all(_is_integer(i) for i in ids):
+            raise RequestError(f"stop_token_ids is {ids!r}; expected token ids")
+        self._set("stop_token_ids", tuple(map(int, ids)))
         self._integer("max_tokens", 1, 1 << 31)
         self._integer("top_k", 0, 1 << 31)
         if self.seed is not None:
@@ -58,28 +64,45 @@ class SamplingParams:
                 raise RequestError(f"{name} is 0; expected a number greater than 0")
         self._logit_bias()
 
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
     def _logit_bias(self) -> None:
+        if not isinstance(self.logit_bias, Mapping):
+            raise RequestError(f"logit_bias is {self.logit_bias!r}; expected token id -> bias")
         for token_id, bias in self.logit_bias.items():
             if not _is_integer(token_id):
                 raise RequestError(f"logit_bias: {token_id!r} is not a token id")
-            # -inf forbids a token; +inf would leave nothing to weigh it against.
-            if not _is_number(bias) or math.isnan(bias) or bias == math.inf:
-                raise RequestError(f"logit_bias: the bias of {token_id} is {bias!r}, not a number")
+            if not _is_number(bias) or not (bias == -math.inf or abs(bias) <= _MOST_BIAS):
+                raise RequestError(
+                    f"logit_bias: the bias of {token_id} is {bias!r}; expected a number from "
+                    f"{-_MOST_BIAS:.0e} to {_MOST_BIAS:.0e}, or -inf to forbid the token"
+                )
+        # A copy: what the caller does to a mapping of his own later does not reach in here.
+        self._set("logit_bias", {int(i): float(bias) for i, bias in self.logit_bias.items()})
 
     def _integer(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
         if not _is_integer(value) or not low <= value < high:
             raise RequestError(f"{name} is {value!r}; expected an integer from {low} to {high - 1}")
+        self._set(name, int(value))
 
     def _number(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if not _is_number(value) or not low <= value <= high:
             raise RequestError(f"{name} is {value!r}; expected a number from {low} to {high}")
+        self._set(name, float(value))
+
+
+def _items(name: str, value: object) -> tuple[Any, ...]:
+    if not isinstance(value, Iterable):
+        raise RequestError(f"{name} is {value!r}; expected a list")
+    return tuple(value)
 
 
 def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)  # numpy's are Integral too
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,6 +91,7 @@ def synth(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out}: exists; give a new or empty directory")
+    new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         _write_weights(config, out / "model.safetensors", form, seed, progress)
@@ -98,8 +100,12 @@ def synth(
         (out / "config.json").write_text(text + "\n", encoding="utf-8")
     except BaseException as error:
         for name in ("model.safetensors", "config.json"):
-            (out / name).unlink(missing_ok=True)
-        if type(error) is OSError:
+            with suppress(OSError):
+                (out / name).unlink(missing_ok=True)
+        if new:
+            with suppress(OSError):
+                out.rmdir()
+        if isinstance(error, OSError) and not isinstance(error, OutputError):
             raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
         raise
 

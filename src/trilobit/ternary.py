@@ -12,9 +12,10 @@ dequantised weight is `codes * scale`.
 The packed layout
 -----------------
 A code is `w + 1` (0, 1 or 2; 3 never occurs) in two bits. Rows are padded to a multiple of 4 and
-columns to a multiple of 128 with the code 1 (a zero weight). Four rows by 128 columns make one
-block of 128 bytes: 32 bytes of row 0, then of rows 1, 2, 3. In a row's 32 bytes, byte p holds the
-columns p, p+32, p+64 and p+96 of the block at bits 0-1, 2-3, 4-5 and 6-7:
+columns to a multiple of 128 with the code 1 (a zero weight), which no reader looks at: activations
+beyond the last column are zero and rows beyond the last are not read. Four rows by 128 columns make
+one block of 128 bytes: 32 bytes of row 0, then of rows 1, 2, 3. In a row's 32 bytes, byte p holds
+the columns p, p+32, p+64 and p+96 of the block at bits 0-1, 2-3, 4-5 and 6-7:
 
     packed[rows/4, columns/128, 4, 32]
 
@@ -43,15 +44,21 @@ def absmean_ternary(w_NK: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.flo
     """Ternary codes in {-1, 0, 1} of the shape of `w_NK`, and their scale.
 
     arXiv:2402.17764, section 2. The mean is taken in float64 and rounded to float32 once, so that
-    it does not depend on the order of summation. FormatError when a weight is not finite.
+    it does not depend on the order of summation. transformers sums in float32, in an order that
+    changes with the number of threads: its mean is up to 2 units in the last place off, which
+    flips about 3 in 10^8 codes of float32 masters (5 of 155 million in a trial, torch 2.13) and
+    none of bfloat16 or float16 masters. FormatError when a weight is not finite.
     """
     w_NK = np.asarray(w_NK, dtype=np.float32)
-    mean = np.float32(np.abs(w_NK).mean(dtype=np.float64))
+    scaled_NK = np.abs(w_NK)
+    mean = np.float32(scaled_NK.mean(dtype=np.float64))
     if not np.isfinite(mean):
         raise FormatError("weights hold NaN or infinity; the checkpoint is damaged")
     s = np.float32(1) / max(mean, _EPSILON)
-    codes_NK = np.clip(np.rint(w_NK * s), -1, 1).astype(np.int8)
-    return codes_NK, np.float32(1) / s
+    # In place: a projection of the largest models has 4 * 10^8 weights.
+    np.multiply(w_NK, s, out=scaled_NK)
+    np.clip(np.rint(scaled_NK, out=scaled_NK), -1, 1, out=scaled_NK)
+    return scaled_NK.astype(np.int8), np.float32(1) / s
 
 
 def sign_binary(w_NK: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
@@ -70,7 +77,8 @@ def sign_binary(w_NK: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32
 def absmax_int8(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Int8 activations and their scale a token `[T]`: `x ≈ codes * scale[:, None]`.
 
-    arXiv:2402.17764, section 2; the codes lie in -127..127 unless x holds subnormal surprises.
+    arXiv:2402.17764, section 2. The largest code is 127, so -128 never comes out; the kernels
+    bear it all the same.
     """
     x_TK = np.asarray(x_TK, dtype=np.float32)
     t_T = np.float32(127) / np.maximum(np.abs(x_TK).max(axis=-1), _EPSILON)
@@ -108,7 +116,7 @@ def pack(codes_NK: NDArray[np.int8]) -> NDArray[np.uint8]:
 def unpack(packed: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.int8]:
     """Ternary codes `[rows, columns]` of a packed array.
 
-    FormatError when the shape does not fit, a code is 3, or the padding is not zero weights.
+    FormatError when the shape does not fit or a code is 3.
     """
     if packed.shape != packed_shape(rows, columns):
         raise FormatError(
@@ -118,8 +126,6 @@ def unpack(packed: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.int
     check_codes(packed)
     u = packed[:, :, :, None, :] >> _SHIFTS[:, None] & np.uint8(3)  # [N/4, K/128, 4, 4, 32]
     u = u.transpose(0, 2, 1, 3, 4).reshape(packed.shape[0] * ROWS, packed.shape[1] * COLUMNS)
-    if (u[rows:] != 1).any() or (u[:, columns:] != 1).any():
-        raise FormatError("the padding of a packed tensor is not zero weights; convert it again")
     return u[:rows, :columns].view(np.int8) - np.int8(1)
 
 

@@ -1,18 +1,22 @@
 """The command line: a table of commands, each imported only when it is chosen.
 
-Every error of ours is one line on stderr and exit code 2; Ctrl-C exits with 130.
+Every error is one line on stderr and exit code 2; Ctrl-C exits with 130.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import signal
 import sys
+from types import FrameType
 
 import click
 
 from .. import __version__
 from ..errors import TrilobitError
+from .terminal import one_line
 
 # name -> what `trilobit --help` says; the command is `command` in the module of that name
 _COMMANDS = {
@@ -25,6 +29,9 @@ _COMMANDS = {
     "train": "Train a ternary model from text.",
     "bench": "Measure speed and memory beside the machine's own limits.",
 }
+
+# The only command that needs more than the package itself is train.
+_EXTRA = "pip install 'trilobit[train]'"
 
 
 class _Lazy(click.Group):
@@ -43,29 +50,78 @@ class _Lazy(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
+    def invoke(self, ctx: click.Context) -> None:
+        # Here, because click would end a broken pipe in its own way.
+        try:
+            super().invoke(ctx)
+            if sys.stdout is not None:  # it may be closed
+                sys.stdout.flush()  # a full disk may show only now
+        except BrokenPipeError:  # the reader went away (`| head`): stop quietly
+            _discard_output()
+            raise click.exceptions.Exit(141) from None
 
-@click.command(cls=_Lazy)
+
+@click.command(cls=_Lazy, invoke_without_command=True)
 @click.version_option(__version__, prog_name="trilobit")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """1.58-bit (BitNet b1.58) language models: train, convert, run, measure."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:
     """Entry point of the `trilobit` command."""
+    # What stops us politely (`timeout`, a container) must leave no half-written file either.
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows `?`
+    try:
+        code = _run()
+    finally:
+        # Nothing is left to stop: another Ctrl-C would only make a traceback of the exit.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         code = cli.main(standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except click.exceptions.Abort:  # click's name for Ctrl-C
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    except click.UsageError as error:
+        help_command = f"{error.ctx.command_path} --help" if error.ctx else "trilobit --help"
+        return _fail(f"{error.format_message().rstrip('.')}; see `{help_command}`")
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        return _fail(error.format_message())
     except TrilobitError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        # The reader went away (`| head`): stop quietly, and keep the interpreter's own flush
-        # at exit from complaining.
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("trilobit"):
+            raise
+        return _fail(f"{error.name} is not installed, which this needs: {_EXTRA}")
+    except MemoryError:
+        return _fail("not enough memory; close other programs or take a smaller model")
+    except OSError as error:
+        if error.filename is not None:
+            return _fail(f"{error.filename}: {error.strerror}")
+        _discard_output()
+        return _fail(f"standard output: cannot be written ({error.strerror or error})")
+
+
+def _fail(message: str) -> int:
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    return 2
+
+
+def _discard_output() -> None:
+    """Keep the interpreter's own flush at exit from failing as ours did."""
+    if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)

@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from ..config import ModelConfig
+
 BLOCK = 32  # positions; the native module's Decoder.BLOCK
 
 Key = bytes
@@ -33,7 +35,8 @@ class BlockPool:
         self._block_of: dict[Key, int] = {}
         # The block given back last is taken first: untouched memory stays untouched.
         self._blank = list(range(count))[::-1]
-        self._unused: OrderedDict[int, None] = OrderedDict()  # known but held by nobody, oldest first
+        # Known but held by nobody, the longest unused first.
+        self._unused: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._references)
@@ -43,17 +46,11 @@ class BlockPool:
         """Blocks that `take` can still give."""
         return len(self._blank) + len(self._unused)
 
-    def take(self) -> int | None:
-        """A block for new content, held once; None when all are held."""
-        if self._blank:
-            block = self._blank.pop()
-        elif self._unused:
-            block, _ = self._unused.popitem(last=False)
-            self._forget(block)
-        else:
+    def take(self, count: int) -> list[int] | None:
+        """Blocks for new content, each held once; None, and nothing taken, when there are fewer."""
+        if count > self.available:
             return None
-        self._references[block] = 1
-        return block
+        return [self._take() for _ in range(count)]
 
     def match(self, token_ids: Sequence[int]) -> tuple[list[int], Key]:
         """Known blocks that a sequence begins with, each held once more, and the last one's key.
@@ -92,6 +89,15 @@ class BlockPool:
             else:
                 self._unused[block] = None
 
+    def _take(self) -> int:
+        if self._blank:
+            block = self._blank.pop()
+        else:
+            block, _ = self._unused.popitem(last=False)
+            self._forget(block)
+        self._references[block] = 1
+        return block
+
     def _forget(self, block: int) -> None:
         key = self._key[block]
         assert key is not None
@@ -102,3 +108,10 @@ class BlockPool:
 def blocks_for(tokens: int) -> int:
     """Blocks that hold so many positions."""
     return -(-tokens // BLOCK)
+
+
+def block_bytes(config: ModelConfig, kv_dtype: str) -> int:
+    """Bytes of one block: keys and values of every layer, heads padded as the decoder pads them."""
+    head = -(-config.head_dim // 16) * 16
+    width = {"f16": 2, "f32": 4}[kv_dtype]
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * BLOCK * width

@@ -1,40 +1,44 @@
 """`LLM`: a model to call from Python. Text or token ids in, text, logits or probabilities out.
 
 Safe to use from several threads: whoever waits for text runs the next step for everybody, so
-requests from different threads share their batches.
+requests from different threads share their batches. Safe to interrupt: Ctrl-C ends the call that
+it hits, no other.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundled import DEFAULT, bundled_models
+from ..bundled import DEFAULT, model_path
 from ..config import ModelConfig
 from ..errors import ContextOverflow, RequestError
 from ..formats.packed import PackedModel
 from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer
-from .blocks import BLOCK, blocks_for
+from .blocks import block_bytes, blocks_for
 from .machine import available_cores
 from .runner import Runner
 from .sequence import Completion, Sequence
+from .turns import Turns
 
-Prompt = str | Items[int]
+TokenIds = Items[int] | NDArray[np.integer[Any]]
+Prompt = str | TokenIds
 Message = Mapping[str, str]
 
 # A model that was never taught to chat continues the conversation as one text.
-_PLAIN_TEMPLATE = "{% for m in messages %}{{ m.content }}{% if not loop.last %}\n{% endif %}{% endfor %}"
+_PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m.content }}{% if not loop.last %}\n{% endif %}{% endfor %}"
+)
 _KV_MEMORY_MB = 512
 
 
@@ -65,23 +69,29 @@ class Stream:
 
     def __init__(self, llm: LLM, sequence: Sequence) -> None:
         self._llm, self._sequence = llm, sequence
+        self._taken = 0  # characters
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        pieces = self._sequence.pieces
-        self._llm._run_until(lambda: bool(pieces) or self._sequence.over)
-        if pieces:
-            return pieces.popleft()
-        if self._sequence.error is not None:
-            raise self._sequence.error
+        sequence = self._sequence
+        self._llm._run_until(lambda: len(sequence.text) > self._taken or sequence.over)
+        piece = sequence.text[self._taken :]
+        if piece:
+            self._taken += len(piece)
+            return piece
+        if sequence.error is not None:
+            raise sequence.error
         raise StopIteration
 
     def close(self) -> None:
-        """End the request if it is not over; what has come is kept in `completion`."""
+        """End the request if it is not over; what has come is kept in `completion`.
+
+        Never waits, so a signal handler may call it.
+        """
         if not self._sequence.over:
-            self._llm._abort(self._sequence)
+            self._llm._abandon([self._sequence])
 
     def __enter__(self) -> Stream:
         return self
@@ -126,7 +136,7 @@ class LLM:
         max_sequences: int = 16,
         kv_dtype: Literal["f16", "f32"] = "f16",
     ) -> None:
-        packed = PackedModel(_resolve(model))
+        packed = PackedModel(model_path(model))
         self.path: Path = packed.path
         self.config: ModelConfig = packed.config
         self.context = self._checked_context(context)
@@ -146,9 +156,9 @@ class LLM:
         self.tokenizer: Tokenizer | None = (
             Tokenizer(packed.text.tokenizer, str(packed.path)) if packed.text.tokenizer else None
         )
-        self._lock = threading.Lock()
+        self._turns = Turns()
         one = blocks_for(self.context)
-        wanted = kv_memory_mb * 1_000_000 // self._kv_block_bytes(kv_dtype)
+        wanted = kv_memory_mb * 1_000_000 // block_bytes(self.config, kv_dtype)
         self._runner = Runner(
             self.config,
             packed.arrays(),
@@ -171,8 +181,11 @@ class LLM:
 
     # ---- text ---------------------------------------------------------------------------------
 
+    # A str is also a sequence of str: the first that fits counts, here and in `_is_several`.
     @overload
-    def generate(self, prompts: Prompt, params: SamplingParams | None = ...) -> Completion: ...
+    def generate(  # type: ignore[overload-overlap]
+        self, prompts: Prompt, params: SamplingParams | None = ...
+    ) -> Completion: ...
     @overload
     def generate(
         self, prompts: Items[Prompt], params: SamplingParams | None = ...
@@ -186,9 +199,10 @@ class LLM:
         Raises ContextOverflow when a prompt leaves no room, RequestError for one that cannot be
         encoded; then nothing is generated.
         """
-        if isinstance(prompts, str) or (len(prompts) > 0 and _is_id(prompts[0])):
-            return self._complete([self._prompt_ids(prompts)], params)[0]  # type: ignore[arg-type]
-        return self._complete([self._prompt_ids(prompt) for prompt in prompts], params)  # type: ignore[arg-type]
+        if _is_several(prompts):
+            several = cast(Items[Prompt], prompts)
+            return self._complete([self._prompt_ids(prompt) for prompt in several], params)
+        return self._complete([self._prompt_ids(cast(Prompt, prompts))], params)[0]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
         """Continue a prompt, text by text as it comes."""
@@ -207,18 +221,23 @@ class LLM:
 
     # ---- numbers ------------------------------------------------------------------------------
 
-    def logits(self, token_ids: Items[int]) -> NDArray[np.float32]:
+    def logits(self, token_ids: TokenIds) -> NDArray[np.float32]:
         """Logits after every token, float32 `[T, vocab]`."""
         ids = self._checked_ids(token_ids)
-        with self._lock:
-            return np.concatenate(list(self._runner.logits(ids)))
+        logits = np.empty((len(ids), self.config.vocab_size), dtype=np.float32)
+        done = 0
+        with self._turns.turn():
+            for rows in self._runner.logits(ids):
+                logits[done : done + len(rows)] = rows
+                done += len(rows)
+        return logits
 
     def score(self, text: Prompt) -> Score:
         """Log-probability of every token of a text (or of token ids) after those before it."""
         ids = self._prompt_ids(text)
         logprobs = np.empty(len(ids) - 1, dtype=np.float32)
         done = 0
-        with self._lock:
+        with self._turns.turn():
             for rows in self._runner.logits(ids):
                 following = np.array(ids[done + 1 : done + 1 + len(rows)])
                 rows = rows[: len(following)]
@@ -265,20 +284,25 @@ class LLM:
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         return self._checked_ids(self.encode(prompt) if isinstance(prompt, str) else prompt)
 
-    def _checked_ids(self, ids: Items[int]) -> list[int]:
+    def _not_in_vocabulary(self, token_id: object) -> str:
+        return f"token id {token_id!r} is not in the vocabulary, 0 to {self.config.vocab_size - 1}"
+
+    def _checked_ids(self, ids: TokenIds) -> list[int]:
+        if not _is_items(ids):
+            kind = type(ids).__name__
+            raise RequestError(f"a prompt is a text or a list of token ids, not {kind}")
         vocabulary = self.config.vocab_size
         checked = []
         for i in ids:
             if not _is_id(i) or not 0 <= i < vocabulary:
-                raise RequestError(f"token id {i!r} is not in the vocabulary, 0 to {vocabulary - 1}")
+                raise RequestError(self._not_in_vocabulary(i))
             checked.append(int(i))
         if not checked:
             raise RequestError("the prompt is empty; give at least one token")
         if len(checked) > self.context:
             raise ContextOverflow(
                 f"the prompt has {len(checked)} tokens, the context {self.context}; shorten the "
-                "prompt"
-                + (" or raise context" if self.context < self._longest_context() else "")
+                "prompt" + (" or raise context" if self.context < self._longest_context() else "")
             )
         return checked
 
@@ -291,9 +315,7 @@ class LLM:
         try:
             self._run_until(lambda: all(sequence.over for sequence in sequences))
         finally:
-            for sequence in sequences:
-                if not sequence.over:
-                    self._abort(sequence)
+            self._abandon([sequence for sequence in sequences if not sequence.over])
         for sequence in sequences:
             if sequence.error is not None:
                 raise sequence.error
@@ -301,6 +323,15 @@ class LLM:
 
     def _queue(self, prompts: list[list[int]], params: SamplingParams | None) -> list[Sequence]:
         params = params or SamplingParams()
+        if params.stop:
+            self._tokenizer()  # without text there is nothing to find them in
+        for what, ids in (
+            ("logit_bias", params.logit_bias),
+            ("stop_token_ids", params.stop_token_ids),
+        ):
+            for i in ids:
+                if not 0 <= i < self.config.vocab_size:
+                    raise RequestError(f"{what}: {self._not_in_vocabulary(i)}")
         for ids in prompts:
             if len(ids) >= self.context:
                 raise ContextOverflow(
@@ -317,29 +348,40 @@ class LLM:
                 seed=secrets.randbits(64) if params.seed is None else params.seed,
                 end_ids=ends,
                 limit=min(len(ids) + params.max_tokens, self.context),
-                text=self.tokenizer.stream() if self.tokenizer else None,
+                tokenizer=self.tokenizer,
             )
             for ids in prompts
         ]
-        with self._lock:
-            for sequence in sequences:
-                self._runner.add(sequence)
+        try:
+            with self._turns.turn():
+                for sequence in sequences:
+                    self._runner.add(sequence)
+        except BaseException:
+            self._abandon(sequences)
+            raise
         return sequences
 
     def _run_until(self, done: Callable[[], bool]) -> None:
         while not done():
-            with self._lock:
-                # Another thread's step may have done it while this one waited for the lock.
-                if not done():
-                    self._runner.step()
+            with self._turns.turn(unless=done) as mine:
+                # Another thread's step may have done it while this one stood in line.
+                if mine and not done():
+                    worked = self._runner.step()
+                    assert worked or done()
+            self._sweep()
 
-    def _abort(self, sequence: Sequence) -> None:
-        self._runner.abort(sequence)
-        if self._lock.acquire(blocking=False):  # else the thread that steps will drop it
-            try:
-                self._runner.drop_aborted()
-            finally:
-                self._lock.release()
+    def _abandon(self, sequences: list[Sequence]) -> None:
+        for sequence in sequences:
+            sequence.abandoned = True
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop what was abandoned, now or, if another thread has its turn, right after it."""
+        while self._runner.has_abandoned:
+            with self._turns.turn_now() as mine:
+                if not mine:  # who has the turn sweeps behind it
+                    return
+                self._runner.drop_abandoned()
 
     # ---- sizes --------------------------------------------------------------------------------
 
@@ -354,26 +396,6 @@ class LLM:
             raise RequestError(f"context is {context!r}; this model takes 2 to {most} tokens")
         return context
 
-    def _kv_block_bytes(self, kv_dtype: str) -> int:
-        config = self.config
-        head = -(-config.head_dim // 16) * 16
-        width = 2 if kv_dtype == "f16" else 4
-        return 2 * config.num_hidden_layers * config.num_key_value_heads * head * BLOCK * width
-
-
-def _resolve(model: str | os.PathLike[str]) -> Path:
-    """A file, or the name of a bundled model; a file of that name comes first."""
-    path = Path(model)
-    if not path.exists():
-        bundled = bundled_models()
-        if str(model) in bundled:
-            return bundled[str(model)]
-        if path.suffix == "" and len(path.parts) == 1:
-            raise RequestError(
-                f"{model}: neither a file nor a bundled model; bundled: {', '.join(bundled)}"
-            )
-    return path
-
 
 def _check_messages(messages: Items[Message]) -> None:
     if isinstance(messages, str) or not messages:
@@ -382,6 +404,19 @@ def _check_messages(messages: Items[Message]) -> None:
         for key in ("role", "content"):
             if not isinstance(message, Mapping) or not isinstance(message.get(key), str):
                 raise RequestError(f"messages: a message has no text '{key}': {message!r:.80}")
+
+
+def _is_several(prompts: object) -> bool:
+    """Whether these are prompts, not one prompt; an empty list is no prompts."""
+    if not _is_items(prompts):
+        return False
+    items = cast(Items[object], prompts)
+    return len(items) == 0 or isinstance(items[0], str) or _is_items(items[0])
+
+
+def _is_items(value: object) -> bool:
+    """A sequence as Python's lists are: neither text nor bytes."""
+    return isinstance(value, (Items, np.ndarray)) and not isinstance(value, (str, bytes, bytearray))
 
 
 def _is_id(value: object) -> bool:

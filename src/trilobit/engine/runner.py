@@ -1,13 +1,15 @@
 """The step loop: scheduler, blocks and native decoder, from queued sequences to new tokens.
 
-Not thread-safe except for `abort`: its owner holds a lock around the rest.
+For one thread at a time. What interrupts a step half-way (Ctrl-C, an exhausted memory) cannot
+leave it in a wrong state: the tokens of a sequence are the truth, and everything else is made
+anew from them before the next step.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -62,7 +64,8 @@ class Runner:
         assert _native.Decoder.BLOCK == BLOCK
         self._blocks, self._batch_tokens, self._sequences = blocks, batch_tokens, sequences
         self._logit_rows = min(batch_tokens, max(1, _LOGITS_ELEMENTS // config.vocab_size))
-        self._aborted: deque[Sequence] = deque()
+        self._live: list[Sequence] = []  # all that are not over, in the order of their arrival
+        self._cut_short = False
         self._start_empty()
 
     @property
@@ -75,48 +78,48 @@ class Runner:
         """Blocks that no sequence holds."""
         return self._scheduler.pool.available
 
+    @property
+    def has_abandoned(self) -> bool:
+        """Whether `drop_abandoned` would drop something. Safe from any thread."""
+        return any(sequence.abandoned for sequence in self._live)
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
-        self._scheduler.add(sequence)
+        with self._whole():
+            self._live.append(sequence)
+            self._scheduler.add(sequence)
 
-    def abort(self, sequence: Sequence) -> None:
-        """Ask for a sequence to be dropped before the next step. Safe from any thread."""
-        self._aborted.append(sequence)
-
-    def drop_aborted(self) -> None:
-        """Drop what `abort` asked for."""
-        while self._aborted:
-            sequence = self._aborted.popleft()
-            if not sequence.over:
-                self._scheduler.remove(sequence)
-                sequence.finish("aborted")
+    def drop_abandoned(self) -> None:
+        """Free what abandoned sequences hold."""
+        with self._whole():
+            self._retire()
 
     def step(self) -> bool:
-        """Run one batch and hand out its tokens; False when there was nothing to run."""
-        self.drop_aborted()
+        """Run one batch and hand out its tokens; False when there was nothing to run.
+
+        What it raises, other than an interrupt, has ended every sequence with the same error.
+        """
         try:
-            chunks = self._scheduler.schedule()
-            if not chunks:
-                return False
-            self._run(chunks)
-        except BaseException as error:
-            # A step that stopped half-way (Ctrl-C, a bug) leaves states that do not match.
-            self._fail_all(error)
+            with self._whole():
+                self._retire()
+                chunks = self._scheduler.schedule()
+                if chunks:
+                    self._run(chunks)
+                    self._retire()
+                return bool(chunks)
+        except Exception as error:
+            for sequence in self._live:
+                sequence.error = error
             raise
-        return True
 
     def logits(self, token_ids: list[int]) -> Iterator[NDArray[np.float32]]:
         """Logits [rows, vocab] of every token, a few rows at a time, from an empty cache."""
-        pool = self._scheduler.pool
-        while pool.available < blocks_for(len(token_ids)):
-            self._scheduler.preempt(self._scheduler.running[-1])
-        taken = [pool.take() for _ in range(blocks_for(len(token_ids)))]
-        blocks = [block for block in taken if block is not None]
-        assert len(blocks) == len(taken)
-        table = np.array([blocks], dtype=np.int32)
-        try:
+        with self._whole():
+            self._retire()
+            blocks = self._scheduler.take(blocks_for(len(token_ids)))
+            table = np.array([blocks], dtype=np.int32)
             for start in range(0, len(token_ids), self._logit_rows):
-                part = np.array(token_ids[start : start + self._logit_rows], dtype=np.int32)
+                part = _int32(token_ids[start : start + self._logit_rows])
                 count = len(part)
                 self._decoder.forward(
                     part,
@@ -126,8 +129,7 @@ class Runner:
                     np.arange(count, dtype=np.int32),
                 )
                 yield self._decoder.logits()
-        finally:
-            pool.release(blocks)
+            self._scheduler.pool.release(blocks)
 
     def _run(self, chunks: dict[Sequence, int]) -> None:
         started = time.perf_counter()
@@ -153,8 +155,6 @@ class Runner:
             self._advance(sequence, count, seconds)
         for sequence, token in zip(asking, tokens, strict=True):
             sequence.accept(token)
-            if sequence.over:
-                self._scheduler.remove(sequence)
 
     def _advance(self, sequence: Sequence, count: int, seconds: float) -> None:
         if sequence.output_tokens:
@@ -169,23 +169,45 @@ class Runner:
             sequence.key = key_of(sequence.key, tokens)
             self._scheduler.pool.publish(sequence.blocks[number], sequence.key)
 
+    def _retire(self) -> None:
+        """Take out the sequences that are over."""
+        for sequence in self._live:
+            if sequence.over:
+                self._scheduler.remove(sequence)
+                if sequence.finish_reason is None and sequence.error is None:
+                    sequence.abort()
+        self._live = [sequence for sequence in self._live if not sequence.over]
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """A change of state that is finished, or else made up for before the next one."""
+        if self._cut_short:
+            self._start_over()
+        self._cut_short = True
+        yield
+        self._cut_short = False
+
+    def _start_over(self) -> None:
+        self._start_empty()
+        for sequence in self._live:
+            if not sequence.over:
+                sequence.restart()
+        self._live = [sequence for sequence in self._live if not sequence.over]
+        for sequence in self._live:
+            self._scheduler.add(sequence)
+
     def _start_empty(self) -> None:
         self._scheduler = Scheduler(
             BlockPool(self._blocks), batch_tokens=self._batch_tokens, sequences=self._sequences
         )
 
-    def _fail_all(self, error: BaseException) -> None:
-        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
-            sequence.error = error
-        self._start_empty()
-
 
 def rotary_frequencies(config: ModelConfig) -> NDArray[np.float32]:
-    """RoPE: theta ** (-2i / head_dim), i < head_dim / 2, float32 as in transformers."""
+    """RoPE: theta ** (-2i / head_dim), i < head_dim / 2, rounded where transformers rounds."""
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    frequencies: NDArray[np.float32] = (
-        1.0 / config.rope_theta ** exponents.astype(np.float64)
-    ).astype(np.float32)
+    # The power in float64: float32's differs from library to library.
+    powers = (config.rope_theta ** exponents.astype(np.float64)).astype(np.float32)
+    frequencies: NDArray[np.float32] = np.float32(1) / powers
     return frequencies
 
 

@@ -75,6 +75,12 @@ class Scheduler:
         self._free(sequence)
         self.waiting.appendleft(sequence)
 
+    def take(self, count: int) -> list[int]:
+        """Blocks for another use, if need be from the youngest; the caller releases them."""
+        while (blocks := self.pool.take(count)) is None:
+            self.preempt(self.running[-1])
+        return blocks
+
     def _admit(self, chunks: dict[Sequence, int]) -> None:
         left = self._batch_tokens - sum(chunks.values())
         while self.waiting and len(self.running) < self._sequences and left > 0:
@@ -87,7 +93,7 @@ class Scheduler:
                 break
             sequence.blocks, sequence.key = blocks, key
             sequence.computed = len(blocks) * BLOCK
-            if not sequence.output_tokens:
+            if sequence.cached_tokens is None:
                 sequence.cached_tokens = sequence.computed
             self.waiting.popleft()
             self.running.append(sequence)
@@ -99,13 +105,10 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, positions: int) -> bool:
         """Give a sequence blocks for so many positions; False when there are too few."""
-        missing = blocks_for(positions) - len(sequence.blocks)
-        if missing > self.pool.available:
+        blocks = self.pool.take(blocks_for(positions) - len(sequence.blocks))
+        if blocks is None:
             return False
-        for _ in range(missing):
-            block = self.pool.take()
-            assert block is not None
-            sequence.blocks.append(block)
+        sequence.blocks += blocks
         return True
 
     def _free(self, sequence: Sequence) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +10,7 @@ import numpy as np
 
 from .. import _native
 from ..sampling import SamplingParams
-from ..tokenizer import TextStream
+from ..tokenizer import Tokenizer
 from .blocks import ROOT, Key
 
 FinishReason = Literal["stop", "length", "aborted"]
@@ -37,7 +36,10 @@ class Completion:
 
 
 class StopStrings:
-    """Passes text on and ends it before the first stop string; shows no part of one."""
+    """Passes text on and ends it before the stop string that is complete first.
+
+    Shows no part of a stop string, and gives the same whatever pieces the text comes in.
+    """
 
     def __init__(self, stops: Items[str]) -> None:
         self._stops = tuple(stops)
@@ -47,10 +49,10 @@ class StopStrings:
     def add(self, text: str) -> str:
         """The part of the text so far that is certain to be output, and was not given before."""
         self._held += text
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.stopped = True
-            out, self._held = self._held[: min(found)], ""
+            out, self._held = self._held[: min(found)[1]], ""
             return out
         keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
         cut = len(self._held) - keep
@@ -75,6 +77,7 @@ class Sequence:
     """State of one request. The scheduler moves it, the runner feeds it, its owner reads it.
 
     tokens: prompt and output. computed: how many of them have their keys and values in `blocks`.
+    text: the output so far. Everything but the measures follows from `tokens`: see `restart`.
     """
 
     def __init__(
@@ -85,27 +88,33 @@ class Sequence:
         seed: int,
         end_ids: frozenset[int],
         limit: int,
-        text: TextStream | None,
+        tokenizer: Tokenizer | None,
     ) -> None:
         self.tokens = list(prompt)
         self.prompt_tokens = len(self.tokens)
-        self.computed = 0
-        self.cached_tokens = 0
-        self.blocks: list[int] = []
-        self.key: Key = ROOT  # of the last full block
-        self.sampler = _sampler(params, seed)
-        self.sampler.observe(np.array(self.tokens, dtype=np.int32))
-        self.finish_reason: FinishReason | None = None
-        self.error: BaseException | None = None
-        self.pieces: deque[str] = deque()  # output that its reader has not taken yet
+        self.cached_tokens: int | None = None  # unknown before it runs
         self.prefill_s = 0.0
         self.decode_s = 0.0
         self.prefilled = 0  # prompt tokens that were computed
+        self.finish_reason: FinishReason | None = None
+        self.error: BaseException | None = None
+        self.abandoned = False  # its owner wants no more
+        self._params = params
+        self._seed = seed
         self._end_ids = end_ids
         self._limit = limit  # of tokens, prompt and output
-        self._text = text
-        self._stops = StopStrings(tuple(params.stop))
-        self._shown: list[str] = []
+        self._tokenizer = tokenizer
+        self._begin()
+
+    def _begin(self) -> None:
+        self.blocks: list[int] = []
+        self.key: Key = ROOT  # of the last full block
+        self.computed = 0
+        self.sampler = _sampler(self._params, self._seed)
+        self.sampler.observe(np.array(self.tokens[: self.prompt_tokens], dtype=np.int32))
+        self.text = ""
+        self._text = self._tokenizer.stream() if self._tokenizer else None
+        self._stops = StopStrings(tuple(self._params.stop))
 
     @property
     def pending(self) -> int:
@@ -120,45 +129,56 @@ class Sequence:
     @property
     def over(self) -> bool:
         """Whether nothing more will come."""
-        return self.finish_reason is not None or self.error is not None
+        return self.abandoned or self.finish_reason is not None or self.error is not None
 
     def accept(self, token_id: int) -> None:
         """Take a generated token, and end where it ends the output."""
         self.tokens.append(token_id)
-        if token_id in self._end_ids:
-            self.finish("stop")
-            return
-        if self._text is not None:
-            self._show(self._stops.add(self._text.add(token_id)))
-        if self._stops.stopped:
-            self.finish("stop")
-        elif len(self.tokens) >= self._limit:
-            self.finish("length")
+        self._read(len(self.tokens))
 
-    def finish(self, reason: FinishReason) -> None:
-        """End the output; what was held back is output unless a stop string ended it."""
-        if self._text is not None and not self._stops.stopped:
-            self._show(self._stops.add(self._text.finish()))
-            self._show(self._stops.finish())
-        self.finish_reason = "stop" if self._stops.stopped else reason
+    def abort(self) -> None:
+        """End the output here, half characters left out."""
+        self.text += self._stops.finish()
+        self.finish_reason = "aborted"
+
+    def restart(self) -> None:
+        """Begin again from `tokens`, outside the cache: after a step that was cut short."""
+        self._begin()
+        for count in range(self.prompt_tokens + 1, len(self.tokens) + 1):
+            self.sampler.accept(self.tokens[count - 1])
+            self._read(count)
 
     def completion(self) -> Completion:
         """What has come so far."""
         decoded = self.output_tokens - 1  # the first token comes out of the prefill
         return Completion(
-            text="".join(self._shown),
+            text=self.text,
             token_ids=tuple(self.tokens[self.prompt_tokens :]),
             prompt_tokens=self.prompt_tokens,
-            cached_tokens=self.cached_tokens,
+            cached_tokens=self.cached_tokens or 0,
             finish_reason=self.finish_reason or "aborted",
             prefill_tokens_per_s=self.prefilled / self.prefill_s if self.prefill_s else 0.0,
             decode_tokens_per_s=decoded / self.decode_s if self.decode_s else 0.0,
         )
 
-    def _show(self, text: str) -> None:
-        if text:
-            self._shown.append(text)
-            self.pieces.append(text)
+    def _read(self, count: int) -> None:
+        """Turn the last of the first `count` tokens into text."""
+        token_id = self.tokens[count - 1]
+        ended = token_id in self._end_ids
+        last = ended or count >= self._limit
+        try:
+            if self._text is not None:
+                self.text += self._stops.add("" if ended else self._text.add(token_id))
+                if last and not self._stops.stopped:
+                    self.text += self._stops.add(self._text.finish())
+                    self.text += self._stops.finish()
+        except Exception as error:  # a tokenizer that fails on an output fails only that one
+            self.error = error
+            return
+        if ended or self._stops.stopped:
+            self.finish_reason = "stop"
+        elif last:
+            self.finish_reason = "length"
 
 
 def _sampler(params: SamplingParams, seed: int) -> _native.Sampler:

@@ -12,6 +12,7 @@ import json
 import math
 import mmap
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class SafetensorsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if self.path.exists() and not self.path.is_file():  # opening a pipe would wait for ever
+            raise FormatError(f"{self.path}: not a plain file; give a safetensors file")
         try:
             with open(self.path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -242,6 +245,16 @@ class Checkpoint:
                 raise FormatError(f"{index}: shard {_clean(str(name))} is not a plain file name")
         return [SafetensorsFile(self.directory / name) for name in names]
 
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor of every shard; places are within the shard."""
+        return {name: file.tensors[name] for name, file in self._where.items()}
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(file.size_bytes for file in self._files)
+
     def __contains__(self, name: str) -> bool:
         return name in self._where
 
@@ -289,13 +302,22 @@ class SafetensorsWriter:
             offset += size
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         self._start = text + b" " * (-(8 + len(text)) % ALIGNMENT)
+        self.size_bytes = 8 + len(self._start) + offset
 
     def __enter__(self) -> SafetensorsWriter:
         try:
+            # Before hours of work, not after them.
+            free = shutil.disk_usage(self.path.parent).free
+            if self.size_bytes > free:
+                raise OutputError(
+                    f"{self.path}: needs {self.size_bytes / 1e9:.2f} GB, and the disk has "
+                    f"{free / 1e9:.2f} GB free; free space or choose another place"
+                )
             self._file = open(self._temporary, "wb")
             self._file.write(len(self._start).to_bytes(8, "little") + self._start)
-        except OSError as error:
-            raise self._failure(error) from None
+        except BaseException as error:
+            self._discard()
+            raise (self._failure(error) if isinstance(error, OSError) else error) from None
         return self
 
     def write(self, name: str, array: NDArray[Any]) -> None:
@@ -327,12 +349,18 @@ class SafetensorsWriter:
         except OSError as failure:
             raise self._failure(failure) from None
         finally:
-            with suppress(OSError):
-                self._file.close()
-            with suppress(OSError):
-                self._temporary.unlink(missing_ok=True)
+            self._discard()
+
+    def _discard(self) -> None:
+        """Remove the temporary file, if it is there."""
+        with suppress(OSError, AttributeError):  # Ctrl-C may come before the file has its name here
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
 
     def _failure(self, error: OSError) -> OutputError:
+        if isinstance(error, OutputError):
+            return error
         return OutputError(
             f"{self.path}: cannot be written ({error.strerror}); free space or choose another place"
         )

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
 Weights = Literal["absmean", "sign"]
 
@@ -76,18 +77,20 @@ class BitLinear(nn.Linear):
             self.rms_norm = nn.RMSNorm(in_features, eps=rms_norm_eps, device=device, dtype=dtype)
 
     def forward(self, input: Tensor) -> Tensor:
+        """`[..., I]` to `[..., O]`, as quantised as `quantised_share` says."""
         if self.rms_norm is not None:
             input = self.rms_norm(input)
         output: Tensor = _QuantisedProduct.apply(  # type: ignore[no-untyped-call]
-            input, self.weight, self.weights, self.quantised_share
+            input, self.weight, self.bias, self.weights, self.quantised_share
         )
-        return output if self.bias is None else output + self.bias
+        return output
 
     def codes(self) -> tuple[Tensor, Tensor]:
         """The int8 codes `[O, I]` and the float32 scale that inference multiplies with."""
         return _QUANTISERS[self.weights](self.weight.detach())
 
     def extra_repr(self) -> str:
+        """What printing the module shows."""
         return f"{super().extra_repr()}, weights={self.weights}"
 
 
@@ -95,30 +98,42 @@ _QUANTISERS = {"absmean": absmean, "sign": sign}
 
 
 class _QuantisedProduct(torch.autograd.Function):
-    """`x̂ ŵᵀ` with `x̂ = x + λ(q(x) - x)`, and backward as if x̂ were x and ŵ were w.
+    """`x̂ ŵᵀ + b` with `x̂ = x + λ(q(x) - x)`, and backward as if x̂ were x and ŵ were w.
 
     A function of its own because it saves x̂ and ŵ, and nothing else, for the backward
-    pass: `∂x = ∂y ŵ`, `∂w = ∂yᵀ x̂`. The roundings run in place on one copy.
+    pass: `∂x = ∂y ŵ`, `∂w = ∂yᵀ x̂`. The roundings run in place on one copy. They are done in
+    float32 whatever the types; the products are of autocast's type where autocast is on.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, weights: Weights, share: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, weights: Weights, share: float
+    ) -> Tensor:
         x_TI = _dequantised_activations(x)
         w_OI = _dequantised_weights(weight, weights)
         if share < 1.0:
-            x_TI, w_OI = torch.lerp(x, x_TI, share), torch.lerp(weight, w_OI, share)
+            x_TI = torch.lerp(x.float(), x_TI, share)
+            w_OI = torch.lerp(weight.float(), w_OI, share)
+        device = x.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+        x_TI, w_OI = x_TI.to(dtype), w_OI.to(dtype)
         ctx.save_for_backward(x_TI, w_OI)
-        return F.linear(x_TI, w_OI)
+        return linear(x_TI, w_OI, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x_TI, w_OI = ctx.saved_tensors
-        grad_x = grad_w = None
+        grad_x = grad_w = grad_b = None
         if ctx.needs_input_grad[0]:
             grad_x = grad_y @ w_OI
+        grad_y = grad_y.reshape(-1, w_OI.shape[0])
         if ctx.needs_input_grad[1]:
-            grad_w = grad_y.flatten(0, -2).T @ x_TI.flatten(0, -2)
-        return grad_x, grad_w, None, None
+            grad_w = grad_y.T @ x_TI.reshape(-1, w_OI.shape[1])
+        if ctx.needs_input_grad[2]:
+            grad_b = grad_y.sum(dim=0)
+        return grad_x, grad_w, grad_b, None, None
 
 
 def _inverse_mean(weight: Tensor) -> Tensor:
@@ -131,12 +146,12 @@ def _dequantised_activations(x: Tensor) -> Tensor:
     # abs().amax() is 16 times faster than an infinity norm on a CPU (torch 2.13).
     wide = x.float()
     t = 127 / wide.abs().amax(dim=-1, keepdim=True).clamp_(min=EPSILON)
-    return (wide * t).round_().clamp_(-128, 127).div_(t).to(x.dtype)
+    return (wide * t).round_().clamp_(-128, 127).div_(t)
 
 
 def _dequantised_weights(weight: Tensor, weights: Weights) -> Tensor:
     if weights == "sign":
         codes, scale = sign(weight)
-        return (codes * scale).to(weight.dtype)
+        return codes * scale
     s = _inverse_mean(weight)
-    return (weight.float() * s).round_().clamp_(-1, 1).div_(s).to(weight.dtype)
+    return (weight.float() * s).round_().clamp_(-1, 1).div_(s)

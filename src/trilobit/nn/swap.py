@@ -27,7 +27,8 @@ def swap_linears(
         output embeddings of a Hugging Face model always stay.
     Returns the number of layers swapped.
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    output_embeddings = getattr(model, "get_output_embeddings", lambda: None)
+    head = output_embeddings()
     chosen = [
         (name, module)
         for name, module in model.named_modules()
@@ -53,7 +54,7 @@ def swap_linears(
                 device=linear.weight.device,
                 dtype=linear.weight.dtype,
             )
-        model.set_submodule(name, bit)
+        model.set_submodule(name, bit.train(linear.training))
     return len(chosen)
 
 

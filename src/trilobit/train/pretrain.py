@@ -38,11 +38,12 @@ from transformers.trainer_utils import rotate_checkpoints
 from trilobit.errors import OutputError, RecipeError
 from trilobit.nn import set_quantised_share, swap_linears
 from trilobit.train.bpe import as_hugging_face
+from trilobit.train.corpus import prepare
 from trilobit.train.export import save_masters, save_packed
 from trilobit.train.progress import Progress
 from trilobit.train.recipe import Recipe
 from trilobit.train.schedule import TwoStage, quantised_share
-from trilobit.train.windows import HeldOutWindows, TrainingWindows, prepare
+from trilobit.train.windows import HeldOutWindows, TrainingWindows
 
 # The newest may be the one whose disk ran full; keep one before it.
 CHECKPOINTS_KEPT = 2

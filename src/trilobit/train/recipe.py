@@ -8,6 +8,7 @@ whether it is still the same run.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -19,6 +20,7 @@ from trilobit.errors import RecipeError
 
 Weights = Literal["ternary", "sign", "float"]
 Decay = Literal["linear", "cosine"]
+Precision = Literal["float32", "bf16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,10 @@ class Shape:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        _positive(self, "model")
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if not (math.isfinite(value) and value > 0):
+                raise RecipeError(f"model.{f.name} is {value}; it must be above 0")
         if self.hidden_size % self.num_attention_heads:
             raise RecipeError(
                 f"model.hidden_size {self.hidden_size} is not a multiple of "
@@ -92,11 +97,14 @@ class Schedule:
     """Two stages, each from one learning rate to another, and weight decay in the first only.
 
     Source: "The Era of 1-bit LLMs: Training Tips, Code and FAQ" and the 2B4T report.
+    batch_windows: windows of one step, over all processes.
+    accumulate_steps: parts in which a process computes its windows, to save memory.
     stage_1, stage_2: learning rate at the start and at the end of each half.
     """
 
     steps: int
     batch_windows: int = 8
+    accumulate_steps: int = 1
     warmup_steps: int = 100
     stage_1: tuple[float, float] = (1.5e-3, 1.0e-3)
     stage_2: tuple[float, float] = (6.0e-4, 0.0)
@@ -106,24 +114,45 @@ class Schedule:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_windows < 1:
-            raise RecipeError("schedule.steps and batch_windows must be at least 1")
+        if min(self.steps, self.batch_windows, self.accumulate_steps) < 1:
+            raise RecipeError(
+                "schedule.steps, batch_windows and accumulate_steps must be at least 1"
+            )
+        if self.batch_windows % self.accumulate_steps:
+            raise RecipeError(
+                f"schedule.batch_windows {self.batch_windows} is not a multiple of "
+                f"accumulate_steps {self.accumulate_steps}"
+            )
         if min(self.warmup_steps, self.quantisation_warmup_steps) < 0:
             raise RecipeError("schedule.warmup_steps and quantisation_warmup_steps must be >= 0")
+        if self.quantisation_warmup_steps >= self.steps:
+            raise RecipeError(
+                f"schedule.quantisation_warmup_steps is {self.quantisation_warmup_steps}; it must "
+                f"be less than the {self.steps} steps, or the model never trains as it will run"
+            )
         for name, (start, end) in (("stage_1", self.stage_1), ("stage_2", self.stage_2)):
-            if start <= 0 or end < 0:
+            if not (math.isfinite(start) and math.isfinite(end) and start > 0 and end >= 0):
                 raise RecipeError(f"schedule.{name} is {start}, {end}; learning rates above 0")
+        for name in ("weight_decay", "max_grad_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise RecipeError(f"schedule.{name} is {value}; it must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A whole pre-training run. `weights` is "float" for a baseline of the same size."""
+    """A whole pre-training run.
+
+    weights: "float" makes a baseline of the same size.
+    precision: of the products; "bf16" is for GPUs. Masters and roundings stay float32.
+    """
 
     name: str
     model: Shape
     data: Data
     schedule: Schedule
     weights: Weights = "ternary"
+    precision: Precision = "float32"
     seed: int = 0
     log_every: int = 10
     evaluate_every: int = 250
@@ -131,10 +160,19 @@ class Recipe:
     folder: Path = field(default_factory=Path)
 
     def __post_init__(self) -> None:
-        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name):
-            raise RecipeError(f"name is '{self.name}'; letters, digits, '-', '_' and '.' only")
+        if not self.name[:1].isalnum() or not all(c.isalnum() or c in "-_." for c in self.name):
+            raise RecipeError(
+                f"name is '{self.name}'; a letter or digit, then letters, digits, '-', '_' and '.'"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise RecipeError(f"seed is {self.seed}; it must be from 0 to 4294967295")
         if min(self.log_every, self.evaluate_every, self.save_every) < 1:
             raise RecipeError("log_every, evaluate_every and save_every must be at least 1")
+        if self.data.window > self.model.max_position_embeddings:
+            raise RecipeError(
+                f"data.window is {self.data.window}, longer than the model's context: "
+                f"model.max_position_embeddings is {self.model.max_position_embeddings}"
+            )
 
     def data_files(self) -> list[Path]:
         """The text files, resolved against the recipe's folder."""
@@ -146,6 +184,15 @@ class Recipe:
         del values["folder"]
         return values
 
+    @classmethod
+    def from_dict(cls, values: object, folder: Path = Path()) -> Recipe:
+        """The recipe of plain values, each checked. Inverse of `as_dict`.
+
+        Raises RecipeError for a key or a value that is not understood.
+        """
+        recipe: Recipe = _build(cls, values, "")
+        return dataclasses.replace(recipe, folder=folder)
+
 
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe from a .toml, .yaml or .yml file.
@@ -155,12 +202,12 @@ def load_recipe(path: Path) -> Recipe:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot read the recipe: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot read the recipe ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: the recipe is not UTF-8 text") from error
     try:
-        values = _parse(path, text)
-        recipe: Recipe = _build(Recipe, {**values, "folder": path.parent}, "")
-        return recipe
+        return Recipe.from_dict(_parse(path, text), path.parent)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
 
@@ -184,28 +231,25 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     raise RecipeError("a recipe's name ends in .toml, .yaml or .yml")
 
 
-def _positive(shape: Any, where: str) -> None:
-    for f in dataclasses.fields(shape):
-        if getattr(shape, f.name) <= 0:
-            raise RecipeError(f"{where}.{f.name} is {getattr(shape, f.name)}; it must be above 0")
-
-
 def _build(kind: Any, values: object, where: str) -> Any:
     """A dataclass from plain values; every key and type checked against its fields."""
     if not isinstance(values, dict):
         raise RecipeError(f"'{where}' must be a table of keys")
     hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    # The folder is where the file was found, and no key.
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.name != "folder"}
     prefix = f"{where}." if where else ""
     for key in values:
         if key not in fields:
-            known = ", ".join(name for name in fields if name != "folder")
-            raise RecipeError(f"unknown key '{prefix}{key}'; known here: {known}")
+            raise RecipeError(f"unknown key '{prefix}{key}'; known here: {', '.join(fields)}")
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise RecipeError(f"key '{prefix}{name}' is missing")
     return kind(**{key: _checked(hints[key], value, prefix + key) for key, value in values.items()})
+
+
+_TYPES = {int: "a whole number", float: "a number", str: "a text"}
 
 
 def _checked(hint: Any, value: object, where: str) -> Any:
@@ -226,5 +270,5 @@ def _checked(hint: Any, value: object, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or isinstance(value, bool):
-        raise RecipeError(f"'{where}' is {value!r}; it must be of type {hint.__name__}")
+        raise RecipeError(f"'{where}' is {value!r}; it must be {_TYPES[hint]}")
     return value

@@ -1,4 +1,7 @@
-"""Read the documents of a training run: .txt and .jsonl files, plain or .xz."""
+"""Read the documents of a training run: .txt and .jsonl files, plain or .xz.
+
+Everything is a stream: a corpus may be larger than the memory.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,15 @@ from trilobit.errors import RecipeError
 
 # A plain text has no documents; blocks of about this many characters are what is held out.
 BLOCK_CHARACTERS = 4000
+# A block ends with a paragraph. One that has none for this long ends with a line.
+_LONGEST_BLOCK = 8 * BLOCK_CHARACTERS
 
 
 def documents(path: Path, source: str | None = None) -> Iterator[tuple[int, str]]:
     """Number and text of each document: the line number of a .jsonl, the block of a .txt.
 
     source: take only lines of a .jsonl whose `source` equals it.
-    Raises RecipeError when the file is missing, not UTF-8, not what its name says, or empty.
+    Raises RecipeError when the file is missing, not UTF-8, or not what its name says.
     """
     inner = path.with_suffix("") if path.suffix == ".xz" else path
     try:
@@ -29,55 +34,51 @@ def documents(path: Path, source: str | None = None) -> Iterator[tuple[int, str]
             raise RecipeError(f"{path}: a text file's name ends in .txt or .jsonl (or those .xz)")
     except (lzma.LZMAError, EOFError) as error:
         raise RecipeError(f"{path}: is no whole .xz file ({error}); fetch it again") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not UTF-8 at byte {error.start}; convert it") from error
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
-def split_held_out(
-    paths: list[Path], *, source: str | None, held_out_every: int
-) -> tuple[list[str], list[str]]:
-    """All documents as (to train on, held out): number n is held out where n % every == 0.
-
-    Raises RecipeError when either part is empty.
-    """
-    train: list[str] = []
-    held_out: list[str] = []
-    for path in paths:
-        for number, text in documents(path, source):
-            (train if number % held_out_every else held_out).append(text)
-    names = ", ".join(str(path) for path in paths)
-    if not train:
-        chosen = f" with source '{source}'" if source else ""
-        raise RecipeError(f"{names}: no text{chosen} to train on; the files are empty")
-    if not held_out:
-        raise RecipeError(
-            f"{names}: no document falls on held_out_every = {held_out_every}; lower it"
-        )
-    return train, held_out
+def unreadable(path: Path, error: OSError) -> RecipeError:
+    """What to tell of a text file that the system will not give us."""
+    return RecipeError(
+        f"{path}: cannot read the training text ({error.strerror or error}); "
+        "name it with data.files or --data"
+    )
 
 
-def _open(path: Path) -> Iterator[str]:
-    opener = lzma.open if path.suffix == ".xz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        yield from lines
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers from 0; a byte order mark and carriage returns dropped."""
+    with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
+        for number, line in enumerate(file):
+            try:
+                text = line.decode("utf-8-sig" if number == 0 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise RecipeError(
+                    f"{path}: line {number + 1} is not UTF-8; convert the file, or remove the line"
+                ) from error
+            yield number, text.replace("\r\n", "\n")
 
 
 def _jsonl(path: Path, source: str | None) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(_open(path)):
+    for number, line in _lines(path):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
             text = record["text"]
             matches = source is None or record.get("source") == source
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RecipeError(
                 f"{path}: line {number + 1} is no JSON object with a 'text'; mend or remove it"
             ) from error
         if not isinstance(text, str):
             raise RecipeError(f"{path}: line {number + 1}: 'text' is no string; mend or remove it")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON can spell what UTF-8 cannot: "\ud800"
+            raise RecipeError(
+                f"{path}: line {number + 1}: 'text' holds half a character; mend or remove it"
+            ) from error
         if matches and text.strip():
             yield number, text.strip()
 
@@ -85,10 +86,10 @@ def _jsonl(path: Path, source: str | None) -> Iterator[tuple[int, str]]:
 def _blocks(path: Path) -> Iterator[tuple[int, str]]:
     block: list[str] = []
     size = number = 0
-    for line in _open(path):
+    for _, line in _lines(path):
         block.append(line)
         size += len(line)
-        if size >= BLOCK_CHARACTERS and not line.strip():
+        if (size >= BLOCK_CHARACTERS and not line.strip()) or size >= _LONGEST_BLOCK:
             yield number, "".join(block).strip()
             block, size, number = [], 0, number + 1
     if text := "".join(block).strip():

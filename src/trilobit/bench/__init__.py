@@ -1,0 +1,1 @@
+"""Measuring speed and memory, beside what the machine can do at most."""

@@ -1,0 +1,176 @@
+"""Tokens per second and memory of a model, next to the machine's limits of the same minutes.
+
+A run is one prompt of random tokens and one greedy output, after a run that warms the caches up.
+The limits are measured before every run, and a run is compared with the limits beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__, _native
+from ..config import ModelConfig
+from ..engine.blocks import BLOCK, block_bytes
+from ..engine.llm import LLM
+from ..engine.machine import peak_rss_mb
+from ..errors import RequestError
+from ..formats.packed import PackedModel, bytes_by_part
+from ..sampling import SamplingParams
+from .limits import measure_limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """Median, smallest and largest of the runs."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Measure:
+        """Of at least one value."""
+        return cls(median=statistics.median(values), least=min(values), most=max(values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What `measure_speed` found. MB and GB are powers of ten.
+
+    decode_bytes_per_token: that must be read for one token, at the middle of the output.
+    decode_fraction_of_dram: of reading those bytes at the machine's rate. prefill_fraction_of_int8:
+    of multiplying the ternary weights at the machine's rate; all else that prefill does is loss.
+    first_token_s: from nothing loaded to the first token of a prompt of one token.
+    """
+
+    model: str
+    threads: int
+    isa: str
+    prompt_tokens: int
+    generated_tokens: int
+    runs: int
+    prefill_tokens_per_s: Measure
+    decode_tokens_per_s: Measure
+    dram_read_gb_per_s: Measure
+    int8_gmac_per_s: Measure
+    decode_fraction_of_dram: Measure
+    prefill_fraction_of_int8: Measure
+    decode_bytes_per_token: int
+    load_s: float
+    first_token_s: float
+    peak_rss_mb: float
+    kv_cache_mb: float
+    model_bytes: int
+    machine: str
+    version: str
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON values: each measure as its median under its name, and its range under `spread`."""
+        values = dataclasses.asdict(self)
+        spread = {}
+        for field in dataclasses.fields(self):
+            measure = getattr(self, field.name)
+            if isinstance(measure, Measure):
+                values[field.name] = measure.median
+                spread[field.name] = [measure.least, measure.most]
+        return {**values, "spread": spread}
+
+
+def measure_speed(
+    model: Path,
+    *,
+    prompt: int,
+    generate: int,
+    threads: int | None = None,
+    runs: int = 5,
+    progress: Callable[[int, int], None] | None = None,
+) -> Speed:
+    """Measure `runs` runs of `prompt` tokens in and `generate` tokens out.
+
+    Raises RequestError when they do not fit the model's context.
+    """
+    begun = time.perf_counter()
+    llm = LLM(model, threads=threads)
+    load_s = time.perf_counter() - begun
+    llm.generate([0], SamplingParams(max_tokens=1, temperature=0))
+    first_token_s = time.perf_counter() - begun
+    if prompt + generate > llm.context:
+        raise RequestError(
+            f"{prompt} + {generate} tokens are more than the context of {llm.context}; "
+            "lower --prompt or --generate"
+        )
+    random = np.random.default_rng(0)
+    greedy = SamplingParams(max_tokens=generate, temperature=0, ignore_eos=True)
+    read_bytes = _decode_bytes(model, prompt + generate // 2)
+    weights = llm.config.ternary_parameters
+    prefill, decode, dram, int8, of_dram, of_int8 = ([] for _ in range(6))
+    for run in range(runs + 1):
+        limits = measure_limits(llm.threads) if run else None
+        ids = random.integers(0, llm.config.vocab_size, prompt).tolist()
+        done = llm.generate(ids, greedy)
+        if progress:
+            progress(run + 1, runs + 1)
+        if limits is None:  # the first run warms up
+            continue
+        prefill.append(done.prefill_tokens_per_s)
+        decode.append(done.decode_tokens_per_s)
+        dram.append(limits.dram_read_gb_per_s)
+        int8.append(limits.int8_gmac_per_s)
+        of_dram.append(done.decode_tokens_per_s * read_bytes / limits.dram_read_gb_per_s * 1e-9)
+        of_int8.append(done.prefill_tokens_per_s * weights / limits.int8_gmac_per_s * 1e-9)
+    return Speed(
+        model=str(model),
+        threads=llm.threads,
+        isa=_native.isa(),
+        prompt_tokens=prompt,
+        generated_tokens=generate,
+        runs=runs,
+        prefill_tokens_per_s=Measure.of(prefill),
+        decode_tokens_per_s=Measure.of(decode),
+        dram_read_gb_per_s=Measure.of(dram),
+        int8_gmac_per_s=Measure.of(int8),
+        decode_fraction_of_dram=Measure.of(of_dram),
+        prefill_fraction_of_int8=Measure.of(of_int8),
+        decode_bytes_per_token=read_bytes,
+        load_s=load_s,
+        first_token_s=first_token_s,
+        peak_rss_mb=peak_rss_mb(),
+        kv_cache_mb=(prompt + generate) * _kv_bytes(llm.config) / 1e6,
+        model_bytes=model.stat().st_size,
+        machine=_machine(),
+        version=__version__,
+    )
+
+
+def _decode_bytes(model: Path, position: int) -> int:
+    """Bytes of the weights, the head and the keys and values that a token at `position` needs."""
+    packed = PackedModel(model)
+    parts = bytes_by_part(packed.file.tensors)
+    head = parts["embedding" if packed.config.tie_word_embeddings else "head"]
+    weights = parts["ternary"] + parts["norms"] + parts["scales"]
+    return weights + head + position * _kv_bytes(packed.config)
+
+
+def _kv_bytes(config: ModelConfig) -> int:
+    """Of one position, in float16."""
+    return block_bytes(config, "f16") // BLOCK
+
+
+def _machine() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {platform.system()}"

@@ -1,0 +1,94 @@
+"""`trilobit bench`: speed and memory, beside the machine's own limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from trilobit import synth
+from trilobit.errors import RequestError
+
+
+@click.command("bench")
+@click.argument("model", required=False)
+@click.option("--shape", type=click.Choice(synth.SHAPES), help="Random weights of this shape.")
+@click.option("--prompt", type=click.IntRange(min=1), default=512, show_default=True, metavar="N")
+@click.option("--generate", type=click.IntRange(min=2), default=128, show_default=True, metavar="N")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, metavar="N")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the random model of a shape is kept. Default: the user's cache.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    model: str | None,
+    shape: str | None,
+    prompt: int,
+    generate: int,
+    threads: int | None,
+    runs: int,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure MODEL (a file or a name; default the bundled one), or a published shape.
+
+    Nothing else should run on the machine meanwhile.
+    """
+    from trilobit.bench.speed import measure_speed
+    from trilobit.bundled import DEFAULT, model_path
+
+    if model and shape:
+        raise RequestError(f"give a model or --shape, not both: {model}, {shape}")
+    path = _random_model(shape, folder or _cache()) if shape else model_path(model or DEFAULT)
+
+    def progress(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\rrun {done} of {total}", end="\n" if done == total else "", file=sys.stderr)
+
+    speed = measure_speed(
+        path, prompt=prompt, generate=generate, threads=threads, runs=runs, progress=progress
+    )
+    if as_json:
+        print(json.dumps({**speed.as_dict(), "model": shape or str(path)}, indent=2))
+        return
+    for label, measure, unit, share in (
+        ("prefill", speed.prefill_tokens_per_s, "tokens/s", speed.prefill_fraction_of_int8),
+        ("decode", speed.decode_tokens_per_s, "tokens/s", speed.decode_fraction_of_dram),
+        ("memory reads", speed.dram_read_gb_per_s, "GB/s", None),
+        ("int8 products", speed.int8_gmac_per_s, "GMAC/s", None),
+    ):
+        line = f"{label:14} {measure.median:8.1f} {unit:9}"
+        line += f" ({measure.least:.1f} to {measure.most:.1f})"
+        if share:
+            line += f", {share.median:.0%} of the machine's limit"
+        print(line)
+    print(
+        f"{speed.isa}, {speed.threads} threads; {prompt} tokens in, {generate} out; "
+        f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
+        f"peak memory {speed.peak_rss_mb:.0f} MB, file {speed.model_bytes / 1e6:.0f} MB"
+    )
+
+
+def _random_model(shape: str, folder: Path) -> Path:
+    """The packed random model of a shape, written the first time it is wanted."""
+    path = folder / f"{shape}-random.trilobit"
+    if not path.exists():
+        print(f"writing random weights to {path}", file=sys.stderr)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RequestError(
+                f"{folder}: cannot be made ({error.strerror}); choose another --folder"
+            ) from None
+        synth.synth_packed(synth.shape(shape), path)
+    return path
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trilobit"

@@ -1,0 +1,94 @@
+"""`trilobit chat`: talk to a model in the terminal, or line by line through a pipe."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+import click
+
+from trilobit.bundled import DEFAULT
+from trilobit.sampling import SamplingParams
+
+from .sampling_options import sampling_options
+
+# Ctrl-C is heard between two steps, so a step of a long prompt must not take seconds.
+_STEP_TOKENS = 128
+
+
+@click.command("chat")
+@click.argument("model", default=DEFAULT)
+@click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@click.option("--stats/--no-stats", default=True, help="Show the speed after each reply.")
+@sampling_options(SamplingParams(max_tokens=1024))
+@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
+@click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
+def command(
+    model: str,
+    system: str | None,
+    stats: bool,
+    params: SamplingParams,
+    threads: int | None,
+    context: int | None,
+) -> None:
+    """Talk to MODEL, a packed file or the name of a bundled model.
+
+    /help in the chat explains its commands and keys. Without a terminal, every line of stdin is
+    a message; replies go to stdout, all else to stderr.
+    """
+    from trilobit.engine.llm import LLM
+
+    from .dialogue import Dialogue
+    from .terminal import note
+
+    # One sequence: the cache need not hold more than one context.
+    llm = LLM(
+        model, threads=threads, context=context, max_batch_tokens=_STEP_TOKENS, max_sequences=1
+    )
+    llm.encode("")  # a model without a tokenizer fails here, not at every message
+    interactive = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
+    if interactive:
+        from .keyboard import keyboard
+
+        read = keyboard()
+        note(
+            f"{llm.path.stem}: context {llm.context} tokens, threads {llm.threads}; "
+            "/help explains, Ctrl-D leaves"
+        )
+    else:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # bytes that are no text
+        read = lines(sys.stdin or io.StringIO())
+    if not llm.has_chat_template:
+        note("this model was not made for conversations: it continues your text, not answers it")
+    if system is not None:  # bytes that are no text arrive as lone surrogates
+        system = system.encode("utf-8", "replace").decode("utf-8")
+    dialogue = Dialogue(llm, params, read, system=system, interactive=interactive, stats=stats)
+    if not dialogue.run() and not interactive:
+        raise click.exceptions.Exit(2)
+
+
+def lines(stream: TextIO) -> Callable[[], str]:
+    """A function that gives the next message of a pipe: a line, or more that end in a backslash.
+
+    It raises EOFError at the end.
+    """
+
+    def read() -> str:
+        parts: list[str] = []
+        for line in stream:
+            parts.append(line.removesuffix("\n"))
+            if not parts[-1].endswith("\\"):
+                break
+            parts[-1] = parts[-1][:-1]
+        if not parts:
+            raise EOFError
+        return "\n".join(parts)
+
+    return read
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()

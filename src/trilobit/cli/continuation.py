@@ -1,0 +1,51 @@
+"""A continuation on stdout as it comes, and what it cost."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import Any
+
+from trilobit import _native
+from trilobit.engine.llm import LLM, Stream
+from trilobit.engine.machine import peak_rss_mb
+from trilobit.sampling import SamplingParams
+
+from .terminal import printable
+
+
+def read(stream: Stream, *, shown: bool, prompt: str = "") -> bool:
+    """Read a stream to its end, showing it behind its prompt; False when Ctrl-C came first."""
+    with stream:
+        try:
+            for text in itertools.chain([prompt], stream):
+                if shown:
+                    show(text)
+        except KeyboardInterrupt:
+            return False
+    return True
+
+
+def summary(llm: LLM, params: SamplingParams, stream: Stream) -> dict[str, Any]:
+    """What came of a stream and what it cost, as JSON values."""
+    completion = stream.completion
+    return {
+        "text": completion.text,
+        "tokens": len(completion.token_ids),
+        "token_ids": list(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens,
+        "cached_tokens": completion.cached_tokens,
+        "prefill_tokens_per_s": round(completion.prefill_tokens_per_s, 3),
+        "decode_tokens_per_s": round(completion.decode_tokens_per_s, 3),
+        "threads": llm.threads,
+        "isa": _native.isa(),
+        "peak_rss_mb": round(peak_rss_mb(), 1),
+        "seed": params.seed,
+    }
+
+
+def show(text: str) -> None:
+    """Write text to stdout at once: as it is to a file, harmless to a terminal."""
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    print(printable(text) if terminal else text, end="", flush=True)

@@ -1,0 +1,56 @@
+"""`trilobit convert`: a Hugging Face checkpoint as one packed file."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from pathlib import Path
+
+import click
+
+
+@click.command("convert")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(source: Path, out: Path, force: bool, as_json: bool) -> None:
+    """Pack the checkpoint in directory SOURCE into the file OUT.
+
+    Reads BitNet checkpoints in safetensors: float masters, or packed weights with their scale.
+    A checkpoint without tokenizer.json gives a model that runs on token ids.
+    """
+    from trilobit.convert import convert
+    from trilobit.formats.packed import PackedModel
+
+    from .units import size
+    from .writing import check_free, progress
+
+    check_free(out, replace=force, remedy="choose another name, or replace it with --force")
+    started = time.monotonic()
+    with progress(f"Packing {source.name}") as step:
+        convert(source, out, progress=step)
+    seconds = time.monotonic() - started
+    packed = PackedModel(out)
+    size_bytes = packed.file.size_bytes
+    has_tokenizer = packed.text.tokenizer is not None
+    if as_json:
+        result = {
+            "path": str(out),
+            "size_bytes": size_bytes,
+            "seconds": round(seconds, 3),
+            "parameters": packed.config.parameters,
+            "tokenizer": has_tokenizer,
+        }
+        print(json.dumps(result))
+        return
+    print(f"{out}: {size(size_bytes)}, packed in {seconds:.1f} s")
+    name = shlex.quote(str(out))
+    if has_tokenizer:
+        print(f"Run it: trilobit run {name}")
+    else:
+        print(
+            f"{source} has no tokenizer.json; run it on token ids: "
+            f"trilobit generate --model {name} --token-ids 1,2,3"
+        )

@@ -1,0 +1,226 @@
+"""The chat itself: messages and commands in, replies and notes out.
+
+Replies, and what a command was asked for, go to stdout; everything else is a note on stderr.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from trilobit.engine.llm import LLM
+from trilobit.engine.machine import peak_rss_mb
+from trilobit.engine.sequence import Completion
+from trilobit.errors import ContextOverflow, RequestError, TrilobitError
+from trilobit.sampling import SamplingParams
+
+from .continuation import show
+from .conversation import Conversation, Exchange, Message, load
+from .signals import on_signal
+from .tally import Tally
+from .terminal import note
+
+# name -> its argument, what /help says
+_COMMANDS = {
+    "/help": ("", "this list"),
+    "/reset": ("", "forget the conversation, but not the system message"),
+    "/system": ("[TEXT]", "show the system message, or set it (- for none) and talk on"),
+    "/save": ("[FILE]", "write the conversation as JSON; without FILE, where it was last"),
+    "/load": ("FILE", "go on with a saved conversation"),
+    "/stats": ("", "tokens, speed, context, memory"),
+    "/exit": ("", "leave"),
+}
+
+# Old exchanges make way so that a reply has this part of the context, if it may get so long.
+_REPLY_SHARE = 4
+
+
+class Dialogue:
+    """One user and one model, message by message.
+
+    read: gives the next message; raises EOFError at the end.
+    interactive: people are there: Ctrl-C stops no more than a reply, and keys are explained.
+    stats: show the speed after each reply, if interactive.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        params: SamplingParams,
+        read: Callable[[], str],
+        *,
+        system: str | None,
+        interactive: bool,
+        stats: bool,
+    ) -> None:
+        self._llm, self._params, self._read = llm, params, read
+        self._interactive, self._stats = interactive, stats
+        self._conversation = Conversation(system=system or None)
+        self._last: Completion | None = None
+        self._tally = Tally()
+        self._used: int | None = 0  # tokens of the conversation; None: not counted yet
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/help": self._help,
+            "/reset": self._reset,
+            "/system": self._system,
+            "/save": self._save,
+            "/load": self._load,
+            "/stats": self._show_stats,
+            "/exit": self._exit,
+        }
+
+    def run(self) -> bool:
+        """Take messages until there are no more; False when one of them failed."""
+        good = True
+        while True:
+            try:
+                self._take(self._read())
+            except EOFError:
+                return good
+            except KeyboardInterrupt:
+                if not self._interactive:
+                    raise
+                show("\n")  # the terminal has just written ^C
+                note("stopped; nothing has changed")
+            except TrilobitError as error:
+                good = False
+                note(f"error: {error}", dim=False)
+
+    def _take(self, text: str) -> None:
+        if not text.strip():
+            return
+        if text.startswith("//"):
+            self._say(text[1:])
+        elif text.startswith("/"):
+            name, *rest = text.split(maxsplit=1)
+            self._obey(name, rest[0].strip() if rest else "")
+        else:
+            self._say(text)
+
+    # ---- replies ------------------------------------------------------------------------------
+
+    def _say(self, said: str) -> None:
+        """Send a message, show the reply as it comes, keep both."""
+        conversation = self._conversation
+        start = conversation.first_sent(said, self._fits)
+        # One seed gives the same chat again, but not the same dice for every reply.
+        params = self._params
+        if params.seed is not None:
+            params = dataclasses.replace(params, seed=(params.seed + self._tally.replies) % 2**64)
+        try:
+            stream = self._llm.stream_chat(conversation.messages(start, said), params)
+        except ContextOverflow as error:
+            raise ContextOverflow(f"{error}; the message was not kept") from None
+        if start > conversation.left_out:
+            note(f"the context is full: the model no longer sees the oldest {_exchanges(start)}")
+            conversation.left_out = start
+        # Closing the stream tears no step of the engine, so that its cache stays.
+        stop = on_signal(signal.SIGINT, stream.close) if self._interactive else nullcontext()
+        with stream, stop:
+            for text in stream:
+                show(text)
+            if not stream.completion.text.endswith("\n"):
+                show("\n")
+            self._keep(said, stream.completion)
+
+    def _keep(self, said: str, completion: Completion) -> None:
+        stopped = completion.finish_reason == "aborted"
+        if stopped and not completion.text:
+            note("stopped before the reply began; the message was not kept")
+            return
+        self._last = completion
+        self._tally.add(completion)
+        self._conversation.exchanges.append(Exchange(said, completion.text))
+        self._used = completion.prompt_tokens + len(completion.token_ids)
+        remarks = []
+        if self._interactive and self._stats:
+            rate = completion.decode_tokens_per_s
+            remarks.append(f"{len(completion.token_ids)} tokens, {rate:.1f} tokens/s")
+        if stopped:
+            remarks.append("stopped")
+        elif completion.finish_reason == "length":
+            full = self._used >= self._llm.context
+            remarks.append("cut: the context is full" if full else "cut at --max-tokens")
+        elif not completion.text:
+            remarks.append("an empty reply")
+        if remarks:
+            note(" | ".join(remarks))
+
+    def _fits(self, messages: list[Message]) -> bool:
+        """Whether messages leave room for a reply."""
+        room = min(self._params.max_tokens, self._llm.context // _REPLY_SHARE)
+        try:
+            return len(self._llm.chat_ids(messages)) + room <= self._llm.context
+        except ContextOverflow:
+            return False
+
+    # ---- commands -----------------------------------------------------------------------------
+
+    def _obey(self, name: str, argument: str) -> None:
+        if name not in self._commands:
+            raise RequestError(f"unknown command {name}; see /help, or begin a message with //")
+        usage, _ = _COMMANDS[name]
+        if argument and not usage:
+            raise RequestError(f"{name} takes nothing after it; begin a message with //")
+        self._commands[name](argument)
+
+    def _help(self, _: str) -> None:
+        rows = [(f"{name} {usage}", text) for name, (usage, text) in _COMMANDS.items()]
+        rows.append(("//TEXT", "send a text that begins with /"))
+        if self._interactive:
+            from .keyboard import HINTS
+
+            rows += HINTS
+        for left, right in rows:
+            print(f"{left:<22} {right}")
+
+    def _reset(self, _: str) -> None:
+        self._conversation.reset()
+        self._used = 0
+        note("a new conversation")
+
+    def _system(self, text: str) -> None:
+        if text:
+            self._conversation.system = None if text == "-" else text
+            self._used = None
+            note("set; the conversation goes on under it, /reset begins a new one")
+        else:
+            show(f"{self._conversation.system or 'no system message'}\n")
+
+    def _save(self, name: str) -> None:
+        place = name or self._conversation.file
+        if place is None:
+            raise RequestError("/save needs the name of a file")
+        path = self._conversation.save(place)
+        note(f"saved {_exchanges(len(self._conversation.exchanges))} as {path}")
+
+    def _load(self, name: str) -> None:
+        if not name:
+            raise RequestError("/load needs the name of a file")
+        self._conversation = load(name)
+        self._used = None
+        exchanges = self._conversation.exchanges
+        if exchanges:
+            show(f"> {exchanges[-1].said}\n{exchanges[-1].answered}\n")
+        note(f"loaded {_exchanges(len(exchanges))} from {self._conversation.file}")
+
+    def _show_stats(self, _: str) -> None:
+        print(f"replies       {self._tally.replies}, seed {self._params.seed}")
+        if self._last:
+            last = Tally()
+            last.add(self._last)
+            print(f"last reply    {last}\nall replies   {self._tally}")
+        used = "counted at the next reply" if self._used is None else f"{self._used} tokens"
+        print(f"context       {used}, {self._llm.context} at most")
+        if self._conversation.left_out:
+            print(f"not sent      the oldest {_exchanges(self._conversation.left_out)}")
+        print(f"peak memory   {peak_rss_mb():.0f} MB")
+
+    def _exit(self, _: str) -> None:
+        raise EOFError
+
+
+def _exchanges(count: int) -> str:
+    return "1 exchange" if count == 1 else f"{count} exchanges"

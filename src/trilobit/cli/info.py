@@ -1,0 +1,171 @@
+"""`trilobit info`: what a model file is, from its header alone."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from trilobit.config import ModelConfig
+    from trilobit.formats.safetensors import TensorInfo
+
+Facts = dict[str, Any]  # JSON values
+
+
+@click.command("info")
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def command(file: str, as_json: bool) -> None:
+    """Explain FILE: a packed model, or the name of a bundled one.
+
+    Also a Hugging Face checkpoint: its directory, or one .safetensors file of it.
+    """
+    from trilobit.bundled import model_path
+
+    path = model_path(file)
+    facts = _directory(path) if path.is_dir() else _file(path)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for line in _lines(facts):
+        print(line)
+
+
+# ---- facts ------------------------------------------------------------------------------------
+
+
+def _file(path: Path) -> Facts:
+    from trilobit.formats.packed import FORMAT, PackedModel
+    from trilobit.formats.safetensors import SafetensorsFile
+
+    if path.exists() and (file := SafetensorsFile(path)).metadata.get("format") != FORMAT:
+        return {
+            "path": str(path),
+            "kind": "safetensors",
+            "size_bytes": file.size_bytes,
+            "tensors": len(file.tensors),
+            "bytes_by_dtype": _bytes_by_dtype(file.tensors),
+            "convert": _convert(path.absolute().parent),
+        }
+    packed = PackedModel(path)
+    return {
+        "path": str(path),
+        "kind": "packed",
+        **_model(packed.config, packed.file.tensors, packed.file.size_bytes),
+        "tokenizer": packed.text.tokenizer is not None,
+        "chat_template": packed.text.chat_template is not None,
+    }
+
+
+def _directory(path: Path) -> Facts:
+    from trilobit.config import ModelConfig
+    from trilobit.errors import FormatError
+    from trilobit.formats.files import read_json
+    from trilobit.formats.safetensors import Checkpoint
+
+    if not (path / "config.json").exists():
+        raise FormatError(f"{path}: no config.json here; give a packed file or a checkpoint")
+    config = ModelConfig.from_hf(read_json(path / "config.json"), str(path / "config.json"))
+    checkpoint = Checkpoint(path)
+    settings_path = path / "tokenizer_config.json"
+    settings = read_json(settings_path) if settings_path.exists() else {}
+    return {
+        "path": str(path),
+        "kind": "checkpoint",
+        **_model(config, checkpoint.tensors, checkpoint.size_bytes),
+        "tokenizer": (path / "tokenizer.json").exists(),
+        "chat_template": (path / "chat_template.jinja").exists() or "chat_template" in settings,
+        "bytes_by_dtype": _bytes_by_dtype(checkpoint.tensors),
+        "convert": _convert(path),
+    }
+
+
+def _model(config: ModelConfig, tensors: Mapping[str, TensorInfo], size_bytes: int) -> Facts:
+    from trilobit.engine.blocks import BLOCK, block_bytes
+    from trilobit.formats.packed import bytes_by_part
+
+    parts = bytes_by_part(tensors)
+    parts["header"] = size_bytes - sum(parts.values())
+    return {
+        "size_bytes": size_bytes,
+        "parameters": config.parameters,
+        "ternary_parameters": config.ternary_parameters,
+        "bits_per_ternary_weight": 8 * parts["ternary"] / config.ternary_parameters,
+        "bits_per_weight": 8 * size_bytes / config.parameters,
+        "bytes_by_part": parts,
+        "context": config.max_position_embeddings,
+        "kv_bytes_per_token": block_bytes(config, "f16") // BLOCK,
+        "config": config.to_dict(),
+    }
+
+
+def _bytes_by_dtype(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
+    for info in tensors.values():
+        sizes[info.dtype] += info.size_bytes
+    return dict(sizes.most_common())
+
+
+def _convert(directory: Path) -> str:
+    packed = f"{directory.name or 'model'}.trilobit"
+    return f"trilobit convert {shlex.quote(str(directory))} {shlex.quote(packed)}"
+
+
+# ---- facts as text ----------------------------------------------------------------------------
+
+_KINDS = {
+    "packed": "packed Trilobit model",
+    "checkpoint": "Hugging Face checkpoint of a BitNet model",
+    "safetensors": "safetensors file, no packed Trilobit model",
+}
+
+
+def _lines(facts: Facts) -> Iterator[str]:
+    from .units import size
+
+    yield f"{facts['path']}: {_KINDS[facts['kind']]}, {size(facts['size_bytes'])}"
+    if "config" in facts:
+        yield from _model_lines(facts)
+    else:
+        yield f"  tensors          {facts['tensors']:,}"
+    if "bytes_by_dtype" in facts:
+        yield from _table("bytes by type", facts["bytes_by_dtype"], facts["size_bytes"])
+    if "convert" in facts:
+        yield f"Pack it: {facts['convert']}"
+
+
+def _model_lines(facts: Facts) -> Iterator[str]:
+    config = facts["config"]
+    yield (
+        f"  shape            {config['num_hidden_layers']} layers, "
+        f"hidden {config['hidden_size']}, ffn {config['intermediate_size']}, "
+        f"{config['num_attention_heads']} heads of {config['head_dim']}, "
+        f"{config['num_key_value_heads']} for keys and values, "
+        f"vocabulary {config['vocab_size']}"
+    )
+    yield (
+        f"  parameters       {facts['parameters']:,}, "
+        f"{facts['ternary_parameters']:,} of them ternary"
+    )
+    yield (
+        f"  bits per weight  {facts['bits_per_ternary_weight']:.2f} ternary, "
+        f"{facts['bits_per_weight']:.2f} in all"
+    )
+    yield f"  context          {facts['context']:,} tokens"
+    yield f"  KV cache         {facts['kv_bytes_per_token']:,} bytes a token"
+    yield f"  tokenizer        {'yes' if facts['tokenizer'] else 'no, runs on token ids'}"
+    yield f"  chat template    {'yes' if facts['chat_template'] else 'no'}"
+    yield from _table("bytes by part", facts["bytes_by_part"], facts["size_bytes"])
+
+
+def _table(title: str, sizes: Mapping[str, int], total: int) -> Iterator[str]:
+    yield f"  {title}"
+    for name, count in sizes.items():
+        if count:
+            yield f"    {name:<13}{count:>17,}{100 * count / total:>8.1f} %"

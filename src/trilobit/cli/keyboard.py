@@ -1,0 +1,118 @@
+"""Messages typed at a terminal: one prompt, several lines, a history that outlives the program."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import has_focus
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+from .signals import on_signal
+from .terminal import note
+
+HINTS = (
+    ("Enter", "send"),
+    ("Alt+Enter, or \\ Enter", "new line"),
+    ("Up, Down, Ctrl-R", "earlier messages, search them"),
+    ("Ctrl-C", "stop the reply; clear the line"),
+    ("Ctrl-D", "leave"),
+)
+
+
+def keyboard() -> Callable[[], str]:
+    """A function that asks for the next message; it raises EOFError on Ctrl-D."""
+    session: PromptSession[str] = PromptSession(
+        "> ",
+        multiline=True,
+        prompt_continuation="  ",
+        key_bindings=_keys(),
+        history=_history(),
+        enable_suspend=True,
+    )
+
+    def leave() -> None:
+        # Ending the prompt gives the terminal back as it was; an exception from here would not.
+        try:
+            session.app.exit(exception=SystemExit(128 + signal.SIGTERM))
+        except Exception:  # it does not ask yet, or no more
+            sys.exit(128 + signal.SIGTERM)
+
+    def read() -> str:
+        while True:
+            try:
+                with on_signal(signal.SIGTERM, leave):
+                    text = session.prompt()
+            except KeyboardInterrupt:
+                note("Ctrl-D or /exit leaves")
+            else:
+                # Bytes that are no text arrive as lone surrogates, which nothing can encode.
+                return text.encode("utf-8", "replace").decode("utf-8")
+
+    return read
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+    typing = has_focus(DEFAULT_BUFFER)  # not searching the history
+
+    @keys.add("enter", filter=typing)
+    def send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.document.is_cursor_at_the_end and buffer.text.endswith("\\"):
+            buffer.delete_before_cursor()
+            buffer.newline(copy_margin=False)
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter", filter=typing)  # what terminals send for Alt+Enter
+    def go_on(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    @keys.add("c-c", filter=typing)
+    @keys.add("<sigint>")
+    def clear(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=KeyboardInterrupt)
+
+    return keys
+
+
+class _PatientHistory(FileHistory):
+    """A file that cannot be read or written (no permission, disk full) does not stop a chat."""
+
+    def load_history_strings(self) -> Iterable[str]:
+        try:
+            return list(super().load_history_strings())
+        except OSError:
+            return []
+
+    def store_string(self, string: str) -> None:
+        with suppress(OSError):
+            super().store_string(string)
+
+
+def _history() -> History:
+    try:
+        path = _state_directory() / "chat_history"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # what people tell a model is nobody else's business
+    except (OSError, RuntimeError):  # RuntimeError: no home directory
+        return InMemoryHistory()
+    return _PatientHistory(path)
+
+
+def _state_directory() -> Path:
+    named = os.environ.get("XDG_STATE_HOME") or (
+        os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None
+    )
+    return (Path(named) if named else Path.home() / ".local" / "state") / "trilobit"

@@ -1,0 +1,45 @@
+"""`trilobit run`: a story, told as it is made, and one line of what it took."""
+
+from __future__ import annotations
+
+import click
+
+from trilobit.bundled import DEFAULT
+from trilobit.sampling import SamplingParams
+
+from .sampling_options import sampling_options
+
+
+@click.command("run")
+@click.argument("model", default=DEFAULT)
+@click.argument("prompt", default="Once upon a time")
+@sampling_options(SamplingParams(max_tokens=512, temperature=0.7, min_p=0.05))
+@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
+@click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
+def command(
+    model: str, prompt: str, params: SamplingParams, threads: int | None, context: int | None
+) -> None:
+    """Write a story that begins with PROMPT ("Once upon a time").
+
+    MODEL is a packed file or the name of a bundled model. The text goes to stdout, the line
+    about it to stderr.
+    """
+    from trilobit.engine.llm import LLM
+
+    from .continuation import read, summary
+    from .terminal import note
+
+    llm = LLM(model, threads=threads, context=context)
+    stream = llm.stream(prompt, params)
+    finished = read(stream, shown=True, prompt=prompt)
+    print()
+    values = summary(llm, params, stream)
+    note(
+        f"{values['tokens']} tokens"
+        f" | prefill {values['prefill_tokens_per_s']:.0f} tokens/s"
+        f" | decode {values['decode_tokens_per_s']:.0f} tokens/s"
+        f" | threads {values['threads']} | ISA {values['isa']}"
+        f" | peak memory {values['peak_rss_mb']:.0f} MB | seed {values['seed']}"
+    )
+    if not finished:
+        raise click.exceptions.Exit(130)

@@ -1,0 +1,94 @@
+"""`trilobit synth`: random weights in the shape of a published model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from trilobit.synth import SHAPES, Form, shape, synth, synth_packed
+
+from .units import amount, size
+from .writing import check_free, progress
+
+# What may differ from the shape.
+_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+)
+
+
+def _field_options(command: Callable[..., None]) -> Callable[..., None]:
+    for name in reversed(_FIELDS):
+        command = click.option(f"--{name.replace('_', '-')}", type=int, metavar="N")(command)
+    return command
+
+
+@click.command("synth")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--shape", "shape_name", required=True, type=click.Choice(SHAPES))
+@click.option(
+    "--form",
+    type=click.Choice(["packed", "bf16"]),
+    default="packed",
+    show_default=True,
+    help="Ternary codes and scales, or float masters.",
+)
+@click.option("--to-packed-file", is_flag=True, help="Write one packed file, ready to run.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@_field_options
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    *,
+    out: Path,
+    shape_name: str,
+    form: Form,
+    to_packed_file: bool,
+    seed: int,
+    as_json: bool,
+    **fields: int | None,
+) -> None:
+    """Write a random model of a published shape: the Hugging Face checkpoint directory OUT.
+
+    It is for measuring: its weights are noise. --hidden-size and the options after it change
+    the shape.
+    """
+    if to_packed_file and form != "packed":
+        raise click.UsageError(f"--to-packed-file holds no float masters; leave out --form {form}")
+    changes = {name: value for name, value in fields.items() if value is not None}
+    config = dataclasses.replace(shape(shape_name), **changes)  # type: ignore[arg-type]
+    started = time.monotonic()
+    with progress(f"Writing {out.name}") as step:
+        if to_packed_file:
+            check_free(out, replace=False, remedy="delete it or choose another name")
+            synth_packed(config, out, seed=seed, progress=step)
+        else:
+            synth(config, out, form=form, seed=seed, progress=step)
+    seconds = time.monotonic() - started
+    size_bytes = (out if to_packed_file else out / "model.safetensors").stat().st_size
+    if as_json:
+        result = {
+            "path": str(out),
+            "size_bytes": size_bytes,
+            "seconds": round(seconds, 3),
+            "parameters": config.parameters,
+        }
+        print(json.dumps(result))
+        return
+    print(f"{out}: {amount(config.parameters)} parameters, {size(size_bytes)}, in {seconds:.1f} s")
+    name = shlex.quote(str(out))
+    if to_packed_file:
+        print(f"Run it on token ids: trilobit generate --model {name} --token-ids 1,2,3")
+    else:
+        print(f"Pack it: trilobit convert {name} {shlex.quote(f'{out}.trilobit')}")

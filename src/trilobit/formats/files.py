@@ -1,0 +1,70 @@
+"""Opening what a user or a checkpoint names: regular files only, and one line when it cannot be.
+
+A pipe would wait for ever and a device never end, so neither is opened at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import FormatError
+
+# The largest tokenizer.json of 262144 tokens has 33 MB.
+MAX_TEXT_BYTES = 100_000_000
+
+
+def open_file(path: Path) -> tuple[BinaryIO, int]:
+    """A regular file, opened for reading, and its size in bytes.
+
+    Raises FormatError for one that is missing, forbidden, or not a regular file.
+    """
+    try:
+        # Before opening: that alone would wait for a pipe's other end.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            what = "a directory" if os.path.isdir(path) else "a pipe or device"
+            raise FormatError(f"{path}: {what}; give a regular file")
+        file = open(path, "rb")
+        return file, os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file; check the name") from None
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror}); check the file") from None
+    except ValueError:
+        raise FormatError(f"{str(path)!r}: not a possible file name; check the name") from None
+
+
+def read_bytes(path: Path, limit: int = MAX_TEXT_BYTES) -> bytes:
+    """All of a small file; FormatError when it is larger than `limit` or cannot be read."""
+    file, size = open_file(path)
+    with file:
+        if size > limit:
+            raise FormatError(
+                f"{path}: {size} bytes, and at most {limit} make sense; take the model's own file"
+            )
+        try:
+            return file.read(limit)
+        except OSError as error:
+            raise FormatError(f"{path}: cannot be read ({error.strerror}); try again") from None
+
+
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
+    """A small UTF-8 file as text; FormatError when it is not UTF-8."""
+    try:
+        return read_bytes(path, limit).decode("utf-8")
+    except UnicodeDecodeError:
+        raise FormatError(f"{path}: not UTF-8 text; download it again") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; FormatError when it is not JSON or not an object."""
+    try:
+        raw = json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: not JSON; download it again") from None
+    if not isinstance(raw, dict):
+        raise FormatError(f"{path}: not a JSON object; download it again")
+    return raw

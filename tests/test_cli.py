@@ -1,0 +1,712 @@
+"""The real program, run as a user runs it: what it prints, how it fails, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TEXT, tiny_config
+
+from trilobit import LLM, SamplingParams, _native
+from trilobit.bundled import DEFAULT, bundled_models
+from trilobit.convert import convert
+from trilobit.formats import names, packed
+from trilobit.formats.packed import TextFiles
+from trilobit.formats.safetensors import DTYPES
+from trilobit.synth import shape, synth
+
+PROMPT = "Once upon a time"
+TIMEOUT_S = 120  # of a command that takes a second: the machine may be busy
+BROKEN_PIPE, INTERRUPTED, TERMINATED = 141, 130, 143
+
+# The command after some lines of Python, for what cannot be set from outside.
+AFTER = "\nimport runpy; runpy.run_module('trilobit', run_name='__main__', alter_sys=True)"
+# Whoever started the tests may ignore Ctrl-C, and children inherit that.
+HEAR_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+
+
+def trilobit(*args: object, stdin: bytes = b"", **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "trilobit", *map(str, args)],
+        input=stdin,
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        **options,
+    )
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+    )
+
+
+def succeed(*args: object, stdin: bytes = b"") -> str:
+    """Its output, when it must succeed and say nothing else."""
+    done = trilobit(*args, stdin=stdin)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def result(*args: object, stdin: bytes = b"") -> Any:
+    """What it prints as JSON."""
+    return json.loads(succeed(*args, "--json", stdin=stdin))
+
+
+def fail(*args: object, stdin: bytes = b"") -> str:
+    """Its error, which is one line and all that it says."""
+    return error_of(trilobit(*args, stdin=stdin))
+
+
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: .+\n", done.stderr)
+    return done.stderr
+
+
+def trilobit_after(python: str, *args: object) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process that first runs some lines of Python."""
+    return subprocess.run(
+        [sys.executable, "-c", python + AFTER, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+
+def disk_full_at(size_bytes: int) -> str:
+    """Python after which no file can grow beyond a size: what a full disk is to a program."""
+    return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size_bytes},) * 2)"
+
+
+def signalled(
+    *args: object, number: signal.Signals, when: Callable[[subprocess.Popen[bytes]], object]
+) -> tuple[int, bytes, bytes]:
+    """Run it, signal it once `when` returns; its exit code, stdout and stderr from then on."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HEAR_CTRL_C + AFTER, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,  # what `when` does not read is left for `communicate`
+    ) as process:
+        try:
+            when(process)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            process.kill()
+    return process.returncode, out, err
+
+
+def part_appears(folder: Path) -> Callable[[subprocess.Popen[bytes]], None]:
+    """Wait until something is being written in a folder, where nothing was."""
+
+    def wait(process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not any(folder.rglob(".*.part")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    return wait
+
+
+def first_byte(process: subprocess.Popen[bytes]) -> bytes:
+    assert process.stdout is not None
+    return process.stdout.read(1)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def write_sparse(path: Path, declared: list[Any], metadata: dict[str, str]) -> None:
+    """A safetensors file of any size, all its data holes."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, dtype, dims in declared:
+        begin, end = end, end + DTYPES[dtype].itemsize * math.prod(dims)
+        header[name] = {"dtype": dtype, "shape": list(dims), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+def loaded_modules(python: str, *args: object) -> set[str]:
+    """Modules that a command has loaded when it ends."""
+    report = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+    return set(trilobit_after(report + python, *args).stderr.split())
+
+
+HEAVY = {"torch", "transformers", "accelerate"}
+
+
+@pytest.fixture(scope="module")
+def without_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed model that knows token ids only."""
+    directory = tmp_path_factory.mktemp("ids")
+    synth(tiny_config(), directory / "checkpoint", seed=1)
+    convert(directory / "checkpoint", directory / "ids.trilobit")
+    return directory / "ids.trilobit"
+
+
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -> Path:
+    """A packed model that takes many seconds to fill its context."""
+    directory = tmp_path_factory.mktemp("slow")
+    config = tiny_config(
+        hidden_size=512, intermediate_size=2048, num_hidden_layers=8, max_position_embeddings=16384
+    )
+    synth(config, directory / "checkpoint", seed=1)
+    (directory / "checkpoint/tokenizer.json").write_bytes(tokenizer_json.read_bytes())
+    convert(directory / "checkpoint", directory / "slow.trilobit")
+    return directory / "slow.trilobit"
+
+
+# ---- the program ------------------------------------------------------------------------------
+
+
+def test_help_names_every_command_and_loads_none() -> None:
+    output = succeed("--help")
+    for name in ("run", "generate", "chat", "info", "convert", "synth", "train", "bench"):
+        assert re.search(rf"^  {name} ", output, re.MULTILINE)
+    modules = loaded_modules("", "--help")
+    assert "trilobit.cli" in modules
+    assert not modules & (HEAVY | {"trilobit.cli.run", "trilobit.cli.train", "numpy"})
+
+
+def test_no_command_is_a_call_for_help() -> None:
+    assert succeed() == succeed("--help")
+
+
+def test_importing_and_generating_load_no_torch(model_file: Path) -> None:
+    modules = loaded_modules(
+        "", "generate", PROMPT, "--model", model_file, "--max-tokens", 2, "--json"
+    )
+    assert "trilobit.engine.llm" in modules
+    assert not modules & HEAVY
+
+
+def test_version_is_the_packages() -> None:
+    from trilobit import __version__
+
+    assert succeed("--version").split()[-1] == __version__
+
+
+# ---- run --------------------------------------------------------------------------------------
+
+FIGURES = re.compile(
+    r"(\d+) tokens \| prefill \d+ tokens/s \| decode \d+ tokens/s \| threads (\d+) \| "
+    r"ISA (\w+) \| peak memory \d+ MB \| seed (\d+)\n"
+)
+
+
+def test_run_tells_the_text_on_stdout_and_one_line_of_figures_on_stderr(model_file: Path) -> None:
+    done = trilobit("run", model_file, "--seed", 7, "--max-tokens", 20, "--threads", 1)
+    llm = LLM(model_file, threads=1)
+    params = SamplingParams(max_tokens=20, seed=7, temperature=0.7, min_p=0.05)
+    expected = llm.generate(PROMPT, params)
+    assert done.returncode == 0
+    assert done.stdout == f"{PROMPT}{expected.text}\n"
+    figures = FIGURES.fullmatch(done.stderr)
+    assert figures is not None
+    assert figures.groups() == (str(len(expected.token_ids)), "1", _native.isa(), "7")
+
+
+def test_run_begins_with_the_given_prompt(model_file: Path) -> None:
+    done = trilobit("run", model_file, "The big dog", "--max-tokens", 1)
+    assert done.stdout.startswith("The big dog")
+
+
+def test_a_drawn_seed_is_told_and_gives_the_same_text_again(model_file: Path) -> None:
+    first = trilobit("run", model_file, "--max-tokens", 20)
+    figures = FIGURES.fullmatch(first.stderr)
+    assert figures is not None
+    again = trilobit("run", model_file, "--max-tokens", 20, "--seed", figures[4])
+    assert again.stdout == first.stdout
+
+
+# ---- generate ---------------------------------------------------------------------------------
+
+
+def test_json_tells_text_tokens_and_rates(model_file: Path) -> None:
+    options = ("--model", model_file, "--max-tokens", 9, "--seed", 3, "--threads", 1)
+    values = result("generate", PROMPT, *options)
+    llm = LLM(model_file, threads=1)
+    expected = llm.generate(PROMPT, SamplingParams(max_tokens=9, seed=3))
+    assert values["text"] == expected.text
+    assert values["token_ids"] == list(expected.token_ids)
+    assert values["tokens"] == len(expected.token_ids)
+    assert values["prompt_tokens"] == len(llm.encode(PROMPT))
+    assert values["finish_reason"] == expected.finish_reason
+    assert (values["seed"], values["threads"], values["isa"]) == (3, 1, _native.isa())
+    assert values["cached_tokens"] == 0
+    for rate in ("prefill_tokens_per_s", "decode_tokens_per_s", "peak_rss_mb"):
+        assert values[rate] > 0
+
+
+def test_plain_output_is_the_text_and_a_newline(model_file: Path) -> None:
+    options = ("--model", model_file, "--max-tokens", 9, "--seed", 3)
+    assert (
+        succeed("generate", PROMPT, *options) == result("generate", PROMPT, *options)["text"] + "\n"
+    )
+
+
+def test_prompts_from_stdin_file_argument_and_ids_are_one(model_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text(f"{PROMPT}\n")
+    options = ("--model", model_file, "--max-tokens", 9, "--temperature", 0)
+    from_argument = result("generate", PROMPT, *options)
+    ids = ",".join(map(str, LLM(model_file).encode(PROMPT)))
+    for values in (
+        result("generate", "-", *options, stdin=f"{PROMPT}\n".encode()),
+        result("generate", "--file", tmp_path / "prompt.txt", *options),
+        result("generate", "--token-ids", ids, *options),
+    ):
+        assert values["token_ids"] == from_argument["token_ids"]
+        assert values["prompt_tokens"] == from_argument["prompt_tokens"]
+
+
+def test_only_one_newline_is_taken_off_a_piped_prompt(model_file: Path) -> None:
+    options = ("--model", model_file, "--max-tokens", 1)
+    values = result("generate", "-", *options, stdin=b"a\n\n")
+    assert values["prompt_tokens"] == len(LLM(model_file).encode("a\n"))
+
+
+def test_a_model_without_tokenizer_reads_and_prints_ids(without_tokenizer: Path) -> None:
+    options = ("--token-ids", "5 6,7", "--model", without_tokenizer, "--max-tokens", 4, "--seed", 1)
+    output = succeed("generate", *options)
+    expected = LLM(without_tokenizer).generate([5, 6, 7], SamplingParams(max_tokens=4, seed=1))
+    assert output == ",".join(map(str, expected.token_ids)) + "\n"
+
+
+def test_sampling_options_reach_the_sampler(model_file: Path) -> None:
+    bias = ("--logit-bias", "42:1000", "--logit-bias", "1:-inf")
+    values = result("generate", "a", "--model", model_file, "--max-tokens", 5, *bias)
+    assert values["token_ids"] == [42] * 5
+    text = LLM(model_file).tokenizer.decode([42])  # type: ignore[union-attr]
+    values = result("generate", "a", "--model", model_file, *bias, "--stop", text * 3)
+    assert (values["text"], values["finish_reason"]) == ("", "stop")
+    every = "--temperature 0.5 --top-k 9 --top-p 0.9 --min-p 0.01 --repetition-penalty 1.2 "
+    every += "--frequency-penalty 0.1 --presence-penalty 0.2 --seed 5 --max-tokens 30 --ignore-eos"
+    values = result("generate", PROMPT, "--model", model_file, *every.split())
+    params = SamplingParams(
+        temperature=0.5, top_k=9, top_p=0.9, min_p=0.01, repetition_penalty=1.2,
+        frequency_penalty=0.1, presence_penalty=0.2, seed=5, max_tokens=30, ignore_eos=True,
+    )  # fmt: skip
+    assert values["token_ids"] == list(LLM(model_file).generate(PROMPT, params).token_ids)
+
+
+def test_context_bounds_the_output(model_file: Path) -> None:
+    ids = ("--token-ids", "3,4,5", "--ignore-eos")
+    values = result("generate", *ids, "--model", model_file, "--context", 12)
+    assert (values["tokens"], values["finish_reason"]) == (9, "length")
+
+
+# ---- info -------------------------------------------------------------------------------------
+
+
+def test_info_explains_a_packed_file(model_file: Path) -> None:
+    config = tiny_config()
+    values = result("info", model_file)
+    assert values["kind"] == "packed"
+    assert values["config"] == config.to_dict()
+    assert values["parameters"] == config.parameters
+    assert values["ternary_parameters"] == config.ternary_parameters
+    assert values["size_bytes"] == model_file.stat().st_size
+    parts = values["bytes_by_part"]
+    assert sum(parts.values()) == model_file.stat().st_size
+    assert parts["embedding"] == config.vocab_size * config.hidden_size * 2
+    assert values["bits_per_ternary_weight"] == 8 * parts["ternary"] / config.ternary_parameters
+    assert values["bits_per_weight"] == 8 * model_file.stat().st_size / config.parameters
+    assert (values["context"], values["tokenizer"], values["chat_template"]) == (1100, True, False)
+    # two layers, keys and values, two heads of 10 padded to 16, two bytes
+    assert values["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 2
+
+
+def test_info_in_words_has_the_same_figures(model_file: Path) -> None:
+    values = result("info", model_file)
+    output = succeed("info", model_file)
+    assert output.startswith(f"{model_file}: packed Trilobit model, ")
+    assert f"{values['parameters']:,}" in output
+    assert f"{values['bits_per_ternary_weight']:.2f} ternary" in output
+    for part, count in values["bytes_by_part"].items():
+        assert (count == 0) != bool(re.search(rf"^ +{part} +{count:,} ", output, re.MULTILINE))
+
+
+def test_info_explains_a_checkpoint_and_how_to_pack_it(checkpoint: Path, tmp_path: Path) -> None:
+    values = result("info", checkpoint)
+    assert values["kind"] == "checkpoint"
+    assert values["config"] == tiny_config().to_dict()
+    assert values["bits_per_ternary_weight"] == 2
+    assert (values["tokenizer"], values["chat_template"]) == (True, False)
+    out = tmp_path / "packed file"
+    command = values["convert"].split()
+    assert command == ["trilobit", "convert", str(checkpoint), "tiny.trilobit"]
+    succeed(*command[1:3], out)
+    assert result("info", out)["kind"] == "packed"
+
+
+def test_info_explains_one_file_of_a_checkpoint(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    values = result("info", path)
+    assert values["kind"] == "safetensors"
+    assert values["convert"] == f"trilobit convert {checkpoint} tiny.trilobit"
+    assert values["bytes_by_dtype"]["U8"] * 4 == tiny_config().ternary_parameters
+    assert "Pack it: trilobit convert" in succeed("info", path)
+
+
+def test_info_reads_no_weights(tmp_path: Path) -> None:
+    config, path = shape("30b"), tmp_path / "30b.trilobit"
+    write_sparse(
+        path,
+        packed.declare(config, "BF16", TextFiles()),
+        packed.metadata(config, TextFiles(), "nowhere"),
+    )
+    report = (
+        "import atexit; from trilobit.engine.machine import peak_rss_mb\n"
+        "atexit.register(lambda: print(peak_rss_mb()))"
+    )
+    output = trilobit_after(report, "info", path).stdout.splitlines()
+    assert f"{config.parameters:,}" in "".join(output)
+    assert path.stat().st_size > 7e9
+    assert float(output[-1]) < 300  # MB: Python, numpy and the header
+
+
+# ---- convert and synth ------------------------------------------------------------------------
+
+
+def test_convert_gives_what_python_gives(
+    checkpoint: Path, model_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tiny.trilobit"
+    values = result("convert", checkpoint, out)
+    assert out.read_bytes() == model_file.read_bytes()
+    assert values["path"] == str(out)
+    assert values["size_bytes"] == out.stat().st_size
+    assert values["parameters"] == tiny_config().parameters
+    assert values["tokenizer"] is True
+
+
+def test_convert_replaces_a_file_only_when_forced(
+    checkpoint: Path, model_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tiny.trilobit"
+    out.write_text("precious")
+    assert "--force" in fail("convert", checkpoint, out)
+    assert out.read_text() == "precious"
+    assert f"trilobit run {out}" in succeed("convert", checkpoint, out, "--force")
+    assert out.read_bytes() == model_file.read_bytes()
+
+
+def test_force_replaces_no_device(checkpoint: Path) -> None:
+    assert "no plain file" in fail("convert", checkpoint, "/dev/null", "--force")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_synth_convert_and_generate_are_one_way(tmp_path: Path) -> None:
+    size = "--hidden-size 64 --intermediate-size 96 --num-hidden-layers 2 --vocab-size 300"
+    size += " --num-attention-heads 4 --num-key-value-heads 2 --head-dim 16"
+    size += " --max-position-embeddings 64"
+    directory, out = tmp_path / "tiny", tmp_path / "tiny.trilobit"
+    values = result("synth", directory, "--shape", "2b4t", "--form", "bf16", *size.split())
+    assert values["size_bytes"] == (directory / "model.safetensors").stat().st_size
+    assert "--token-ids 1,2,3" in succeed("convert", directory, out)
+    config = result("info", out)["config"]
+    assert (config["hidden_size"], config["head_dim"], config["vocab_size"]) == (64, 16, 300)
+    ids = ("--token-ids", "1,2,3", "--ignore-eos", "--max-tokens", 100)
+    assert result("generate", "--model", out, *ids)["tokens"] == 61  # the context is full
+
+
+def test_synth_writes_a_packed_file_that_runs(tmp_path: Path) -> None:
+    size = ("--shape", "125m", "--num-hidden-layers", 1, "--vocab-size", 300)
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    succeed("synth", first, *size, "--to-packed-file", "--seed", 1)
+    succeed("synth", second, *size, "--to-packed-file", "--seed", 1)
+    succeed("synth", other, *size, "--to-packed-file", "--seed", 2)
+    assert first.read_bytes() == second.read_bytes() != other.read_bytes()
+    ids = ("--token-ids", "1,2,3", "--ignore-eos", "--max-tokens", 3)
+    assert result("generate", "--model", first, *ids)["tokens"] == 3
+    assert "exists" in fail("synth", first, *size, "--to-packed-file")
+
+
+# ---- bad input: one line, exit code 2 ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"GGUF\x03\0\0\0" + bytes(64), "a GGUF file"),
+        (pickle.dumps({"weights": [1.0] * 99}), "a pickled PyTorch file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS pointer"),
+        (b"Once upon a time there was a file that held a story.\n", "not a safetensors file"),
+    ],
+    ids=["empty", "gguf", "pickle", "lfs-pointer", "text"],
+)
+def test_foreign_file_is_named_and_refused(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.trilobit"
+    path.write_bytes(content)
+    for line in (fail("generate", "a", "--model", path, "--json"), fail("info", path)):
+        assert str(path) in line
+        assert reason in line
+
+
+def test_truncated_file_is_refused(model_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.trilobit"
+    for size in (9, 2000, model_file.stat().st_size - 1):
+        path.write_bytes(model_file.read_bytes()[:size])
+        assert str(path) in fail("run", path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("run no/such/file", "no such file"),
+        ("run no-such-model", "neither a file nor a bundled model"),
+        ("info no/such/file", "no such file"),
+        ("info {folder}", "no config.json here"),
+        ("run {checkpoint}", "trilobit convert"),
+        ("run {checkpoint}/model.safetensors", "not a packed Trilobit model"),
+        ("convert no/such/directory {folder}/out", "missing"),
+        ("convert {model} {folder}/out", "directory of a Hugging Face checkpoint"),
+        ("convert {checkpoint} {folder}", "is a directory"),
+        ("convert {checkpoint} {folder}/no/such/folder/out", "No such file or directory"),
+        ("convert {checkpoint} {model}/out", "Not a directory"),
+        ("synth {model}/out --shape 125m", "Not a directory"),
+        ("synth {checkpoint} --shape 125m", "new or empty directory"),
+        ("synth {folder}/out --shape 9b", "'125m'"),
+        ("synth {folder}/out", "--shape"),
+        ("synth {folder}/out --shape 125m --num-attention-heads 7", "not a multiple"),
+        ("synth {folder}/out --shape 125m --hidden-size 0", "hidden_size is 0"),
+        ("synth {folder}/out --shape 125m --form bf16 --to-packed-file", "--to-packed-file"),
+        ("generate", "give one of PROMPT"),
+        ("generate a --token-ids 1", "give one of PROMPT"),
+        ("generate --model {model} --token-ids 1,x", "'1,x'"),
+        ("generate --model {model} --token-ids 1,331", "331 is not in the vocabulary"),
+        ("generate --model {model} --token-ids ,", "the prompt is empty"),
+        ("generate --model {model} --file {folder}/none", "No such file"),
+        ("generate --model {model} --file {folder}", "Is a directory"),
+        ("generate --model {ids} a", "has no tokenizer"),
+        ("generate --model {model} a --temperature -1", "temperature is -1.0"),
+        ("generate --model {model} a --temperature nan", "temperature is nan"),
+        ("generate --model {model} a --top-p 2", "top_p is 2.0"),
+        ("generate --model {model} a --max-tokens 0", "max_tokens is 0"),
+        ("generate --model {model} a --max-tokens many", "'many'"),
+        ("generate --model {model} a --threads 0", "threads is 0"),
+        ("generate --model {model} a --context 1101", "2 to 1100"),
+        ("generate --model {model} a --logit-bias 42", "ID:VALUE"),
+        ("generate --model {model} a --logit-bias 400:1", "400"),
+        ("generate --model {model} a --seed -1", "seed is -1"),
+        ("generate a --no-such-option", "--no-such-option"),
+        ("no-such-command", "no-such-command"),
+    ],
+)
+def test_bad_arguments_are_told_in_one_line(
+    arguments: str,
+    reason: str,
+    checkpoint: Path,
+    model_file: Path,
+    without_tokenizer: Path,
+    tmp_path: Path,
+) -> None:
+    places = {
+        "checkpoint": checkpoint,
+        "model": model_file,
+        "ids": without_tokenizer,
+        "folder": tmp_path,
+    }
+    assert reason in fail(*(word.format(**places) for word in arguments.split()))
+    assert files_in(tmp_path) == []
+
+
+def test_empty_prompts_are_refused(model_file: Path) -> None:
+    for stdin in (b"", b"\n"):
+        assert "the prompt is empty" in fail("generate", "-", "--model", model_file, stdin=stdin)
+    assert "the prompt is empty" in fail("generate", "", "--model", model_file)
+
+
+def test_prompts_that_are_no_text_are_refused(model_file: Path) -> None:
+    line = fail("generate", "-", "--model", model_file, stdin=b"caf\xe9")
+    assert "standard input: not UTF-8 text (byte 3)" in line
+
+
+def test_endless_input_is_refused(model_file: Path) -> None:
+    assert "longer than any" in fail("generate", "--file", "/dev/zero", "--model", model_file)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(model_file: Path) -> None:
+    line = fail("generate", "-", "--model", model_file, "--json", stdin=TEXT.encode() * 50)
+    assert re.search(r"the prompt has \d+ tokens.* context .*1100", line)
+
+
+def test_an_impossible_instruction_set_is_refused(model_file: Path) -> None:
+    environment = {**os.environ, "TRILOBIT_ISA": "pentium"}
+    done = trilobit("generate", "a", "--model", model_file, env=environment)
+    assert "pentium" in error_of(done)
+
+
+def test_training_without_its_packages_names_the_extra(tmp_path: Path) -> None:
+    recipe = Path(__file__).parent.parent / "models" / DEFAULT / "recipe.toml"
+    without_torch = "import sys; sys.modules['torch'] = None"
+    done = trilobit_after(without_torch, "train", recipe, "--output", tmp_path / "run")
+    assert "torch is not installed" in error_of(done)
+    assert "pip install 'trilobit[train]'" in done.stderr
+    assert files_in(tmp_path) == []
+
+
+# ---- disk full, Ctrl-C, closed pipe: nothing half-written, no traceback -----------------------
+
+
+@pytest.mark.parametrize("size_bytes", [100, 30_000])  # within the header, within the weights
+def test_a_full_disk_leaves_nothing(size_bytes: int, checkpoint: Path, tmp_path: Path) -> None:
+    full, out, tiny = disk_full_at(size_bytes), tmp_path / "out", ["--num-hidden-layers", "1"]
+    for arguments in (
+        ("convert", checkpoint, out),
+        ("synth", out, "--shape", "125m", *tiny),
+        ("synth", out, "--shape", "125m", *tiny, "--to-packed-file"),
+    ):
+        line = error_of(trilobit_after(full, *arguments))
+        assert str(out) in line
+        assert "File too large" in line
+        assert files_in(tmp_path) == []
+
+
+def test_a_failed_convert_keeps_the_old_file(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_text("precious")
+    error_of(trilobit_after(disk_full_at(30_000), "convert", checkpoint, out, "--force"))
+    assert out.read_text() == "precious"
+
+
+def test_what_cannot_fit_on_the_disk_is_not_begun(tmp_path: Path) -> None:
+    huge = ["--shape", "100b", "--num-hidden-layers", "1024", "--hidden-size", "131072"]
+    for form in ([], ["--to-packed-file"]):
+        line = fail("synth", tmp_path / "huge", *huge, *form)
+        assert re.search(r"needs [\d.]+ GB, and the disk has [\d.]+ GB free", line)
+        assert files_in(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_output_that_cannot_be_written_is_one_line(model_file: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "trilobit", "info", str(model_file)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "error: standard output: cannot be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize("form", [[], ["--to-packed-file"]], ids=["checkpoint", "packed"])
+def test_interrupted_synth_leaves_nothing(form: list[str], tmp_path: Path) -> None:
+    arguments = ("synth", tmp_path / "out", "--shape", "1b", *form)
+    code, out, err = signalled(*arguments, number=signal.SIGINT, when=part_appears(tmp_path))
+    assert (code, out, err.split()) == (INTERRUPTED, b"", [b"interrupted"])
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)]
+)
+def test_interrupted_convert_leaves_nothing(
+    number: signal.Signals, expected: int, tmp_path: Path
+) -> None:
+    config, source, results = shape("1b"), tmp_path / "source", tmp_path / "results"
+    source.mkdir()
+    results.mkdir()
+    (source / "config.json").write_text(json.dumps({**config.to_dict(), "model_type": "bitnet"}))
+    masters = [(f"{name}.weight", "BF16", dims) for name, dims in names.all_projections(config)]
+    gains = [(name, "BF16", (length,)) for name, length in names.all_norms(config)]
+    table = (names.EMBEDDING, "BF16", (config.vocab_size, config.hidden_size))
+    write_sparse(source / "model.safetensors", [*masters, *gains, table], {})
+    code, out, err = signalled(
+        "convert", source, results / "out", number=number, when=part_appears(results)
+    )
+    assert (code, out) == (expected, b"")
+    assert b"Traceback" not in err
+    assert files_in(results) == []
+
+
+def test_interrupted_text_stays_and_ends_its_line(slow_model: Path) -> None:
+    for command in (["run", slow_model], ["generate", PROMPT, "--model", slow_model]):
+        code, out, err = signalled(
+            *command,
+            *("--max-tokens", 16000, "--ignore-eos"),
+            number=signal.SIGINT,
+            when=first_byte,
+        )
+        assert code == INTERRUPTED
+        assert out.endswith(b"\n")
+        assert b"Traceback" not in err
+        assert err == b"" or FIGURES.fullmatch(err.decode())
+
+
+def test_closed_standard_streams_are_no_accident(model_file: Path) -> None:
+    def run_with(redirection: str, *args: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-m", "trilobit"]
+            + [str(arg) for arg in args],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+
+    line = error_of(run_with("<&-", "generate", "-", "--model", model_file))
+    assert "standard input is closed" in line
+    silent = run_with(">&-", "generate", "a", "--model", model_file, "--max-tokens", 2)
+    assert (silent.returncode, silent.stderr) == (0, "")
+
+
+def test_a_reader_that_leaves_ends_the_program_quietly(slow_model: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "trilobit", "run", str(slow_model), "--ignore-eos"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first_byte(process)
+        process.stdout.close()
+        assert process.wait(TIMEOUT_S) == BROKEN_PIPE
+        assert process.stderr.read() == b""
+
+
+# ---- the bundled model ------------------------------------------------------------------------
+
+bundled = pytest.mark.skipif(DEFAULT not in bundled_models(), reason="not trained yet")
+
+
+@bundled
+def test_run_without_arguments_tells_a_story() -> None:
+    done = trilobit("run")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"{PROMPT}, ") or done.stdout.startswith(f"{PROMPT} ")
+    assert len(done.stdout.split()) > 20
+    assert FIGURES.fullmatch(done.stderr)
+
+
+@bundled
+def test_generate_continues_with_the_bundled_model() -> None:
+    values = result("generate", PROMPT, "--max-tokens", 8, "--temperature", 0)
+    assert (
+        values["text"] == LLM().generate(PROMPT, SamplingParams(max_tokens=8, temperature=0)).text
+    )
+
+
+@bundled
+def test_info_finds_the_bundled_model_by_its_name() -> None:
+    assert result("info", DEFAULT)["path"] == str(bundled_models()[DEFAULT])
