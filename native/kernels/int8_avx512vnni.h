@@ -36,9 +36,9 @@ struct Int8 {
     static Acc dot(Acc sum, Vec u8, Vec s8) { return _mm512_dpbusd_epi32(sum, u8, s8); }
     // Pin a sum to one register where it stands: gcc keeps the old and the new value of every sum of
     // a tile alive at once otherwise, and sends half of them through memory.
-    static void keep(Acc &sum) {
+    template <typename T> static void keep(T &value) {
 #if defined(__GNUC__)
-        __asm__("" : "+v"(sum));
+        __asm__("" : "+v"(value));
 #endif
     }
     // sum + 4 * ones + fours: four times the dot product

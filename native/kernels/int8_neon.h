@@ -31,9 +31,9 @@ struct Int8 {
     }
     // Pin a sum to one register where it stands: gcc keeps the old and the new value of every sum of
     // a tile alive at once otherwise, and sends half of them through memory.
-    static void keep(Acc &sum) {
+    template <typename T> static void keep(T &value) {
 #if defined(__GNUC__)
-        __asm__("" : "+w"(sum));
+        __asm__("" : "+w"(value));
 #endif
     }
     // sum + 4 * ones + fours: four times the dot product

@@ -48,7 +48,7 @@ struct Int8 {
         for (int i = 0; i < 32; ++i) sum.v[i / 4] += u8.v[i] * static_cast<std::int8_t>(s8.v[i]);
         return sum;
     }
-    static void keep(Acc &) {}
+    template <typename T> static void keep(T &) {}
     // sum + 4 * ones + fours: four times the dot product
     static Wide widen(Wide sum, const Acc &ones, const Acc &fours) {
         for (int i = 0; i < 8; ++i) sum.v[i] += 4 * ones.v[i] + fours.v[i];

@@ -164,7 +164,8 @@ inline void panel_tile(const std::uint8_t *panel, int vectors, const std::int8_t
         for (int r = 0; r < R; ++r) codes[r] = Int8::load(panel + (k * kRows + r) * kBytes);
         TRILOBIT_UNROLL
         for (int t = 0; t < Tn; ++t) {
-            const Int8::Vec a = Int8::load(x + t * stride + k * kBytes);
+            Int8::Vec a = Int8::load(x + t * stride + k * kBytes);
+            Int8::keep(a); // in a register: gcc would load it once for every row
             TRILOBIT_UNROLL
             for (int r = 0; r < R; ++r) {
                 acc[t][r] = Int8::dot(acc[t][r], codes[r], a);
