@@ -28,6 +28,7 @@ template <Float type, int Q>
 inline void score(const void *keys, int first, int head_dim, const float *const *queries,
                   float (*scores)[kKvBlock]) {
     F8 a[Q], b[Q];
+    TRILOBIT_UNROLL
     for (int q = 0; q < Q; ++q) a[q] = b[q] = all8(0);
     for (int d = 0; d < head_dim; ++d) {
         const F8 low = load_as<type>(keys, d * kKvBlock + first);
@@ -39,6 +40,7 @@ inline void score(const void *keys, int first, int head_dim, const float *const 
             b[q] = fma(x, high, b[q]);
         }
     }
+    TRILOBIT_UNROLL
     for (int q = 0; q < Q; ++q) {
         store8(scores[q] + first, a[q]);
         store8(scores[q] + first + 8, b[q]);
@@ -51,6 +53,7 @@ inline void weigh(const void *values, int head_dim, const float (*p)[kKvBlock],
                   const float *shrink, float *weighted) {
     for (int d = 0; d < head_dim; d += kFloatPad) {
         F8 a[Q], b[Q];
+        TRILOBIT_UNROLL
         for (int q = 0; q < Q; ++q) {
             const float *w = weighted + std::ptrdiff_t{q} * head_dim + d;
             a[q] = mul(load8(w), all8(shrink[q]));
@@ -66,6 +69,7 @@ inline void weigh(const void *values, int head_dim, const float (*p)[kKvBlock],
                 b[q] = fma(x, high, b[q]);
             }
         }
+        TRILOBIT_UNROLL
         for (int q = 0; q < Q; ++q) {
             float *w = weighted + std::ptrdiff_t{q} * head_dim + d;
             store8(w, a[q]);
@@ -97,6 +101,7 @@ template <Float type, int Q> inline void attend_queries(const AttentionSpan &s, 
     const int *visible = s.visible + first;
     float *weighted = s.weighted + std::ptrdiff_t{first} * s.head_dim;
     int keys = 0;
+    TRILOBIT_UNROLL
     for (int q = 0; q < Q; ++q) {
         keys = visible[q] > keys ? visible[q] : keys;
         s.maximum[first + q] = kMinusInfinity;
@@ -109,6 +114,7 @@ template <Float type, int Q> inline void attend_queries(const AttentionSpan &s, 
         score<type, Q>(block, 0, s.head_dim, queries, scores);
         score<type, Q>(block, 16, s.head_dim, queries, scores);
         float shrink[Q];
+        TRILOBIT_UNROLL
         for (int q = 0; q < Q; ++q) {
             const int seen = visible[q] - key;
             shrink[q] = 1;

@@ -116,7 +116,9 @@ template <Float type, int R, int Tn>
 inline void dense_tile(const Dense &w, int row, const float *x, int x_stride, float *out,
                        int out_stride) {
     F8 a[R][Tn], b[R][Tn];
+    TRILOBIT_UNROLL
     for (int r = 0; r < R; ++r)
+        TRILOBIT_UNROLL
         for (int t = 0; t < Tn; ++t) a[r][t] = b[r][t] = all8(0);
     const int n = w.columns, whole = n / kFloatPad * kFloatPad;
     const std::ptrdiff_t start = std::ptrdiff_t{row} * n;
@@ -132,15 +134,19 @@ inline void dense_tile(const Dense &w, int row, const float *x, int x_stride, fl
             }
         }
     if (whole < n)
+        TRILOBIT_UNROLL
         for (int r = 0; r < R; ++r) {
             F8 low, high;
             load_tail<type>(w.data, start + std::ptrdiff_t{r} * n + whole, n - whole, &low, &high);
+            TRILOBIT_UNROLL
             for (int t = 0; t < Tn; ++t) {
                 a[r][t] = fma(low, load8(x + std::ptrdiff_t{t} * x_stride + whole), a[r][t]);
                 b[r][t] = fma(high, load8(x + std::ptrdiff_t{t} * x_stride + whole + 8), b[r][t]);
             }
         }
+    TRILOBIT_UNROLL
     for (int t = 0; t < Tn; ++t)
+        TRILOBIT_UNROLL
         for (int r = 0; r < R; ++r)
             out[std::ptrdiff_t{t} * out_stride + row + r] = sum_lanes(add(a[r][t], b[r][t]));
 }

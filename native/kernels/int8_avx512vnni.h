@@ -4,6 +4,7 @@ struct Int8 {
     static constexpr int kBytes = 64;
     static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
     static constexpr int kTileVectors = 8;
+    static constexpr int kTileRows = 4;
     static constexpr int kTileTokens = 6; // 24 accumulators of 32 registers
     using Vec = __m512i;
     using Acc = __m512i;
@@ -17,9 +18,29 @@ struct Int8 {
     static Vec ones(Vec a) { return _mm512_and_si512(a, _mm512_set1_epi8(0x03)); }
     static Vec fours(Vec a) { return _mm512_and_si512(a, _mm512_set1_epi8(0x0c)); }
     static Vec upper(Vec a) { return _mm512_srli_epi16(a, 4); }
+    // The codes of 32 packed bytes, by their place in the byte
+    static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b,
+                       std::uint8_t *c, std::uint8_t *d) {
+        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes));
+        const __m256i three = _mm256_set1_epi8(3);
+        const auto put = [&](std::uint8_t *to, __m256i codes) {
+            _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_and_si256(codes, three));
+        };
+        put(a, v);
+        put(b, _mm256_srli_epi16(v, 2));
+        put(c, _mm256_srli_epi16(v, 4));
+        put(d, _mm256_srli_epi16(v, 6));
+    }
     static Acc zero() { return _mm512_setzero_si512(); }
     static Wide zero_wide() { return _mm512_setzero_si512(); }
     static Acc dot(Acc sum, Vec u8, Vec s8) { return _mm512_dpbusd_epi32(sum, u8, s8); }
+    // Pin a sum to one register where it stands: gcc keeps the old and the new value of every sum of
+    // a tile alive at once otherwise, and sends half of them through memory.
+    template <typename T> static void keep(T &value) {
+#if defined(__GNUC__)
+        __asm__("" : "+v"(value));
+#endif
+    }
     // sum + 4 * ones + fours: four times the dot product
     static Wide widen(Wide sum, Acc ones, Acc fours) {
         return _mm512_add_epi32(sum, _mm512_add_epi32(_mm512_slli_epi32(ones, 2), fours));

@@ -4,7 +4,8 @@ struct Int8 {
     static constexpr int kBytes = 32;
     static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
     static constexpr int kTileVectors = 4;
-    static constexpr int kTileTokens = 3;
+    static constexpr int kTileRows = 2;
+    static constexpr int kTileTokens = 6;
     using Vec = __m256i;
     using Acc = __m256i;
     using Wide = __m256i;
@@ -16,9 +17,29 @@ struct Int8 {
     static Vec ones(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x03)); }
     static Vec fours(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x0c)); }
     static Vec upper(Vec a) { return _mm256_srli_epi16(a, 4); }
+    // The codes of 32 packed bytes, by their place in the byte
+    static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b,
+                       std::uint8_t *c, std::uint8_t *d) {
+        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes));
+        const __m256i three = _mm256_set1_epi8(3);
+        const auto put = [&](std::uint8_t *to, __m256i codes) {
+            _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_and_si256(codes, three));
+        };
+        put(a, v);
+        put(b, _mm256_srli_epi16(v, 2));
+        put(c, _mm256_srli_epi16(v, 4));
+        put(d, _mm256_srli_epi16(v, 6));
+    }
     static Acc zero() { return _mm256_setzero_si256(); }
     static Wide zero_wide() { return _mm256_setzero_si256(); }
     static Acc dot(Acc sum, Vec u8, Vec s8) { return _mm256_dpbusd_avx_epi32(sum, u8, s8); }
+    // Pin a sum to one register where it stands: gcc keeps the old and the new value of every sum of
+    // a tile alive at once otherwise, and sends half of them through memory.
+    template <typename T> static void keep(T &value) {
+#if defined(__GNUC__)
+        __asm__("" : "+x"(value));
+#endif
+    }
     // sum + 4 * ones + fours: four times the dot product
     static Wide widen(Wide sum, Acc ones, Acc fours) {
         return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_slli_epi32(ones, 2), fours));

@@ -4,6 +4,7 @@ struct Int8 {
     static constexpr int kBytes = 16;
     static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
     static constexpr int kTileVectors = 8;
+    static constexpr int kTileRows = 4;
     static constexpr int kTileTokens = 6; // 24 accumulators of 32 registers
     using Vec = uint8x16_t;
     using Acc = int32x4_t;
@@ -14,10 +15,26 @@ struct Int8 {
     static Vec ones(Vec a) { return vandq_u8(a, vdupq_n_u8(0x03)); }
     static Vec fours(Vec a) { return vandq_u8(a, vdupq_n_u8(0x0c)); }
     static Vec upper(Vec a) { return vshrq_n_u8(a, 4); }
+    // The codes of 16 packed bytes, by their place in the byte
+    static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b,
+                       std::uint8_t *c, std::uint8_t *d) {
+        const uint8x16_t v = vld1q_u8(bytes), three = vdupq_n_u8(3);
+        vst1q_u8(a, vandq_u8(v, three));
+        vst1q_u8(b, vandq_u8(vshrq_n_u8(v, 2), three));
+        vst1q_u8(c, vandq_u8(vshrq_n_u8(v, 4), three));
+        vst1q_u8(d, vshrq_n_u8(v, 6));
+    }
     static Acc zero() { return vdupq_n_s32(0); }
     static Wide zero_wide() { return vdupq_n_s32(0); }
     static Acc dot(Acc sum, Vec u8, Vec s8) {
         return vdotq_s32(sum, vreinterpretq_s8_u8(u8), vreinterpretq_s8_u8(s8));
+    }
+    // Pin a sum to one register where it stands: gcc keeps the old and the new value of every sum of
+    // a tile alive at once otherwise, and sends half of them through memory.
+    template <typename T> static void keep(T &value) {
+#if defined(__GNUC__)
+        __asm__("" : "+w"(value));
+#endif
     }
     // sum + 4 * ones + fours: four times the dot product
     static Wide widen(Wide sum, Acc ones, Acc fours) {

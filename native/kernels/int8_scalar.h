@@ -4,7 +4,8 @@ struct Int8 {
     static constexpr int kBytes = 32;
     static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
     static constexpr int kTileVectors = 4;
-    static constexpr int kTileTokens = 3;
+    static constexpr int kTileRows = 2;
+    static constexpr int kTileTokens = 6;
     struct Vec {
         std::uint8_t v[32];
     };
@@ -31,12 +32,23 @@ struct Int8 {
         for (auto &x : a.v) x = static_cast<std::uint8_t>(x >> 4);
         return a;
     }
+    // The codes of 32 packed bytes, by their place in the byte
+    static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b,
+                       std::uint8_t *c, std::uint8_t *d) {
+        for (int i = 0; i < 32; ++i) {
+            a[i] = bytes[i] & 3;
+            b[i] = bytes[i] >> 2 & 3;
+            c[i] = bytes[i] >> 4 & 3;
+            d[i] = bytes[i] >> 6;
+        }
+    }
     static Acc zero() { return {}; }
     static Wide zero_wide() { return {}; }
     static Acc dot(Acc sum, const Vec &u8, const Vec &s8) {
         for (int i = 0; i < 32; ++i) sum.v[i / 4] += u8.v[i] * static_cast<std::int8_t>(s8.v[i]);
         return sum;
     }
+    template <typename T> static void keep(T &) {}
     // sum + 4 * ones + fours: four times the dot product
     static Wide widen(Wide sum, const Acc &ones, const Acc &fours) {
         for (int i = 0; i < 8; ++i) sum.v[i] += 4 * ones.v[i] + fours.v[i];

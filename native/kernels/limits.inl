@@ -15,28 +15,39 @@ inline std::uint64_t read(const void *data, std::size_t bytes) {
 
 // Products from registers and adds, as in the widest tile of `linear`.
 inline int multiply(int rounds, std::int32_t *sink) {
-    constexpr int kTile = Int8::kTileTokens;
-    Int8::Acc acc[kTile][kRows];
-    for (auto &row : acc)
-        for (auto &a : row) a = Int8::zero();
-    alignas(64) std::uint8_t codes[kRows][Int8::kBytes];
+    constexpr int R = Int8::kTileRows, kTile = Int8::kTileTokens;
+    Int8::Acc acc[kTile][R];
+    TRILOBIT_UNROLL
+    for (int t = 0; t < kTile; ++t)
+        TRILOBIT_UNROLL
+        for (int r = 0; r < R; ++r) acc[t][r] = Int8::zero();
+    alignas(64) std::uint8_t codes[R][Int8::kBytes];
     alignas(64) std::int8_t x[kTile][Int8::kBytes];
     for (int i = 0; i < Int8::kBytes; ++i) {
         for (auto &row : codes) row[i] = static_cast<std::uint8_t>(i % 3);
         for (auto &row : x) row[i] = static_cast<std::int8_t>(i - 16 + *sink);
     }
     for (int n = 0; n < rounds; ++n) {
-        Int8::Vec a[kTile];
-        for (int t = 0; t < kTile; ++t) a[t] = Int8::load(x[t]);
+        Int8::Vec w[R];
         TRILOBIT_UNROLL
-        for (int r = 0; r < kRows; ++r) {
-            const Int8::Vec w = Int8::load(codes[r]);
+        for (int r = 0; r < R; ++r) w[r] = Int8::load(codes[r]);
+        TRILOBIT_UNROLL
+        for (int t = 0; t < kTile; ++t) {
+            const Int8::Vec a = Int8::load(x[t]);
             TRILOBIT_UNROLL
-            for (int t = 0; t < kTile; ++t) acc[t][r] = Int8::dot(acc[t][r], w, a[t]);
+            for (int r = 0; r < R; ++r) {
+                acc[t][r] = Int8::dot(acc[t][r], w[r], a);
+                Int8::keep(acc[t][r]);
+            }
         }
         TRILOBIT_CLOBBER
     }
-    for (int t = 0; t < kTile; ++t)
-        Int8::add_rows(sink, acc[t][0], acc[t][1], acc[t][2], acc[t][3]);
-    return kRows * kTile * Int8::kBytes;
+    TRILOBIT_UNROLL
+    for (int t = 0; t < kTile; t += kRows / R) {
+        if constexpr (R == 4)
+            Int8::add_rows(sink, acc[t][0], acc[t][1], acc[t][2], acc[t][3]);
+        else
+            Int8::add_rows(sink, acc[t][0], acc[t][1], acc[t + 1][0], acc[t + 1][1]);
+    }
+    return R * kTile * Int8::kBytes;
 }

@@ -14,12 +14,16 @@ inline void tile(const std::uint8_t *w, int blocks, const std::int8_t *x, std::p
                  std::int32_t (*sums)[kRows]) {
     constexpr int kBytes = Int8::kBytes;
     Int8::Wide wide[Tn][V];
+    TRILOBIT_UNROLL
     for (int t = 0; t < Tn; ++t)
+        TRILOBIT_UNROLL
         for (int v = 0; v < V; ++v) wide[t][v] = Int8::zero_wide();
     for (int b = 0; b < blocks;) {
         const int end = blocks - b > Int8::kBlocksPerWiden ? b + Int8::kBlocksPerWiden : blocks;
         Int8::Acc ones[Tn][V], fours[Tn][V];
+        TRILOBIT_UNROLL
         for (int t = 0; t < Tn; ++t)
+            TRILOBIT_UNROLL
             for (int v = 0; v < V; ++v) ones[t][v] = fours[t][v] = Int8::zero();
         for (; b < end; ++b) {
             const std::uint8_t *block = w + std::ptrdiff_t{b} * kBlockBytes;
@@ -37,15 +41,21 @@ inline void tile(const std::uint8_t *w, int blocks, const std::int8_t *x, std::p
                     ones[t][v] = Int8::dot(ones[t][v], Int8::ones(high), Int8::activations(a + 64));
                     fours[t][v] =
                         Int8::dot(fours[t][v], Int8::fours(high), Int8::activations(a + 96));
+                    Int8::keep(ones[t][v]);
+                    Int8::keep(fours[t][v]);
                 }
             }
         }
+        TRILOBIT_UNROLL
         for (int t = 0; t < Tn; ++t)
+            TRILOBIT_UNROLL
             for (int v = 0; v < V; ++v)
                 wide[t][v] = Int8::widen(wide[t][v], ones[t][v], fours[t][v]);
     }
+    TRILOBIT_UNROLL
     for (int t = 0; t < Tn; ++t) {
         std::int32_t lanes[V * kBytes / 4]; // eight lanes hold the sum of one row
+        TRILOBIT_UNROLL
         for (int v = 0; v < V; ++v) Int8::store(lanes + v * kBytes / 4, wide[t][v]);
         for (int i = 0; i < V * kBytes / 4; ++i) sums[t][i / 8] += lanes[i];
     }
@@ -63,6 +73,7 @@ inline void group_times(const std::uint8_t *w, int blocks, const std::int8_t *x,
         std::int32_t part[Tn][kRows] = {};
         tile<V, Tn>(w + v * Int8::kBytes, blocks, x, stride, part);
         const int row = v * Int8::kBytes / 32;
+        TRILOBIT_UNROLL
         for (int t = 0; t < Tn; ++t)
             for (int r = 0; r < V * Int8::kBytes / 32; ++r) sums[t][row + r] = part[t][r];
     }
@@ -86,7 +97,9 @@ inline void few_tokens(const Ternary &w, const Activations &x, int token, int gr
     const std::uint8_t *packed = w.packed + std::ptrdiff_t{group} * blocks * kBlockBytes;
     std::int32_t sums[Tn][kRows];
     group_times<Tn>(packed, blocks, x.codes + std::ptrdiff_t{token} * x.stride, x.stride, sums);
+    TRILOBIT_UNROLL
     for (int t = 0; t < Tn; ++t) {
+        TRILOBIT_UNROLL
         for (int r = 0; r < kRows; ++r) sums[t][r] >>= 2;
         write_rows(w, x, group, token + t, sums[t], out, out_stride, accumulate);
     }
@@ -112,63 +125,79 @@ inline void stream(const Ternary &w, const Activations &x, int group_begin, int 
 constexpr int kPanelGroups = 12;    // 48 rows × 2048 columns = 96 KB: a quarter of an L2 cache
 constexpr int kPanelColumns = 2048; // 64 pairs of 2 * 2 * 128 = 512 reach -32768: int16 just holds
 constexpr int kPanelTokens = 192;
-static_assert(kPanelGroups * kRows * (kPanelColumns + kPanelTokens * 4) <= kScratchBytes);
+static_assert(kPanelGroups * kRows * (kPanelColumns + (kPanelTokens + 1) * 4) <= kScratchBytes);
 
 // Unpack one row group: panel[column / kBytes][row][kBytes], one code a byte.
 inline void unpack_group(const std::uint8_t *w, int blocks, std::uint8_t *panel) {
     constexpr int kBytes = Int8::kBytes;
-    constexpr int kPiece = min_of(kBytes, 32); // contiguous bytes of a row's 32 in the panel
+    constexpr int kPiece = min_of(kBytes, 32); // bytes of a row that lie together in the panel
     for (int b = 0; b < blocks; ++b)
-        for (int r = 0; r < kRows; ++r) {
-            const std::uint8_t *bytes = w + std::ptrdiff_t{b} * kBlockBytes + r * 32;
+        TRILOBIT_UNROLL
+        for (int r = 0; r < kRows; ++r)
             TRILOBIT_UNROLL
-            for (int q = 0; q < 4; ++q)
-                for (int part = 0; part < 32; part += kPiece) {
-                    const int column = b * kColumns + q * 32 + part;
-                    std::uint8_t *to =
-                        panel + (column / kBytes * kRows + r) * kBytes + column % kBytes;
-                    for (int p = 0; p < kPiece; ++p)
-                        to[p] = static_cast<std::uint8_t>(bytes[part + p] >> 2 * q & 3);
-                }
-        }
+            for (int part = 0; part < 32; part += kPiece) {
+                const auto place = [&](int quarter) {
+                    const int column = b * kColumns + quarter * 32 + part;
+                    return panel + (column / kBytes * kRows + r) * kBytes + column % kBytes;
+                };
+                Int8::unpack(w + std::ptrdiff_t{b} * kBlockBytes + r * 32 + part, place(0),
+                             place(1), place(2), place(3));
+            }
 }
 
-// sums[t][r] += the dot products of a group's panel with Tn tokens
+// Dot products of kTileRows rows of a group's panel with Tn tokens, all in registers:
+// sums[t][row] += Σ code·a
 template <int Tn>
-inline void panel_times(const std::uint8_t *panel, int vectors, const std::int8_t *x,
-                        std::ptrdiff_t stride, std::int32_t *sums) {
-    constexpr int kBytes = Int8::kBytes;
-    Int8::Acc acc[Tn][kRows];
-    for (int t = 0; t < Tn; ++t)
-        for (int r = 0; r < kRows; ++r) acc[t][r] = Int8::zero();
+inline void panel_tile(const std::uint8_t *panel, int vectors, const std::int8_t *x,
+                       std::ptrdiff_t stride, std::int32_t *sums) {
+    constexpr int kBytes = Int8::kBytes, R = Int8::kTileRows;
+    constexpr int kTokens = kRows / R; // of which one call of add_rows takes the sums
+    constexpr int kPadded = (Tn + kTokens - 1) / kTokens * kTokens;
+    Int8::Acc acc[kPadded][R];
+    TRILOBIT_UNROLL
+    for (int t = 0; t < kPadded; ++t)
+        TRILOBIT_UNROLL
+        for (int r = 0; r < R; ++r) acc[t][r] = Int8::zero();
     for (int k = 0; k < vectors; ++k) {
-        const std::uint8_t *w = panel + k * kRows * kBytes;
-        Int8::Vec a[Tn];
+        Int8::Vec codes[R];
         TRILOBIT_UNROLL
-        for (int t = 0; t < Tn; ++t) a[t] = Int8::load(x + t * stride + k * kBytes);
+        for (int r = 0; r < R; ++r) codes[r] = Int8::load(panel + (k * kRows + r) * kBytes);
         TRILOBIT_UNROLL
-        for (int r = 0; r < kRows; ++r) {
-            const Int8::Vec codes = Int8::load(w + r * kBytes);
+        for (int t = 0; t < Tn; ++t) {
+            Int8::Vec a = Int8::load(x + t * stride + k * kBytes);
+            Int8::keep(a); // in a register: gcc would load it once for every row
             TRILOBIT_UNROLL
-            for (int t = 0; t < Tn; ++t) acc[t][r] = Int8::dot(acc[t][r], codes, a[t]);
+            for (int r = 0; r < R; ++r) {
+                acc[t][r] = Int8::dot(acc[t][r], codes[r], a);
+                Int8::keep(acc[t][r]);
+            }
         }
     }
-    for (int t = 0; t < Tn; ++t)
-        Int8::add_rows(sums + t * kRows, acc[t][0], acc[t][1], acc[t][2], acc[t][3]);
+    TRILOBIT_UNROLL
+    for (int t = 0; t < kPadded; t += kTokens) {
+        if constexpr (R == 4)
+            Int8::add_rows(sums + t * R, acc[t][0], acc[t][1], acc[t][2], acc[t][3]);
+        else
+            Int8::add_rows(sums + t * R, acc[t][0], acc[t][1], acc[t + 1][0], acc[t + 1][1]);
+    }
 }
 
+// Up to kTileTokens tokens.
 inline void panel_tokens(const std::uint8_t *panel, int vectors, const std::int8_t *x,
                          std::ptrdiff_t stride, int tokens, std::int32_t *sums) {
-    constexpr int kTile = Int8::kTileTokens;
-    int t = 0;
-    for (; t + kTile <= tokens; t += kTile)
-        panel_times<kTile>(panel, vectors, x + t * stride, stride, sums + t * kRows);
-    for (; t < tokens; ++t) panel_times<1>(panel, vectors, x + t * stride, stride, sums + t * kRows);
+    if (tokens == Int8::kTileTokens)
+        return panel_tile<Int8::kTileTokens>(panel, vectors, x, stride, sums);
+    for (int t = 0; t < tokens; ++t)
+        panel_tile<1>(panel, vectors, x + t * stride, stride, sums + t * Int8::kTileRows);
 }
 
+// A panel of rows is unpacked once and stays in the L2 cache; a few tokens at a time stay in the
+// L1 cache while all rows of the panel pass them.
 inline void panels(const Ternary &w, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride, bool accumulate, std::uint8_t *scratch) {
+    constexpr int R = Int8::kTileRows, kTile = Int8::kTileTokens;
     std::uint8_t *panel = scratch;
+    // [group][row / R][token][R]
     std::int32_t *sums =
         reinterpret_cast<std::int32_t *>(scratch + kPanelGroups * kRows * kPanelColumns);
     const int blocks = w.blocks();
@@ -176,22 +205,31 @@ inline void panels(const Ternary &w, const Activations &x, int group_begin, int 
         const int groups = min_of(kPanelGroups, group_end - first);
         for (int token = 0; token < x.tokens; token += kPanelTokens) {
             const int tokens = min_of(kPanelTokens, x.tokens - token);
-            for (int i = 0; i < groups * tokens * kRows; ++i) sums[i] = 0;
+            const int padded = tokens + kRows / R - 1; // add_rows may write one token more
+            for (int i = 0; i < groups * kRows * padded; ++i) sums[i] = 0;
             for (int b = 0; b < blocks; b += kPanelColumns / kColumns) {
                 const int count = min_of(kPanelColumns / kColumns, blocks - b);
-                for (int g = 0; g < groups; ++g) {
-                    const std::ptrdiff_t block = std::ptrdiff_t{first + g} * blocks + b;
-                    std::uint8_t *rows = panel + g * kRows * kPanelColumns;
-                    unpack_group(w.packed + block * kBlockBytes, count, rows);
-                    panel_tokens(rows, count * kColumns / Int8::kBytes,
-                                 x.codes + std::ptrdiff_t{token} * x.stride + b * kColumns,
-                                 x.stride, tokens, sums + g * tokens * kRows);
-                }
+                const int vectors = count * kColumns / Int8::kBytes;
+                for (int g = 0; g < groups; ++g)
+                    unpack_group(w.packed + (std::ptrdiff_t{first + g} * blocks + b) * kBlockBytes,
+                                 count, panel + g * kRows * kPanelColumns);
+                const std::int8_t *codes =
+                    x.codes + std::ptrdiff_t{token} * x.stride + b * kColumns;
+                for (int t = 0; t < tokens; t += kTile)
+                    for (int part = 0; part < groups * kRows / R; ++part) {
+                        const std::uint8_t *rows = panel + part * R / kRows * kRows * kPanelColumns +
+                                                   part * R % kRows * Int8::kBytes;
+                        panel_tokens(rows, vectors, codes + std::ptrdiff_t{t} * x.stride, x.stride,
+                                     min_of(kTile, tokens - t), sums + (part * padded + t) * R);
+                    }
             }
             for (int g = 0; g < groups; ++g)
-                for (int t = 0; t < tokens; ++t)
-                    write_rows(w, x, first + g, token + t, sums + (g * tokens + t) * kRows, out,
-                               out_stride, accumulate);
+                for (int t = 0; t < tokens; ++t) {
+                    std::int32_t rows[kRows];
+                    for (int r = 0; r < kRows; ++r)
+                        rows[r] = sums[((g * kRows + r) / R * padded + t) * R + r % R];
+                    write_rows(w, x, first + g, token + t, rows, out, out_stride, accumulate);
+                }
         }
     }
 }
