@@ -69,6 +69,9 @@ def convert(
         for name, _ in everything:
             file.write(f"{name}.weight_scale", np.array([scales[name]], dtype=np.float32))
         table = (config.vocab_size, config.hidden_size)
+        head = names.EMBEDDING if config.tie_word_embeddings else names.HEAD
+        packed.write_screen(file, _table(checkpoint, head, table, float_dtype), float_dtype)
+        checkpoint.forget()
         for name in [names.EMBEDDING] + ([] if config.tie_word_embeddings else [names.HEAD]):
             file.write(name, _table(checkpoint, name, table, float_dtype))
             checkpoint.forget()

@@ -129,8 +129,11 @@ def synth_packed(
             file.write(name, np.ones(length, dtype=np.float32))
         for name, (_, columns) in everything:
             file.write(f"{name}.weight_scale", np.array([_scale(columns)], dtype=np.float32))
-        for name in [names.EMBEDDING] + ([] if config.tie_word_embeddings else [names.HEAD]):
-            file.write(name, _table(random, config))
+        tables = [names.EMBEDDING] + ([] if config.tie_word_embeddings else [names.HEAD])
+        head = _table(random, config)
+        packed.write_screen(file, head, "BF16")
+        for name in tables:
+            file.write(name, head if name == tables[-1] else _table(random, config))
 
 
 def _packed_weights(random: np.random.Generator, rows: int, columns: int) -> NDArray[np.uint8]:

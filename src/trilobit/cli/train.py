@@ -65,27 +65,28 @@ def command(
     if max_steps is not None:
         schedule = dataclasses.replace(recipe.schedule, steps=max_steps)
         recipe = dataclasses.replace(recipe, schedule=schedule)
-    if packed is not None and recipe.weights != "ternary":
-        raise RecipeError(f"--packed needs ternary weights, and these are {recipe.weights}")
+    if packed is not None and recipe.weights == "float":
+        raise RecipeError("--packed needs ternary or sign weights, and these are float")
     suffix = "" if recipe.weights == "ternary" else f"-{recipe.weights}"
     output = output or Path("runs") / (recipe.name + suffix)
 
     _prepare_process(threads)
+    from trilobit.train.checkpoint import last_checkpoint
     from trilobit.train.pretrain import pretrain
 
     try:
         result = pretrain(recipe, output, fresh=fresh)
     except KeyboardInterrupt:
-        print(
-            f"interrupted; the last checkpoint is in {output}: "
-            "run the same command again to go on from it",
-            file=sys.stderr,
-        )
+        last = last_checkpoint(output)
+        kept = f"; run the same command again to go on from {last}" if last else ""
+        print(f"interrupted{kept}", file=sys.stderr)
         sys.exit(130)
-    if packed is not None:
+    if not result.first_process:
+        return
+    if packed is not None and result.packed is not None:
         from trilobit.convert import convert
 
-        convert(result.model, packed)
+        convert(result.packed, packed)
     if as_json:
         print(
             json.dumps(
@@ -114,5 +115,5 @@ def _prepare_process(threads: int | None) -> None:
         torch.set_num_threads(threads)
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]

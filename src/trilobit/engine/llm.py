@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ..bundled import DEFAULT, model_path
 from ..config import ModelConfig
 from ..errors import ContextOverflow, RequestError
+from ..formats import names
 from ..formats.packed import PackedModel
 from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer
@@ -40,6 +41,8 @@ _PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m.content }}{% if not loop.last %}\n{% endif %}{% endfor %}"
 )
 _KV_MEMORY_MB = 512
+# Below this a cache holds the head, and reading all of it costs less than choosing from it.
+_SCREENED_HEAD_BYTES = 16_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +123,9 @@ class LLM:
     context: tokens of a sequence, prompt and output; default what the model was made for, which
     is also the most. kv_memory_mb: memory (10^6 bytes) of the KV cache that all sequences share,
     at least one context. max_batch_tokens: tokens of one step. max_sequences: running at once.
-    kv_dtype: "f16", or "f32" to compare with float references.
+    kv_dtype: "f16", or "f32" to compare with float references. head: "screened" chooses tokens from
+    the few rows of the head that can win (docs/head.md), "full" computes all; the tokens are the
+    same. "auto" screens heads that no cache holds.
 
     Raises FormatError for a file that cannot be run, RequestError for an impossible option.
     """
@@ -135,6 +140,7 @@ class LLM:
         max_batch_tokens: int = 512,
         max_sequences: int = 16,
         kv_dtype: Literal["f16", "f32"] = "f16",
+        head: Literal["auto", "screened", "full"] = "auto",
     ) -> None:
         packed = PackedModel(model_path(model))
         self.path: Path = packed.path
@@ -151,6 +157,13 @@ class LLM:
                 raise RequestError(f"{name} is {value!r}; expected an integer from 1 to {most}")
         if kv_dtype not in ("f16", "f32"):
             raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16' or 'f32'")
+        if head not in ("auto", "screened", "full"):
+            raise RequestError(f"head is {head!r}; expected 'auto', 'screened' or 'full'")
+        if head == "screened" and not packed.has_screen:
+            raise RequestError(f"{packed.path}: has no screen of the head; convert it again")
+        self.head_is_screened: bool = packed.has_screen and (
+            head == "screened" or (head == "auto" and _head_bytes(packed) >= _SCREENED_HEAD_BYTES)
+        )
         self._packed = packed
         self._text = packed.text
         self.tokenizer: Tokenizer | None = (
@@ -161,7 +174,7 @@ class LLM:
         wanted = kv_memory_mb * 1_000_000 // block_bytes(self.config, kv_dtype)
         self._runner = Runner(
             self.config,
-            packed.arrays(),
+            packed.arrays(screened=self.head_is_screened),
             threads=threads,
             blocks=max(one, min(wanted, one * max_sequences)),
             batch_tokens=max(max_batch_tokens, max_sequences),
@@ -395,6 +408,11 @@ class LLM:
         if not isinstance(context, int) or isinstance(context, bool) or not 2 <= context <= most:
             raise RequestError(f"context is {context!r}; this model takes 2 to {most} tokens")
         return context
+
+
+def _head_bytes(packed: PackedModel) -> int:
+    tied = packed.config.tie_word_embeddings
+    return packed.file.info(names.EMBEDDING if tied else names.HEAD).size_bytes
 
 
 def _check_messages(messages: Items[Message]) -> None:

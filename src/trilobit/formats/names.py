@@ -13,6 +13,11 @@ EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "model.norm.weight"
 TOKENIZER = "tokenizer.json"
+# The four-bit copy of the head (see screen.py); of the embedding where that is the head.
+SCREEN_CODES = "lm_head.screen.codes"
+SCREEN_SCALES = "lm_head.screen.scales"
+SCREEN_RESIDUALS = "lm_head.screen.residuals"
+SCREEN = (SCREEN_CODES, SCREEN_SCALES, SCREEN_RESIDUALS)
 
 
 def norms(config: ModelConfig, layer: int) -> dict[str, int]:

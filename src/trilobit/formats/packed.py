@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import ternary
+from .. import screen, ternary
 from ..config import ModelConfig
 from ..errors import FormatError
 from . import names
-from .safetensors import Declared, SafetensorsFile, SafetensorsWriter
+from .safetensors import Declared, SafetensorsFile, SafetensorsWriter, as_float32
 
 FORMAT = "trilobit"
 VERSION = "1"
 FLOATS = ("BF16", "F16", "F32")
+
+_SCREEN_ROWS = 4096  # of the head in memory as floats at once; a multiple of a block's rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +82,27 @@ class PackedModel:
             add_bos=metadata.get("add_bos") == "true",
         )
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self, *, screened: bool = False) -> dict[str, NDArray[Any]]:
         """Every tensor of the model as a view of the file (BF16 as uint16); not the tokenizer.
 
-        Checks the values too: FormatError for a scale or gain that is not finite and for codes 3.
+        screened: with the screen of the head, whose table is then left on disk until rows of it
+        are wanted. Checks the values too: FormatError for a scale or gain that is not finite and
+        for codes 3.
         """
-        self.file.populate()
-        arrays = {name: self.file.array(name) for name in self.file.tensors}
-        arrays.pop(names.TOKENIZER, None)
+        left_out = {names.TOKENIZER} if screened else {names.TOKENIZER, *names.SCREEN}
+        tables = {names.EMBEDDING, names.HEAD} if screened else set()
+        arrays = {}
+        for name in self.file.tensors:
+            if name not in left_out:
+                arrays[name] = self.file.array(name)
+        self.file.populate(name for name in arrays if name not in tables)
         for name, _ in names.all_norms(self.config):
             if not np.isfinite(arrays[name]).all():
                 raise FormatError(f"{self.path}: tensor '{name}' holds NaN or infinity")
+        if screened:
+            for name in (names.SCREEN_SCALES, names.SCREEN_RESIDUALS):
+                if not (np.isfinite(arrays[name]).all() and (arrays[name] >= 0).all()):
+                    raise FormatError(f"{self.path}: '{name}' holds no sizes; convert again")
         for name, _ in names.all_projections(self.config):
             scale = float(arrays[f"{name}.weight_scale"][0])
             if not 0 < scale < float("inf"):
@@ -102,6 +114,11 @@ class PackedModel:
                 )
         return arrays
 
+    @property
+    def has_screen(self) -> bool:
+        """Whether the file holds the four-bit copy of the head."""
+        return names.SCREEN_CODES in self.file
+
     def _check_tensors(self) -> None:
         config = self.config
         wanted = {name: ((length,), ("F32",)) for name, length in names.all_norms(config)}
@@ -111,6 +128,8 @@ class PackedModel:
         for name, (rows, columns) in names.all_projections(config):
             wanted[f"{name}.weight"] = (ternary.packed_shape(rows, columns), ("U8",))
             wanted[f"{name}.weight_scale"] = ((1,), ("F32",))
+        if any(name in self.file for name in names.SCREEN):
+            wanted |= {name: (shape, (dtype,)) for name, dtype, shape in _declare_screen(config)}
         for name, (shape, dtypes) in wanted.items():
             info = self.file.info(name)
             if info.shape != shape or info.dtype not in dtypes:
@@ -131,6 +150,15 @@ def _codes_are_ternary(packed: NDArray[np.uint8]) -> bool:
     return bool(_native.check_codes(packed.reshape(-1), 2))
 
 
+def _declare_screen(config: ModelConfig) -> list[Declared]:
+    rows, columns = config.vocab_size, config.hidden_size
+    return [
+        (names.SCREEN_CODES, "U8", screen.screen_shape(rows, columns)),
+        (names.SCREEN_SCALES, "F32", (rows,)),
+        (names.SCREEN_RESIDUALS, "F32", (rows,)),
+    ]
+
+
 def declare(config: ModelConfig, float_dtype: str, text: TextFiles) -> list[Declared]:
     """Tensors of a packed file in the order of their data: large and aligned ones first."""
     ternary_tensors: list[Declared] = []
@@ -148,7 +176,7 @@ def declare(config: ModelConfig, float_dtype: str, text: TextFiles) -> list[Decl
         tokenizer.append((names.TOKENIZER, "U8", (len(text.tokenizer),)))
     # Packed weights are multiples of 128 bytes, all but the tables multiples of 4: every tensor
     # is aligned for what reads it. An odd table of 2-byte floats goes behind the others.
-    return [*ternary_tensors, *gains, *scales, *tables, *tokenizer]
+    return [*ternary_tensors, *gains, *scales, *_declare_screen(config), *tables, *tokenizer]
 
 
 def metadata(config: ModelConfig, text: TextFiles, source: str) -> dict[str, str]:
@@ -174,14 +202,26 @@ def writer(
     )
 
 
+def write_screen(file: SafetensorsWriter, head: NDArray[Any], dtype: str) -> None:
+    """Write the screen tensors of a head `[vocab, hidden]` (BF16 as uint16), some rows at a time."""
+    parts = [
+        screen.screen(as_float32(head[row : row + _SCREEN_ROWS], dtype))
+        for row in range(0, len(head), _SCREEN_ROWS)
+    ]
+    for name, arrays in zip(names.SCREEN, zip(*parts, strict=True), strict=True):
+        file.write(name, np.concatenate(arrays))
+
+
 def bytes_by_part(tensors: Mapping[str, Any]) -> dict[str, int]:
     """Bytes of the file by what they are for; `tensors` maps names to TensorInfo."""
-    parts = {"ternary": 0, "scales": 0, "norms": 0, "embedding": 0, "head": 0, "tokenizer": 0}
+    parts = {"ternary": 0, "scales": 0, "norms": 0, "embedding": 0, "head": 0, "screen": 0, "tokenizer": 0}
     for name, info in tensors.items():
         if name == names.EMBEDDING:
             part = "embedding"
         elif name == names.HEAD:
             part = "head"
+        elif name in names.SCREEN:
+            part = "screen"
         elif name == names.TOKENIZER:
             part = "tokenizer"
         elif name.endswith(".weight_scale"):

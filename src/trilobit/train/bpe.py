@@ -39,7 +39,7 @@ def as_hugging_face(tokenizer_file: Path, context: int) -> Any:
     """A `PreTrainedTokenizerFast` over a tokenizer.json, for saving beside a model."""
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(tokenizer_file),
         bos_token=BOS,
         eos_token=EOS,

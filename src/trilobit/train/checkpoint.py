@@ -64,7 +64,8 @@ def check(checkpoint: Path) -> None:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, SafetensorError, zipfile.BadZipFile, ValueError) as error:
         raise FormatError(
-            f"{checkpoint}: is damaged ({first_line(error)}); delete it to go on from the one before"
+            f"{checkpoint}: is damaged ({first_line(error)}); delete it to go on from the one "
+            "before"
         ) from error
 
 

@@ -70,10 +70,9 @@ def _write(recipe: Recipe, folder: Path, key: str) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         # The key file goes first and comes last: without it the folder counts as empty.
         (folder / "corpus.json").unlink(missing_ok=True)
-        ends = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
         with (
-            _TokenFile(folder / "train.npy", *ends) as train,
-            _TokenFile(folder / "held_out.npy", *ends) as held_out,
+            _TokenFile(folder / "train.npy", tokenizer) as train,
+            _TokenFile(folder / "held_out.npy", tokenizer) as held_out,
         ):
             for batch in _batches(_split(recipe)):
                 texts = [text for _, text in batch]
@@ -144,9 +143,10 @@ class _TokenFile:
     numpy pads it so that it can.
     """
 
-    def __init__(self, path: Path, bos: int, eos: int) -> None:
+    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
         self._path, self._partial = path, _partial(path)
-        self._bos, self._eos, self._length = bos, eos, 0
+        self._bos, self._eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
+        self._length = 0
 
     def __enter__(self) -> Self:
         self._file = self._partial.open("wb")
@@ -159,11 +159,15 @@ class _TokenFile:
         self._length += len(tokens)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._file:
-            self._file.seek(0)
-            self._write_header()
-        if kind is None:
-            os.replace(self._partial, self._path)
+        try:
+            with self._file:
+                if kind is None:
+                    self._file.seek(0)
+                    self._write_header()
+            if kind is None:
+                os.replace(self._partial, self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)
 
     def _write_header(self) -> None:
         about = {"descr": "<u2", "fortran_order": False, "shape": (self._length,)}
@@ -195,8 +199,11 @@ def _key(recipe: Recipe) -> str:
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write under another name, then rename: the file is whole or not there."""
-    write(_partial(path))
-    os.replace(_partial(path), path)
+    try:
+        write(_partial(path))
+        os.replace(_partial(path), path)
+    finally:
+        _partial(path).unlink(missing_ok=True)
 
 
 def _partial(path: Path) -> Path:

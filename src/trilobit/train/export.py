@@ -14,31 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from trilobit.errors import RecipeError
-from trilobit.nn import BitLinear, bit_linears
-
-_QUANTISATION = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
+from trilobit.nn import bit_linears
 
 
 def save_masters(model: Any, tokenizer: Any, folder: Path) -> None:
     """The model with its float32 masters ("online"), or as it is if nothing is ternary."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    layers = dict(bit_linears(model))
-    if layers:
-        _declare(folder, "online", layers)
+    _complete_config(model, folder, "online")
 
 
 def save_packed(model: Any, tokenizer: Any, folder: Path) -> None:
-    """The model with its ternary codes packed ("offline").
+    """The model with its codes packed ("offline"). Sign weights pack like ternary ones.
 
-    Raises RecipeError when the model has no ternary layers.
+    Raises RecipeError when the model has no quantised layers.
     """
     layers = dict(bit_linears(model))
-    if not layers or any(module.weights != "absmean" for module in layers.values()):
-        raise RecipeError("only a model with ternary weights has a packed form; export masters")
+    if not layers:
+        raise RecipeError("a model without quantised layers has no packed form; export masters")
     state: dict[str, Tensor] = {}
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     for name, tensor in model.state_dict().items():
@@ -57,9 +54,7 @@ def save_packed(model: Any, tokenizer: Any, folder: Path) -> None:
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _declare(folder, "offline", layers)
-    from safetensors.torch import save_file
-
+    _complete_config(model, folder, "offline")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -72,12 +67,35 @@ def pack_published(codes: Tensor) -> Tensor:
     return quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
 
 
-def _declare(folder: Path, mode: str, layers: dict[str, BitLinear]) -> None:
+def _complete_config(model: Any, folder: Path, mode: str) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    quantisation: dict[str, object] = {**_QUANTISATION, "quantization_mode": mode}
-    norms = {module.rms_norm.eps for module in layers.values() if module.rms_norm is not None}
+    config["use_cache"] = True  # the Trainer turns it off, but whoever generates wants it
+    if quantisation := _quantisation(model, mode):
+        config["quantization_config"] = quantisation
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _quantisation(model: Any, mode: str) -> dict[str, object]:
+    """How to read the weights, in the words of stock transformers; empty for a float model."""
+    layers = [module for _, module in bit_linears(model)]
+    if not layers:
+        return {}
+    method = "bitnet"
+    if mode == "online" and layers[0].weights == "sign":
+        # Readers know only one way from masters to codes, absmean: rather none than that.
+        method = "bitnet_sign"
+    quantisation: dict[str, object] = {
+        "quant_method": method,
+        "linear_class": "autobitlinear",
+        "quantization_mode": mode,
+    }
+    norms = {module.rms_norm.eps for module in layers if module.rms_norm is not None}
     if norms:
         quantisation |= {"use_rms_norm": True, "rms_norm_eps": norms.pop()}
-    config["quantization_config"] = quantisation
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    floats = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+    head = model.get_output_embeddings()
+    if any(module is not head for module in floats.values()):
+        # The head stays float by itself, but not if others are named.
+        quantisation["modules_to_not_convert"] = list(floats)
+    return quantisation

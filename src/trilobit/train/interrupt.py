@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Any, Self
@@ -15,15 +15,18 @@ class Interrupt(TrainerCallback):
     """While entered, the first Ctrl-C ends the training with a checkpoint of a whole step.
 
     In the middle of a step the weights belong to no step. A second Ctrl-C does not wait.
+    alone: whether no other process trains along. Several would stop at different steps and
+        wait for each other forever, so Ctrl-C keeps its usual meaning there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool) -> None:
         self.asked = False
+        self._alone = alone
         self._previous: Any = None
 
     def __enter__(self) -> Self:
         # Only the main thread gets signals, and may say what they do.
-        if threading.current_thread() is threading.main_thread():
+        if self._alone and threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._note)
         return self
 
@@ -42,4 +45,5 @@ class Interrupt(TrainerCallback):
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        # Not by print: the signal may have come in the middle of another one.
+        os.write(2, b"stopping after this step; Ctrl-C again stops at once\n")

@@ -219,7 +219,7 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"is not TOML: {error}") from error
     if path.suffix in (".yaml", ".yml"):
-        import yaml
+        import yaml  # type: ignore[import-untyped]
 
         try:
             values = yaml.safe_load(text)
@@ -270,5 +270,7 @@ def _checked(hint: Any, value: object, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or isinstance(value, bool):
-        raise RecipeError(f"'{where}' is {value!r}; it must be {_TYPES[hint]}")
+        # YAML takes 1e-3 for a text.
+        point = " (1e-3 needs a point in YAML: 1.0e-3)" if hint is float else ""
+        raise RecipeError(f"'{where}' is {value!r}; it must be {_TYPES[hint]}{point}")
     return value

@@ -52,20 +52,23 @@ class TwoStage(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | torch.Tensor]:
+        """The learning rate of every group."""
         rate = learning_rate(self._schedule, self.last_epoch)
         return [rate for _ in self.optimizer.param_groups]
 
     def step(self, epoch: int | None = None) -> None:
+        """Go on by one step of the optimiser."""
         super().step(epoch)
         decay = weight_decay(self._schedule, self.last_epoch)
         for group, decays in zip(self.optimizer.param_groups, self._decays, strict=True):
             group["weight_decay"] = decay if decays else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        # The place only: the schedule belongs to the recipe, which may have been prolonged.
+        """The place only: the schedule belongs to the recipe, which may have been prolonged."""
         return {"last_epoch": self.last_epoch, "_step_count": self._step_count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the place of `state_dict` in this schedule."""
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = state_dict["_step_count"]
         for group, decays in zip(self.optimizer.param_groups, self._decays, strict=True):

@@ -96,7 +96,8 @@ class Pretrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Ours, whatever the arguments name."""
         if self.lr_scheduler is None:
-            scheduler: Any = TwoStage(optimizer or self.optimizer, self._recipe.schedule)
+            optimizer = optimizer or self.optimizer
+            scheduler: Any = TwoStage(optimizer, self._recipe.schedule)
             self.lr_scheduler = scheduler
             self._created_lr_scheduler = True
         return self.lr_scheduler
