@@ -106,6 +106,23 @@ struct Tensors {
     }
 };
 
+// The screen of a head, if there is one.
+Screen read_screen(const Tensors &t, int rows, int columns) {
+    Screen s{};
+    if (!t.dict.contains("lm_head.screen.codes")) return s;
+    s.rows = rows;
+    s.columns = round_up(columns, kScreenColumns);
+    s.block = std::min(s.columns & -s.columns, 512);
+    const Any codes = t.get("lm_head.screen.codes");
+    const std::size_t bytes = static_cast<std::size_t>(round_up(rows, kRows)) * s.columns / 2;
+    require(codes.dtype() == nb::dtype<std::uint8_t>() && codes.size() == bytes,
+            "tensor 'lm_head.screen.codes' is not " + std::to_string(bytes) + " bytes");
+    s.codes = static_cast<const std::uint8_t *>(codes.data());
+    s.scales = t.floats("lm_head.screen.scales", static_cast<std::size_t>(rows));
+    s.residuals = t.floats("lm_head.screen.residuals", static_cast<std::size_t>(rows));
+    return s;
+}
+
 int positive(const nb::dict &config, const char *name) {
     require(config.contains(name), std::string("config: ") + name + " is missing");
     const int value = nb::cast<int>(config[name]);
@@ -134,6 +151,7 @@ Weights read_weights(const Config &c, bool tied, const Tensors &t) {
     Weights w{};
     w.embed_tokens = t.dense("model.embed_tokens.weight", c.vocab_size, h);
     w.lm_head = tied ? w.embed_tokens : t.dense("lm_head.weight", c.vocab_size, h);
+    w.screen = read_screen(t, c.vocab_size, h);
     w.norm = t.floats("model.norm.weight", static_cast<std::size_t>(h));
     for (int n = 0; n < c.num_hidden_layers; ++n) {
         const std::string p = "model.layers." + std::to_string(n) + ".";
@@ -355,7 +373,7 @@ NB_MODULE(_native, m) {
             [](Sampler &s, const Floats &logits) {
                 std::vector<float> copy(logits.data(), logits.data() + logits.size());
                 require(!copy.empty(), "no logits");
-                return s.sample(copy.data(), static_cast<int>(copy.size()));
+                return s.sample(kernels_or_throw(), copy.data(), static_cast<int>(copy.size()));
             },
             "logits"_a, "Choose from float32 logits [vocab], and accept the choice.");
 
@@ -371,6 +389,13 @@ NB_MODULE(_native, m) {
         .def("sample", &PyDecoder::sample, "samplers"_a,
              "One token id for each output row of the last forward.")
         .def_prop_ro("threads", [](const PyDecoder &d) { return d.decoder->threads(); })
+        .def_prop_ro(
+            "screened_tokens",
+            [](const PyDecoder &d) { return d.decoder->head().screened_tokens(); },
+            "Tokens chosen from a few rows of the head, so far.")
+        .def_prop_ro(
+            "rescored_rows", [](const PyDecoder &d) { return d.decoder->head().rescored_rows(); },
+            "Rows of the head computed exactly for them.")
         .def_prop_ro("kv_bytes", [](const PyDecoder &d) { return d.decoder->kv_bytes(); })
         .def_prop_ro_static("BLOCK", [](nb::handle) { return kKvBlock; });
 }

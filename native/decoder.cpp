@@ -43,7 +43,6 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     code_scales_ = Array<float>(n);
     code_sums_ = Array<std::int32_t>(n);
     scratch_ = Array<unsigned char>(threads * kScratchBytes);
-    sampling_ = Array<float>(std::min<std::size_t>(n, kSampleRows) * c.vocab_size);
     kv_ = Array<unsigned char>(std::size_t{2} * c.num_hidden_layers * capacity.kv_blocks *
                                c.num_key_value_heads * head_pad_ * kKvBlock *
                                size_of(capacity.kv_type));
@@ -67,6 +66,8 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     gains_.emplace_back(static_cast<std::size_t>(c.head_dim) / 2);
     std::copy_n(weights.inv_freq, c.head_dim / 2, gains_.back().data());
     weights_.inv_freq = gains_.back().data();
+    head_.emplace(weights_.lm_head, weights_.screen, pool_.threads(),
+                  std::min(capacity.batch_tokens, kSampleRows));
 }
 
 // Kernels read whole vectors, a file's gains end where they end.
@@ -340,35 +341,19 @@ void Decoder::outputs(const Batch &batch) {
 }
 
 void Decoder::logits(int begin, int end, float *out) {
-    // Rows of the head that stay in an L2 cache while a few tokens at a time pass over them.
-    constexpr int kHeadRows = 32, kHeadTokens = 3;
     const Pool::Step step(pool_);
-    const int vocab = config_.vocab_size;
-    const float *x = hidden_out_.data() + std::ptrdiff_t{begin} * hidden_stride_;
-    const int chunks = (vocab + kHeadRows - 1) / kHeadRows, tokens = end - begin;
-    pool_.split(chunks, [&](int first, int last, int) {
-        const int rows_end = std::min(last * kHeadRows, vocab);
-        if (tokens == 1)
-            return k_.dense(weights_.lm_head, first * kHeadRows, rows_end, x, hidden_stride_, 1, out,
-                            vocab);
-        for (int row = first * kHeadRows; row < rows_end; row += kHeadRows)
-            for (int t = 0; t < tokens; t += kHeadTokens)
-                k_.dense(weights_.lm_head, row, std::min(row + kHeadRows, rows_end),
-                         x + std::ptrdiff_t{t} * hidden_stride_, hidden_stride_,
-                         std::min(kHeadTokens, tokens - t), out + std::ptrdiff_t{t} * vocab, vocab);
-    });
+    head_->logits(k_, pool_, hidden_out_.data() + std::ptrdiff_t{begin} * hidden_stride_,
+                 hidden_stride_, end - begin, out);
 }
 
 void Decoder::sample(std::span<Sampler *const> samplers, std::int32_t *out) {
-    const int vocab = config_.vocab_size;
+    const Pool::Step step(pool_);
     for (int begin = 0; begin < outputs_; begin += kSampleRows) {
-        const int end = std::min(begin + kSampleRows, outputs_);
-        logits(begin, end, sampling_.data());
-        const Pool::Step step(pool_);
-        pool_.each(end - begin, [&](int i, int) {
-            const std::size_t row = static_cast<std::size_t>(begin + i);
-            out[row] = samplers[row]->sample(sampling_.data() + std::ptrdiff_t{i} * vocab, vocab);
-        });
+        const int count = std::min(kSampleRows, outputs_ - begin);
+        head_->sample(k_, pool_, hidden_out_.data() + std::ptrdiff_t{begin} * hidden_stride_,
+                     hidden_stride_, samplers.subspan(static_cast<std::size_t>(begin),
+                                                      static_cast<std::size_t>(count)),
+                     out + begin);
     }
 }
 

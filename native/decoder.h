@@ -4,12 +4,14 @@
 // prompt was cut into chunks, or on the number of threads. Nothing allocates inside `forward`.
 #pragma once
 
+#include "head.h"
 #include "kernels.h"
 #include "memory.h"
 #include "pool.h"
 #include "sampler.h"
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -39,6 +41,7 @@ struct Layer {
 struct Weights {
     Dense embed_tokens;
     Dense lm_head;
+    Screen screen; // of lm_head; codes may be null
     const float *norm;
     const float *inv_freq; // [head_dim / 2]
     std::vector<Layer> layers;
@@ -75,6 +78,7 @@ class Decoder {
 
     int output_count() const { return outputs_; }
     int threads() const { return pool_.threads(); }
+    const Head &head() const { return *head_; }
     std::size_t kv_bytes() const { return kv_.size(); }
     const Config &config() const { return config_; }
     const Capacity &capacity() const { return capacity_; }
@@ -119,10 +123,11 @@ class Decoder {
     Capacity capacity_;
     const Kernels &k_;
     Pool pool_;
+    std::optional<Head> head_;
     std::vector<Array<float>> gains_; // padded copies
     int tokens_ = 0, outputs_ = 0;
     int head_pad_, hidden_stride_, q_stride_, kv_stride_, ffn_stride_, code_stride_;
-    Array<float> x_, q_, k_out_, v_, heads_, gate_, up_, cos_, sin_, hidden_out_, sampling_;
+    Array<float> x_, q_, k_out_, v_, heads_, gate_, up_, cos_, sin_, hidden_out_;
     Array<std::int8_t> codes_;
     Array<float> code_scales_;
     Array<std::int32_t> code_sums_;

@@ -6,12 +6,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 namespace trilobit {
 
 inline constexpr int kRows = 4;         // rows interleaved in a packed block
 inline constexpr int kColumns = 128;    // columns of a packed block: 32 bytes of 4 codes a row
 inline constexpr int kBlockBytes = 128; // kRows * kColumns / 4
+inline constexpr int kScreenColumns = 64; // of a block of the screen: 32 bytes of 2 codes a row
 inline constexpr int kFloatPad = 16;
 inline constexpr int kKvBlock = 32;   // positions of one KV block
 inline constexpr int kSpan = 512;     // keys whose softmax is summed before spans are merged
@@ -42,6 +44,16 @@ struct Dense {
     Float type;
     int rows;
     int columns;
+};
+
+// A four-bit copy of the head [rows, columns], rotated, in the packed layout of screen.py.
+struct Screen {
+    const std::uint8_t *codes;
+    const float *scales;    // [rows]
+    const float *residuals; // [rows]: norm of what the codes miss
+    int rows;
+    int columns; // padded to kScreenColumns
+    int block;   // columns of a Hadamard block
 };
 
 // Int8 activations [T, stride], zero beyond K; x ≈ codes * scales[t].
@@ -93,6 +105,13 @@ struct Kernels {
                   const float *span_weighted, int head_dim);
     // out = weighted / sum
     void (*finish)(const float *weighted, float sum, int head_dim, float *out);
+    // Rotate x [n] into out [padded] by signs and Hadamard blocks.
+    void (*rotate)(const float *x, const float *signs, int n, int padded, int block, float *out);
+    // out[t * out_stride + row] ≈ rotated x[t] · row, for the rows of [group_begin, group_end).
+    void (*screen)(const Screen &screen, const Activations &x, int group_begin, int group_end,
+                   float *out, int out_stride);
+    // Standard Gumbel noise of the tokens [first, first + count).
+    void (*gumbel)(std::uint32_t key, int first, int count, float *out);
     // The machine's limits: read `bytes` (a multiple of 1024) once; do `rounds` rounds of u8 × s8
     // products, return the number of multiply-adds of a round.
     std::uint64_t (*read)(const void *data, std::size_t bytes);

@@ -14,6 +14,10 @@ std::uint64_t mix(std::uint64_t x) {
     return x ^ x >> 31;
 }
 
+bool larger(const Candidate &a, const Candidate &b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
 } // namespace
 
 void Sampler::observe(std::span<const std::int32_t> ids) {
@@ -25,55 +29,84 @@ void Sampler::accept(std::int32_t id) {
     ++drawn_;
 }
 
-std::int32_t Sampler::sample(float *logits, int n) {
-    adjust(logits, n);
-    std::int32_t id;
-    if (settings_.temperature == 0)
-        id = static_cast<std::int32_t>(std::max_element(logits, logits + n) - logits);
-    else
-        id = draw(logits, n);
-    accept(id);
-    return id;
+std::uint32_t Sampler::noise_key() const {
+    return static_cast<std::uint32_t>(mix(mix(settings_.seed) + drawn_));
 }
 
-void Sampler::adjust(float *logits, int n) const {
+void Sampler::adjusted(std::vector<std::int32_t> *ids, int n) const {
+    ids->clear();
+    if (penalises())
+        for (const auto &[id, times] : generated_) ids->push_back(id);
+    for (const auto &[id, bias] : settings_.logit_bias) ids->push_back(id);
+    std::sort(ids->begin(), ids->end());
+    ids->erase(std::unique(ids->begin(), ids->end()), ids->end());
+    std::erase_if(*ids, [n](std::int32_t id) { return id < 0 || id >= n; });
+}
+
+float Sampler::adjusted_logit(std::int32_t id, float logit) const {
     const SamplerSettings &s = settings_;
-    if (s.repetition_penalty != 1 || s.frequency_penalty != 0 || s.presence_penalty != 0)
-        for (const auto &[id, times] : generated_) {
-            if (id < 0 || id >= n) continue;
-            float &logit = logits[id];
+    if (penalises())
+        if (const auto seen = generated_.find(id); seen != generated_.end()) {
             logit = logit > 0 ? logit / s.repetition_penalty : logit * s.repetition_penalty;
-            if (times > 0)
-                logit -= s.frequency_penalty * static_cast<float>(times) + s.presence_penalty;
+            if (seen->second > 0)
+                logit -= s.frequency_penalty * static_cast<float>(seen->second) +
+                         s.presence_penalty;
         }
-    for (const auto &[id, bias] : s.logit_bias)
-        if (id >= 0 && id < n) logits[id] += bias;
+    if (const auto bias = s.logit_bias.find(id); bias != s.logit_bias.end()) logit += bias->second;
+    return logit;
 }
 
-std::int32_t Sampler::draw(const float *logits, int n) {
-    const SamplerSettings &s = settings_;
+std::int32_t Sampler::sample(const Kernels &k, float *logits, int n) {
+    std::vector<std::int32_t> ids;
+    adjusted(&ids, n);
+    for (const std::int32_t id : ids) logits[id] = adjusted_logit(id, logits[id]);
+    // Noise is below 17: what is further behind the first cannot win.
     const float top = *std::max_element(logits, logits + n);
-    if (!(top > -INFINITY)) return 0; // nothing can be chosen: every logit is -inf
-    // Below e^-50 of the largest, even 2^18 tokens weigh less than the last bit of a random number.
-    const float floor = top - 50 * s.temperature;
-    std::vector<Candidate> &c = candidates_;
-    c.clear();
-    for (int i = 0; i < n; ++i)
-        if (logits[i] >= floor) c.push_back({logits[i], i});
+    const float floor = settings_.temperature > 0 ? top - 40 * settings_.temperature : top;
+    candidates_.clear();
+    for (std::int32_t id = 0; id < n; ++id)
+        if (logits[id] >= floor) candidates_.push_back({logits[id], id});
+    if (candidates_.empty()) candidates_.push_back({top, 0}); // no logit is a number
+    return choose(k, candidates_);
+}
 
-    const auto larger = [](const Candidate &a, const Candidate &b) {
-        return a.weight > b.weight || (a.weight == b.weight && a.id < b.id);
-    };
+std::int32_t Sampler::choose(const Kernels &k, std::vector<Candidate> &candidates) {
+    Candidate winner = candidates.front();
+    if (settings_.temperature == 0) {
+        for (const Candidate &one : candidates)
+            if (larger(one, winner)) winner = one;
+    } else {
+        filter(candidates);
+        const std::uint32_t key = noise_key();
+        winner.logit = -INFINITY;
+        for (const Candidate &one : candidates) {
+            float noise;
+            k.gumbel(key, one.id, 1, &noise);
+            const Candidate entry{one.logit / settings_.temperature + noise, one.id};
+            if (larger(entry, winner)) winner = entry;
+        }
+    }
+    accept(winner.id);
+    return winner.id;
+}
+
+// Top-k, top-p and min-p.
+void Sampler::filter(std::vector<Candidate> &candidates) const {
+    const SamplerSettings &s = settings_;
+    std::vector<Candidate> &c = candidates;
     if (s.top_k > 0 && static_cast<std::size_t>(s.top_k) < c.size()) {
         std::nth_element(c.begin(), c.begin() + (s.top_k - 1), c.end(), larger);
         c.resize(static_cast<std::size_t>(s.top_k));
     }
-    double total = 0;
-    for (Candidate &one : c) {
-        one.weight = std::exp((one.weight - top) / s.temperature);
-        total += double{one.weight};
-    }
+    const float top = std::max_element(c.begin(), c.end(), [](const auto &a, const auto &b) {
+                          return a.logit < b.logit;
+                      })->logit;
+    const auto weight = [&](const Candidate &one) {
+        return std::exp((one.logit - top) / s.temperature);
+    };
     if (s.top_p < 1) {
+        double total = 0;
+        for (const Candidate &one : c) total += double{weight(one)};
         // Sort only as far as the mass reaches.
         const double wanted = double{s.top_p} * total;
         double mass = 0;
@@ -84,29 +117,12 @@ std::int32_t Sampler::draw(const float *logits, int n) {
                 std::partial_sort(c.begin() + static_cast<std::ptrdiff_t>(kept),
                                   c.begin() + static_cast<std::ptrdiff_t>(sorted), c.end(), larger);
             }
-            mass += double{c[kept++].weight};
+            mass += double{weight(c[kept++])};
         }
         c.resize(std::max<std::size_t>(kept, 1));
     }
     if (s.min_p > 0) // the largest weight is exp(0) = 1
-        std::erase_if(c, [&](const Candidate &one) { return one.weight < s.min_p; });
-    // Selection leaves an order that is not the same for every standard library.
-    if (s.top_k > 0 || s.top_p < 1)
-        std::sort(c.begin(), c.end(),
-                  [](const Candidate &a, const Candidate &b) { return a.id < b.id; });
-    total = 0;
-    for (const Candidate &one : c) total += double{one.weight};
-    double left = uniform() * total;
-    for (const Candidate &one : c) {
-        left -= double{one.weight};
-        if (left < 0) return one.id;
-    }
-    return c.back().id; // rounding left a sliver beyond the last one
-}
-
-// In [0, 1), 53 bits, from the seed and the number of tokens so far.
-double Sampler::uniform() const {
-    return static_cast<double>(mix(mix(settings_.seed) + drawn_) >> 11) * 0x1.0p-53;
+        std::erase_if(c, [&](const Candidate &one) { return weight(one) < s.min_p; });
 }
 
 } // namespace trilobit

@@ -1,8 +1,13 @@
 // Choosing the next token of one sequence.
 //
-// Order: logit bias and penalties, temperature, top-k, top-p, min-p. The random numbers are a
-// function of the seed and the number of tokens drawn, so a text does not depend on its batch.
+// Order: logit bias and penalties, temperature, top-k, top-p, min-p. Among what is left a token
+// wins by the largest logit / temperature + Gumbel noise, which draws from the softmax (Gumbel
+// 1954; Maddison et al. 2014). The noise is a function of the seed, the number of tokens drawn and
+// the token: a text does not depend on its batch, and the winner of all tokens is the winner of any
+// few tokens that include it.
 #pragma once
+
+#include "kernels.h"
 
 #include <cstdint>
 #include <span>
@@ -20,7 +25,12 @@ struct SamplerSettings {
     float frequency_penalty = 0;  // subtracted once for each time a token was generated
     float presence_penalty = 0;   // subtracted once when it was generated at all
     std::uint64_t seed = 0;
-    std::vector<std::pair<std::int32_t, float>> logit_bias;
+    std::unordered_map<std::int32_t, float> logit_bias;
+};
+
+struct Candidate {
+    float logit;
+    std::int32_t id;
 };
 
 class Sampler {
@@ -32,17 +42,31 @@ class Sampler {
     // A generated token.
     void accept(std::int32_t id);
     // Choose from `logits` [n], which are overwritten, and accept the choice.
-    std::int32_t sample(float *logits, int n);
+    std::int32_t sample(const Kernels &k, float *logits, int n);
+
+    // ---- for who knows which tokens can matter ----
+
+    const SamplerSettings &settings() const { return settings_; }
+    // Top-p weighs the whole distribution: no few tokens decide it.
+    bool needs_every_logit() const { return settings_.temperature > 0 && settings_.top_p < 1; }
+    // All tokens take part in the race: noise may be added before anything is left out.
+    bool races() const {
+        return settings_.temperature > 0 && settings_.top_k == 0 && settings_.min_p == 0 &&
+               settings_.top_p >= 1;
+    }
+    std::uint32_t noise_key() const;
+    // Ids below n, in order, whose logits bias and penalties change.
+    void adjusted(std::vector<std::int32_t> *ids, int n) const;
+    float adjusted_logit(std::int32_t id, float logit) const;
+    // Choose from candidates with adjusted logits, at least one, and accept the choice.
+    std::int32_t choose(const Kernels &k, std::vector<Candidate> &candidates);
 
   private:
-    struct Candidate {
-        float weight; // logit first, then exp of it
-        std::int32_t id;
-    };
-
-    void adjust(float *logits, int n) const;
-    std::int32_t draw(const float *logits, int n);
-    double uniform() const;
+    bool penalises() const {
+        return settings_.repetition_penalty != 1 || settings_.frequency_penalty != 0 ||
+               settings_.presence_penalty != 0;
+    }
+    void filter(std::vector<Candidate> &candidates) const;
 
     SamplerSettings settings_;
     std::unordered_map<std::int32_t, int> generated_; // id -> times; 0 when only in the prompt

@@ -26,9 +26,11 @@ constexpr int kStreamTokens = 8;
 
 #include "attention.inl"
 
+#include "screen.inl"
+
 #include "limits.inl"
 
 constexpr Kernels table(const char *name) {
     return {name,  linear,    norm_quantise, norm,   relu2_gate, rope,   embed, dense,
-            store_key, store_value, attend,  merge,  finish,     read,   multiply};
+            store_key, store_value, attend,  merge,  finish,     rotate, screen, gumbel, read,   multiply};
 }

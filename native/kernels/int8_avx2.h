@@ -5,6 +5,7 @@ struct Int8 {
     // The tile kernel adds two products of codes × 4 a block: 2 * 8 * 128 = 2048 a pair, and
     // 16 * -2048 = -32768 still fits int16.
     static constexpr int kBlocksPerWiden = 8;
+    static constexpr int kScreenBlocksPerWiden = 4; // 8 products of 2 * 15 * 127 = 3810 fit int16
     static constexpr int kTileVectors = 4; // accumulator pairs that 16 registers hold
     static constexpr int kTileRows = 2;
     static constexpr int kTileTokens = 6; // 2 × 6 sums + 2 weights + 1 activation + 1 product = 16
@@ -18,6 +19,7 @@ struct Int8 {
     static Vec activations(const std::int8_t *p) { return load(p); }
     static Vec ones(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x03)); }
     static Vec fours(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x0c)); }
+    static Vec nibbles(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x0f)); }
     static Vec upper(Vec a) { return _mm256_srli_epi16(a, 4); }
     // The codes of 32 packed bytes, by their place in the byte
     static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b,
@@ -49,6 +51,9 @@ struct Int8 {
         const __m256i a = _mm256_madd_epi16(ones, _mm256_set1_epi16(4));
         const __m256i b = _mm256_madd_epi16(fours, _mm256_set1_epi16(1));
         return _mm256_add_epi32(sum, _mm256_add_epi32(a, b));
+    }
+    static Wide add(Wide sum, Acc a) {
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(a, _mm256_set1_epi16(1)));
     }
     static void store(std::int32_t *p, Wide a) {
         _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a);

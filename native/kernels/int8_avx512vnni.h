@@ -3,6 +3,7 @@
 struct Int8 {
     static constexpr int kBytes = 64;
     static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
+    static constexpr int kScreenBlocksPerWiden = 1 << 24;
     static constexpr int kTileVectors = 8;
     static constexpr int kTileRows = 4;
     static constexpr int kTileTokens = 6; // 24 accumulators of 32 registers
@@ -17,6 +18,7 @@ struct Int8 {
     }
     static Vec ones(Vec a) { return _mm512_and_si512(a, _mm512_set1_epi8(0x03)); }
     static Vec fours(Vec a) { return _mm512_and_si512(a, _mm512_set1_epi8(0x0c)); }
+    static Vec nibbles(Vec a) { return _mm512_and_si512(a, _mm512_set1_epi8(0x0f)); }
     static Vec upper(Vec a) { return _mm512_srli_epi16(a, 4); }
     // The codes of 32 packed bytes, by their place in the byte
     static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b,
@@ -44,6 +46,9 @@ struct Int8 {
     // sum + 4 * ones + fours: four times the dot product
     static Wide widen(Wide sum, Acc ones, Acc fours) {
         return _mm512_add_epi32(sum, _mm512_add_epi32(_mm512_slli_epi32(ones, 2), fours));
+    }
+    static Wide add(Wide sum, Acc a) {
+        return _mm512_add_epi32(sum, a);
     }
     static void store(std::int32_t *p, Wide a) { _mm512_storeu_si512(p, a); }
     // c[r] += the sum of the lanes of row r

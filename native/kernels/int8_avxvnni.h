@@ -3,6 +3,7 @@
 struct Int8 {
     static constexpr int kBytes = 32;
     static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
+    static constexpr int kScreenBlocksPerWiden = 1 << 24;
     static constexpr int kTileVectors = 4;
     static constexpr int kTileRows = 2;
     static constexpr int kTileTokens = 6;
@@ -16,6 +17,7 @@ struct Int8 {
     static Vec activations(const std::int8_t *p) { return load(p); }
     static Vec ones(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x03)); }
     static Vec fours(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x0c)); }
+    static Vec nibbles(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x0f)); }
     static Vec upper(Vec a) { return _mm256_srli_epi16(a, 4); }
     // The codes of 32 packed bytes, by their place in the byte
     static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b,
@@ -43,6 +45,9 @@ struct Int8 {
     // sum + 4 * ones + fours: four times the dot product
     static Wide widen(Wide sum, Acc ones, Acc fours) {
         return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_slli_epi32(ones, 2), fours));
+    }
+    static Wide add(Wide sum, Acc a) {
+        return _mm256_add_epi32(sum, a);
     }
     static void store(std::int32_t *p, Wide a) {
         _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a);

@@ -3,6 +3,7 @@
 struct Int8 {
     static constexpr int kBytes = 16;
     static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
+    static constexpr int kScreenBlocksPerWiden = 1 << 24;
     static constexpr int kTileVectors = 8;
     static constexpr int kTileRows = 4;
     static constexpr int kTileTokens = 6; // 24 accumulators of 32 registers
@@ -14,6 +15,7 @@ struct Int8 {
     static Vec activations(const std::int8_t *p) { return vreinterpretq_u8_s8(vld1q_s8(p)); }
     static Vec ones(Vec a) { return vandq_u8(a, vdupq_n_u8(0x03)); }
     static Vec fours(Vec a) { return vandq_u8(a, vdupq_n_u8(0x0c)); }
+    static Vec nibbles(Vec a) { return vandq_u8(a, vdupq_n_u8(0x0f)); }
     static Vec upper(Vec a) { return vshrq_n_u8(a, 4); }
     // The codes of 16 packed bytes, by their place in the byte
     static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b,
@@ -39,6 +41,9 @@ struct Int8 {
     // sum + 4 * ones + fours: four times the dot product
     static Wide widen(Wide sum, Acc ones, Acc fours) {
         return vaddq_s32(sum, vaddq_s32(vshlq_n_s32(ones, 2), fours));
+    }
+    static Wide add(Wide sum, Acc a) {
+        return vaddq_s32(sum, a);
     }
     static void store(std::int32_t *p, Wide a) { vst1q_s32(p, a); }
     // c[r] += the sum of the lanes of row r

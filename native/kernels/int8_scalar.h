@@ -3,6 +3,7 @@
 struct Int8 {
     static constexpr int kBytes = 32;
     static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
+    static constexpr int kScreenBlocksPerWiden = 1 << 24;
     static constexpr int kTileVectors = 4;
     static constexpr int kTileRows = 2;
     static constexpr int kTileTokens = 6;
@@ -26,6 +27,10 @@ struct Int8 {
     }
     static Vec fours(Vec a) {
         for (auto &x : a.v) x &= 0x0c;
+        return a;
+    }
+    static Vec nibbles(Vec a) {
+        for (auto &x : a.v) x &= 0x0f;
         return a;
     }
     static Vec upper(Vec a) {
@@ -52,6 +57,10 @@ struct Int8 {
     // sum + 4 * ones + fours: four times the dot product
     static Wide widen(Wide sum, const Acc &ones, const Acc &fours) {
         for (int i = 0; i < 8; ++i) sum.v[i] += 4 * ones.v[i] + fours.v[i];
+        return sum;
+    }
+    static Wide add(Wide sum, const Acc &a) {
+        for (int i = 0; i < 8; ++i) sum.v[i] += a.v[i];
         return sum;
     }
     static void store(std::int32_t *p, const Wide &a) { std::memcpy(p, a.v, 32); }

@@ -1,0 +1,243 @@
+#include "head.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace trilobit {
+namespace {
+
+// Deviations between an approximate and the exact logit that are allowed for. The errors of a
+// rotated row are close to Gaussian; of 10^12 of them, none is expected beyond 7.1.
+constexpr float kDeviations = 8;
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr int kLargestCode = 7;   // of the screen
+constexpr int kNoiseTokens = 512; // noise made at a time
+
+// A bit of a hash of the column's number, as in screen.py.
+float sign_of(std::uint32_t column) {
+    std::uint32_t h = column + 1;
+    h ^= h >> 16;
+    h *= 0x85ebca6bu;
+    h ^= h >> 13;
+    h *= 0xc2b2ae35u;
+    h ^= h >> 16;
+    return h & 1 ? -1.0f : 1.0f;
+}
+
+} // namespace
+
+Head::Head(const Dense &weights, const Screen &screen, int threads, int rows_at_once)
+    : weights_(weights), screen_(screen), threads_(threads) {
+    const std::size_t n = static_cast<std::size_t>(rows_at_once);
+    scores_ = Array<float>(n * static_cast<std::size_t>(weights.rows));
+    if (!screen.codes) return;
+    const std::size_t columns = static_cast<std::size_t>(screen.columns);
+    signs_ = Array<float>(columns);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(screen.block));
+    for (std::size_t i = 0; i < columns; ++i)
+        signs_[static_cast<std::ptrdiff_t>(i)] = sign_of(static_cast<std::uint32_t>(i)) * scale;
+    rotated_ = Array<float>(n * columns);
+    codes_ = Array<std::int8_t>(n * columns);
+    code_scales_ = Array<float>(n);
+    code_sums_ = Array<std::int32_t>(n);
+    passes_.resize(n);
+    leaders_.resize(n * static_cast<std::size_t>(threads));
+    candidates_.resize(n);
+}
+
+void Head::logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens,
+                  float *out) {
+    // Rows of the head that stay in an L2 cache while a few tokens at a time pass over them.
+    constexpr int kHeadRows = 32, kHeadTokens = 3;
+    const int vocab = weights_.rows, chunks = (vocab + kHeadRows - 1) / kHeadRows;
+    pool.split(chunks, [&](int first, int last, int) {
+        const int rows_end = std::min(last * kHeadRows, vocab);
+        if (tokens == 1)
+            return k.dense(weights_, first * kHeadRows, rows_end, x, stride, 1, out, vocab);
+        for (int row = first * kHeadRows; row < rows_end; row += kHeadRows)
+            for (int t = 0; t < tokens; t += kHeadTokens)
+                k.dense(weights_, row, std::min(row + kHeadRows, rows_end),
+                        x + std::ptrdiff_t{t} * stride, stride, std::min(kHeadTokens, tokens - t),
+                        out + std::ptrdiff_t{t} * vocab, vocab);
+    });
+}
+
+void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
+                  std::span<Sampler *const> samplers, std::int32_t *out) {
+    const int tokens = static_cast<int>(samplers.size());
+    const std::ptrdiff_t vocab = weights_.rows;
+    const bool screened = screen_.codes && std::none_of(samplers.begin(), samplers.end(), [](auto s) {
+                              return s->needs_every_logit();
+                          });
+    if (!screened) {
+        logits(k, pool, x, stride, tokens, scores_.data());
+        pool.each(tokens, [&](int t, int) {
+            out[t] = samplers[static_cast<std::size_t>(t)]->sample(
+                k, scores_.data() + t * vocab, weights_.rows);
+        });
+        return;
+    }
+    pool.each(tokens, [&](int t, int) {
+        prepare(k, t, x + std::ptrdiff_t{t} * stride, *samplers[static_cast<std::size_t>(t)]);
+    });
+    std::fill(leaders_.begin(), leaders_.end(), -1);
+    const Activations codes{codes_.data(), code_scales_.data(), code_sums_.data(), tokens,
+                            screen_.columns};
+    pool.split((weights_.rows + kRows - 1) / kRows, [&](int begin, int end, int thread) {
+        k.screen(screen_, codes, begin, end, scores_.data(), weights_.rows);
+        for (int t = 0; t < tokens; ++t)
+            race(k, t, begin * kRows, std::min(end * kRows, weights_.rows), thread);
+    });
+    std::atomic<bool> undecided{false};
+    pool.each(tokens, [&](int t, int) {
+        if (!decide(k, t, x + std::ptrdiff_t{t} * stride, *samplers[static_cast<std::size_t>(t)],
+                    out + t)) {
+            out[t] = -1;
+            undecided.store(true);
+        }
+    });
+    if (!undecided.load()) return;
+    for (int t = 0; t < tokens; ++t) {
+        if (out[t] >= 0) continue;
+        float *scores = scores_.data() + t * vocab;
+        logits(k, pool, x + std::ptrdiff_t{t} * stride, stride, 1, scores);
+        out[t] = samplers[static_cast<std::size_t>(t)]->sample(k, scores, weights_.rows);
+    }
+}
+
+// Rotate and quantise one hidden state; what its rounding can do to a logit goes into the margins.
+void Head::prepare(const Kernels &k, int t, const float *x, const Sampler &sampler) {
+    const int n = screen_.columns;
+    float *rotated = rotated_.data() + std::ptrdiff_t{t} * n;
+    std::int8_t *codes = codes_.data() + std::ptrdiff_t{t} * n;
+    k.rotate(x, signs_.data(), weights_.columns, n, screen_.block, rotated);
+    float largest = 1e-30f;
+    for (int i = 0; i < n; ++i) largest = std::max(largest, std::fabs(rotated[i]));
+    const float scale = largest / 127;
+    std::int32_t sum = 0;
+    double norm = 0, error = 0;
+    for (int i = 0; i < n; ++i) {
+        const float code = std::nearbyint(rotated[i] / scale);
+        const double missed = double{rotated[i]} - double{code} * scale;
+        codes[i] = static_cast<std::int8_t>(code);
+        sum += codes[i];
+        norm += double{rotated[i]} * rotated[i];
+        error += missed * missed;
+    }
+    code_scales_[t] = scale;
+    code_sums_[t] = sum;
+    Pass &pass = passes_[static_cast<std::size_t>(t)];
+    // |Σ residual·x| has the deviation |residual|·|x|/√n; |row| is at most 7·scale·√n.
+    pass.residual_weight = kDeviations * static_cast<float>(std::sqrt(norm / n));
+    pass.scale_weight = kDeviations * kLargestCode * static_cast<float>(std::sqrt(error));
+    pass.noisy = sampler.races();
+    pass.noise_key = sampler.noise_key();
+    pass.temperature = pass.noisy ? sampler.settings().temperature : 1.0f;
+    sampler.adjusted(&pass.adjusted, weights_.rows);
+}
+
+// Turn the approximate logits of rows [begin, end) into scores (with noise where the winner of the
+// noisy logits is wanted) and find the best. Tokens that bias or penalties change stand aside.
+void Head::race(const Kernels &k, int t, int begin, int end, int thread) {
+    Pass &pass = passes_[static_cast<std::size_t>(t)];
+    float *scores = scores_.data() + std::ptrdiff_t{t} * weights_.rows;
+    if (pass.noisy) {
+        const float inverse = 1.0f / pass.temperature;
+        float noise[kNoiseTokens];
+        for (int i = begin; i < end; i += kNoiseTokens) {
+            const int count = std::min(kNoiseTokens, end - i);
+            k.gumbel(pass.noise_key, i, count, noise);
+            for (int j = 0; j < count; ++j) scores[i + j] = scores[i + j] * inverse + noise[j];
+        }
+    }
+    const auto &adjusted = pass.adjusted;
+    for (auto id = std::lower_bound(adjusted.begin(), adjusted.end(), begin);
+         id != adjusted.end() && *id < end; ++id)
+        scores[*id] = kMinusInfinity;
+    const float *best = std::max_element(scores + begin, scores + end);
+    if (*best > kMinusInfinity)
+        leaders_[static_cast<std::size_t>(t * threads_ + thread)] =
+            static_cast<std::int32_t>(best - scores);
+}
+
+// The exact logit of one row, which takes the place of its score.
+float Head::rescored(const Kernels &k, const float *x, int row, float *scores) const {
+    k.dense(weights_, row, row + 1, x, 0, 1, scores, 0);
+    return scores[row];
+}
+
+// The least exact logit of the `count` rows that look largest: so many rows reach it at least.
+// Those rows' scores become infinite, so that they stay candidates.
+float Head::reached_by(const Kernels &k, const float *x, int count, float *scores) const {
+    std::vector<std::int32_t> heap; // the largest so far, the least of them in front
+    const auto larger = [&](std::int32_t a, std::int32_t b) { return scores[a] > scores[b]; };
+    for (std::int32_t row = 0; row < weights_.rows; ++row) {
+        if (static_cast<int>(heap.size()) == count) {
+            if (!(scores[row] > scores[heap.front()])) continue;
+            std::pop_heap(heap.begin(), heap.end(), larger);
+            heap.back() = row;
+        } else if (scores[row] > kMinusInfinity) {
+            heap.push_back(row);
+        } else {
+            continue;
+        }
+        std::push_heap(heap.begin(), heap.end(), larger);
+    }
+    if (static_cast<int>(heap.size()) < count) return kMinusInfinity;
+    float least = std::numeric_limits<float>::infinity();
+    for (const std::int32_t row : heap) {
+        least = std::min(least, rescored(k, x, row, scores));
+        scores[row] = std::numeric_limits<float>::infinity();
+    }
+    return least;
+}
+
+// Choose from the rows that can still matter; false when they are too many to be worth it.
+bool Head::decide(const Kernels &k, int t, const float *x, Sampler &sampler, std::int32_t *out) {
+    const Pass &pass = passes_[static_cast<std::size_t>(t)];
+    const SamplerSettings &settings = sampler.settings();
+    float *scores = scores_.data() + std::ptrdiff_t{t} * weights_.rows;
+    std::int32_t leader = -1;
+    for (int i = 0; i < threads_; ++i) {
+        const std::int32_t row = leaders_[static_cast<std::size_t>(t * threads_ + i)];
+        if (row >= 0 && (leader < 0 || scores[row] > scores[leader])) leader = row;
+    }
+    std::vector<Candidate> &candidates = candidates_[static_cast<std::size_t>(t)];
+    candidates.clear();
+    if (leader >= 0) {
+        const float inverse = 1.0f / pass.temperature;
+        float noise = 0;
+        if (pass.noisy) k.gumbel(pass.noise_key, leader, 1, &noise);
+        float bound = kMinusInfinity;
+        if (pass.noisy || settings.temperature == 0) {
+            // The exact score of the leader, which the winner reaches at least
+            bound = rescored(k, x, leader, scores) * inverse + noise;
+        } else {
+            // Filters come before the noise: what can pass them, not what can win
+            if (settings.top_k > 0) bound = reached_by(k, x, settings.top_k, scores);
+            if (settings.min_p > 0)
+                bound = std::max(bound, rescored(k, x, leader, scores) +
+                                            settings.temperature * std::log(settings.min_p));
+        }
+        // Rounding of sums of this size, which a margin near zero does not cover
+        bound -= 1e-5f * (1 + std::fabs(bound));
+        scores[leader] = std::numeric_limits<float>::infinity();
+        const std::size_t most = static_cast<std::size_t>(weights_.rows) / 8;
+        for (std::int32_t row = 0; row < weights_.rows; ++row) {
+            if (!(scores[row] + margin(pass, row) * inverse >= bound)) continue;
+            candidates.push_back({0, row});
+            if (candidates.size() > most) return false;
+        }
+    }
+    for (const std::int32_t id : pass.adjusted) candidates.push_back({0, id});
+    if (candidates.empty()) return false; // no score is a number
+    for (Candidate &one : candidates)
+        one.logit = sampler.adjusted_logit(one.id, rescored(k, x, one.id, scores));
+    screened_tokens_.fetch_add(1, std::memory_order_relaxed);
+    rescored_rows_.fetch_add(candidates.size(), std::memory_order_relaxed);
+    *out = sampler.choose(k, candidates);
+    return true;
+}
+
+} // namespace trilobit

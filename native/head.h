@@ -1,0 +1,68 @@
+// The output head: the logits of hidden states, and the next token by as little as decides it.
+//
+// Sampling that needs only a winner reads a four-bit copy of the head first (`screen.py`), takes
+// every row whose logit may still matter, and computes those as the full pass would, bit for bit.
+#pragma once
+
+#include "kernels.h"
+#include "memory.h"
+#include "pool.h"
+#include "sampler.h"
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace trilobit {
+
+class Head {
+  public:
+    // screen.codes may be null: then every row is computed. `rows_at_once` hidden states are
+    // sampled together at most.
+    Head(const Dense &weights, const Screen &screen, int threads, int rows_at_once);
+
+    // out[t][vocab] of `tokens` hidden states x[t * stride].
+    void logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens, float *out);
+    // One token for each hidden state; samplers[t] is advanced.
+    void sample(const Kernels &k, Pool &pool, const float *x, int stride,
+                std::span<Sampler *const> samplers, std::int32_t *out);
+
+    // Since the start: tokens chosen by screening, and rows computed exactly for them.
+    std::uint64_t screened_tokens() const { return screened_tokens_; }
+    std::uint64_t rescored_rows() const { return rescored_rows_; }
+
+  private:
+    // What the first pass knows of one hidden state.
+    struct Pass {
+        float residual_weight, scale_weight; // a row's margin: Σ weight * its residual and scale
+        float temperature;                   // 1 where the noise is not added yet
+        std::uint32_t noise_key;
+        bool noisy;
+        std::vector<std::int32_t> adjusted; // tokens whose logits bias and penalties change
+    };
+
+    void prepare(const Kernels &k, int t, const float *x, const Sampler &sampler);
+    void race(const Kernels &k, int t, int begin, int end, int thread);
+    bool decide(const Kernels &k, int t, const float *x, Sampler &sampler, std::int32_t *out);
+    float margin(const Pass &pass, int row) const {
+        return pass.residual_weight * screen_.residuals[row] +
+               pass.scale_weight * screen_.scales[row];
+    }
+    float rescored(const Kernels &k, const float *x, int row, float *scores) const;
+    float reached_by(const Kernels &k, const float *x, int count, float *scores) const;
+
+    Dense weights_{};
+    Screen screen_{};
+    int threads_ = 0;
+    Array<float> signs_, rotated_, scores_; // scores_[t][vocab]: approximate, then exact logits
+    Array<std::int8_t> codes_;
+    Array<float> code_scales_;
+    Array<std::int32_t> code_sums_;
+    std::vector<Pass> passes_;
+    std::vector<std::int32_t> leaders_; // [t][thread]: the row with the best score, or -1
+    std::vector<std::vector<Candidate>> candidates_;
+    std::atomic<std::uint64_t> screened_tokens_{0}, rescored_rows_{0};
+};
+
+} // namespace trilobit
