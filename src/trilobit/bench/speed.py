@@ -19,7 +19,7 @@ import numpy as np
 from .. import __version__, _native
 from ..config import ModelConfig
 from ..engine.blocks import BLOCK, block_bytes
-from ..engine.llm import LLM
+from ..engine.llm import LLM, Head
 from ..engine.machine import peak_rss_mb
 from ..errors import RequestError
 from ..formats.packed import PackedModel, bytes_by_part
@@ -54,6 +54,7 @@ class Speed:
     model: str
     threads: int
     isa: str
+    head: str
     prompt_tokens: int
     generated_tokens: int
     runs: int
@@ -91,6 +92,7 @@ def measure_speed(
     generate: int,
     threads: int | None = None,
     runs: int = 5,
+    head: Head = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Speed:
     """Measure `runs` runs of `prompt` tokens in and `generate` tokens out.
@@ -98,7 +100,7 @@ def measure_speed(
     Raises RequestError when they do not fit the model's context.
     """
     begun = time.perf_counter()
-    llm = LLM(model, threads=threads)
+    llm = LLM(model, threads=threads, head=head)
     load_s = time.perf_counter() - begun
     llm.generate([0], SamplingParams(max_tokens=1, temperature=0))
     first_token_s = time.perf_counter() - begun
@@ -109,7 +111,7 @@ def measure_speed(
         )
     random = np.random.default_rng(0)
     greedy = SamplingParams(max_tokens=generate, temperature=0, ignore_eos=True)
-    read_bytes = _decode_bytes(model, prompt + generate // 2)
+    read_bytes = _decode_bytes(llm, prompt + generate // 2)
     weights = llm.config.ternary_parameters
     prefill, decode, dram, int8, of_dram, of_int8 = ([] for _ in range(6))
     for run in range(runs + 1):
@@ -130,6 +132,7 @@ def measure_speed(
         model=str(model),
         threads=llm.threads,
         isa=_native.isa(),
+        head="screened" if llm.head_is_screened else "full",
         prompt_tokens=prompt,
         generated_tokens=generate,
         runs=runs,
@@ -150,11 +153,14 @@ def measure_speed(
     )
 
 
-def _decode_bytes(model: Path, position: int) -> int:
+def _decode_bytes(llm: LLM, position: int) -> int:
     """Bytes of the weights, the head and the keys and values that a token at `position` needs."""
-    packed = PackedModel(model)
+    packed = PackedModel(llm.path)
     parts = bytes_by_part(packed.file.tensors)
-    head = parts["embedding" if packed.config.tie_word_embeddings else "head"]
+    if llm.head_is_screened:
+        head = parts["screen"]
+    else:
+        head = parts["embedding" if packed.config.tie_word_embeddings else "head"]
     weights = parts["ternary"] + parts["norms"] + parts["scales"]
     return weights + head + position * _kv_bytes(packed.config)
 

@@ -6,11 +6,15 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from trilobit import synth
 from trilobit.errors import RequestError
+
+if TYPE_CHECKING:
+    from trilobit.engine.llm import Head
 
 
 @click.command("bench")
@@ -19,6 +23,12 @@ from trilobit.errors import RequestError
 @click.option("--prompt", type=click.IntRange(min=1), default=512, show_default=True, metavar="N")
 @click.option("--generate", type=click.IntRange(min=2), default=128, show_default=True, metavar="N")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
+@click.option(
+    "--head",
+    type=click.Choice(("auto", "screened", "full")),
+    default="auto",
+    help="How tokens are chosen; see docs/head.md.",
+)
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, metavar="N")
 @click.option(
     "--folder",
@@ -32,6 +42,7 @@ def command(
     prompt: int,
     generate: int,
     threads: int | None,
+    head: Head,
     runs: int,
     folder: Path | None,
     as_json: bool,
@@ -52,7 +63,13 @@ def command(
             print(f"\rrun {done} of {total}", end="\n" if done == total else "", file=sys.stderr)
 
     speed = measure_speed(
-        path, prompt=prompt, generate=generate, threads=threads, runs=runs, progress=progress
+        path,
+        prompt=prompt,
+        generate=generate,
+        threads=threads,
+        runs=runs,
+        head=head,
+        progress=progress,
     )
     if as_json:
         print(json.dumps({**speed.as_dict(), "model": shape or str(path)}, indent=2))
@@ -69,7 +86,7 @@ def command(
             line += f", {share.median:.0%} of the machine's limit"
         print(line)
     print(
-        f"{speed.isa}, {speed.threads} threads; {prompt} tokens in, {generate} out; "
+        f"{speed.isa}, {speed.threads} threads, {speed.head} head; {prompt} tokens in, {generate} out; "
         f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
         f"peak memory {speed.peak_rss_mb:.0f} MB, file {speed.model_bytes / 1e6:.0f} MB"
     )

@@ -35,6 +35,7 @@ from .turns import Turns
 TokenIds = Items[int] | NDArray[np.integer[Any]]
 Prompt = str | TokenIds
 Message = Mapping[str, str]
+Head = Literal["auto", "screened", "full"]
 
 # A model that was never taught to chat continues the conversation as one text.
 _PLAIN_TEMPLATE = (
@@ -140,7 +141,7 @@ class LLM:
         max_batch_tokens: int = 512,
         max_sequences: int = 16,
         kv_dtype: Literal["f16", "f32"] = "f16",
-        head: Literal["auto", "screened", "full"] = "auto",
+        head: Head = "auto",
     ) -> None:
         packed = PackedModel(model_path(model))
         self.path: Path = packed.path

@@ -203,7 +203,7 @@ def writer(
 
 
 def write_screen(file: SafetensorsWriter, head: NDArray[Any], dtype: str) -> None:
-    """Write the screen tensors of a head `[vocab, hidden]` (BF16 as uint16), some rows at a time."""
+    """Write the screen of a head `[vocab, hidden]` (BF16 as uint16), some rows at a time."""
     parts = [
         screen.screen(as_float32(head[row : row + _SCREEN_ROWS], dtype))
         for row in range(0, len(head), _SCREEN_ROWS)
@@ -214,7 +214,15 @@ def write_screen(file: SafetensorsWriter, head: NDArray[Any], dtype: str) -> Non
 
 def bytes_by_part(tensors: Mapping[str, Any]) -> dict[str, int]:
     """Bytes of the file by what they are for; `tensors` maps names to TensorInfo."""
-    parts = {"ternary": 0, "scales": 0, "norms": 0, "embedding": 0, "head": 0, "screen": 0, "tokenizer": 0}
+    parts = {
+        "ternary": 0,
+        "scales": 0,
+        "norms": 0,
+        "embedding": 0,
+        "head": 0,
+        "screen": 0,
+        "tokenizer": 0,
+    }
     for name, info in tensors.items():
         if name == names.EMBEDDING:
             part = "embedding"

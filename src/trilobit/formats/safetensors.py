@@ -130,7 +130,7 @@ class SafetensorsFile:
             self._map.madvise(mmap.MADV_DONTNEED)
 
     def populate(self, names: Iterable[str]) -> None:
-        """Map the pages of tensors at once, where the system can (Linux 5.14): one by one is slow."""
+        """Map the pages of tensors at once (Linux 5.14; elsewhere one by one, which is slower)."""
         for begin, end in _runs(self.tensors[name] for name in names):
             begin -= begin % mmap.PAGESIZE
             with suppress(OSError, ValueError):

@@ -1,0 +1,32 @@
+"""Stock transformers, the reference of the parity tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+
+def load(folder: Path) -> Any:
+    """The model as anyone would load it, but not compiled: that takes a minute."""
+    # Read when transformers first imports its BitNet layers, which is during the load.
+    with mock.patch.dict(os.environ, {"TORCHDYNAMO_DISABLE": "1"}):
+        return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def logits(model: Any, ids: Tensor) -> Tensor:
+    """Logits `[N, T, vocab]` of the windows `ids` `[N, T]`."""
+    with torch.no_grad():
+        result: Tensor = model(ids).logits
+    return result
+
+
+def held_out_loss(logits_NTV: Tensor, ids_NT: Tensor) -> float:
+    """Mean negative log-probability of every token but each window's first, in float64."""
+    logprobs = torch.log_softmax(logits_NTV[:, :-1].double(), dim=-1)
+    return -float(logprobs.gather(-1, ids_NT[:, 1:, None]).mean())

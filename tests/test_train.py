@@ -1,0 +1,614 @@
+"""`trilobit train`: it learns, tells how, and goes on exactly where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fables
+import numpy as np
+import pytest
+import stock
+import torch
+from fables import (
+    FABLES,
+    HELD_OUT,
+    RECIPE,
+    WINDOW,
+    Run,
+    arguments,
+    finished_run,
+    train,
+    write_recipe,
+)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoTokenizer
+
+from trilobit.train.corpus import prepare
+from trilobit.train.recipe import load_recipe
+from trilobit.train.windows import TrainingWindows
+
+STEPS = 120
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return finished_run(tmp_path_factory.getbasetemp())
+
+
+def _log(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def _curve(output: Path) -> list[dict[str, float]]:
+    """The log without its clock."""
+    return [{k: v for k, v in entry.items() if k != "tokens_per_s"} for entry in _log(output)]
+
+
+def _weights(output: Path) -> bytes:
+    return (output / "model" / "model.safetensors").read_bytes()
+
+
+def _checkpoints(output: Path) -> set[str]:
+    return {path.name for path in output.glob("checkpoint-*")}
+
+
+def _held_out_windows(output: Path) -> torch.Tensor:
+    """The held-out fables as their definition says, by way of the exported tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(output / "model")
+    ids: list[int] = []
+    for fable in HELD_OUT:
+        inner = tokenizer(fable, add_special_tokens=False).input_ids
+        ids += [tokenizer.bos_token_id, *inner, tokenizer.eos_token_id]
+    whole = len(ids) // WINDOW * WINDOW
+    return torch.tensor(ids[:whole]).reshape(-1, WINDOW)
+
+
+# ---- learning, and what is told of it ---------------------------------------------------------
+
+
+def test_loss_falls_on_real_text(run: Run) -> None:
+    losses = [entry["loss"] for entry in _log(run.output) if "loss" in entry]
+    assert losses[0] > 0.9 * math.log(320)  # knows nothing yet
+    assert losses[-1] < losses[0] - 1.5
+
+
+def test_log_has_a_line_for_every_interval(run: Run) -> None:
+    entries = _log(run.output)
+    training = [entry for entry in entries if "loss" in entry]
+    assert [entry["step"] for entry in training] == list(range(5, STEPS + 1, 5))
+    assert all(entry["tokens"] == entry["step"] * 4 * WINDOW for entry in training)
+    assert all(entry["tokens_per_s"] > 0 for entry in training)
+    assert [entry["weight_decay"] for entry in training] == [0.1] * 12 + [0.0] * 12
+    # The rate of the step that the line is about: the first one of stage 2 is step 61.
+    assert training[11]["learning_rate"] == pytest.approx(2e-2 + 1e-2 / 60, rel=1e-3)
+    assert training[12]["learning_rate"] == pytest.approx(1e-2 * 56 / 60, rel=1e-3)
+    held_out = [entry for entry in entries if "held_out_loss" in entry]
+    assert [entry["step"] for entry in held_out] == [40, 80, 120]
+
+
+def test_progress_lines_tell_loss_speed_and_time_left(run: Run) -> None:
+    lines = run.outcome.err.splitlines()
+    training = [line for line in lines if "loss" in line]
+    assert len(training) == STEPS // 5
+    form = r"step \d+/120: loss \d+\.\d{4}, \d+ tokens/s, (\d+ h )?(\d+ min )?(\d+ s )?left"
+    assert all(re.fullmatch(form, line) for line in training)
+    held_out = [line for line in lines if line not in training]
+    assert len(held_out) == 3
+    assert all(re.fullmatch(r"step \d+/120: held-out perplexity \d+\.\d\d", x) for x in held_out)
+
+
+def test_result_is_printed_as_json(run: Run) -> None:
+    result = json.loads(run.outcome.out)
+    last = _log(run.output)[-1]
+    assert result["steps"] == STEPS
+    assert round(result["held_out_loss"], 4) == last["held_out_loss"]
+    assert round(result["held_out_perplexity"], 3) == last["held_out_perplexity"]
+    for key in ("model", "hf_packed", "packed"):
+        assert Path(result[key]).exists()
+
+
+def test_held_out_perplexity_is_that_of_transformers(run: Run) -> None:
+    ids = _held_out_windows(run.output)
+    # Not a multiple of the batch: the last one must not weigh more than its windows.
+    assert len(ids) % 4
+    expected = math.exp(
+        stock.held_out_loss(stock.logits(stock.load(run.output / "model"), ids), ids)
+    )
+    told = json.loads(run.outcome.out)["held_out_perplexity"]
+    # float32 means are good for 1e-6; a rounding tie changes one token's loss by some 1e-3,
+    # which is 1e-5 of the mean of more than 500.
+    assert told == pytest.approx(expected, rel=1e-4)
+
+
+def test_tensorboard_has_the_curves(run: Run) -> None:
+    scalars = _scalars(run.output)
+    log = _log(run.output)
+    assert scalars["train/loss"] == {int(e["step"]): e["loss"] for e in log if "loss" in e}
+    assert list(scalars["train/learning_rate"]) == list(range(5, STEPS + 1, 5))
+    assert list(scalars["eval/loss"]) == [40, 80, 120]
+
+
+def _scalars(output: Path) -> dict[str, dict[int, float]]:
+    events = EventAccumulator(str(output / "tensorboard")).Reload()
+    scalars = {}
+    for tag in events.Tags()["scalars"]:
+        values = [(event.step, round(event.value, 4)) for event in events.Scalars(tag)]
+        scalars[tag] = dict(values)
+        assert len(scalars[tag]) == len(values), f"{tag} has two values for a step"
+    return scalars
+
+
+def test_run_folder_holds_what_the_manual_says(run: Run) -> None:
+    names = {path.name for path in run.output.iterdir()}
+    assert names == {
+        "recipe.json",
+        "corpus",
+        "checkpoint-117",
+        "checkpoint-120",
+        "tensorboard",
+        "log.jsonl",
+        "model",
+        "packed",
+    }
+
+
+def test_a_finished_run_only_tells_its_result_again(run: Run) -> None:
+    before, curve = _weights(run.output), _curve(run.output)
+    again = train(run.recipe, run.output, "--json")
+    assert again.code == 0
+    first = json.loads(run.outcome.out)
+    assert json.loads(again.out) == {**first, "packed": None}
+    assert _weights(run.output) == before
+    assert _curve(run.output) == curve
+
+
+# ---- the same again -----------------------------------------------------------------------------
+
+
+def test_same_seed_gives_the_same_model_bit_for_bit(run: Run, tmp_path: Path) -> None:
+    assert train(run.recipe, tmp_path / "again").code == 0
+    assert _curve(tmp_path / "again") == _curve(run.output)
+    assert _weights(tmp_path / "again") == _weights(run.output)
+
+
+def test_another_seed_gives_another_model(tmp_path: Path) -> None:
+    short = RECIPE.replace("steps = 120", "steps = 20")
+    outputs = []
+    for seed in (0, 1):
+        recipe = write_recipe(tmp_path, short.replace("log_every", f"seed = {seed}\nlog_every"))
+        outputs.append(tmp_path / f"seed-{seed}")
+        assert train(recipe, outputs[-1]).code == 0
+    assert _weights(outputs[0]) != _weights(outputs[1])
+
+
+def test_windows_of_an_epoch_cover_the_text_once() -> None:
+    tokens = np.arange(1000, dtype=np.uint16)
+    windows = TrainingWindows(tokens, window=32, count=10_000, seed=0)
+    assert windows.per_epoch == 30
+    epochs = [
+        [windows[epoch * 30 + place]["input_ids"] for place in range(30)] for epoch in range(2)
+    ]
+    for epoch in epochs:
+        starts = sorted(int(ids[0]) for ids in epoch)
+        assert starts[0] < 32
+        assert [start - starts[0] for start in starts] == list(range(0, 960, 32))
+        assert all((ids.diff() == 1).all() for ids in epoch)
+    first, second = ([int(ids[0]) for ids in epoch] for epoch in epochs)
+    assert first != second
+
+
+# ---- stopped, and gone on -----------------------------------------------------------------------
+
+
+def _start(recipe: Path, output: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "trilobit", *arguments(recipe, output)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for(found: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    while not found():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
+
+
+def test_kill_9_loses_nothing_that_a_checkpoint_holds(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "killed"
+    process = _start(run.recipe, output)
+    _wait_for(lambda: (output / "checkpoint-13").exists(), process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (output / "model").exists()
+    assert train(run.recipe, output).code == 0
+    assert _curve(output) == _curve(run.output)
+    assert _weights(output) == _weights(run.output)
+    assert _scalars(output)["train/loss"] == _scalars(run.output)["train/loss"]
+
+
+def test_ctrl_c_keeps_the_last_step_and_exits_with_130(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "interrupted"
+    process = _start(run.recipe, output)
+    _wait_for(lambda: (output / "log.jsonl").exists(), process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    (name,) = _checkpoints(output)  # stopped before the first of its own
+    assert err.splitlines()[-1] == (
+        f"interrupted; run the same command again to go on from {output / name}"
+    )
+    assert out == ""
+    assert int(name.removeprefix("checkpoint-")) < 13
+    assert not (output / "model").exists()
+    assert train(run.recipe, output).code == 0
+    assert _curve(output) == _curve(run.output)
+    assert _weights(output) == _weights(run.output)
+
+
+@pytest.fixture
+def file_limit() -> Iterator[Callable[[int], None]]:
+    """Let the system refuse to write a file beyond a size, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _one_error(outcome: fables.Outcome) -> str:
+    assert outcome.code == 2
+    assert outcome.out == ""
+    (error,) = [line for line in outcome.err.splitlines() if not line.startswith("step ")]
+    assert error.startswith("error: ")
+    return error.removeprefix("error: ")
+
+
+def test_disk_full_keeps_the_checkpoint_before(
+    run: Run, tmp_path: Path, file_limit: Callable[[int], None]
+) -> None:
+    output = tmp_path / "full"
+    assert train(run.recipe, output, "--max-steps", "20").code == 0
+    before = _checkpoints(output)
+    optimizer = (output / "checkpoint-20" / "optimizer.pt").stat().st_size
+    model = (output / "checkpoint-20" / "model.safetensors").stat().st_size
+    for limit in (model - 4096, optimizer - 4096):
+        file_limit(limit)
+        error = _one_error(train(run.recipe, output))
+        assert error.startswith(f"{output / 'checkpoint-26'}: cannot write the checkpoint (")
+        assert error.endswith("run the same command again: it goes on from the one before")
+        assert _checkpoints(output) == before
+        assert not list(output.glob("unfinished*"))
+    file_limit(-1)
+    assert train(run.recipe, output).code == 0
+    assert _log(output)[-1]["step"] == STEPS
+
+
+def test_disk_full_before_the_first_step_leaves_no_half_corpus(
+    tmp_path: Path, file_limit: Callable[[int], None]
+) -> None:
+    recipe, output = write_recipe(tmp_path), tmp_path / "full"
+    file_limit(2000)  # the recipe fits, the tokens do not
+    error = _one_error(train(recipe, output))
+    assert error.startswith(f"{output / 'corpus'}: cannot write the tokens (")
+    assert not list((output / "corpus").iterdir())
+
+
+def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "damaged"
+    assert train(run.recipe, output, "--max-steps", "20").code == 0
+    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
+        path = output / "checkpoint-20" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        error = _one_error(train(run.recipe, output))
+        assert error.startswith(f"{output / 'checkpoint-20'}: is damaged (")
+        assert error.endswith("delete it to go on from the one before")
+        path.write_bytes(whole)
+
+
+def test_another_recipe_may_not_go_on(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    short = RECIPE.replace("steps = 120", "steps = 20")
+    assert train(write_recipe(tmp_path, short), output).code == 0
+    wider = write_recipe(
+        tmp_path, short.replace("intermediate_size = 64", "intermediate_size = 96")
+    )
+    assert _one_error(train(wider, output)) == (
+        f"{output}: holds checkpoints of another recipe (it differs in model); "
+        "choose another --output, or --fresh to delete them"
+    )
+    assert _checkpoints(output) == {"checkpoint-13", "checkpoint-20"}
+    assert train(wider, output, "--fresh").code == 0
+    assert [entry["step"] for entry in _log(output) if "loss" in entry] == [5, 10, 15, 20]
+    config = json.loads((output / "model" / "config.json").read_text())
+    assert config["intermediate_size"] == 96
+
+
+def test_the_text_may_move_but_not_change(tmp_path: Path) -> None:
+    output, recipe = tmp_path / "run", write_recipe(tmp_path)
+    assert train(recipe, output, "--max-steps", "13").code == 0
+    moved = tmp_path / "moved.jsonl"
+    (tmp_path / "fables.jsonl").rename(moved)
+    assert train(recipe, output, "--data", str(moved), "--max-steps", "26").code == 0
+    moved.write_text(moved.read_text().replace("Crow", "Raven"))
+    error = _one_error(train(recipe, output, "--data", str(moved), "--max-steps", "39"))
+    assert error.startswith(f"{output}: its checkpoints were trained on other text than {moved} ")
+
+
+def test_a_run_may_be_prolonged(tmp_path: Path) -> None:
+    output, recipe = tmp_path / "run", write_recipe(tmp_path)
+    assert train(recipe, output, "--max-steps", "13").code == 0
+    finer = write_recipe(tmp_path, RECIPE.replace("log_every = 5", "log_every = 4"))
+    outcome = train(finer, output, "--max-steps", "26", "--json")
+    assert json.loads(outcome.out)["steps"] == 26
+    steps = [entry["step"] for entry in _log(output) if "loss" in entry]
+    assert steps == [5, 10, 16, 20, 24]
+
+
+# ---- kinds of runs ------------------------------------------------------------------------------
+
+
+def _losses(output: Path) -> list[float]:
+    return [entry["loss"] for entry in _log(output) if "loss" in entry]
+
+
+def test_yaml_trains_as_toml_does(tmp_path: Path) -> None:
+    toml = write_recipe(tmp_path)
+    import yaml
+
+    values = load_recipe(toml).as_dict()
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(values))))
+    for recipe, name in ((toml, "toml"), (path, "yaml")):
+        assert train(recipe, tmp_path / name, "--max-steps", "15").code == 0
+    assert _curve(tmp_path / "toml") == _curve(tmp_path / "yaml")
+
+
+@pytest.mark.parametrize("weights", ["float", "sign"])
+def test_other_weights_learn_too(tmp_path: Path, weights: str) -> None:
+    output = tmp_path / "run"
+    outcome = train(
+        write_recipe(tmp_path), output, "--max-steps", "40", "--weights", weights, "--json"
+    )
+    assert outcome.code == 0
+    losses = _losses(output)
+    assert losses[-1] < losses[0] - 1
+    result = json.loads(outcome.out)
+    assert (result["hf_packed"] is None) == (weights == "float")
+
+
+def test_bfloat16_products_learn_as_float32_ones(run: Run, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, 'precision = "bf16"\n' + RECIPE)
+    output = tmp_path / "run"
+    assert train(recipe, output, "--max-steps", "40").code == 0
+    losses = _losses(output)
+    # Eight bits of significand instead of 24: another model, but one that learns alike.
+    assert losses != _losses(run.output)[: len(losses)]
+    assert losses[-1] < losses[0] - 1
+    weights = torch.load(output / "checkpoint-40" / "optimizer.pt", weights_only=True)["state"]
+    assert all(state["exp_avg"].dtype == torch.float32 for state in weights.values())
+
+
+def _first_losses(tmp_path: Path, name: str, text: str) -> list[float]:
+    folder = tmp_path / name
+    folder.mkdir()
+    assert train(write_recipe(folder, text), folder / "run", "--max-steps", "12").code == 0
+    return _losses(folder / "run")
+
+
+def test_accumulated_parts_are_the_batch(tmp_path: Path) -> None:
+    one = RECIPE.replace("log_every = 5", "log_every = 3")
+    parts = one.replace("batch_windows = 4", "batch_windows = 4\naccumulate_steps = 4")
+    whole, accumulated = _first_losses(tmp_path, "1", one), _first_losses(tmp_path, "4", parts)
+    # The gradients add up in another order, and Adam's first steps blow up the last bit of those
+    # near 0: some 1e-4 after a dozen steps.
+    assert accumulated == pytest.approx(whole, abs=2e-3)
+    assert whole[-1] < whole[0] - 0.5
+
+
+def test_two_processes_share_the_batch(run: Run, tmp_path: Path) -> None:
+    """What `accelerate launch` sets up: the same run, on two processes."""
+    output = tmp_path / "two"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "trilobit"),
+                *arguments(run.recipe, output, "--max-steps", "15", "--json"),
+            ],
+            env={
+                **os.environ,
+                "ACCELERATE_USE_CPU": "true",
+                "WORLD_SIZE": "2",
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "MASTER_ADDR": "localhost",
+                "MASTER_PORT": port,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    (first_out, first_err), (second_out, second_err) = (p.communicate() for p in processes)
+    assert [p.returncode for p in processes] == [0, 0], first_err + second_err
+    assert json.loads(first_out)["steps"] == 15
+    assert second_out == second_err == ""
+    # One tells, and the losses are those of the whole batch: see accumulated parts.
+    alone = tmp_path / "alone"
+    assert train(run.recipe, alone, "--max-steps", "15").code == 0
+    assert _losses(output) == pytest.approx(_losses(alone), abs=2e-3)
+    assert _checkpoints(output) == {"checkpoint-13", "checkpoint-15"}
+    assert {p.name for p in (output / "checkpoint-15").glob("rng_state*")} == {
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    }
+
+
+# ---- input that cannot be used --------------------------------------------------------------------
+
+
+def _cut_xz(whole: bytes) -> bytes:
+    packed = lzma.compress(whole)
+    return packed[: len(packed) // 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "change", "message"),
+    [
+        (
+            "gone.txt",
+            None,
+            (),
+            "{path}: cannot read the training text (No such file or directory); ",
+        ),
+        ("text.doc", b"x", (), "{path}: a text file's name ends in .txt or .jsonl (or those .xz)"),
+        ("text.txt", b"", (), "{path}: no text in it"),
+        ("text.jsonl", b"\n\n", (), "{path}: no text in it"),
+        ("text.txt", b"fine\n\xff\xfe\n", (), "{path}: line 2 is not UTF-8; convert the file, or "),
+        (
+            "text.jsonl",
+            b'{"text": "a"}\n{"txt": 1}\n',
+            (),
+            "{path}: line 2 is no JSON object with a",
+        ),
+        ("text.jsonl", b"[" * 100_000, (), "{path}: line 1 is no JSON object with a 'text'; mend"),
+        ("text.jsonl", b'{"text": 3}\n', (), "{path}: line 1: 'text' is no string; mend or remove"),
+        ("text.jsonl", b'{"text": "\\ud800"}', (), "{path}: line 1: 'text' holds half a character"),
+        ("text.txt.xz", b"not xz", (), "{path}: is no whole .xz file ("),
+        ("text.jsonl.xz", _cut_xz, (), "{path}: is no whole .xz file ("),
+        (
+            "text.txt",
+            b"one block",
+            (),
+            "{path}: too little text: of 1 documents none is to train on ",
+        ),
+        (
+            "text.jsonl",
+            b'\n{"text": "a"}\n{"text": "b"}\n',
+            (),
+            "{path}: too little text: of 2 documents none is held out by held_out_every = 4; lower",
+        ),
+        (
+            "text.jsonl",
+            b'{"text": "a"}\n{"text": "b"}\n',
+            (),
+            "the training text has 3 tokens, too few for windows of 32; add text or lower data.win",
+        ),
+        (
+            "text.jsonl",
+            (json.dumps({"text": "short"}) + "\n" + json.dumps({"text": FABLES[0]})).encode(),
+            (),
+            "the held-out text has 7 tokens, less than one window of 32; lower data.held_out_every ",
+        ),
+        (
+            "text.jsonl",
+            b'{"text": "a", "source": "b"}\n',
+            ("held_out_every", 'source = "c"\nheld_out_every'),
+            "{path}: no text with source 'c' in it",
+        ),
+    ],
+)
+def test_text_that_cannot_be_used_is_one_line(
+    tmp_path: Path, name: str, content: Any, change: tuple[str, str] | tuple[()], message: str
+) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace(*change) if change else RECIPE)
+    path = tmp_path / name
+    if callable(content):
+        content = content((tmp_path / "fables.jsonl").read_bytes())
+    if content is not None:
+        path.write_bytes(content)
+    error = _one_error(train(recipe, tmp_path / "run", "--data", str(path)))
+    assert error.startswith(message.format(path=path))
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_wrong_recipe_is_one_line_before_anything_is_written(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("window", "windows"))
+    error = _one_error(train(recipe, tmp_path / "run"))
+    assert error.startswith(f"{recipe}: unknown key 'data.windows'; known here: files, source, ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_cannot_be_shared_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    error = _one_error(train(write_recipe(tmp_path), tmp_path / "run"))
+    assert error.startswith("schedule.batch_windows 4 cannot be shared among 3 processes or GPUs ")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    wild = RECIPE.replace("[3e-2, 2e-2]", "[1e30, 1e30]").replace("warmup_steps = 10\n", "")
+    error = _one_error(train(write_recipe(tmp_path, wild), tmp_path / "run"))
+    assert re.match(r"the loss is (nan|inf) at step \d+; lower the learning rates ", error)
+
+
+def test_packed_float_weights_are_refused_at_once(tmp_path: Path) -> None:
+    outcome = train(
+        *(write_recipe(tmp_path), tmp_path / "run", "--weights", "float", "--packed", "x")
+    )
+    assert _one_error(outcome) == "--packed needs ternary or sign weights, and these are float"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    error = _one_error(train(write_recipe(tmp_path), tmp_path / "file" / "run"))
+    assert error == f"{tmp_path / 'file' / 'run'}: cannot write there (Not a directory)"
+
+
+# ---- text and tokens ------------------------------------------------------------------------------
+
+
+def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
+    plain, windows = tmp_path / "plain", tmp_path / "windows"
+    text = "\n\n".join(f"{fable}\n{fable}" for fable in FABLES * 4)
+    tokens = []
+    for folder, content in (
+        (plain, text.encode()),
+        (windows, b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()),
+    ):
+        folder.mkdir()
+        recipe = write_recipe(folder, RECIPE.replace("fables.jsonl", "text.txt"))
+        (folder / "text.txt").write_bytes(content)
+        tokens.append(prepare(load_recipe(recipe), folder / "corpus"))
+    assert tokens[0].train.tolist() == tokens[1].train.tolist()
+    assert tokens[0].held_out.tolist() == tokens[1].held_out.tolist()
+    assert tokens[0].held_out_characters == tokens[1].held_out_characters
+
+
+def test_a_text_without_paragraphs_is_cut_all_the_same(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("fables.jsonl", "text.txt"))
+    (tmp_path / "text.txt").write_text("\n".join(FABLES * 40))
+    corpus = prepare(load_recipe(recipe), tmp_path / "corpus")
+    # Cut after 32,000 characters: of the five blocks, the first and the last are held out.
+    assert corpus.held_out.tolist().count(1) == 2
+    assert corpus.train.tolist().count(1) == 3
+
+
+def test_tokens_do_not_depend_on_how_many_texts_are_encoded_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(write_recipe(tmp_path))
+    whole = prepare(recipe, tmp_path / "whole")
+    monkeypatch.setattr("trilobit.train.corpus._BATCH_CHARACTERS", 1)
+    single = prepare(recipe, tmp_path / "single")
+    assert whole.train.tolist() == single.train.tolist()
+    assert whole.held_out.tolist() == single.held_out.tolist()
+    assert whole.train.dtype == np.uint16
+    assert whole.held_out_characters == sum(map(len, HELD_OUT))
