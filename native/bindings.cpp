@@ -310,6 +310,7 @@ bool check_codes(const Bytes &packed, int threads) {
 
 NB_MODULE(_native, m) {
     m.doc() = "The C++ core: kernels, decoder and sampler.";
+    nb::set_leak_warnings(false); // daemon threads hold what they use when the interpreter goes
     m.def("isa", [] { return std::string(kernels_or_throw().name); },
           "The instruction set in use; TRILOBIT_ISA forces one.");
     m.def(

@@ -1,5 +1,9 @@
 #include "pool.h"
 
+#if __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
+
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
@@ -23,13 +27,42 @@ void spin(int &spins) {
     if (++spins > kSpins) std::this_thread::yield();
 }
 
-} // namespace
-
-Pool::Pool(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+long current_process() {
+#if __has_include(<unistd.h>)
+    return getpid();
+#else
+    return 0; // no fork either
+#endif
 }
 
+} // namespace
+
+Pool::Pool(int threads) { start(threads); }
+
+void Pool::start(int threads) {
+    process_ = current_process();
+    const std::uint32_t round = round_.load();
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i, round] { work(i, round); });
+}
+
+// A fork takes along only the thread that forks: in the child nobody works, and the handles of the
+// parent's threads can be neither joined nor destroyed.
+void Pool::revive() {
+    if (!forked()) return;
+    const int n = threads();
+    new std::vector<std::thread>(std::move(workers_));
+    workers_.clear();
+    running_.store(0);
+    start(n);
+}
+
+bool Pool::forked() const { return process_ != current_process(); }
+
 Pool::~Pool() {
+    if (forked()) {
+        new std::vector<std::thread>(std::move(workers_));
+        return;
+    }
     stopping_.store(true);
     round_.fetch_add(1);
     round_.notify_all();
@@ -48,8 +81,7 @@ void Pool::run(Task task, void *context) {
     for (int spins = 0; running_.load(std::memory_order_acquire) != 0;) spin(spins);
 }
 
-void Pool::work(int thread) {
-    std::uint32_t seen = 0;
+void Pool::work(int thread, std::uint32_t seen) {
     for (;;) {
         for (int spins = 0; round_.load(std::memory_order_acquire) == seen;) {
             if (awake_.load(std::memory_order_relaxed))

@@ -58,7 +58,10 @@ class Pool {
 
     class Step {
       public:
-        explicit Step(Pool &pool) : pool_(pool) { pool_.awake_.store(true); }
+        explicit Step(Pool &pool) : pool_(pool) {
+            pool_.revive();
+            pool_.awake_.store(true);
+        }
         ~Step() { pool_.awake_.store(false); }
         Step(const Step &) = delete;
         Step &operator=(const Step &) = delete;
@@ -70,10 +73,14 @@ class Pool {
   private:
     using Task = void (*)(void *context, int thread);
 
+    void start(int threads);
+    void revive();
+    bool forked() const;
     void run(Task task, void *context);
-    void work(int thread);
+    void work(int thread, std::uint32_t seen);
 
     std::vector<std::thread> workers_;
+    long process_ = 0; // whose workers they are
     Task task_ = nullptr;
     void *context_ = nullptr;
     alignas(64) std::atomic<std::uint32_t> round_{0}; // bumped to start a task

@@ -309,7 +309,7 @@ def random_ids(seed: int, count: int, vocabulary: int = 331) -> list[int]:
 
 def assert_parity(checkpoint: Path, tmp_path: Path, prompts: list[list[int]]) -> None:
     convert(checkpoint, tmp_path / "model.trilobit")
-    llm = LLM(tmp_path / "model.trilobit", kv_dtype="f32")
+    llm = LLM(tmp_path / "model.trilobit", kv_dtype="f32", threads=1)
     stock = Stock(stock_model(checkpoint))
     for ids in prompts:
         ties = rounding_ties(stock, ids, llm.logits(ids))
@@ -331,7 +331,7 @@ def test_logits_are_those_of_stock_transformers_but_for_rounding_ties(
 def test_the_search_explains_no_real_difference(plain: Path, tmp_path: Path) -> None:
     convert(plain, tmp_path / "model.trilobit")
     ids = random_ids(3, 40)
-    ours = LLM(tmp_path / "model.trilobit", kv_dtype="f32").logits(ids)
+    ours = LLM(tmp_path / "model.trilobit", kv_dtype="f32", threads=1).logits(ids)
     stock = Stock(stock_model(plain))
     assert not rounding_ties(stock, ids, ours)
     with torch.no_grad():  # one weight of 60 * 60, from 0 or ±1 to another code
@@ -344,7 +344,7 @@ def test_the_search_explains_no_real_difference(plain: Path, tmp_path: Path) -> 
 def test_positions_beyond_one_and_two_attention_spans(plain: Path, tmp_path: Path) -> None:
     convert(plain, tmp_path / "model.trilobit")
     ids = random_ids(11, 1090)
-    ours = LLM(tmp_path / "model.trilobit", kv_dtype="f32").logits(ids)
+    ours = LLM(tmp_path / "model.trilobit", kv_dtype="f32", threads=1).logits(ids)
     # In float64, so that stock's own roundings over 1090 keys do not add ties of their own.
     ties = rounding_ties(Stock(stock_model(plain).double()), ids, ours)
     assert len(ties) <= len(ids) // 50
@@ -375,20 +375,20 @@ def test_every_instruction_set(plain: Path, tmp_path: Path, isa: str) -> None:
         "llm = LLM(sys.argv[1], kv_dtype='f32')\n"
         "numpy.save(sys.argv[2], llm.logits(json.loads(sys.argv[3])))\n"
     )
+    model, logits = tmp_path / "model.trilobit", tmp_path / "logits.npy"
     subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "model.trilobit", tmp_path / "logits.npy"]
-        + [json.dumps(ids)],
+        [sys.executable, "-c", program, model, logits, json.dumps(ids)],
         env={**os.environ, "TRILOBIT_ISA": isa},
         check=True,
     )
-    rounding_ties(Stock(stock_model(plain)), ids, np.load(tmp_path / "logits.npy"))
+    rounding_ties(Stock(stock_model(plain)), ids, np.load(logits))
 
 
 def test_half_precision_cache_changes_logits_by_little(plain: Path, tmp_path: Path) -> None:
     convert(plain, tmp_path / "model.trilobit")
     ids = random_ids(9, 600)
-    full = LLM(tmp_path / "model.trilobit", kv_dtype="f32").logits(ids)
-    half = LLM(tmp_path / "model.trilobit").logits(ids)
+    full = LLM(tmp_path / "model.trilobit", kv_dtype="f32", threads=1).logits(ids)
+    half = LLM(tmp_path / "model.trilobit", threads=1).logits(ids)
     assert (full != half).any()
     # Keys and values lose 2^-11 of their size, which moves some activations to a neighbouring
     # code: a step of 1/127 somewhere in the token. The logits move by a hundredth of their spread.
@@ -404,7 +404,7 @@ def assert_greedy_texts_are_stock(
 ) -> None:
     """Texts equal stock's, or part where stock, with ties rounded our way, goes ours."""
     stock = Stock(stock_model(packed_as_stock(path, tmp_path / "stock", "autobitlinear")))
-    llm = LLM(path, kv_dtype="f32")
+    llm = LLM(path, kv_dtype="f32", threads=1)
     greedy = SamplingParams(temperature=0, max_tokens=count, ignore_eos=True)
     ours = [list(completion.token_ids) for completion in llm.generate(prompts, greedy)]
     theirs = stock.greedy(prompts, count)
@@ -430,9 +430,10 @@ def same_length(prompts: list[list[int]]) -> list[list[int]]:
     return [ids[:shortest] for ids in prompts]
 
 
-def test_greedy_texts_of_a_random_model(model_file: Path, tmp_path: Path) -> None:
+def test_greedy_texts_of_a_random_model(plain: Path, tmp_path: Path) -> None:
+    convert(plain, tmp_path / "model.trilobit")
     prompts = [random_ids(seed, 5) for seed in range(20)]
-    assert_greedy_texts_are_stock(model_file, tmp_path, prompts, 60)
+    assert_greedy_texts_are_stock(tmp_path / "model.trilobit", tmp_path, prompts, 60)
 
 
 OPENINGS = [
@@ -479,6 +480,6 @@ def test_greedy_texts_of_the_bundled_model(bundled_file: Path, tmp_path: Path) -
 
 def test_logits_of_the_bundled_model(bundled_file: Path, tmp_path: Path) -> None:
     checkpoint = packed_as_stock(bundled_file, tmp_path / "stock", "autobitlinear")
-    llm = LLM(bundled_file, kv_dtype="f32")
+    llm = LLM(bundled_file, kv_dtype="f32", threads=1)
     ids = llm.encode(" ".join(OPENINGS[:6]))
     assert rounding_ties(Stock(stock_model(checkpoint)), ids, llm.logits(ids)) is not None

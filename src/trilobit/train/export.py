@@ -36,18 +36,22 @@ def save_packed(model: Any, tokenizer: Any, folder: Path) -> None:
     layers = dict(bit_linears(model))
     if not layers:
         raise RecipeError("a model without quantised layers has no packed form; export masters")
+    codes_and_scales = {name: module.codes() for name, module in layers.items()}
     state: dict[str, Tensor] = {}
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     for name, tensor in model.state_dict().items():
         if name in tied and model.config.tie_word_embeddings:
             continue
-        module = layers.get(name.removesuffix(".weight"))
-        if module is None:
+        layer, _, kind = name.rpartition(".")
+        if layer not in layers:
             state[name] = tensor.detach().contiguous()
             continue
-        codes, scale = module.codes()
-        state[name] = pack_published(codes)
-        state[f"{name}_scale"] = scale.reshape(1)
+        codes, scale = codes_and_scales[layer]
+        if kind == "weight":
+            state[name] = pack_published(codes)
+            state[f"{name}_scale"] = scale.reshape(1)
+        else:  # a bias, which transformers adds before it multiplies by the scale
+            state[name] = tensor.detach() / scale
     # Config and generation config by transformers, the weights by us: packed tensors have
     # other shapes and types than the model's parameters.
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,267 @@
+"""What training writes, anyone can read: stock transformers, our converter, our engine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import stock
+import torch
+from fables import HELD_OUT, RECIPE, WINDOW, Run, finished_run, train, write_recipe
+from safetensors.numpy import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from trilobit import LLM, ternary
+from trilobit.convert import convert
+from trilobit.errors import RecipeError, UnsupportedModel
+from trilobit.formats.packed import PackedModel
+from trilobit.nn import bit_linears, swap_linears
+from trilobit.train.bpe import as_hugging_face
+from trilobit.train.export import pack_published, save_masters, save_packed
+from trilobit.train.pretrain import build_model
+from trilobit.train.recipe import load_recipe
+
+FORMS = ["model", "packed"]
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return finished_run(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def ids(run: Run) -> Tensor:
+    """The held-out windows, `[N, WINDOW]`."""
+    tokens = np.load(run.output / "corpus" / "held_out.npy").astype(np.int64)
+    whole = len(tokens) // WINDOW * WINDOW
+    return torch.from_numpy(tokens[:whole]).reshape(-1, WINDOW)
+
+
+@pytest.fixture(scope="module")
+def trained(run: Run) -> Any:
+    """The model as it was trained: our layers around the masters of the last checkpoint."""
+    vocab_size = json.loads((run.output / "model" / "config.json").read_text())["vocab_size"]
+    model = build_model(load_recipe(run.recipe), vocab_size, bos=0, eos=1)
+    state = load_file(run.output / "checkpoint-120" / "model.safetensors")
+    missing, unexpected = model.load_state_dict(
+        {name: torch.from_numpy(array) for name, array in state.items()}, strict=False
+    )
+    assert (missing, unexpected) == (["lm_head.weight"], [])  # tied to the embedding
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def expected(trained: Any, ids: Tensor) -> Tensor:
+    return stock.logits(trained, ids)
+
+
+def assert_same_but_for_ties(ours: Tensor, theirs: Tensor) -> None:
+    """Equal to float32's rounding, at all but a few tokens where a rounding tie fell apart.
+
+    Two readings of a model add up floats in different orders: sums of at most a hundred terms,
+    through two layers, give logits below 20 to some 1e-6. But stock transformers also rounds
+    its activation scale twice (`127 / max` is a reciprocal times 127 in torch), so an input
+    that lies within 1e-5 of a step from the middle between two codes may get the other one.
+    That happens to one in 1e5 of the 320 inputs of a token, so twice in 500 tokens, and it
+    moves the logits of that token and of those after it in its window: 5 % of the tokens in
+    all, by less than 0.1. Had a weight another code, or a scale another meaning, it would be
+    every token, and by more.
+    """
+    difference = (ours - theirs).abs().amax(dim=-1)
+    same = difference <= 1e-4
+    assert same.float().mean() >= 0.8
+    assert difference.max() <= 0.1
+
+
+# ---- stock transformers -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def theirs(request: pytest.FixtureRequest, run: Run, ids: Tensor) -> Tensor:
+    """Logits of stock transformers, from either form of the result."""
+    return stock.logits(stock.load(run.output / request.param), ids)
+
+
+def test_stock_transformers_gives_the_logits_of_training(theirs: Tensor, expected: Tensor) -> None:
+    assert expected.std() > 1  # the model has something to say
+    assert_same_but_for_ties(theirs, expected)
+
+
+def test_stock_transformers_gives_the_perplexity_of_training(
+    run: Run, theirs: Tensor, ids: Tensor
+) -> None:
+    told = json.loads(run.outcome.out)["held_out_perplexity"]
+    # float32 means are good for 1e-6; a tie changes one token's loss by some 1e-3, which is
+    # 1e-5 of the mean of more than 500.
+    assert told == pytest.approx(math.exp(stock.held_out_loss(theirs, ids)), rel=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tokenizer_comes_along(run: Run, form: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(run.output / form)
+    ids = tokenizer(HELD_OUT[0]).input_ids
+    assert ids[0] == tokenizer.bos_token_id == 0
+    assert tokenizer.decode(ids, skip_special_tokens=True) == HELD_OUT[0]
+
+
+def test_config_declares_the_published_layout(run: Run) -> None:
+    for form, mode in zip(FORMS, ("online", "offline"), strict=True):
+        config = json.loads((run.output / form / "config.json").read_text())
+        assert config["architectures"] == ["BitNetForCausalLM"]
+        assert config["quantization_config"] == {
+            "quant_method": "bitnet",
+            "linear_class": "autobitlinear",
+            "quantization_mode": mode,
+        }
+        assert config["tie_word_embeddings"] is True
+        assert config["use_cache"] is True
+
+
+def test_packed_tensors_are_the_codes_and_mean_of_the_masters(run: Run) -> None:
+    masters = load_file(run.output / "model" / "model.safetensors")
+    packed = load_file(run.output / "packed" / "model.safetensors")
+    projections = {name for name in masters if name.endswith("_proj.weight")}
+    assert len(projections) == 14
+    assert set(packed) == set(masters) | {f"{name}_scale" for name in projections}
+    for name, master in masters.items():
+        if name not in projections:
+            np.testing.assert_array_equal(packed[name], master)
+            continue
+        codes, scale = ternary.absmean_ternary(master)
+        quarter = len(codes) // 4
+        for i in range(4):
+            stored = (packed[name] >> 2 * i & 3).astype(np.int8) - 1
+            np.testing.assert_array_equal(stored, codes[i * quarter : (i + 1) * quarter])
+        assert packed[f"{name}_scale"].tolist() == [scale]
+        assert scale == pytest.approx(np.abs(master).mean(), rel=1e-6)  # float32 sums
+
+
+# ---- our converter and engine -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine(run: Run) -> LLM:
+    return LLM(run.output.parent / "fables.trilobit", kv_dtype="f32", threads=1)
+
+
+def test_engine_gives_the_logits_of_training(engine: LLM, ids: Tensor, expected: Tensor) -> None:
+    ours = np.stack([engine.logits(window.tolist()) for window in ids])
+    # Both round the activations as the definition does, so no tie can fall apart between
+    # them by that; float32 sums may still differ before the rounding.
+    assert_same_but_for_ties(torch.from_numpy(ours), expected)
+
+
+def test_engine_gives_the_perplexity_of_transformers(
+    engine: LLM, theirs: Tensor, ids: Tensor
+) -> None:
+    scores = [engine.score(window.tolist()) for window in ids]
+    loss = -sum(score.total for score in scores) / sum(len(score.logprobs) for score in scores)
+    # As between training and transformers: see above.
+    assert math.exp(loss) == pytest.approx(math.exp(stock.held_out_loss(theirs, ids)), rel=1e-4)
+
+
+def test_masters_and_packed_codes_convert_to_the_same_model(run: Run, tmp_path: Path) -> None:
+    arrays = []
+    for form in FORMS:
+        convert(run.output / form, tmp_path / form)
+        arrays.append(PackedModel(tmp_path / form).arrays())
+    from_masters, from_packed = arrays
+    assert from_masters.keys() == from_packed.keys()
+    for name, array in from_masters.items():
+        np.testing.assert_array_equal(array, from_packed[name], err_msg=name)
+
+
+# ---- other models and layers --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer(run: Run) -> Any:
+    return as_hugging_face(run.output / "corpus" / "tokenizer.json", WINDOW)
+
+
+def _llama(**options: Any) -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=WINDOW,
+        initializer_range=0.2,
+        attention_bias=True,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=None,
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.2)
+    swap_linears(model, **options)
+    with torch.no_grad():
+        for _, layer in bit_linears(model):
+            if layer.rms_norm is not None:
+                layer.rms_norm.weight.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rms_norm_eps": 1e-6}, {"keep": ("down_proj",)}],
+    ids=["plain", "norms", "some-kept-float"],
+)
+@pytest.mark.parametrize("save", [save_masters, save_packed])
+def test_stock_transformers_reads_any_swapped_model(
+    tmp_path: Path, tokenizer: Any, ids: Tensor, options: dict[str, Any], save: Any
+) -> None:
+    model = _llama(**options)
+    save(model, tokenizer, tmp_path)
+    assert_same_but_for_ties(stock.logits(stock.load(tmp_path), ids), stock.logits(model, ids))
+
+
+def test_packed_sign_weights_give_the_same_logits_everywhere(
+    run: Run, tmp_path: Path, ids: Tensor
+) -> None:
+    recipe = write_recipe(tmp_path, 'weights = "sign"\n' + RECIPE)
+    file = tmp_path / "sign.trilobit"
+    assert train(recipe, tmp_path / "run", "--max-steps", "20", "--packed", str(file)).code == 0
+    theirs = stock.logits(stock.load(tmp_path / "run" / "packed"), ids)
+    engine = LLM(file, kv_dtype="f32", threads=1)
+    ours = np.stack([engine.logits(window.tolist()) for window in ids])
+    assert_same_but_for_ties(torch.from_numpy(ours), theirs)
+    log = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    told = json.loads(log[-1])["held_out_loss"]
+    assert told == pytest.approx(stock.held_out_loss(theirs, ids), abs=1e-4)  # 4 digits
+
+
+def test_masters_of_sign_weights_are_not_taken_for_ternary_ones(
+    run: Run, tmp_path: Path, tokenizer: Any
+) -> None:
+    recipe = dataclasses.replace(load_recipe(run.recipe), weights="sign")
+    save_masters(build_model(recipe, 320, bos=0, eos=1), tokenizer, tmp_path)
+    with pytest.raises(UnsupportedModel, match="bitnet_sign"):
+        convert(tmp_path, tmp_path / "out")
+
+
+def test_float_models_are_saved_as_they_are(tmp_path: Path, tokenizer: Any, ids: Tensor) -> None:
+    model = _llama(keep=("model",))
+    assert not list(bit_linears(model))
+    save_masters(model, tokenizer, tmp_path)
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+    assert torch.equal(stock.logits(stock.load(tmp_path), ids), stock.logits(model, ids))
+    with pytest.raises(RecipeError, match="no packed form"):
+        save_packed(model, tokenizer, tmp_path)
+
+
+def test_rows_that_do_not_fill_a_byte_are_refused() -> None:
+    with pytest.raises(RecipeError, match="has 6 rows"):
+        pack_published(torch.zeros(6, 8, dtype=torch.int8))
