@@ -38,6 +38,8 @@ inline void score(const void *keys, int first, int head_dim, const float *const 
             const F8 x = all8(queries[q][d]);
             a[q] = fma(x, low, a[q]);
             b[q] = fma(x, high, b[q]);
+            keep(a[q]);
+            keep(b[q]);
         }
     }
     TRILOBIT_UNROLL
@@ -67,6 +69,8 @@ inline void weigh(const void *values, int head_dim, const float (*p)[kKvBlock],
                 const F8 x = all8(p[q][j]);
                 a[q] = fma(x, low, a[q]);
                 b[q] = fma(x, high, b[q]);
+                keep(a[q]);
+                keep(b[q]);
             }
         }
         TRILOBIT_UNROLL

@@ -4,6 +4,12 @@ struct F8 {
     __m256 v;
 };
 
+// See Int8::keep.
+inline void keep(F8 &a) {
+#if defined(__GNUC__)
+    __asm__("" : "+x"(a.v));
+#endif
+}
 inline F8 load8(const float *p) { return {_mm256_loadu_ps(p)}; }
 inline void store8(float *p, F8 a) { _mm256_storeu_ps(p, a.v); }
 inline F8 all8(float a) { return {_mm256_set1_ps(a)}; }

@@ -4,6 +4,12 @@ struct F8 {
     float32x4_t a, b;
 };
 
+// See Int8::keep.
+inline void keep(F8 &a) {
+#if defined(__GNUC__)
+    __asm__("" : "+w"(a.a), "+w"(a.b));
+#endif
+}
 inline F8 load8(const float *p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
 inline void store8(float *p, F8 x) {
     vst1q_f32(p, x.a);

@@ -183,12 +183,17 @@ inline void panel_tile(const std::uint8_t *panel, int vectors, const std::int8_t
 }
 
 // Up to kTileTokens tokens.
+static_assert(Int8::kTileTokens == 6);
 inline void panel_tokens(const std::uint8_t *panel, int vectors, const std::int8_t *x,
                          std::ptrdiff_t stride, int tokens, std::int32_t *sums) {
-    if (tokens == Int8::kTileTokens)
-        return panel_tile<Int8::kTileTokens>(panel, vectors, x, stride, sums);
-    for (int t = 0; t < tokens; ++t)
-        panel_tile<1>(panel, vectors, x + t * stride, stride, sums + t * Int8::kTileRows);
+    switch (tokens) {
+    case 1: return panel_tile<1>(panel, vectors, x, stride, sums);
+    case 2: return panel_tile<2>(panel, vectors, x, stride, sums);
+    case 3: return panel_tile<3>(panel, vectors, x, stride, sums);
+    case 4: return panel_tile<4>(panel, vectors, x, stride, sums);
+    case 5: return panel_tile<5>(panel, vectors, x, stride, sums);
+    default: return panel_tile<6>(panel, vectors, x, stride, sums);
+    }
 }
 
 // A panel of rows is unpacked once and stays in the L2 cache; a few tokens at a time stay in the
@@ -206,6 +211,8 @@ inline void panels(const Ternary &w, const Activations &x, int group_begin, int 
         for (int token = 0; token < x.tokens; token += kPanelTokens) {
             const int tokens = min_of(kPanelTokens, x.tokens - token);
             const int padded = tokens + kRows / R - 1; // add_rows may write one token more
+            // 8 tokens are better cut into 4 and 4 than into 6 and 2.
+            const int tiles = (tokens + kTile - 1) / kTile, tile = (tokens + tiles - 1) / tiles;
             for (int i = 0; i < groups * kRows * padded; ++i) sums[i] = 0;
             for (int b = 0; b < blocks; b += kPanelColumns / kColumns) {
                 const int count = min_of(kPanelColumns / kColumns, blocks - b);
@@ -215,12 +222,12 @@ inline void panels(const Ternary &w, const Activations &x, int group_begin, int 
                                  count, panel + g * kRows * kPanelColumns);
                 const std::int8_t *codes =
                     x.codes + std::ptrdiff_t{token} * x.stride + b * kColumns;
-                for (int t = 0; t < tokens; t += kTile)
+                for (int t = 0; t < tokens; t += tile)
                     for (int part = 0; part < groups * kRows / R; ++part) {
                         const std::uint8_t *rows = panel + part * R / kRows * kRows * kPanelColumns +
                                                    part * R % kRows * Int8::kBytes;
                         panel_tokens(rows, vectors, codes + std::ptrdiff_t{t} * x.stride, x.stride,
-                                     min_of(kTile, tokens - t), sums + (part * padded + t) * R);
+                                     min_of(tile, tokens - t), sums + (part * padded + t) * R);
                     }
             }
             for (int g = 0; g < groups; ++g)
