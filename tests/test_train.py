@@ -75,7 +75,7 @@ def _held_out_windows(output: Path) -> torch.Tensor:
     return torch.tensor(ids[:whole]).reshape(-1, WINDOW)
 
 
-# ---- learning, and what is told of it ---------------------------------------------------------
+# ---- learning, and what is told of it -----------------------------------------------------------
 
 
 def test_loss_falls_on_real_text(run: Run) -> None:
@@ -143,7 +143,7 @@ def test_tensorboard_has_the_curves(run: Run) -> None:
 def _scalars(output: Path) -> dict[str, dict[int, float]]:
     events = EventAccumulator(str(output / "tensorboard")).Reload()
     scalars = {}
-    for tag in events.Tags()["scalars"]:
+    for tag in ("train/loss", "train/learning_rate", "eval/loss"):
         values = [(event.step, round(event.value, 4)) for event in events.Scalars(tag)]
         scalars[tag] = dict(values)
         assert len(scalars[tag]) == len(values), f"{tag} has two values for a step"
@@ -231,6 +231,7 @@ def test_kill_9_loses_nothing_that_a_checkpoint_holds(run: Run, tmp_path: Path) 
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (output / "model").exists()
+    time.sleep(1)  # tensorboard orders its files by the second in their names
     assert train(run.recipe, output).code == 0
     assert _curve(output) == _curve(run.output)
     assert _weights(output) == _weights(run.output)
@@ -300,8 +301,8 @@ def test_disk_full_before_the_first_step_leaves_no_half_corpus(
     recipe, output = write_recipe(tmp_path), tmp_path / "full"
     file_limit(2000)  # the recipe fits, the tokens do not
     error = _one_error(train(recipe, output))
-    assert error.startswith(f"{output / 'corpus'}: cannot write the tokens (")
-    assert not list((output / "corpus").iterdir())
+    assert error.startswith(f"{output / 'corpus'}: cannot be written (")
+    assert {path.name for path in output.iterdir()} == {"recipe.json"}
 
 
 def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
@@ -432,6 +433,7 @@ def test_two_processes_share_the_batch(run: Run, tmp_path: Path) -> None:
             env={
                 **os.environ,
                 "ACCELERATE_USE_CPU": "true",
+                "OMP_NUM_THREADS": "1",
                 "WORLD_SIZE": "2",
                 "RANK": rank,
                 "LOCAL_RANK": rank,
@@ -459,7 +461,7 @@ def test_two_processes_share_the_batch(run: Run, tmp_path: Path) -> None:
     }
 
 
-# ---- input that cannot be used --------------------------------------------------------------------
+# ---- input that cannot be used ------------------------------------------------------------------
 
 
 def _cut_xz(whole: bytes) -> bytes:
@@ -513,7 +515,7 @@ def _cut_xz(whole: bytes) -> bytes:
             "text.jsonl",
             (json.dumps({"text": "short"}) + "\n" + json.dumps({"text": FABLES[0]})).encode(),
             (),
-            "the held-out text has 7 tokens, less than one window of 32; lower data.held_out_every ",
+            "the held-out text has 7 tokens, less than one window of 32; lower data.held_out",
         ),
         (
             "text.jsonl",
@@ -553,7 +555,7 @@ def test_a_batch_that_cannot_be_shared_is_one_line(
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
-    wild = RECIPE.replace("[3e-2, 2e-2]", "[1e30, 1e30]").replace("warmup_steps = 10\n", "")
+    wild = RECIPE.replace("[3e-2, 2e-2]", "[1e30, 1e30]").replace("\nwarmup_steps = 10", "")
     error = _one_error(train(write_recipe(tmp_path, wild), tmp_path / "run"))
     assert re.match(r"the loss is (nan|inf) at step \d+; lower the learning rates ", error)
 
@@ -572,7 +574,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert error == f"{tmp_path / 'file' / 'run'}: cannot write there (Not a directory)"
 
 
-# ---- text and tokens ------------------------------------------------------------------------------
+# ---- text and tokens ----------------------------------------------------------------------------
 
 
 def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
@@ -594,11 +596,14 @@ def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
 
 def test_a_text_without_paragraphs_is_cut_all_the_same(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace("fables.jsonl", "text.txt"))
-    (tmp_path / "text.txt").write_text("\n".join(FABLES * 40))
+    text = "\n".join(FABLES * 60)
+    (tmp_path / "text.txt").write_text(text)
     corpus = prepare(load_recipe(recipe), tmp_path / "corpus")
-    # Cut after 32,000 characters: of the five blocks, the first and the last are held out.
-    assert corpus.held_out.tolist().count(1) == 2
-    assert corpus.train.tolist().count(1) == 3
+    # Cut at the line after 32,000 characters, and every fourth block is held out.
+    blocks = -(-len(text) // 32_000)
+    assert blocks > 4
+    assert corpus.held_out.tolist().count(0) == -(-blocks // 4)
+    assert corpus.train.tolist().count(0) == blocks - -(-blocks // 4)
 
 
 def test_tokens_do_not_depend_on_how_many_texts_are_encoded_at_once(

@@ -138,7 +138,7 @@ class LLM:
         threads: int | None = None,
         context: int | None = None,
         kv_memory_mb: int = _KV_MEMORY_MB,
-        max_batch_tokens: int = 512,
+        max_batch_tokens: int = 256,
         max_sequences: int = 16,
         kv_dtype: Literal["f16", "f32"] = "f16",
         head: Head = "auto",

@@ -83,7 +83,7 @@ def write_whole(folder: Path, write: Callable[[Path], object]) -> Path:
     except WRITE_ERRORS as error:
         raise OutputError(
             f"{folder}: cannot be written ({first_line(error)}); free some space and run the same "
-            "command again: it goes on from the last checkpoint"
+            "command again"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

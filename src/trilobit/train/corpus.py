@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from trilobit.errors import OutputError, RecipeError
+from trilobit.errors import RecipeError
 from trilobit.train.bpe import BOS, EOS, train_tokenizer
+from trilobit.train.checkpoint import write_whole
 from trilobit.train.recipe import Recipe
 from trilobit.train.text import documents, unreadable
 
@@ -66,25 +66,24 @@ def prepare(recipe: Recipe, folder: Path, *, begun: bool = False) -> Corpus:
 def _write(recipe: Recipe, folder: Path, key: str) -> dict[str, Any]:
     tokenizer, held_out_characters = _train_tokenizer(recipe)
     about = {"key": key, "held_out_characters": held_out_characters}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # The key file goes first and comes last: without it the folder counts as empty.
-        (folder / "corpus.json").unlink(missing_ok=True)
+
+    def write(partial: Path) -> None:
+        partial.mkdir(parents=True)
         with (
-            _TokenFile(folder / "train.npy", tokenizer) as train,
-            _TokenFile(folder / "held_out.npy", tokenizer) as held_out,
+            _TokenFile(partial / "train.npy", tokenizer) as train,
+            _TokenFile(partial / "held_out.npy", tokenizer) as held_out,
         ):
             for batch in _batches(_split(recipe)):
                 texts = [text for _, text in batch]
                 encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
                 for (is_held_out, _), encoding in zip(batch, encodings, strict=True):
                     (held_out if is_held_out else train).append(encoding.ids)
-        _replace(folder / "tokenizer.json", lambda path: tokenizer.save(str(path)))
-        _replace(folder / "corpus.json", lambda path: path.write_text(json.dumps(about)))
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot write the tokens ({error.strerror}); free some space"
-        ) from error
+        # Not tokenizer.save: it tells of a full disk by an exception of no kind.
+        json_text = tokenizer.to_str(pretty=True)
+        (partial / "tokenizer.json").write_text(json_text, encoding="utf-8", newline="\n")
+        (partial / "corpus.json").write_text(json.dumps(about), encoding="utf-8")
+
+    write_whole(folder, write)
     return about
 
 
@@ -137,19 +136,18 @@ def _batches(items: Iterable[tuple[bool, str]]) -> Iterator[list[tuple[bool, str
 
 
 class _TokenFile:
-    """A .npy of uint16 that grows by one document at a time; whole or not there.
+    """A .npy of uint16 that grows by one document at a time.
 
     The header comes first, as long as it will be, and again at the end with the length:
     numpy pads it so that it can.
     """
 
     def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
-        self._path, self._partial = path, _partial(path)
+        self._path, self._length = path, 0
         self._bos, self._eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
-        self._length = 0
 
     def __enter__(self) -> Self:
-        self._file = self._partial.open("wb")
+        self._file = self._path.open("wb")
         self._write_header()
         return self
 
@@ -158,16 +156,10 @@ class _TokenFile:
         self._file.write(tokens.tobytes())
         self._length += len(tokens)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            with self._file:
-                if kind is None:
-                    self._file.seek(0)
-                    self._write_header()
-            if kind is None:
-                os.replace(self._partial, self._path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
 
     def _write_header(self) -> None:
         about = {"descr": "<u2", "fortran_order": False, "shape": (self._length,)}
@@ -195,16 +187,3 @@ def _key(recipe: Recipe) -> str:
     data = recipe.data
     digest.update(repr((data.source, data.held_out_every, data.vocab_size)).encode())
     return digest.hexdigest()
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under another name, then rename: the file is whole or not there."""
-    try:
-        write(_partial(path))
-        os.replace(_partial(path), path)
-    finally:
-        _partial(path).unlink(missing_ok=True)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name("partial-" + path.name)

@@ -73,6 +73,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
             report_to=[],
             seed=recipe.seed,
             dataloader_pin_memory=False,
+            ddp_find_unused_parameters=False,
         )
     except ValueError as error:
         raise RecipeError(

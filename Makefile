@@ -1,0 +1,62 @@
+# What a day needs. CI calls only these, so what passes here passes there.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
+
+# What the native module is built from; python files are used where they lie.
+SOURCES := $(shell find native -type f -not -path 'native/tests/*') CMakeLists.txt pyproject.toml
+# Installed once, so that a rebuild compiles what changed and needs no network.
+BUILD_REQUIREMENTS := scikit-build-core nanobind cmake ninja
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run dev test check format san clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## Install what is missing, and let the bundled model write a story
+	@$(BIN)/trilobit run
+
+dev: $(VENV)/.developed ## Install what training, tests and checks need (PyTorch among it)
+
+test: $(VENV)/.developed ## Run all tests
+	$(BIN)/pytest
+
+check: $(VENV)/.developed ## Formats, lint, types, and who may import whom
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	find native -type f | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: $(VENV)/.developed ## Format all sources
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	find native -type f | xargs $(BIN)/clang-format -i
+
+san: $(VENV)/.developed ## Run the tests of the core under the address, undefined and thread sanitizers
+	$(BIN)/pytest tests/test_native.py -k sanitizer
+
+clean: ## Remove what was built and installed here
+	rm -rf $(VENV) build
+
+$(VENV)/.installed: $(SOURCES) constraints.txt | $(BIN)/pip
+	@echo "Building and installing Trilobit into $(VENV)"
+	@$(PIP) $(BUILD_REQUIREMENTS)
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.developed: $(VENV)/.installed
+	@echo "Installing what training, tests and checks need into $(VENV)"
+	@$(PIP) --no-build-isolation --editable '.[train,test,check]'
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Trilobit needs Python 3.11 or newer; name one: make PYTHON=python3.13 run"; exit 1; }
+	@for c in "$$CXX" c++ g++ clang++; do command -v "$$c" >/dev/null && exit; done; \
+	  echo "Trilobit needs a C++20 compiler: install g++ or clang"; exit 1
+	@$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,193 @@
+// The KV cache, and attention over it.
+
+#include "check.h"
+#include "tests.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace trilobit::test {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+double stored(const void *block, Float type, int i) {
+    return element({block, type, 1, 1}, size(i));
+}
+
+void store(const Kernels &k, Check &check) {
+    constexpr int kHeadDim = 16, kSlot = 5;
+    // ties of float16's mantissa, subnormals, what is too large, zeros of both signs
+    const float values[kHeadDim] = {1,          1 + 0x1p-11f, 1 + 0x3p-11f, -0.3f,       0x1p-14f,
+                                    0x1.8p-25f, 0x1p-25f,     0x1p-26f,     -0x7.5p-24f, 65504,
+                                    65519,      65520,        -1e9f,        0,           -0.0f,
+                                    3.14159274f};
+    for (const Float type : {Float::f32, Float::f16}) {
+        check.begin(std::string(k.name) + " store " + (type == Float::f32 ? "f32" : "f16"));
+        const std::size_t bytes = size(kHeadDim, kKvBlock, size_of(type));
+        std::vector<unsigned char> keys(bytes), rows(bytes);
+        k.store_key(values, kHeadDim, keys.data(), kSlot, type);
+        k.store_value(values, kHeadDim, rows.data(), kSlot, type);
+        for (int d = 0; d < kHeadDim; ++d)
+            for (int slot = 0; slot < kKvBlock; ++slot) {
+                const double x = double{values[d]};
+                const double wanted = slot != kSlot ? 0 : type == Float::f32 ? x : nearest_f16(x);
+                check.close(stored(keys.data(), type, d * kKvBlock + slot), wanted, 0, d);
+                check.close(stored(rows.data(), type, slot * kHeadDim + d), wanted, 0, d);
+            }
+    }
+}
+
+// Keys and values of one head for `positions` positions, in blocks as in the cache.
+struct Cache {
+    std::vector<std::vector<unsigned char>> blocks;
+    std::vector<const void *> keys, values;
+    Float type;
+    int head_dim;
+
+    Cache(const Kernels &k, Random &random, Float type, int head_dim, int positions)
+        : type(type), head_dim(head_dim) {
+        for (int p = 0; p < positions; ++p) {
+            if (p % kKvBlock == 0)
+                for (auto *list : {&keys, &values}) {
+                    blocks.emplace_back(size(head_dim, kKvBlock, size_of(type)));
+                    list->push_back(blocks.back().data());
+                }
+            unsigned char *key = blocks[blocks.size() - 2].data(), *value = blocks.back().data();
+            k.store_key(random.floats(size(head_dim), -2, 2).data(), head_dim, key, p % kKvBlock,
+                        type);
+            k.store_value(random.floats(size(head_dim), -2, 2).data(), head_dim, value,
+                          p % kKvBlock, type);
+        }
+    }
+
+    double key(int position, int d) const {
+        return stored(keys[size(position / kKvBlock)], type, d * kKvBlock + position % kKvBlock);
+    }
+    double value(int position, int d) const {
+        return stored(values[size(position / kKvBlock)], type, position % kKvBlock * head_dim + d);
+    }
+
+    // softmax(query · keys) · values over the first `visible` positions, and the error allowed.
+    std::vector<double> attention(const float *query, int visible, double *tolerance) const {
+        std::vector<double> scores, out(size(head_dim));
+        double top = -1e300, magnitude = 0, total = 0;
+        for (int p = 0; p < visible; ++p) {
+            double score = 0, absolute = 0;
+            for (int d = 0; d < head_dim; ++d) {
+                score += double{query[d]} * key(p, d);
+                absolute += std::abs(double{query[d]} * key(p, d));
+            }
+            scores.push_back(score);
+            top = std::max(top, score);
+            magnitude = std::max(magnitude, absolute);
+        }
+        for (int p = 0; p < visible; ++p) {
+            const double weight = std::exp(scores[size(p)] - top);
+            total += weight;
+            for (int d = 0; d < head_dim; ++d) out[size(d)] += weight * value(p, d);
+        }
+        for (double &x : out) x /= total;
+        // A score is a sum of head_dim products, scalar code rounds each twice; its error moves a
+        // weight by that much relatively, above and below the line. exp has 2e-7, sums the rest.
+        const double score_error = 2 * head_dim * kUnit * magnitude;
+        *tolerance = 2 * (2 * score_error + 2e-7 + visible * kUnit);
+        return out;
+    }
+};
+
+void attend(const Kernels &k, Check &check) {
+    constexpr int kPositions = kSpan + 150;
+    constexpr int kVisible[kMaxQueries] = {kPositions, 1, kSpan, kSpan + 1, 33, 32, 200, kSpan - 1};
+    Random random(6);
+    for (const Float type : {Float::f32, Float::f16})
+        for (const int head_dim : {16, 112, 128}) {
+            const Cache cache(k, random, type, head_dim, kPositions);
+            const std::vector<float> queries = random.floats(size(kMaxQueries, head_dim), -1, 1);
+            const float *query[kMaxQueries];
+            for (int q = 0; q < kMaxQueries; ++q) query[q] = queries.data() + q * head_dim;
+            std::vector<float> earlier(size(kMaxQueries, head_dim));
+            for (const int count : {1, 2, 3, 4, 5, 6, 7, 8}) {
+                check.begin(std::string(k.name) + " attend " +
+                            (type == Float::f32 ? "f32" : "f16") + ", head_dim " +
+                            std::to_string(head_dim) + ", " + std::to_string(count) + " queries");
+                const std::size_t n = size(count, head_dim);
+                std::vector<float> running(n), weighted(n), out(n);
+                float maximum[kMaxQueries], sum[kMaxQueries];
+                float running_maximum[kMaxQueries], running_sum[kMaxQueries] = {};
+                std::fill_n(running_maximum, kMaxQueries, -kInfinity);
+                for (int span = 0; span < 2; ++span) {
+                    int visible[kMaxQueries];
+                    for (int q = 0; q < count; ++q)
+                        visible[q] = std::min(kVisible[q] - span * kSpan, kSpan);
+                    const int block = span * kSpan / kKvBlock;
+                    k.attend({query, visible, count, cache.keys.data() + block,
+                              cache.values.data() + block, head_dim, maximum, sum, weighted.data()},
+                             type);
+                    for (int q = 0; q < count; ++q) {
+                        float *own = weighted.data() + q * head_dim;
+                        if (visible[q] > 0) {
+                            k.merge(&running_maximum[q], &running_sum[q],
+                                    running.data() + q * head_dim, maximum[q], sum[q], own,
+                                    head_dim);
+                            continue;
+                        }
+                        check.that(
+                            maximum[q] == -kInfinity && sum[q] == 0 &&
+                                std::all_of(own, own + head_dim, [](float x) { return x == 0; }),
+                            "keys that nobody sees weigh nothing");
+                    }
+                }
+                for (int q = 0; q < count; ++q) {
+                    float *got = out.data() + q * head_dim;
+                    k.finish(running.data() + q * head_dim, running_sum[q], head_dim, got);
+                    double tolerance;
+                    const std::vector<double> wanted =
+                        cache.attention(query[q], kVisible[q], &tolerance);
+                    for (int d = 0; d < head_dim; ++d)
+                        check.close(got[d], wanted[size(d)], 2 * tolerance, d); // values are ≤ 2
+                }
+                // All but the last query ran before with fewer beside them: that changes no bit.
+                check.same(out.data(), earlier.data(), n - size(head_dim));
+                earlier = out;
+            }
+        }
+}
+
+// One query sees keys whose scores are exact, and values that are rows of the identity: what comes
+// out are the weights themselves.
+void exponential(const Kernels &k, Check &check) {
+    constexpr int kHeadDim = 16;
+    std::vector<float> block(size(kHeadDim, kKvBlock)), identity(block.size());
+    const std::vector<float> query = [] {
+        std::vector<float> one(kHeadDim);
+        one[0] = 1;
+        return one;
+    }();
+    for (int i = 0; i < kHeadDim; ++i) identity[size(i, kHeadDim) + size(i)] = 1;
+    const float *queries = query.data();
+    const void *keys = block.data(), *values = identity.data();
+    const int visible = kHeadDim;
+    check.begin(std::string(k.name) + " exponential");
+    for (int step = 1; step < 600; ++step) {
+        for (int i = 0; i < kHeadDim; ++i) // transposed: the first dimension of all keys
+            block[size(i)] = -0x1p-7f * static_cast<float>(step * i);
+        float maximum, sum, weights[kHeadDim];
+        k.attend({&queries, &visible, 1, &keys, &values, kHeadDim, &maximum, &sum, weights},
+                 Float::f32);
+        for (int i = 0; i < kHeadDim; ++i) {
+            const double wanted = std::exp(double{block[size(i)]});
+            check.close(weights[i], wanted, 2e-7 * wanted, i);
+        }
+    }
+}
+
+} // namespace
+
+void test_attention(const Kernels &k, Check &check) {
+    store(k, check);
+    attend(k, check);
+    exponential(k, check);
+}
+
+} // namespace trilobit::test

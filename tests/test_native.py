@@ -1,0 +1,203 @@
+"""The core by itself: with every compiler, on processors we do not have, under sanitizers.
+
+`native/tests` is a program without Python. It is built here several times, into `build/native`,
+where a second run finds everything done. What needs a compiler or an emulator that this machine
+lacks is skipped, unless TRILOBIT_REQUIRE_CROSS is set, as in CI: then it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from trilobit import _native
+
+ROOT = Path(__file__).parent.parent
+BUILDS = ROOT / "build" / "native"
+X86 = platform.machine() in ("x86_64", "AMD64")
+
+AARCH64 = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="emulators and ELF tools of Linux")
+
+
+def need(*commands: str) -> None:
+    missing = [command for command in commands if shutil.which(command) is None]
+    if missing and os.environ.get("TRILOBIT_REQUIRE_CROSS"):
+        pytest.fail(f"{', '.join(missing)} not found, and TRILOBIT_REQUIRE_CROSS asks for it")
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not found; .ci/run installs what is needed")
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=900,  # a lost wake-up must fail, not hang
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout[-8000:]}"
+    return done.stdout
+
+
+def build(name: str, target: str, compiler: str, *options: str) -> Path:
+    """Build `target` in a folder of its own, every warning an error; returns the folder."""
+    need(compiler)
+    scripts = sysconfig.get_path("scripts")
+    tools = {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    folder = BUILDS / name
+    configure = [
+        "cmake",
+        "-S",
+        ROOT,
+        "-B",
+        folder,
+        "-G",
+        "Ninja",
+        f"-DCMAKE_CXX_COMPILER={compiler}",
+    ]
+    common = ["-DTRILOBIT_PYTHON=OFF", "-DTRILOBIT_TESTS=ON", "-DTRILOBIT_WERROR=ON"]
+    run(*configure, *common, *options, env=tools)
+    run("cmake", "--build", folder, "--target", target, env=tools)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gcc() -> Path:
+    return build("gcc", "native_tests", "g++")
+
+
+@pytest.fixture(scope="module")
+def aarch64() -> Path:
+    # Static, so that the emulator needs no foreign libraries beside it.
+    return build(
+        "aarch64",
+        "native_tests",
+        "aarch64-linux-gnu-g++",
+        *AARCH64,
+        "-DCMAKE_EXE_LINKER_FLAGS=-static",
+    )
+
+
+def native_tests(folder: Path, *isas: str, emulator: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """Run it; returns the instruction sets that were `available` and `tested`."""
+    need(*emulator[:1])
+    output = run(*emulator, folder / "native_tests", *isas)
+    return {
+        name: names.split() for name, names in re.findall(r"^(\w+):(.*)$", output, re.MULTILINE)
+    }
+
+
+# ---- right on every processor ------------------------------------------------------------------
+
+
+def test_every_isa_of_this_machine_is_right(gcc: Path) -> None:
+    done = native_tests(gcc)
+    assert done["tested"] == done["available"] == _native.isas()
+
+
+def test_neon_is_right(aarch64: Path) -> None:
+    done = native_tests(aarch64, "neon", emulator=("qemu-aarch64", "-cpu", "max"))
+    assert done["tested"] == ["neon"]
+
+
+def test_arm_without_dot_products_uses_scalar_code(aarch64: Path) -> None:
+    done = native_tests(aarch64, "none", emulator=("qemu-aarch64", "-cpu", "cortex-a53"))
+    assert done["available"] == ["scalar"]
+
+
+@pytest.mark.skipif(not X86, reason="an x86 program")
+def test_x86_before_avx_is_right(gcc: Path) -> None:
+    done = native_tests(gcc, emulator=("qemu-x86_64", "-cpu", "Nehalem"))
+    assert done["tested"] == done["available"] == ["scalar"]
+
+
+@pytest.mark.skipif(not X86, reason="an x86 program")
+@pytest.mark.parametrize("cpu", ["max,-avx2", "max,-fma", "max,-f16c", "max,-xsave"])
+def test_avx2_code_needs_all_it_uses(gcc: Path, cpu: str) -> None:
+    done = native_tests(gcc, "none", emulator=("qemu-x86_64", "-cpu", cpu))
+    assert done["available"] == ["scalar"]
+
+
+@pytest.mark.skipif(not X86, reason="an x86 program")
+def test_module_runs_without_avx2() -> None:
+    need("qemu-x86_64")
+    program = "from trilobit import _native; print(_native.isa(), *_native.isas())"
+    output = run("qemu-x86_64", "-cpu", "Nehalem", sys.executable, "-c", program)
+    assert output.split() == ["scalar", "scalar"]
+
+
+# ---- nothing of a wider instruction set outside its file ---------------------------------------
+
+
+def objects(folder: Path) -> dict[str, Path]:
+    found = {path.name.removesuffix(".cpp.o"): path for path in folder.rglob("core.dir/**/*.o")}
+    assert {"scalar", "isa", "decoder", "sampler"} <= found.keys()
+    return found
+
+
+@pytest.mark.skipif(not X86, reason="objects of x86")
+def test_only_avx_files_hold_avx_instructions(gcc: Path) -> None:
+    # Every instruction with a VEX or EVEX prefix is written with a v and names a vector register.
+    vex = re.compile(r"\tv[a-z0-9]+ .*%[xyz]mm")
+    holding = {
+        name
+        for name, path in objects(gcc).items()
+        if vex.search(run("objdump", "-d", "--no-show-raw-insn", path))
+    }
+    assert holding == {"avx2", "avxvnni", "avx512vnni"}
+
+
+def test_only_neon_files_hold_dot_products(aarch64: Path) -> None:
+    holding = {
+        name
+        for name, path in objects(aarch64).items()
+        if re.search(r"\t[su]dot\t", run("aarch64-linux-gnu-objdump", "-d", path))
+    }
+    assert holding == {"neon"}
+
+
+def exported(nm: str, path: Path) -> set[str]:
+    lines = run(nm, "--defined-only", "--extern-only", "--demangle", path).splitlines()
+    return {line.split(maxsplit=2)[2] for line in lines}
+
+
+@pytest.mark.parametrize("name", ["avx2", "avxvnni", "avx512vnni", "neon"])
+def test_kernel_file_exports_its_table_alone(name: str, request: pytest.FixtureRequest) -> None:
+    # An inline function exported here could be the copy that the linker keeps for everybody.
+    if name == "neon":
+        folder, nm = request.getfixturevalue("aarch64"), "aarch64-linux-gnu-nm"
+    elif X86:
+        folder, nm = request.getfixturevalue("gcc"), "nm"
+    else:
+        pytest.skip("objects of x86")
+    assert exported(nm, objects(folder)[name]) == {f"trilobit::k_{name}"}
+
+
+# ---- compilers and sanitizers ------------------------------------------------------------------
+
+
+def test_clang_builds_the_core_without_warnings() -> None:
+    build("clang", "core", "clang++")
+
+
+def test_address_and_undefined_sanitizers_find_nothing() -> None:
+    folder = build("asan", "native_tests", "g++", "-DTRILOBIT_SANITIZE=address,undefined")
+    assert native_tests(folder)["tested"] == _native.isas()
+
+
+def test_thread_sanitizer_finds_nothing() -> None:
+    folder = build("tsan", "native_tests", "g++", "-DTRILOBIT_SANITIZE=thread")
+    assert native_tests(folder)["tested"] == _native.isas()
