@@ -10,6 +10,12 @@
 #else
 #define TRILOBIT_UNROLL
 #endif
+// A tile of its own function has all registers to itself.
+#if defined(__GNUC__)
+#define TRILOBIT_NOINLINE __attribute__((noinline))
+#else
+#define TRILOBIT_NOINLINE __declspec(noinline)
+#endif
 // The measuring loop must not be folded: pretend that memory changed.
 #if defined(__GNUC__)
 #define TRILOBIT_CLOBBER __asm__ volatile("" ::: "memory");
@@ -31,6 +37,7 @@ constexpr int kStreamTokens = 8;
 #include "limits.inl"
 
 constexpr Kernels table(const char *name) {
-    return {name,  linear,    norm_quantise, norm,   relu2_gate, rope,   embed, dense,
-            store_key, store_value, attend,  merge,  finish,     rotate, screen, gumbel, read,   multiply};
+    return {name,   linear, norm_quantise, norm,        relu2_gate, rope,
+            embed,  dense,  store_key,     store_value, attend,     merge,
+            finish, rotate, screen,        gumbel,      read,       multiply};
 }

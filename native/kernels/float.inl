@@ -83,7 +83,8 @@ template <Float type> inline F8 load_as(const void *p, std::ptrdiff_t i) {
 }
 
 // The last n < kFloatPad elements, zero beyond them: a file's row does not end on a vector.
-template <Float type> inline void load_tail(const void *p, std::ptrdiff_t i, int n, F8 *low, F8 *high) {
+template <Float type>
+inline void load_tail(const void *p, std::ptrdiff_t i, int n, F8 *low, F8 *high) {
     alignas(32) unsigned char buffer[kFloatPad * 4] = {};
     const unsigned char *from = static_cast<const unsigned char *>(p) + i * size_of(type);
     for (int b = 0; b < n * size_of(type); ++b) buffer[b] = from[b];

@@ -21,8 +21,8 @@ struct Int8 {
     static Vec nibbles(Vec a) { return _mm512_and_si512(a, _mm512_set1_epi8(0x0f)); }
     static Vec upper(Vec a) { return _mm512_srli_epi16(a, 4); }
     // The codes of 32 packed bytes, by their place in the byte
-    static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b,
-                       std::uint8_t *c, std::uint8_t *d) {
+    static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b, std::uint8_t *c,
+                       std::uint8_t *d) {
         const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes));
         const __m256i three = _mm256_set1_epi8(3);
         const auto put = [&](std::uint8_t *to, __m256i codes) {
@@ -36,8 +36,8 @@ struct Int8 {
     static Acc zero() { return _mm512_setzero_si512(); }
     static Wide zero_wide() { return _mm512_setzero_si512(); }
     static Acc dot(Acc sum, Vec u8, Vec s8) { return _mm512_dpbusd_epi32(sum, u8, s8); }
-    // Pin a sum to one register where it stands: gcc keeps the old and the new value of every sum of
-    // a tile alive at once otherwise, and sends half of them through memory.
+    // Pin a sum to one register where it stands: gcc keeps the old and the new value of every sum
+    // of a tile alive at once otherwise, and sends half of them through memory.
     template <typename T> static void keep(T &value) {
 #if defined(__GNUC__)
         __asm__("" : "+v"(value));
@@ -47,10 +47,16 @@ struct Int8 {
     static Wide widen(Wide sum, Acc ones, Acc fours) {
         return _mm512_add_epi32(sum, _mm512_add_epi32(_mm512_slli_epi32(ones, 2), fours));
     }
-    static Wide add(Wide sum, Acc a) {
-        return _mm512_add_epi32(sum, a);
+    static Wide add(Wide sum, Acc a) { return _mm512_add_epi32(sum, a); }
+    static constexpr int kVectorsPerRows = 2; // vectors of int32 lanes that hold four rows
+    // c[r] = the sum of the lanes of row r
+    static void sum_rows(const Wide *w, std::int32_t *c) {
+        const __m256i s = _mm256_hadd_epi32(
+            _mm256_hadd_epi32(_mm512_castsi512_si256(w[0]), _mm512_extracti64x4_epi64(w[0], 1)),
+            _mm256_hadd_epi32(_mm512_castsi512_si256(w[1]), _mm512_extracti64x4_epi64(w[1], 1)));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(c),
+                         _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1)));
     }
-    static void store(std::int32_t *p, Wide a) { _mm512_storeu_si512(p, a); }
     // c[r] += the sum of the lanes of row r
     static void add_rows(std::int32_t *c, Acc r0, Acc r1, Acc r2, Acc r3) {
         const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(fold(r0), fold(r1)),

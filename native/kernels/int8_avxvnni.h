@@ -11,17 +11,15 @@ struct Int8 {
     using Acc = __m256i;
     using Wide = __m256i;
 
-    static Vec load(const void *p) {
-        return _mm256_loadu_si256(static_cast<const __m256i *>(p));
-    }
+    static Vec load(const void *p) { return _mm256_loadu_si256(static_cast<const __m256i *>(p)); }
     static Vec activations(const std::int8_t *p) { return load(p); }
     static Vec ones(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x03)); }
     static Vec fours(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x0c)); }
     static Vec nibbles(Vec a) { return _mm256_and_si256(a, _mm256_set1_epi8(0x0f)); }
     static Vec upper(Vec a) { return _mm256_srli_epi16(a, 4); }
     // The codes of 32 packed bytes, by their place in the byte
-    static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b,
-                       std::uint8_t *c, std::uint8_t *d) {
+    static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b, std::uint8_t *c,
+                       std::uint8_t *d) {
         const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes));
         const __m256i three = _mm256_set1_epi8(3);
         const auto put = [&](std::uint8_t *to, __m256i codes) {
@@ -35,8 +33,8 @@ struct Int8 {
     static Acc zero() { return _mm256_setzero_si256(); }
     static Wide zero_wide() { return _mm256_setzero_si256(); }
     static Acc dot(Acc sum, Vec u8, Vec s8) { return _mm256_dpbusd_avx_epi32(sum, u8, s8); }
-    // Pin a sum to one register where it stands: gcc keeps the old and the new value of every sum of
-    // a tile alive at once otherwise, and sends half of them through memory.
+    // Pin a sum to one register where it stands: gcc keeps the old and the new value of every sum
+    // of a tile alive at once otherwise, and sends half of them through memory.
     template <typename T> static void keep(T &value) {
 #if defined(__GNUC__)
         __asm__("" : "+x"(value));
@@ -46,11 +44,14 @@ struct Int8 {
     static Wide widen(Wide sum, Acc ones, Acc fours) {
         return _mm256_add_epi32(sum, _mm256_add_epi32(_mm256_slli_epi32(ones, 2), fours));
     }
-    static Wide add(Wide sum, Acc a) {
-        return _mm256_add_epi32(sum, a);
-    }
-    static void store(std::int32_t *p, Wide a) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a);
+    static Wide add(Wide sum, Acc a) { return _mm256_add_epi32(sum, a); }
+    static constexpr int kVectorsPerRows = 4; // vectors of int32 lanes that hold four rows
+    // c[r] = the sum of the lanes of row r
+    static void sum_rows(const Wide *w, std::int32_t *c) {
+        const __m256i s =
+            _mm256_hadd_epi32(_mm256_hadd_epi32(w[0], w[1]), _mm256_hadd_epi32(w[2], w[3]));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(c),
+                         _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1)));
     }
     // c[r] += the sum of the lanes of row r
     static void add_rows(std::int32_t *c, Acc r0, Acc r1, Acc r2, Acc r3) {

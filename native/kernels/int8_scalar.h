@@ -38,8 +38,8 @@ struct Int8 {
         return a;
     }
     // The codes of 32 packed bytes, by their place in the byte
-    static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b,
-                       std::uint8_t *c, std::uint8_t *d) {
+    static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b, std::uint8_t *c,
+                       std::uint8_t *d) {
         for (int i = 0; i < 32; ++i) {
             a[i] = bytes[i] & 3;
             b[i] = bytes[i] >> 2 & 3;
@@ -63,7 +63,14 @@ struct Int8 {
         for (int i = 0; i < 8; ++i) sum.v[i] += a.v[i];
         return sum;
     }
-    static void store(std::int32_t *p, const Wide &a) { std::memcpy(p, a.v, 32); }
+    static constexpr int kVectorsPerRows = 4; // vectors of int32 lanes that hold four rows
+    // c[r] = the sum of the lanes of row r
+    static void sum_rows(const Wide *w, std::int32_t *c) {
+        for (int r = 0; r < kRows; ++r) {
+            c[r] = 0;
+            for (const std::int32_t lane : w[r].v) c[r] += lane;
+        }
+    }
     // c[r] += the sum of the lanes of row r
     static void add_rows(std::int32_t *c, const Acc &r0, const Acc &r1, const Acc &r2,
                          const Acc &r3) {

@@ -5,8 +5,7 @@ inline std::uint64_t read(const void *data, std::size_t bytes) {
     const unsigned char *p = static_cast<const unsigned char *>(data);
     F8 sum[8];
     for (F8 &s : sum) s = all8(0);
-    for (std::size_t i = 0; i + 256 <= bytes; i += 256)
-        TRILOBIT_UNROLL
+    for (std::size_t i = 0; i + 256 <= bytes; i += 256) TRILOBIT_UNROLL
         for (int j = 0; j < 8; ++j)
             sum[j] = add(sum[j], load8(reinterpret_cast<const float *>(p + i + j * 32)));
     for (int j = 1; j < 8; ++j) sum[0] = add(sum[0], sum[j]);

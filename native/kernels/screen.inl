@@ -14,16 +14,16 @@ inline void rotate(const float *x, const float *signs, int n, int padded, int bl
             }
 }
 
-// Dot products of V vectors of a row group with Tn tokens: sums[t][r] += Σ code·a
+// Dot products of V vectors of a row group with Tn tokens: sums[t][row of the V] = Σ code·a
 template <int V, int Tn>
-inline void screen_tile(const std::uint8_t *w, int blocks, const std::int8_t *x,
-                        std::ptrdiff_t stride, std::int32_t (*sums)[kRows]) {
+TRILOBIT_NOINLINE void screen_tile(const std::uint8_t *w, int blocks, const std::int8_t *x,
+                                   std::ptrdiff_t stride, std::int32_t *sums) {
     constexpr int kBytes = Int8::kBytes;
-    Int8::Wide wide[Tn][V];
+    Int8::Wide wide[Tn * V];
     TRILOBIT_UNROLL
     for (int t = 0; t < Tn; ++t)
         TRILOBIT_UNROLL
-        for (int v = 0; v < V; ++v) wide[t][v] = Int8::zero_wide();
+        for (int v = 0; v < V; ++v) wide[t * V + v] = Int8::zero_wide();
     for (int b = 0; b < blocks;) {
         const int end =
             blocks - b > Int8::kScreenBlocksPerWiden ? b + Int8::kScreenBlocksPerWiden : blocks;
@@ -50,33 +50,22 @@ inline void screen_tile(const std::uint8_t *w, int blocks, const std::int8_t *x,
         TRILOBIT_UNROLL
         for (int t = 0; t < Tn; ++t)
             TRILOBIT_UNROLL
-            for (int v = 0; v < V; ++v) wide[t][v] = Int8::add(wide[t][v], acc[t][v]);
+            for (int v = 0; v < V; ++v) wide[t * V + v] = Int8::add(wide[t * V + v], acc[t][v]);
     }
-    TRILOBIT_UNROLL
-    for (int t = 0; t < Tn; ++t) {
-        std::int32_t lanes[V * kBytes / 4]; // eight lanes hold the sum of one row
-        TRILOBIT_UNROLL
-        for (int v = 0; v < V; ++v) Int8::store(lanes + v * kBytes / 4, wide[t][v]);
-        for (int i = 0; i < V * kBytes / 4; ++i) sums[t][i / 8] += lanes[i];
-    }
+    row_sums(wide, sums);
 }
 
 template <int Tn>
 inline void screen_tokens(const Screen &s, const Activations &x, int token, int group, float *out,
                           int out_stride) {
-    constexpr int kVectors = kBlockBytes / Int8::kBytes;
-    constexpr int V = min_of(kVectors, Int8::kTileVectors / (Tn == 3 ? 4 : Tn));
     const int blocks = s.columns / kScreenColumns;
-    const std::uint8_t *codes = s.codes + std::ptrdiff_t{group} * blocks * kBlockBytes;
-    std::int32_t sums[Tn][kRows] = {};
-    for (int v = 0; v < kVectors; v += V) {
-        std::int32_t part[Tn][kRows] = {};
-        screen_tile<V, Tn>(codes + v * Int8::kBytes, blocks,
-                           x.codes + std::ptrdiff_t{token} * x.stride, x.stride, part);
-        const int row = v * Int8::kBytes / 32;
-        for (int t = 0; t < Tn; ++t)
-            for (int r = 0; r < V * Int8::kBytes / 32; ++r) sums[t][row + r] = part[t][r];
-    }
+    const std::uint8_t *rows_codes = s.codes + std::ptrdiff_t{group} * blocks * kBlockBytes;
+    const std::int8_t *codes = x.codes + std::ptrdiff_t{token} * x.stride;
+    std::int32_t sums[Tn][kRows];
+    for_vectors<Tn>(sums, [&](int v, std::int32_t *part) {
+        screen_tile<vectors_for<Tn>(), Tn>(rows_codes + v * Int8::kBytes, blocks, codes, x.stride,
+                                           part);
+    });
     const int rows = min_of(kRows, s.rows - group * kRows);
     for (int t = 0; t < Tn; ++t)
         for (int r = 0; r < rows; ++r) {

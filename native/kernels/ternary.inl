@@ -5,19 +5,33 @@
 // bytes once and multiplied with all tokens from cache, so arithmetic is the limit. The integers
 // are exact, so both give the same bits.
 
+constexpr int min_of(int a, int b) { return a < b ? a : b; }
+
 // ---- few tokens -------------------------------------------------------------------------------
 
+// Sums of the rows in W vectors of int32 lanes, eight lanes a row, in their order.
+template <int W> inline void row_sums(const Int8::Wide (&wide)[W], std::int32_t *sums) {
+    constexpr int kStep = Int8::kVectorsPerRows; // that hold kRows rows
+    TRILOBIT_UNROLL
+    for (int w = 0; w < W; w += kStep) {
+        Int8::Wide part[kStep];
+        TRILOBIT_UNROLL
+        for (int i = 0; i < kStep; ++i) part[i] = w + i < W ? wide[w + i] : Int8::zero_wide();
+        Int8::sum_rows(part, sums + w / kStep * kRows);
+    }
+}
+
 // Dot products of V vectors of a row group (V * kBytes bytes of each block) with Tn tokens:
-// sums[t][r] += 4 * Σ code·a
+// sums[t][row of the V vectors] = 4 * Σ code·a
 template <int V, int Tn>
-inline void tile(const std::uint8_t *w, int blocks, const std::int8_t *x, std::ptrdiff_t stride,
-                 std::int32_t (*sums)[kRows]) {
+TRILOBIT_NOINLINE void tile(const std::uint8_t *w, int blocks, const std::int8_t *x, std::ptrdiff_t stride,
+                 std::int32_t *sums) {
     constexpr int kBytes = Int8::kBytes;
-    Int8::Wide wide[Tn][V];
+    Int8::Wide wide[Tn * V];
     TRILOBIT_UNROLL
     for (int t = 0; t < Tn; ++t)
         TRILOBIT_UNROLL
-        for (int v = 0; v < V; ++v) wide[t][v] = Int8::zero_wide();
+        for (int v = 0; v < V; ++v) wide[t * V + v] = Int8::zero_wide();
     for (int b = 0; b < blocks;) {
         const int end = blocks - b > Int8::kBlocksPerWiden ? b + Int8::kBlocksPerWiden : blocks;
         Int8::Acc ones[Tn][V], fours[Tn][V];
@@ -50,32 +64,30 @@ inline void tile(const std::uint8_t *w, int blocks, const std::int8_t *x, std::p
         for (int t = 0; t < Tn; ++t)
             TRILOBIT_UNROLL
             for (int v = 0; v < V; ++v)
-                wide[t][v] = Int8::widen(wide[t][v], ones[t][v], fours[t][v]);
+                wide[t * V + v] = Int8::widen(wide[t * V + v], ones[t][v], fours[t][v]);
     }
-    TRILOBIT_UNROLL
-    for (int t = 0; t < Tn; ++t) {
-        std::int32_t lanes[V * kBytes / 4]; // eight lanes hold the sum of one row
-        TRILOBIT_UNROLL
-        for (int v = 0; v < V; ++v) Int8::store(lanes + v * kBytes / 4, wide[t][v]);
-        for (int i = 0; i < V * kBytes / 4; ++i) sums[t][i / 8] += lanes[i];
-    }
+    row_sums(wide, sums);
 }
 
-constexpr int min_of(int a, int b) { return a < b ? a : b; }
+template <int Tn> constexpr int vectors_for() {
+    return min_of(kBlockBytes / Int8::kBytes, Int8::kTileVectors / (Tn == 3 ? 4 : Tn));
+}
 
-// One row group times Tn tokens, as many vectors at a time as the registers hold.
-template <int Tn>
-inline void group_times(const std::uint8_t *w, int blocks, const std::int8_t *x,
-                        std::ptrdiff_t stride, std::int32_t (*sums)[kRows]) {
+// Call multiply(first vector, sums) for the vectors of a row group, as many at a time as the
+// registers hold for Tn tokens, and gather sums[t][r].
+template <int Tn, typename Multiply>
+inline void for_vectors(std::int32_t (*sums)[kRows], Multiply multiply) {
     constexpr int kVectors = kBlockBytes / Int8::kBytes;
-    constexpr int V = min_of(kVectors, Int8::kTileVectors / (Tn == 3 ? 4 : Tn));
+    constexpr int V = vectors_for<Tn>(), kPart = V * Int8::kBytes / 32; // rows of V vectors
+    TRILOBIT_UNROLL
     for (int v = 0; v < kVectors; v += V) {
-        std::int32_t part[Tn][kRows] = {};
-        tile<V, Tn>(w + v * Int8::kBytes, blocks, x, stride, part);
-        const int row = v * Int8::kBytes / 32;
+        std::int32_t part[(Tn * kPart + kRows - 1) / kRows * kRows];
+        multiply(v, part);
         TRILOBIT_UNROLL
         for (int t = 0; t < Tn; ++t)
-            for (int r = 0; r < V * Int8::kBytes / 32; ++r) sums[t][row + r] = part[t][r];
+            TRILOBIT_UNROLL
+            for (int r = 0; r < kPart; ++r)
+                sums[t][v * Int8::kBytes / 32 + r] = part[t * kPart + r];
     }
 }
 
@@ -96,7 +108,10 @@ inline void few_tokens(const Ternary &w, const Activations &x, int token, int gr
     const int blocks = w.blocks();
     const std::uint8_t *packed = w.packed + std::ptrdiff_t{group} * blocks * kBlockBytes;
     std::int32_t sums[Tn][kRows];
-    group_times<Tn>(packed, blocks, x.codes + std::ptrdiff_t{token} * x.stride, x.stride, sums);
+    const std::int8_t *codes = x.codes + std::ptrdiff_t{token} * x.stride;
+    for_vectors<Tn>(sums, [&](int v, std::int32_t *part) {
+        tile<vectors_for<Tn>(), Tn>(packed + v * Int8::kBytes, blocks, codes, x.stride, part);
+    });
     TRILOBIT_UNROLL
     for (int t = 0; t < Tn; ++t) {
         TRILOBIT_UNROLL
