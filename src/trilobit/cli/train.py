@@ -6,9 +6,13 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
+
+from ..errors import RecipeError, TrilobitError
 
 
 @click.command("train")
@@ -53,10 +57,10 @@ def command(
 
     Run the same command again after a crash or Ctrl-C: it goes on from the last checkpoint.
     """
-    from trilobit.errors import RecipeError
     from trilobit.train.recipe import load_recipe
 
-    recipe = load_recipe(recipe_file)
+    with _extra_named():
+        recipe = load_recipe(recipe_file)
     if data_files:
         files = tuple(str(path.resolve()) for path in data_files)
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, files=files))
@@ -70,9 +74,10 @@ def command(
     suffix = "" if recipe.weights == "ternary" else f"-{recipe.weights}"
     output = output or Path("runs") / (recipe.name + suffix)
 
-    _prepare_process(threads)
-    from trilobit.train.checkpoint import last_checkpoint
-    from trilobit.train.pretrain import pretrain
+    with _extra_named():
+        _prepare_process(threads)
+        from trilobit.train.checkpoint import last_checkpoint
+        from trilobit.train.pretrain import pretrain
 
     try:
         result = pretrain(recipe, output, fresh=fresh)
@@ -103,6 +108,20 @@ def command(
         return
     print(f"held-out perplexity {result.held_out_perplexity:.3f} after {result.steps} steps")
     print(f"model: {packed or result.packed or result.model}")
+
+
+@contextmanager
+def _extra_named() -> Iterator[None]:
+    """Say which extra a missing package belongs to."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("accelerate", "tensorboard", "torch", "transformers", "yaml"):
+            raise
+        raise TrilobitError(
+            f"training needs the package '{package}'; pip install 'trilobit[train]'"
+        ) from error
 
 
 def _prepare_process(threads: int | None) -> None:

@@ -13,6 +13,10 @@ from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer
 from .blocks import ROOT, Key
 
+# Below this float32 cannot hold logit / temperature beside its noise, and the likeliest token
+# wins anyway.
+_LEAST_TEMPERATURE = 1e-5
+
 FinishReason = Literal["stop", "length", "aborted"]
 
 
@@ -183,7 +187,7 @@ class Sequence:
 
 def _sampler(params: SamplingParams, seed: int) -> _native.Sampler:
     return _native.Sampler(
-        temperature=params.temperature,
+        temperature=params.temperature if params.temperature >= _LEAST_TEMPERATURE else 0.0,
         top_k=params.top_k,
         top_p=params.top_p,
         min_p=params.min_p,
