@@ -5,6 +5,7 @@ struct Int8 {
     static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
     static constexpr int kScreenBlocksPerWiden = 1 << 24;
     static constexpr int kTileVectors = 8;
+    static constexpr int kStreamTokens = 4;
     static constexpr int kTileRows = 4;
     static constexpr int kTileTokens = 6; // 24 accumulators of 32 registers
     using Vec = uint8x16_t;

@@ -5,6 +5,7 @@ struct Int8 {
     static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
     static constexpr int kScreenBlocksPerWiden = 1 << 24;
     static constexpr int kTileVectors = 4;
+    static constexpr int kStreamTokens = 4;
     static constexpr int kTileRows = 2;
     static constexpr int kTileTokens = 6;
     struct Vec {

@@ -122,17 +122,19 @@ inline void few_tokens(const Ternary &w, const Activations &x, int token, int gr
 
 inline void stream(const Ternary &w, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride, bool accumulate) {
-    for (int group = group_begin; group < group_end; ++group) {
-        int t = 0;
-        for (; t + 4 <= x.tokens; t += 4)
-            few_tokens<4>(w, x, t, group, out, out_stride, accumulate);
-        switch (x.tokens - t) {
-        case 3: few_tokens<3>(w, x, t, group, out, out_stride, accumulate); break;
-        case 2: few_tokens<2>(w, x, t, group, out, out_stride, accumulate); break;
-        case 1: few_tokens<1>(w, x, t, group, out, out_stride, accumulate); break;
-        default: break;
+    // Tiles of about equal size: 8 tokens as 3, 3 and 2 where 3 go at once.
+    const int tiles = (x.tokens + Int8::kStreamTokens - 1) / Int8::kStreamTokens;
+    for (int group = group_begin; group < group_end; ++group)
+        for (int tile = 0, t = 0; tile < tiles; ++tile) {
+            const int tokens = (x.tokens - t + tiles - tile - 1) / (tiles - tile);
+            switch (tokens) {
+            case 1: few_tokens<1>(w, x, t, group, out, out_stride, accumulate); break;
+            case 2: few_tokens<2>(w, x, t, group, out, out_stride, accumulate); break;
+            case 3: few_tokens<3>(w, x, t, group, out, out_stride, accumulate); break;
+            default: few_tokens<4>(w, x, t, group, out, out_stride, accumulate);
+            }
+            t += tokens;
         }
-    }
 }
 
 // ---- many tokens ------------------------------------------------------------------------------
