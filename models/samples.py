@@ -1,6 +1,6 @@
 """Ten stories of a model, not picked: seeds 0 to 9, the settings of `trilobit run`. Markdown.
 
-    python models/samples.py [MODEL]
+python models/samples.py [MODEL]
 """
 
 from __future__ import annotations

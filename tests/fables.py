@@ -130,6 +130,15 @@ def train(recipe: Path, output: Path, *more: str) -> Outcome:
     return Outcome(code=code, out=out.getvalue(), err=err.getvalue())
 
 
+def one_error(outcome: Outcome) -> str:
+    """The line that a failed command told, beside its progress."""
+    assert outcome.code == 2
+    assert outcome.out == ""
+    (error,) = [line for line in outcome.err.splitlines() if not line.startswith("step ")]
+    assert error.startswith("error: ")
+    return error.removeprefix("error: ")
+
+
 @contextlib.contextmanager
 def _as_before() -> Iterator[None]:
     """Give back what a command takes for its own in a process of its own."""

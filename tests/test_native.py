@@ -24,8 +24,6 @@ ROOT = Path(__file__).parent.parent
 BUILDS = ROOT / "build" / "native"
 X86 = platform.machine() in ("x86_64", "AMD64")
 
-AARCH64 = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64")
-
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="emulators and ELF tools of Linux")
 
 
@@ -52,25 +50,21 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
-def build(name: str, target: str, compiler: str, *options: str) -> Path:
+def build(name: str, target: str, compiler: str, **options: str) -> Path:
     """Build `target` in a folder of its own, every warning an error; returns the folder."""
     need(compiler)
-    scripts = sysconfig.get_path("scripts")
-    tools = {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"  # cmake from pip
     folder = BUILDS / name
-    configure = [
-        "cmake",
-        "-S",
-        ROOT,
-        "-B",
-        folder,
-        "-G",
-        "Ninja",
-        f"-DCMAKE_CXX_COMPILER={compiler}",
-    ]
-    common = ["-DTRILOBIT_PYTHON=OFF", "-DTRILOBIT_TESTS=ON", "-DTRILOBIT_WERROR=ON"]
-    run(*configure, *common, *options, env=tools)
-    run("cmake", "--build", folder, "--target", target, env=tools)
+    settings = {
+        "CMAKE_CXX_COMPILER": compiler,
+        "TRILOBIT_PYTHON": "OFF",
+        "TRILOBIT_TESTS": "ON",
+        "TRILOBIT_WERROR": "ON",
+        **options,
+    }
+    defines = [f"-D{key}={value}" for key, value in settings.items()]
+    run("cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *defines, env={"PATH": path})
+    run("cmake", "--build", folder, "--target", target, env={"PATH": path})
     return folder
 
 
@@ -86,8 +80,9 @@ def aarch64() -> Path:
         "aarch64",
         "native_tests",
         "aarch64-linux-gnu-g++",
-        *AARCH64,
-        "-DCMAKE_EXE_LINKER_FLAGS=-static",
+        CMAKE_SYSTEM_NAME="Linux",
+        CMAKE_SYSTEM_PROCESSOR="aarch64",
+        CMAKE_EXE_LINKER_FLAGS="-static",
     )
 
 
@@ -194,10 +189,10 @@ def test_clang_builds_the_core_without_warnings() -> None:
 
 
 def test_address_and_undefined_sanitizers_find_nothing() -> None:
-    folder = build("asan", "native_tests", "g++", "-DTRILOBIT_SANITIZE=address,undefined")
+    folder = build("asan", "native_tests", "g++", TRILOBIT_SANITIZE="address,undefined")
     assert native_tests(folder)["tested"] == _native.isas()
 
 
 def test_thread_sanitizer_finds_nothing() -> None:
-    folder = build("tsan", "native_tests", "g++", "-DTRILOBIT_SANITIZE=thread")
+    folder = build("tsan", "native_tests", "g++", TRILOBIT_SANITIZE="thread")
     assert native_tests(folder)["tested"] == _native.isas()

@@ -421,7 +421,8 @@ def assert_greedy_texts_are_stock(
         ids = prompt + mine[:first]
         logits, _ = stock.logits(ids, rounding_ties(stock, ids, llm.logits(ids)))
         assert int(logits[-1].argmax()) == mine[first]
-    assert parted < len(prompts)
+    # Stock in float32 and stock in float64 part about as often.
+    assert parted <= 2 * len(prompts) // 3
 
 
 def same_length(prompts: list[list[int]]) -> list[list[int]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from trilobit.errors import RecipeError
-from trilobit.train.recipe import Recipe, load_recipe
+from trilobit.train.recipe import Data, Recipe, Schedule, Shape, load_recipe
 
 TOML = """
 name = "tiny"
@@ -62,6 +65,27 @@ def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
     assert recipe.schedule.stage_1 == (1.0, 0.0005)
     assert recipe.weights == "ternary"
     assert recipe.data_files() == [tmp_path / "a.txt", tmp_path / "b.jsonl.xz"]
+
+
+def test_the_manual_explains_every_key_and_its_recipe_is_one(tmp_path: Path) -> None:
+    manual = (Path(__file__).parents[1] / "docs" / "train.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", manual, flags=re.DOTALL)
+    recipe = load_recipe(_write(tmp_path, example))
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", manual, flags=re.MULTILINE)
+    tables = (Recipe, Shape, Data, Schedule)
+    keys = [f for table in tables for f in dataclasses.fields(table)]
+    named = [f for f in keys if f.name not in ("model", "data", "schedule", "folder")]
+    assert [name for name, _ in rows] == [f.name for f in named]
+    for (_, default), f in zip(rows, named, strict=True):
+        if f.default is not dataclasses.MISSING and f.default is not None:
+            value = f.default if not isinstance(f.default, tuple) else list(f.default)
+            assert yaml.safe_load(_with_points(default.strip("`"))) == value, f.name
+    assert recipe.name == "stories"
+
+
+def _with_points(text: str) -> str:
+    """`1e-3` as YAML wants it: 1.0e-3."""
+    return re.sub(r"(?<![\d.])(\d+)e", r"\1.0e", text)
 
 
 def test_a_recipe_survives_being_written_and_read(tmp_path: Path) -> None:

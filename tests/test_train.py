@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import lzma
 import math
 import os
 import re
@@ -14,30 +13,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import fables
-import numpy as np
 import pytest
 import stock
 import torch
 from fables import (
-    FABLES,
     HELD_OUT,
     RECIPE,
     WINDOW,
     Run,
     arguments,
     finished_run,
+    one_error,
     train,
     write_recipe,
 )
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer
 
-from trilobit.train.corpus import prepare
 from trilobit.train.recipe import load_recipe
-from trilobit.train.windows import TrainingWindows
 
 STEPS = 120
 
@@ -193,22 +187,6 @@ def test_another_seed_gives_another_model(tmp_path: Path) -> None:
     assert _weights(outputs[0]) != _weights(outputs[1])
 
 
-def test_windows_of_an_epoch_cover_the_text_once() -> None:
-    tokens = np.arange(1000, dtype=np.uint16)
-    windows = TrainingWindows(tokens, window=32, count=10_000, seed=0)
-    assert windows.per_epoch == 30
-    epochs = [
-        [windows[epoch * 30 + place]["input_ids"] for place in range(30)] for epoch in range(2)
-    ]
-    for epoch in epochs:
-        starts = sorted(int(ids[0]) for ids in epoch)
-        assert starts[0] < 32
-        assert [start - starts[0] for start in starts] == list(range(0, 960, 32))
-        assert all((ids.diff() == 1).all() for ids in epoch)
-    first, second = ([int(ids[0]) for ids in epoch] for epoch in epochs)
-    assert first != second
-
-
 # ---- stopped, and gone on -----------------------------------------------------------------------
 
 
@@ -267,14 +245,6 @@ def file_limit() -> Iterator[Callable[[int], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def _one_error(outcome: fables.Outcome) -> str:
-    assert outcome.code == 2
-    assert outcome.out == ""
-    (error,) = [line for line in outcome.err.splitlines() if not line.startswith("step ")]
-    assert error.startswith("error: ")
-    return error.removeprefix("error: ")
-
-
 def test_disk_full_keeps_the_checkpoint_before(
     run: Run, tmp_path: Path, file_limit: Callable[[int], None]
 ) -> None:
@@ -285,7 +255,7 @@ def test_disk_full_keeps_the_checkpoint_before(
     model = (output / "checkpoint-20" / "model.safetensors").stat().st_size
     for limit in (model - 4096, optimizer - 4096):
         file_limit(limit)
-        error = _one_error(train(run.recipe, output))
+        error = one_error(train(run.recipe, output))
         assert error.startswith(f"{output / 'checkpoint-26'}: cannot write the checkpoint (")
         assert error.endswith("run the same command again: it goes on from the one before")
         assert _checkpoints(output) == before
@@ -300,7 +270,7 @@ def test_disk_full_before_the_first_step_leaves_no_half_corpus(
 ) -> None:
     recipe, output = write_recipe(tmp_path), tmp_path / "full"
     file_limit(2000)  # the recipe fits, the tokens do not
-    error = _one_error(train(recipe, output))
+    error = one_error(train(recipe, output))
     assert error.startswith(f"{output / 'corpus'}: cannot be written (")
     assert {path.name for path in output.iterdir()} == {"recipe.json"}
 
@@ -312,7 +282,7 @@ def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
         path = output / "checkpoint-20" / name
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
-        error = _one_error(train(run.recipe, output))
+        error = one_error(train(run.recipe, output))
         assert error.startswith(f"{output / 'checkpoint-20'}: is damaged (")
         assert error.endswith("delete it to go on from the one before")
         path.write_bytes(whole)
@@ -325,7 +295,7 @@ def test_another_recipe_may_not_go_on(tmp_path: Path) -> None:
     wider = write_recipe(
         tmp_path, short.replace("intermediate_size = 64", "intermediate_size = 96")
     )
-    assert _one_error(train(wider, output)) == (
+    assert one_error(train(wider, output)) == (
         f"{output}: holds checkpoints of another recipe (it differs in model); "
         "choose another --output, or --fresh to delete them"
     )
@@ -343,7 +313,7 @@ def test_the_text_may_move_but_not_change(tmp_path: Path) -> None:
     (tmp_path / "fables.jsonl").rename(moved)
     assert train(recipe, output, "--data", str(moved), "--max-steps", "26").code == 0
     moved.write_text(moved.read_text().replace("Crow", "Raven"))
-    error = _one_error(train(recipe, output, "--data", str(moved), "--max-steps", "39"))
+    error = one_error(train(recipe, output, "--data", str(moved), "--max-steps", "39"))
     assert error.startswith(f"{output}: its checkpoints were trained on other text than {moved} ")
 
 
@@ -464,84 +434,9 @@ def test_two_processes_share_the_batch(run: Run, tmp_path: Path) -> None:
 # ---- input that cannot be used ------------------------------------------------------------------
 
 
-def _cut_xz(whole: bytes) -> bytes:
-    packed = lzma.compress(whole)
-    return packed[: len(packed) // 2]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "change", "message"),
-    [
-        (
-            "gone.txt",
-            None,
-            (),
-            "{path}: cannot read the training text (No such file or directory); ",
-        ),
-        ("text.doc", b"x", (), "{path}: a text file's name ends in .txt or .jsonl (or those .xz)"),
-        ("text.txt", b"", (), "{path}: no text in it"),
-        ("text.jsonl", b"\n\n", (), "{path}: no text in it"),
-        ("text.txt", b"fine\n\xff\xfe\n", (), "{path}: line 2 is not UTF-8; convert the file, or "),
-        (
-            "text.jsonl",
-            b'{"text": "a"}\n{"txt": 1}\n',
-            (),
-            "{path}: line 2 is no JSON object with a",
-        ),
-        ("text.jsonl", b"[" * 100_000, (), "{path}: line 1 is no JSON object with a 'text'; mend"),
-        ("text.jsonl", b'{"text": 3}\n', (), "{path}: line 1: 'text' is no string; mend or remove"),
-        ("text.jsonl", b'{"text": "\\ud800"}', (), "{path}: line 1: 'text' holds half a character"),
-        ("text.txt.xz", b"not xz", (), "{path}: is no whole .xz file ("),
-        ("text.jsonl.xz", _cut_xz, (), "{path}: is no whole .xz file ("),
-        (
-            "text.txt",
-            b"one block",
-            (),
-            "{path}: too little text: of 1 documents none is to train on ",
-        ),
-        (
-            "text.jsonl",
-            b'\n{"text": "a"}\n{"text": "b"}\n',
-            (),
-            "{path}: too little text: of 2 documents none is held out by held_out_every = 4; lower",
-        ),
-        (
-            "text.jsonl",
-            b'{"text": "a"}\n{"text": "b"}\n',
-            (),
-            "the training text has 3 tokens, too few for windows of 32; add text or lower data.win",
-        ),
-        (
-            "text.jsonl",
-            (json.dumps({"text": "short"}) + "\n" + json.dumps({"text": FABLES[0]})).encode(),
-            (),
-            "the held-out text has 7 tokens, less than one window of 32; lower data.held_out",
-        ),
-        (
-            "text.jsonl",
-            b'{"text": "a", "source": "b"}\n',
-            ("held_out_every", 'source = "c"\nheld_out_every'),
-            "{path}: no text with source 'c' in it",
-        ),
-    ],
-)
-def test_text_that_cannot_be_used_is_one_line(
-    tmp_path: Path, name: str, content: Any, change: tuple[str, str] | tuple[()], message: str
-) -> None:
-    recipe = write_recipe(tmp_path, RECIPE.replace(*change) if change else RECIPE)
-    path = tmp_path / name
-    if callable(content):
-        content = content((tmp_path / "fables.jsonl").read_bytes())
-    if content is not None:
-        path.write_bytes(content)
-    error = _one_error(train(recipe, tmp_path / "run", "--data", str(path)))
-    assert error.startswith(message.format(path=path))
-    assert not (tmp_path / "run" / "model").exists()
-
-
 def test_a_wrong_recipe_is_one_line_before_anything_is_written(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace("window", "windows"))
-    error = _one_error(train(recipe, tmp_path / "run"))
+    error = one_error(train(recipe, tmp_path / "run"))
     assert error.startswith(f"{recipe}: unknown key 'data.windows'; known here: files, source, ")
     assert not (tmp_path / "run").exists()
 
@@ -550,70 +445,37 @@ def test_a_batch_that_cannot_be_shared_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
-    error = _one_error(train(write_recipe(tmp_path), tmp_path / "run"))
+    error = one_error(train(write_recipe(tmp_path), tmp_path / "run"))
     assert error.startswith("schedule.batch_windows 4 cannot be shared among 3 processes or GPUs ")
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     wild = RECIPE.replace("[3e-2, 2e-2]", "[1e30, 1e30]").replace("\nwarmup_steps = 10", "")
-    error = _one_error(train(write_recipe(tmp_path, wild), tmp_path / "run"))
+    error = one_error(train(write_recipe(tmp_path, wild), tmp_path / "run"))
     assert re.match(r"the loss is (nan|inf) at step \d+; lower the learning rates ", error)
+
+
+@pytest.mark.parametrize("package", ["torch", "tensorboard"])
+def test_a_missing_package_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    for name in [*sys.modules]:
+        if name.startswith(("trilobit.train.", "trilobit.nn", "torch.utils.tensorboard")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    error = one_error(train(write_recipe(tmp_path), tmp_path / "run"))
+    assert error == f"training needs the package '{package}'; pip install 'trilobit[train]'"
 
 
 def test_packed_float_weights_are_refused_at_once(tmp_path: Path) -> None:
     outcome = train(
         *(write_recipe(tmp_path), tmp_path / "run", "--weights", "float", "--packed", "x")
     )
-    assert _one_error(outcome) == "--packed needs ternary or sign weights, and these are float"
+    assert one_error(outcome) == "--packed needs ternary or sign weights, and these are float"
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    error = _one_error(train(write_recipe(tmp_path), tmp_path / "file" / "run"))
+    error = one_error(train(write_recipe(tmp_path), tmp_path / "file" / "run"))
     assert error == f"{tmp_path / 'file' / 'run'}: cannot write there (Not a directory)"
-
-
-# ---- text and tokens ----------------------------------------------------------------------------
-
-
-def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
-    plain, windows = tmp_path / "plain", tmp_path / "windows"
-    text = "\n\n".join(f"{fable}\n{fable}" for fable in FABLES * 4)
-    tokens = []
-    for folder, content in (
-        (plain, text.encode()),
-        (windows, b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()),
-    ):
-        folder.mkdir()
-        recipe = write_recipe(folder, RECIPE.replace("fables.jsonl", "text.txt"))
-        (folder / "text.txt").write_bytes(content)
-        tokens.append(prepare(load_recipe(recipe), folder / "corpus"))
-    assert tokens[0].train.tolist() == tokens[1].train.tolist()
-    assert tokens[0].held_out.tolist() == tokens[1].held_out.tolist()
-    assert tokens[0].held_out_characters == tokens[1].held_out_characters
-
-
-def test_a_text_without_paragraphs_is_cut_all_the_same(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, RECIPE.replace("fables.jsonl", "text.txt"))
-    text = "\n".join(FABLES * 60)
-    (tmp_path / "text.txt").write_text(text)
-    corpus = prepare(load_recipe(recipe), tmp_path / "corpus")
-    # Cut at the line after 32,000 characters, and every fourth block is held out.
-    blocks = -(-len(text) // 32_000)
-    assert blocks > 4
-    assert corpus.held_out.tolist().count(0) == -(-blocks // 4)
-    assert corpus.train.tolist().count(0) == blocks - -(-blocks // 4)
-
-
-def test_tokens_do_not_depend_on_how_many_texts_are_encoded_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = load_recipe(write_recipe(tmp_path))
-    whole = prepare(recipe, tmp_path / "whole")
-    monkeypatch.setattr("trilobit.train.corpus._BATCH_CHARACTERS", 1)
-    single = prepare(recipe, tmp_path / "single")
-    assert whole.train.tolist() == single.train.tolist()
-    assert whole.held_out.tolist() == single.held_out.tolist()
-    assert whole.train.dtype == np.uint16
-    assert whole.held_out_characters == sum(map(len, HELD_OUT))

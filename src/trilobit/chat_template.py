@@ -112,8 +112,9 @@ class _Budget:
 def _environment(budget: _Budget) -> Any:
     """jinja2's sandbox with the budget in it, set up as transformers does."""
     from jinja2 import nodes
+    from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
     from jinja2.visitor import NodeTransformer
 
     class Metered(NodeTransformer):

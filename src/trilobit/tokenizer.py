@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer as _Tokenizer
 
 from . import chat_template
-from .errors import FormatError, RequestError
+from .errors import FormatError
 
 _REPLACEMENT = "\ufffd"
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode's plane 15

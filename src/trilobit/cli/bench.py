@@ -86,8 +86,8 @@ def command(
             line += f", {share.median:.0%} of the machine's limit"
         print(line)
     print(
-        f"{speed.isa}, {speed.threads} threads, {speed.head} head; {prompt} tokens in, {generate} out; "
-        f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
+        f"{speed.isa}, {speed.threads} threads, {speed.head} head; "
+        f"{prompt} tokens in, {generate} out; load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
         f"peak memory {speed.peak_rss_mb:.0f} MB, file {speed.model_bytes / 1e6:.0f} MB"
     )
 

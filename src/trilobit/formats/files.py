@@ -27,7 +27,7 @@ def open_file(path: Path) -> tuple[BinaryIO, int]:
         if not stat.S_ISREG(os.stat(path).st_mode):
             what = "a directory" if os.path.isdir(path) else "a pipe or device"
             raise FormatError(f"{path}: {what}; give a regular file")
-        file = open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115, the caller closes it
         return file, os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file; check the name") from None

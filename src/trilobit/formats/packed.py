@@ -121,7 +121,9 @@ class PackedModel:
 
     def _check_tensors(self) -> None:
         config = self.config
-        wanted = {name: ((length,), ("F32",)) for name, length in names.all_norms(config)}
+        wanted: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
+            name: ((length,), ("F32",)) for name, length in names.all_norms(config)
+        }
         wanted[names.EMBEDDING] = ((config.vocab_size, config.hidden_size), FLOATS)
         if not config.tie_word_embeddings:
             wanted[names.HEAD] = wanted[names.EMBEDDING]

@@ -161,7 +161,7 @@ def _parse(
 ) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-    except _Duplicate as error:
+    except _DuplicateError as error:
         raise FormatError(f"{path}: the header names {_clean(str(error))} twice") from None
     except (UnicodeDecodeError, ValueError, RecursionError):
         raise FormatError(
@@ -209,7 +209,7 @@ def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 62 for v in value)
 
 
-class _Duplicate(Exception):
+class _DuplicateError(Exception):
     pass
 
 
@@ -217,7 +217,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]
-        raise _Duplicate(next(name for name in names if names.count(name) > 1))
+        raise _DuplicateError(next(name for name in names if names.count(name) > 1))
     return result
 
 
