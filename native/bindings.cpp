@@ -229,8 +229,9 @@ struct PyDecoder {
             require(output_rows.data()[i] >= 0 &&
                         output_rows.data()[i] < static_cast<std::int32_t>(n),
                     "output row outside the batch");
-        const Batch batch{span_of(token_ids), span_of(positions), span_of(sequence),
-                          block_tables.data(), width, span_of(output_rows)};
+        const Batch batch{
+            span_of(token_ids),  span_of(positions), span_of(sequence), block_tables.data(), width,
+            span_of(output_rows)};
         const nb::gil_scoped_release release;
         decoder->forward(batch);
     }
@@ -311,8 +312,9 @@ bool check_codes(const Bytes &packed, int threads) {
 NB_MODULE(_native, m) {
     m.doc() = "The C++ core: kernels, decoder and sampler.";
     nb::set_leak_warnings(false); // daemon threads hold what they use when the interpreter goes
-    m.def("isa", [] { return std::string(kernels_or_throw().name); },
-          "The instruction set in use; TRILOBIT_ISA forces one.");
+    m.def(
+        "isa", [] { return std::string(kernels_or_throw().name); },
+        "The instruction set in use; TRILOBIT_ISA forces one.");
     m.def(
         "isas",
         [] {

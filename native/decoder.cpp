@@ -164,10 +164,9 @@ void Decoder::multiply(std::initializer_list<Job> jobs, bool gated) {
 }
 
 unsigned char *Decoder::kv_block(int layer, bool value, int block, int kv_head) const {
-    const std::size_t index =
-        ((std::size_t{2} * layer + value) * capacity_.kv_blocks + block) *
-            config_.num_key_value_heads +
-        kv_head;
+    const std::size_t index = ((std::size_t{2} * layer + value) * capacity_.kv_blocks + block) *
+                                  config_.num_key_value_heads +
+                              kv_head;
     return kv_.data() + index * head_pad_ * kKvBlock * size_of(capacity_.kv_type);
 }
 
@@ -177,24 +176,24 @@ void Decoder::store(const Batch &batch, int layer) {
     const int half = c.head_dim / 2;
     const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
     pool_.split(tokens_, [&](int begin, int end, int thread) {
-        float *padded =
-            reinterpret_cast<float *>(scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes);
+        float *padded = reinterpret_cast<float *>(scratch_.data() +
+                                                  static_cast<std::size_t>(thread) * kScratchBytes);
         std::fill_n(padded, head_pad_, 0.0f);
         for (int t = begin; t < end; ++t) {
             const std::size_t i = static_cast<std::size_t>(t);
             const float *cos = cos_.data() + std::ptrdiff_t{t} * half;
             const float *sin = sin_.data() + std::ptrdiff_t{t} * half;
             for (int h = 0; h < c.num_attention_heads; ++h) {
-                float *to = heads_.data() +
-                            (std::ptrdiff_t{t} * c.num_attention_heads + h) * head_pad_;
+                float *to =
+                    heads_.data() + (std::ptrdiff_t{t} * c.num_attention_heads + h) * head_pad_;
                 k_.rope(q_.data() + std::ptrdiff_t{t} * q_stride_ + h * c.head_dim, cos, sin, half,
                         to);
                 for (int d = 0; d < c.head_dim; ++d) to[d] *= scale;
             }
             const int position = batch.positions[i];
-            const int block = batch.block_tables[std::ptrdiff_t{batch.sequence[i]} *
-                                                     batch.table_stride +
-                                                 position / kKvBlock];
+            const int block =
+                batch.block_tables[std::ptrdiff_t{batch.sequence[i]} * batch.table_stride +
+                                   position / kKvBlock];
             for (int h = 0; h < c.num_key_value_heads; ++h) {
                 const std::ptrdiff_t at = std::ptrdiff_t{t} * kv_stride_ + h * c.head_dim;
                 k_.rope(k_out_.data() + at, cos, sin, half, padded);
@@ -227,8 +226,8 @@ void Decoder::plan_attention(const Batch &batch) {
         longest_spans_ = std::max(longest_spans_, spans);
         for (int h = 0; h < c.num_key_value_heads; ++h)
             for (int part = 0; part < group; part += heads)
-                items_.push_back({t, count, h, h * group + part, std::min(heads, group - part),
-                                  spans});
+                items_.push_back(
+                    {t, count, h, h * group + part, std::min(heads, group - part), spans});
         t += count;
     }
     const std::size_t few = static_cast<std::size_t>(kItemsPerThread * pool_.threads());
@@ -276,7 +275,8 @@ void Decoder::attention(const Batch &batch, int layer) {
             scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes);
         fold_all(item, &running, running_weighted, [&](int span) {
             const int at = i * longest_spans_ + span;
-            return std::pair(&partials_[static_cast<std::size_t>(at)], weighted_.data() + at * width);
+            return std::pair(&partials_[static_cast<std::size_t>(at)],
+                             weighted_.data() + at * width);
         });
     });
 }
@@ -297,8 +297,8 @@ void Decoder::attend(const Batch &batch, int layer, const Item &item, int span, 
         longest = std::max(longest, visible[i]);
     }
     const std::int32_t *table =
-        batch.block_tables + std::ptrdiff_t{batch.sequence[static_cast<std::size_t>(item.token)]} *
-                                 batch.table_stride;
+        batch.block_tables +
+        std::ptrdiff_t{batch.sequence[static_cast<std::size_t>(item.token)]} * batch.table_stride;
     for (int b = 0; b * kKvBlock < longest; ++b) {
         const int block = table[span * (kSpan / kKvBlock) + b];
         keys[b] = kv_block(layer, false, block, item.kv_head);
@@ -343,17 +343,17 @@ void Decoder::outputs(const Batch &batch) {
 void Decoder::logits(int begin, int end, float *out) {
     const Pool::Step step(pool_);
     head_->logits(k_, pool_, hidden_out_.data() + std::ptrdiff_t{begin} * hidden_stride_,
-                 hidden_stride_, end - begin, out);
+                  hidden_stride_, end - begin, out);
 }
 
 void Decoder::sample(std::span<Sampler *const> samplers, std::int32_t *out) {
     const Pool::Step step(pool_);
     for (int begin = 0; begin < outputs_; begin += kSampleRows) {
         const int count = std::min(kSampleRows, outputs_ - begin);
-        head_->sample(k_, pool_, hidden_out_.data() + std::ptrdiff_t{begin} * hidden_stride_,
-                     hidden_stride_, samplers.subspan(static_cast<std::size_t>(begin),
-                                                      static_cast<std::size_t>(count)),
-                     out + begin);
+        head_->sample(
+            k_, pool_, hidden_out_.data() + std::ptrdiff_t{begin} * hidden_stride_, hidden_stride_,
+            samplers.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)),
+            out + begin);
     }
 }
 

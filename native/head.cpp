@@ -67,14 +67,14 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
                   std::span<Sampler *const> samplers, std::int32_t *out) {
     const int tokens = static_cast<int>(samplers.size());
     const std::ptrdiff_t vocab = weights_.rows;
-    const bool screened = screen_.codes && std::none_of(samplers.begin(), samplers.end(), [](auto s) {
-                              return s->needs_every_logit();
-                          });
+    const bool screened =
+        screen_.codes && std::none_of(samplers.begin(), samplers.end(),
+                                      [](auto s) { return s->needs_every_logit(); });
     if (!screened) {
         logits(k, pool, x, stride, tokens, scores_.data());
         pool.each(tokens, [&](int t, int) {
-            out[t] = samplers[static_cast<std::size_t>(t)]->sample(
-                k, scores_.data() + t * vocab, weights_.rows);
+            out[t] = samplers[static_cast<std::size_t>(t)]->sample(k, scores_.data() + t * vocab,
+                                                                   weights_.rows);
         });
         return;
     }

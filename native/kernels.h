@@ -10,9 +10,9 @@
 
 namespace trilobit {
 
-inline constexpr int kRows = 4;         // rows interleaved in a packed block
-inline constexpr int kColumns = 128;    // columns of a packed block: 32 bytes of 4 codes a row
-inline constexpr int kBlockBytes = 128; // kRows * kColumns / 4
+inline constexpr int kRows = 4;           // rows interleaved in a packed block
+inline constexpr int kColumns = 128;      // columns of a packed block: 32 bytes of 4 codes a row
+inline constexpr int kBlockBytes = 128;   // kRows * kColumns / 4
 inline constexpr int kScreenColumns = 64; // of a block of the screen: 32 bytes of 2 codes a row
 inline constexpr int kFloatPad = 16;
 inline constexpr int kKvBlock = 32;   // positions of one KV block

@@ -49,8 +49,8 @@ float Sampler::adjusted_logit(std::int32_t id, float logit) const {
         if (const auto seen = generated_.find(id); seen != generated_.end()) {
             logit = logit > 0 ? logit / s.repetition_penalty : logit * s.repetition_penalty;
             if (seen->second > 0)
-                logit -= s.frequency_penalty * static_cast<float>(seen->second) +
-                         s.presence_penalty;
+                logit -=
+                    s.frequency_penalty * static_cast<float>(seen->second) + s.presence_penalty;
         }
     if (const auto bias = s.logit_bias.find(id); bias != s.logit_bias.end()) logit += bias->second;
     return logit;

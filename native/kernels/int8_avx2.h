@@ -7,7 +7,7 @@ struct Int8 {
     static constexpr int kBlocksPerWiden = 8;
     static constexpr int kScreenBlocksPerWiden = 4; // 8 products of 2 * 15 * 127 = 3810 fit int16
     static constexpr int kTileVectors = 4;          // accumulator pairs that 16 registers hold
-    static constexpr int kStreamTokens = 3; // measured: 4 leave too few registers
+    static constexpr int kStreamTokens = 3;         // measured: 4 leave too few registers
     static constexpr int kTileRows = 2;
     static constexpr int kTileTokens = 6; // 2 × 6 sums + 2 weights + 1 activation + 1 product = 16
     using Vec = __m256i;
