@@ -12,7 +12,7 @@ BUILD_REQUIREMENTS := scikit-build-core nanobind cmake ninja
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run dev test check format san clean
+.PHONY: help run dev test check format san bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ format: $(VENV)/.developed ## Format all sources
 
 san: $(VENV)/.developed ## Run the tests of the core under the address, undefined and thread sanitizers
 	$(BIN)/pytest tests/test_native.py -k sanitizer
+
+bench: $(VENV)/.installed ## Measure the 2B4T shape beside the machine's own limits (minutes, 2 GB of disk)
+	$(BIN)/trilobit bench --shape 2b4t --prompt 512 --generate 128
 
 clean: ## Remove what was built and installed here
 	rm -rf $(VENV) build

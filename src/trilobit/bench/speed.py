@@ -88,7 +88,7 @@ class Speed:
 def measure_speed(
     model: Path,
     *,
-    prompt: int,
+    prompt: int | None = None,
     generate: int,
     threads: int | None = None,
     runs: int = 5,
@@ -97,6 +97,8 @@ def measure_speed(
 ) -> Speed:
     """Measure `runs` runs of `prompt` tokens in and `generate` tokens out.
 
+    prompt: None is 512, or as many as the context leaves.
+
     Raises RequestError when they do not fit the model's context.
     """
     begun = time.perf_counter()
@@ -104,6 +106,8 @@ def measure_speed(
     load_s = time.perf_counter() - begun
     llm.generate([0], SamplingParams(max_tokens=1, temperature=0))
     first_token_s = time.perf_counter() - begun
+    if prompt is None:
+        prompt = max(1, min(512, llm.context - generate))
     if prompt + generate > llm.context:
         raise RequestError(
             f"{prompt} + {generate} tokens are more than the context of {llm.context}; "

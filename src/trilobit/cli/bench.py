@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 @click.command("bench")
 @click.argument("model", required=False)
 @click.option("--shape", type=click.Choice(synth.SHAPES), help="Random weights of this shape.")
-@click.option("--prompt", type=click.IntRange(min=1), default=512, show_default=True, metavar="N")
+@click.option(
+    "--prompt",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens of the prompt. Default: 512, or as many as the context leaves.",
+)
 @click.option("--generate", type=click.IntRange(min=2), default=128, show_default=True, metavar="N")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
 @click.option(
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
 def command(
     model: str | None,
     shape: str | None,
-    prompt: int,
+    prompt: int | None,
     generate: int,
     threads: int | None,
     head: Head,
@@ -87,7 +92,8 @@ def command(
         print(line)
     print(
         f"{speed.isa}, {speed.threads} threads, {speed.head} head; "
-        f"{prompt} tokens in, {generate} out; load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
+        f"{speed.prompt_tokens} tokens in, {speed.generated_tokens} out; "
+        f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
         f"peak memory {speed.peak_rss_mb:.0f} MB, file {speed.model_bytes / 1e6:.0f} MB"
     )
 

@@ -1,0 +1,108 @@
+"""`trilobit bench` measures what it says; how fast is not a matter for tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trilobit import LLM, RequestError
+from trilobit.bench.limits import measure_limits
+from trilobit.bench.speed import measure_speed
+from trilobit.formats.packed import PackedModel
+
+
+def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "trilobit", "bench", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_json_has_the_figures_and_their_limits(model_file: Path) -> None:
+    done = bench(model_file, "--prompt", 40, "--generate", 8, "--threads", 1, "--runs", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    speed = json.loads(done.stdout)
+    for figure in (
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+        "dram_read_gb_per_s",
+        "int8_gmac_per_s",
+        "decode_fraction_of_dram",
+        "prefill_fraction_of_int8",
+    ):
+        least, most = speed["spread"][figure]
+        assert 0 < least <= speed[figure] <= most
+    assert speed["peak_rss_mb"] > 0
+    assert speed["load_s"] > 0
+    assert speed["first_token_s"] > speed["load_s"]
+    assert speed["model_bytes"] == model_file.stat().st_size
+    assert (speed["threads"], speed["prompt_tokens"], speed["generated_tokens"]) == (1, 40, 8)
+
+
+def test_fractions_are_those_of_their_own_run(model_file: Path) -> None:
+    speed = measure_speed(model_file, prompt=20, generate=10, threads=1, runs=1)
+    weights = LLM(model_file).config.ternary_parameters
+    assert speed.prefill_fraction_of_int8.median == pytest.approx(
+        speed.prefill_tokens_per_s.median * weights / (speed.int8_gmac_per_s.median * 1e9)
+    )
+    assert speed.decode_fraction_of_dram.median == pytest.approx(
+        speed.decode_tokens_per_s.median
+        * speed.decode_bytes_per_token
+        / (speed.dram_read_gb_per_s.median * 1e9)
+    )
+
+
+def test_screened_head_needs_fewer_bytes_than_the_full_head(model_file: Path) -> None:
+    screened, full = (
+        measure_speed(model_file, prompt=4, generate=4, threads=1, runs=1, head=head)
+        for head in ("screened", "full")
+    )
+    tensors = PackedModel(model_file).file.tensors
+    table = tensors["model.embed_tokens.weight"].size_bytes
+    screen = sum(
+        tensors[f"lm_head.screen.{part}"].size_bytes for part in ("codes", "scales", "residuals")
+    )
+    assert full.decode_bytes_per_token - screened.decode_bytes_per_token == table - screen
+
+
+def test_shape_is_written_once_and_kept(tmp_path: Path) -> None:
+    arguments = (
+        "--shape",
+        "125m",
+        "--prompt",
+        4,
+        "--generate",
+        2,
+        "--runs",
+        1,
+        "--folder",
+        tmp_path,
+    )
+    assert bench(*arguments).returncode == 0
+    (file,) = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
+    assert bench(*arguments).returncode == 0
+    assert file.stat().st_mtime_ns == written
+
+
+def test_limits_come_from_a_process_of_their_own() -> None:
+    limits = measure_limits(1)
+    assert limits.dram_read_gb_per_s > 0
+    assert limits.int8_gmac_per_s > 0
+
+
+def test_more_tokens_than_the_context_are_refused(model_file: Path) -> None:
+    with pytest.raises(RequestError, match=r"more than the context of 1100; lower --prompt"):
+        measure_speed(model_file, prompt=1100, generate=8, threads=1, runs=1)
+
+
+def test_model_and_shape_together_are_refused(model_file: Path) -> None:
+    done = bench(model_file, "--shape", "125m")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
