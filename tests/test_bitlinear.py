@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,14 @@ QUANTISERS = {
 }
 EPS = float(np.finfo(np.float32).eps)
 BF16_EPS = 2.0**-7
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
+    yield
+    torch.set_num_threads(threads)
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ from trilobit.train.pretrain import build_model
 from trilobit.train.recipe import load_recipe
 
 FORMS = ["model", "packed"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

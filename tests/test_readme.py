@@ -9,9 +9,9 @@ what an earlier one has made:
 - ```python: a script of its own.
 - Any other language, `text` for instance, is only shown.
 
-`make run` uses this environment, so it shows a second run; `make test` is what runs this file, and
-is left out. Standard input is closed: a chat ends at once. A comment directly above a block, which
-readers do not see, changes what is done with it:
+`.venv` is this environment, so `make run` is a second run; `make test` is what runs this file, and
+is left out. Standard input is closed: a chat ends at once. `stories.jsonl.xz` is there to train on.
+A comment directly above a block, which readers do not see, changes what is done with it:
 
     <!-- test: with --max-steps 2 -->                  these words are added to each command
     <!-- test: in tests/test_wheel.py::test_name -->   that test stands for the block
@@ -19,7 +19,10 @@ readers do not see, changes what is done with it:
 
 from __future__ import annotations
 
+import json
+import lzma
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -97,7 +100,19 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, copy / name)
+    (copy / ".venv").symlink_to(sys.prefix, target_is_directory=True)
+    write_stories(copy / "stories.jsonl.xz")
     return copy
+
+
+def write_stories(path: Path) -> None:
+    """Four hundred stories of no sense, from the README's own words."""
+    words = re.findall(r"[a-z]+", README.read_text(encoding="utf-8"))
+    choice = random.Random(0)
+    with lzma.open(path, "wt", encoding="utf-8", preset=0) as file:
+        for _ in range(400):
+            text = " ".join(choice.choices(words, k=80))
+            file.write(json.dumps({"source": "tinystories", "text": text}) + "\n")
 
 
 @pytest.mark.parametrize("step", RUN_HERE, ids=str)
@@ -117,7 +132,6 @@ def test_readme_step_works(step: Step, sandbox: Path) -> None:
         env={
             **os.environ,
             "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}",
-            "VENV": sys.prefix,
         },
         stdin=subprocess.DEVNULL,
         capture_output=True,

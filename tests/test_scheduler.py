@@ -174,6 +174,17 @@ def test_the_youngest_gives_way_and_comes_back_before_those_that_never_ran() -> 
     assert preempted
 
 
+def test_nobody_is_admitted_into_blocks_that_the_running_need_next() -> None:
+    scheduler = Scheduler(BlockPool(6), batch_tokens=512, sequences=2)
+    old, young = sequence([0] * (3 * BLOCK - 1), 60), sequence([1] * 2 * BLOCK, 60)
+    scheduler.add(old)
+    compute(scheduler, scheduler.schedule())
+    scheduler.add(young)
+    # Three blocks are free. The young one would take them all, and the next step one of them back.
+    assert scheduler.pool.available == blocks_for(len(young.tokens) + 1) == 3
+    assert list(scheduler.schedule()) == [old]
+
+
 def test_blocks_can_be_borrowed_from_the_youngest() -> None:
     scheduler = Scheduler(BlockPool(7), batch_tokens=512, sequences=2)
     old, young = (sequence([kind] * 3 * BLOCK, 60) for kind in range(2))

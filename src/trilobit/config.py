@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,9 @@ _LIMITS = {
     "head_dim": 1 << 10,
     "max_position_embeddings": 1 << 24,
 }
+# Beyond these, float32 arithmetic over- or underflows.
+_RANGES = {"rms_norm_eps": (1e-12, 1.0), "rope_theta": (1.0, 1e12)}
+_TOKEN_IDS = 1 << 31  # they are 32-bit integers in the native code
 
 # transformers' BitNetConfig, for keys that a config.json leaves out.
 _BITNET_DEFAULTS: dict[str, Any] = {
@@ -63,7 +67,7 @@ class ModelConfig:
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
-                raise FormatError(f"config: {name} is {value!r}; expected 1 to {limit}")
+                raise FormatError(f"config: {name} is {_shown(value)}; expected 1 to {limit}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise FormatError(
                 f"config: num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -71,12 +75,30 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise FormatError(f"config: head_dim {self.head_dim} is odd; RoPE rotates pairs")
-        for name in ("rms_norm_eps", "rope_theta"):
+        for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
-            if not isinstance(value, float) or not math.isfinite(value) or value <= 0:
-                raise FormatError(f"config: {name} is {value!r}; expected a positive number")
+            if not isinstance(value, float) or not least <= value <= most:  # NaN is in no range
+                raise FormatError(
+                    f"config: {name} is {_shown(value)}; "
+                    f"expected a number from {least:g} to {most:g}"
+                )
+        if not isinstance(self.tie_word_embeddings, bool):
+            raise FormatError(
+                f"config: tie_word_embeddings is {_shown(self.tie_word_embeddings)}; "
+                "expected true or false"
+            )
         # Sound files exist whose end-of-sequence ids lie outside a shrunken vocabulary; they can
         # never be produced, so they are kept, not refused.
+        if self.bos_token_id is not None and not _is_token_id(self.bos_token_id):
+            raise FormatError(
+                f"config: bos_token_id is {_shown(self.bos_token_id)}; expected a token id"
+            )
+        if not isinstance(self.eos_token_ids, tuple) or not all(
+            map(_is_token_id, self.eos_token_ids)
+        ):
+            raise FormatError(
+                f"config: eos_token_ids is {_shown(self.eos_token_ids)}; expected token ids"
+            )
 
     @property
     def ternary_parameters(self) -> int:
@@ -107,7 +129,7 @@ class ModelConfig:
         model_type = raw.get("model_type")
         if model_type != "bitnet":
             raise UnsupportedModel(
-                f"{source}: model_type {model_type!r} is not supported; supported: 'bitnet'"
+                f"{source}: model_type {_shown(model_type)} is not supported; supported: 'bitnet'"
             )
         values = {**_BITNET_DEFAULTS, **{k: v for k, v in raw.items() if v is not None}}
         missing = [
@@ -125,7 +147,7 @@ class ModelConfig:
             raise FormatError(f"{source}: {', '.join(missing)} missing; is this a model config?")
         if values["hidden_act"] != "relu2":
             raise UnsupportedModel(
-                f"{source}: hidden_act {values['hidden_act']!r} is not supported for bitnet; "
+                f"{source}: hidden_act {_shown(values['hidden_act'])} is not supported for bitnet; "
                 "supported: 'relu2'"
             )
         for bias in ("attention_bias", "mlp_bias"):
@@ -135,12 +157,15 @@ class ModelConfig:
         hidden = values["hidden_size"]
         head_dim = values.get("head_dim")
         if head_dim is None:
-            if not isinstance(heads, int) or heads < 1 or not isinstance(hidden, int):
-                raise FormatError(f"{source}: num_attention_heads is {heads!r}")
+            for name in ("hidden_size", "num_attention_heads"):
+                if not isinstance(values[name], int) or values[name] < 1:
+                    raise FormatError(
+                        f"{source}: {name} is {_shown(values[name])}; expected a positive integer"
+                    )
             if hidden % heads:
                 raise FormatError(
-                    f"{source}: hidden_size {hidden} is not a multiple of "
-                    f"num_attention_heads {heads}, and there is no head_dim"
+                    f"{source}: hidden_size {_shown(hidden)} is not a multiple of "
+                    f"num_attention_heads {_shown(heads)}, and there is no head_dim"
                 )
             head_dim = hidden // heads
         try:
@@ -154,13 +179,13 @@ class ModelConfig:
                 head_dim=head_dim,
                 max_position_embeddings=values["max_position_embeddings"],
                 rms_norm_eps=_number(values["rms_norm_eps"], "rms_norm_eps"),
-                rope_theta=_rope_theta(values, source),
-                tie_word_embeddings=bool(values["tie_word_embeddings"]),
+                rope_theta=_rope_theta(values),
+                tie_word_embeddings=values["tie_word_embeddings"],
                 bos_token_id=raw.get("bos_token_id"),
-                eos_token_ids=_token_ids(raw.get("eos_token_id"), source),
+                eos_token_ids=_token_ids(raw.get("eos_token_id")),
             )
-        except FormatError as error:
-            raise FormatError(f"{source}: {error}") from None
+        except (FormatError, UnsupportedModel) as error:
+            raise type(error)(f"{source}: {error}") from None
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
@@ -168,9 +193,9 @@ class ModelConfig:
         names = {field.name for field in dataclasses.fields(cls)}
         if set(raw) != names:
             wrong = sorted(set(raw) ^ names)
-            raise FormatError(f"config: missing or unknown fields: {', '.join(wrong)}")
+            raise FormatError(f"config: missing or unknown fields: {_shown(wrong)}")
         values = dict(raw)
-        values["eos_token_ids"] = _token_ids(values["eos_token_ids"], "config")
+        values["eos_token_ids"] = _token_ids(values["eos_token_ids"])
         for name in ("rms_norm_eps", "rope_theta"):
             values[name] = _number(values[name], name)
         return cls(**values)
@@ -184,25 +209,35 @@ class ModelConfig:
 
 def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise FormatError(f"config: {name} is {value!r}; expected a number")
-    return float(value)
+        raise FormatError(f"config: {name} is {_shown(value)}; expected a number")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
-def _rope_theta(values: Mapping[str, Any], source: str) -> float:
+def _rope_theta(values: Mapping[str, Any]) -> float:
     """transformers 5 moved `rope_theta` into `rope_parameters` (4: `rope_scaling` beside it)."""
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):
-        raise FormatError(f"{source}: rope_parameters is {rope!r}; expected an object")
+        raise FormatError(f"config: rope_parameters is {_shown(rope)}; expected an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise UnsupportedModel(
-            f"{source}: rope_type {kind!r} is not supported for bitnet; supported: 'default'"
+            f"config: rope_type {_shown(kind)} is not supported for bitnet; supported: 'default'"
         )
     return _number(rope.get("rope_theta", values["rope_theta"]), "rope_theta")
 
 
-def _token_ids(value: Any, source: str) -> tuple[int, ...]:
-    ids = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
-    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-        raise FormatError(f"{source}: eos_token_id is {value!r}; expected token ids")
-    return tuple(ids)
+def _token_ids(value: Any) -> tuple[Any, ...]:
+    """One id, several or none, as a tuple; what is in it is checked with the other fields."""
+    return () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def _is_token_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _TOKEN_IDS
+
+
+def _shown(value: object) -> str:
+    """A value from a file as it may stand in a message: one short line."""
+    return reprlib.repr(value)

@@ -90,7 +90,10 @@ def _reader(raw: Mapping[str, Any], source: Path) -> _Reader:
     where = source / "config.json"
     quantization = raw.get("quantization_config")
     if quantization is None:
-        return _read_any(divides=True)
+        raise UnsupportedModel(
+            f"{where}: no quantization_config, so this is a float model; "
+            "give a checkpoint that was trained in ternary"
+        )
     if not isinstance(quantization, Mapping) or quantization.get("quant_method") != "bitnet":
         method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
         raise UnsupportedModel(

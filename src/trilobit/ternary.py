@@ -12,10 +12,10 @@ dequantised weight is `codes * scale`.
 The packed layout
 -----------------
 A code is `w + 1` (0, 1 or 2; 3 never occurs) in two bits. Rows are padded to a multiple of 4 and
-columns to a multiple of 128 with the code 1 (a zero weight), which no reader looks at: activations
-beyond the last column are zero and rows beyond the last are not read. Four rows by 128 columns make
-one block of 128 bytes: 32 bytes of row 0, then of rows 1, 2, 3. In a row's 32 bytes, byte p holds
-the columns p, p+32, p+64 and p+96 of the block at bits 0-1, 2-3, 4-5 and 6-7:
+columns to a multiple of 128 with the code 1 (a zero weight); any other padding is refused, so that
+a matrix has one packed form. Four rows by 128 columns make one block of 128 bytes: 32 bytes of row
+0, then of rows 1, 2, 3. In a row's 32 bytes, byte p holds the columns p, p+32, p+64 and p+96 of the
+block at bits 0-1, 2-3, 4-5 and 6-7:
 
     packed[rows/4, columns/128, 4, 32]
 
@@ -116,7 +116,7 @@ def pack(codes_NK: NDArray[np.int8]) -> NDArray[np.uint8]:
 def unpack(packed: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.int8]:
     """Ternary codes `[rows, columns]` of a packed array.
 
-    FormatError when the shape does not fit or a code is 3.
+    FormatError when the shape does not fit, a code is 3, or the padding is not zero weights.
     """
     if packed.shape != packed_shape(rows, columns):
         raise FormatError(
@@ -124,9 +124,8 @@ def unpack(packed: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.int
             f"expected {packed_shape(rows, columns)}"
         )
     check_codes(packed)
-    u = packed[:, :, :, None, :] >> _SHIFTS[:, None] & np.uint8(3)  # [N/4, K/128, 4, 4, 32]
-    u = u.transpose(0, 2, 1, 3, 4).reshape(packed.shape[0] * ROWS, packed.shape[1] * COLUMNS)
-    return u[:rows, :columns].view(np.int8) - np.int8(1)
+    check_padding(packed, rows, columns)
+    return _weights(packed)[:rows, :columns]
 
 
 def check_codes(packed: NDArray[np.uint8]) -> None:
@@ -136,3 +135,21 @@ def check_codes(packed: NDArray[np.uint8]) -> None:
             "a packed weight has code 3, which is no ternary value; "
             "the file is damaged: convert it again"
         )
+
+
+def check_padding(packed: NDArray[np.uint8], rows: int, columns: int) -> None:
+    """FormatError when rows or columns beyond the matrix hold other weights than zero."""
+    last_row, last_column = rows % ROWS, columns % COLUMNS
+    if (last_row and _weights(packed[-1:])[last_row:].any()) or (
+        last_column and _weights(packed[:, -1:])[:, last_column:].any()
+    ):
+        raise FormatError(
+            "the padding of packed weights is not zero; the file is damaged: convert it again"
+        )
+
+
+def _weights(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Codes less one, padding included."""
+    u = packed[:, :, :, None, :] >> _SHIFTS[:, None] & np.uint8(3)  # [N/4, K/128, 4, 4, 32]
+    u = u.transpose(0, 2, 1, 3, 4).reshape(packed.shape[0] * ROWS, packed.shape[1] * COLUMNS)
+    return u.view(np.int8) - np.int8(1)

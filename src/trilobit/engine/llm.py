@@ -181,6 +181,7 @@ class LLM:
             batch_tokens=max(max_batch_tokens, max_sequences),
             sequences=max_sequences,
             kv_dtype=kv_dtype,
+            trim=packed.forget_tables if self.head_is_screened else None,
         )
 
     @property
@@ -253,7 +254,7 @@ class LLM:
         done = 0
         with self._turns.turn():
             for rows in self._runner.logits(ids):
-                following = np.array(ids[done + 1 : done + 1 + len(rows)])
+                following = np.array(ids[done + 1 : done + 1 + len(rows)], dtype=np.intp)
                 rows = rows[: len(following)]
                 top = rows.max(axis=1)
                 sums = np.exp(rows - top[:, None]).sum(axis=1, dtype=np.float64)

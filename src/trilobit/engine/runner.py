@@ -8,7 +8,7 @@ anew from them before the next step.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from .blocks import BLOCK, BlockPool, blocks_for, key_of
 from .scheduler import Scheduler
 from .sequence import Sequence
 
+_TRIM_STEPS = 16
 # Logits of one pass over the head, when a caller wants them all: 64 MB of float32.
 _LOGITS_ELEMENTS = 1 << 24
 
@@ -30,6 +31,7 @@ class Runner:
     """A decoder over `arrays` (see PackedModel.arrays) and the sequences that run on it.
 
     blocks: of the KV cache. batch_tokens: of one step. sequences: running at once, at most.
+    trim: called every few steps, to let go of memory that single rows have drawn in.
     Raises RequestError when the machine cannot hold or run it.
     """
 
@@ -43,6 +45,7 @@ class Runner:
         batch_tokens: int,
         sequences: int,
         kv_dtype: str,
+        trim: Callable[[], None] | None = None,
     ) -> None:
         try:
             self._decoder = _native.Decoder(
@@ -62,6 +65,7 @@ class Runner:
         except RuntimeError as error:  # an instruction set that TRILOBIT_ISA cannot have
             raise RequestError(str(error)) from None
         assert _native.Decoder.BLOCK == BLOCK
+        self._trim, self._steps = trim, 0
         self._blocks, self._batch_tokens, self._sequences = blocks, batch_tokens, sequences
         self._logit_rows = min(batch_tokens, max(1, _LOGITS_ELEMENTS // config.vocab_size))
         self._live: list[Sequence] = []  # all that are not over, in the order of their arrival
@@ -102,9 +106,10 @@ class Runner:
         try:
             with self._whole():
                 self._retire()
+                started = time.perf_counter()
                 chunks = self._scheduler.schedule()
                 if chunks:
-                    self._run(chunks)
+                    self._run(chunks, started)
                     self._retire()
                 return bool(chunks)
         except Exception as error:
@@ -131,8 +136,7 @@ class Runner:
                 yield self._decoder.logits()
             self._scheduler.pool.release(blocks)
 
-    def _run(self, chunks: dict[Sequence, int]) -> None:
-        started = time.perf_counter()
+    def _run(self, chunks: dict[Sequence, int], started: float) -> None:
         ids: list[int] = []
         positions: list[int] = []
         rows: list[int] = []
@@ -150,6 +154,9 @@ class Runner:
                 asking.append(sequence)
         self._decoder.forward(_int32(ids), _int32(positions), _int32(rows), table, _int32(outputs))
         tokens = self._decoder.sample([s.sampler for s in asking]) if asking else []
+        self._steps += 1
+        if self._trim is not None and self._steps % _TRIM_STEPS == 0:
+            self._trim()
         seconds = time.perf_counter() - started
         for sequence, count in chunks.items():
             self._advance(sequence, count, seconds)

@@ -1,9 +1,9 @@
 """What runs in the next step: one flat batch of decode tokens and prefill chunks.
 
-Sequences that decode go first, one token each, so that a long prompt does not stop them; prompts
-fill the rest of the batch in the order of their arrival. When blocks run out, the youngest running
-sequence gives up its own and starts again later. The oldest can always go on, because the cache
-holds at least one full context: so every step makes progress.
+The oldest go first. So those that decode, one token each, come before the prompts that arrived
+later, and a long prompt does not stop them; prompts fill the rest of the batch. When blocks run
+out, the youngest running sequence gives up its own and starts again later. The oldest can always go
+on, because the cache holds at least one full context: so every step makes progress.
 """
 
 from __future__ import annotations
@@ -47,26 +47,20 @@ class Scheduler:
         Empty only when there is nothing to do.
         """
         chunks: dict[Sequence, int] = {}
-        preempted = False
-        # sorted() is stable: decoding before prefilling, the older first within each.
-        for sequence in sorted(self.running, key=lambda s: s.pending > 1):
-            left = self._batch_tokens - sum(chunks.values())
-            if left == 0:
-                break
-            if sequence not in self.running:
-                continue  # an older one took its blocks a moment ago
+        left = self._batch_tokens
+        for sequence in list(self.running):
+            if left == 0 or sequence not in self.running:
+                break  # an older one has just taken its blocks, and those of all younger ones
             count = min(sequence.pending, left)
             while not self._grow(sequence, sequence.computed + count):
                 victim = self.running[-1]
                 self.preempt(victim)
-                preempted = True
-                chunks.pop(victim, None)
                 if victim is sequence:
                     break
             else:
                 chunks[sequence] = count
-        if not preempted:
-            self._admit(chunks)
+                left -= count
+        self._admit(chunks, left)
         return chunks
 
     def preempt(self, sequence: Sequence) -> None:
@@ -81,8 +75,7 @@ class Scheduler:
             self.preempt(self.running[-1])
         return blocks
 
-    def _admit(self, chunks: dict[Sequence, int]) -> None:
-        left = self._batch_tokens - sum(chunks.values())
+    def _admit(self, chunks: dict[Sequence, int], left: int) -> None:
         while self.waiting and len(self.running) < self._sequences and left > 0:
             sequence = self.waiting[0]
             # Blocks that the running ones will want before they produce their next token.

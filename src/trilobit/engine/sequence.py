@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Literal
@@ -137,8 +138,10 @@ class Sequence:
 
     def accept(self, token_id: int) -> None:
         """Take a generated token, and end where it ends the output."""
+        started = time.perf_counter()
         self.tokens.append(token_id)
         self._read(len(self.tokens))
+        self.decode_s += time.perf_counter() - started  # turning tokens into text is work too
 
     def abort(self) -> None:
         """End the output here, half characters left out."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from .. import screen, ternary
 from ..config import ModelConfig
 from ..errors import FormatError
 from . import names
-from .safetensors import Declared, SafetensorsFile, SafetensorsWriter, as_float32
+from .safetensors import DTYPES, Declared, SafetensorsFile, SafetensorsWriter, as_float32
 
 FORMAT = "trilobit"
 VERSION = "1"
@@ -45,11 +46,11 @@ class PackedModel:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         path = Path(path)
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir, no error for an impossible name
             raise FormatError(
                 f"{path}: a directory; pack the checkpoint first: trilobit convert {path} OUT"
             )
-        if not path.exists():
+        if not os.path.exists(path):
             raise FormatError(f"{path}: no such file; `trilobit run` uses the bundled model")
         self.file = SafetensorsFile(path)
         self.path = path
@@ -59,21 +60,26 @@ class PackedModel:
                 f"{path}: a safetensors file, but not a packed Trilobit model; "
                 "pack its directory: trilobit convert DIRECTORY OUT"
             )
-        if metadata.get("version") != VERSION:
+        version = metadata.get("version")
+        if version != VERSION:
             raise FormatError(
-                f"{path}: version {metadata.get('version')!r} of the packed format, this Trilobit "
+                f"{path}: version {reprlib.repr(version)} of the packed format, this Trilobit "
                 f"reads {VERSION}; upgrade Trilobit or convert the model again"
             )
         try:
             raw = json.loads(metadata["config"])
         except (KeyError, ValueError, RecursionError):
-            raise FormatError(f"{path}: no readable config in the metadata") from None
+            raise FormatError(
+                f"{path}: no readable config in the metadata; convert the model again"
+            ) from None
         if not isinstance(raw, dict):
-            raise FormatError(f"{path}: the config in the metadata is not an object")
+            raise FormatError(
+                f"{path}: the config in the metadata is not an object; convert the model again"
+            )
         try:
             self.config = ModelConfig.from_dict(raw)
-        except (FormatError, TypeError) as error:
-            raise FormatError(f"{path}: {error}") from None
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}; convert the model again") from None
         self._check_tensors()
         tokenizer = names.TOKENIZER in self.file
         self.text = TextFiles(
@@ -86,8 +92,8 @@ class PackedModel:
         """Every tensor of the model as a view of the file (BF16 as uint16); not the tokenizer.
 
         screened: with the screen of the head, whose table is then left on disk until rows of it
-        are wanted. Checks the values too: FormatError for a scale or gain that is not finite and
-        for codes 3.
+        are wanted. Checks the values too: FormatError for a scale or gain that is not finite,
+        for codes 3 and for padding that is not zero.
         """
         left_out = {names.TOKENIZER} if screened else {names.TOKENIZER, *names.SCREEN}
         tables = {names.EMBEDDING, names.HEAD} if screened else set()
@@ -98,12 +104,14 @@ class PackedModel:
         self.file.populate(name for name in arrays if name not in tables)
         for name, _ in names.all_norms(self.config):
             if not np.isfinite(arrays[name]).all():
-                raise FormatError(f"{self.path}: tensor '{name}' holds NaN or infinity")
+                raise FormatError(
+                    f"{self.path}: tensor '{name}' holds NaN or infinity; convert again"
+                )
         if screened:
             for name in (names.SCREEN_SCALES, names.SCREEN_RESIDUALS):
                 if not (np.isfinite(arrays[name]).all() and (arrays[name] >= 0).all()):
                     raise FormatError(f"{self.path}: '{name}' holds no sizes; convert again")
-        for name, _ in names.all_projections(self.config):
+        for name, (rows, columns) in names.all_projections(self.config):
             scale = float(arrays[f"{name}.weight_scale"][0])
             if not 0 < scale < float("inf"):
                 raise FormatError(f"{self.path}: the scale of '{name}' is {scale}; convert again")
@@ -112,7 +120,19 @@ class PackedModel:
                     f"{self.path}: '{name}' has a weight code 3, which is no ternary value; "
                     "the file is damaged: convert or download it again"
                 )
+            try:
+                ternary.check_padding(arrays[f"{name}.weight"], rows, columns)
+            except FormatError as error:
+                raise FormatError(f"{self.path}: '{name}': {error}") from None
         return arrays
+
+    def forget_tables(self) -> None:
+        """Let go of the rows of embedding and head read so far.
+
+        The system maps 64 KB around every row that is read: soon the whole table would count as
+        this process's memory. They stay in the system's file cache.
+        """
+        self.file.forget(name for name in (names.EMBEDDING, names.HEAD) if name in self.file)
 
     @property
     def has_screen(self) -> bool:
@@ -132,18 +152,22 @@ class PackedModel:
             wanted[f"{name}.weight_scale"] = ((1,), ("F32",))
         if any(name in self.file for name in names.SCREEN):
             wanted |= {name: (shape, (dtype,)) for name, dtype, shape in _declare_screen(config)}
+        if names.TOKENIZER in self.file:
+            wanted[names.TOKENIZER] = ((self.file.info(names.TOKENIZER).size_bytes,), ("U8",))
         for name, (shape, dtypes) in wanted.items():
+            if name not in self.file:
+                raise FormatError(f"{self.path}: tensor '{name}' is missing; convert again")
             info = self.file.info(name)
             if info.shape != shape or info.dtype not in dtypes:
                 raise FormatError(
                     f"{self.path}: tensor '{name}' is {info.dtype} {list(info.shape)}; the config "
-                    f"asks for {'/'.join(dtypes)} {list(shape)}"
+                    f"asks for {'/'.join(dtypes)} {list(shape)}; convert again"
                 )
-            if info.begin % 4:
+            if info.begin % DTYPES[info.dtype].itemsize:
                 raise FormatError(f"{self.path}: tensor '{name}' is not aligned; convert again")
-        foreign = sorted(set(self.file.tensors) - set(wanted) - {names.TOKENIZER})
+        foreign = sorted(set(self.file.tensors) - set(wanted))
         if foreign:
-            raise FormatError(f"{self.path}: unknown tensor '{foreign[0][:80]}'; convert again")
+            raise FormatError(f"{self.path}: unknown tensor {foreign[0][:80]!r}; convert again")
 
 
 def _codes_are_ternary(packed: NDArray[np.uint8]) -> bool:
@@ -176,8 +200,8 @@ def declare(config: ModelConfig, float_dtype: str, text: TextFiles) -> list[Decl
     tokenizer: list[Declared] = []
     if text.tokenizer is not None:
         tokenizer.append((names.TOKENIZER, "U8", (len(text.tokenizer),)))
-    # Packed weights are multiples of 128 bytes, all but the tables multiples of 4: every tensor
-    # is aligned for what reads it. An odd table of 2-byte floats goes behind the others.
+    # Packed weights are multiples of 128 bytes, all but the tables multiples of 4, and an odd table
+    # of 2-byte floats goes behind those: every tensor is aligned for its type.
     return [*ternary_tensors, *gains, *scales, *_declare_screen(config), *tables, *tokenizer]
 
 

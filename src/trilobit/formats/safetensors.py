@@ -12,7 +12,9 @@ import json
 import math
 import mmap
 import os
+import reprlib
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, OutputError
+from .files import open_file, read_json
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the public library
 ALIGNMENT = 64  # of the data: a cache line, and the widest vector
@@ -69,11 +72,9 @@ class SafetensorsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if self.path.exists() and not self.path.is_file():  # opening a pipe would wait for ever
-            raise FormatError(f"{self.path}: not a plain file; give a safetensors file")
+        file, size = open_file(self.path)
         try:
-            with open(self.path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
+            with file:
                 start = file.read(8)
                 self._refuse_foreign(start, size)
                 length = int.from_bytes(start, "little")
@@ -96,7 +97,11 @@ class SafetensorsFile:
             raise FormatError(f"{self.path}: a GGUF file; give the Hugging Face checkpoint instead")
         if start == b"version ":
             raise FormatError(f"{self.path}: a Git LFS pointer, not the file; run `git lfs pull`")
-        if start[:2] == b"PK" or start[:1] == b"\x80":
+        # A header may be 128 bytes long, so what begins like a pickle can be sound; its length then
+        # is plausible.
+        if start[:4] == b"PK\x03\x04" or (
+            start[:1] == b"\x80" and int.from_bytes(start, "little") > MAX_HEADER_BYTES
+        ):
             raise FormatError(f"{self.path}: a pickled PyTorch file; give a safetensors checkpoint")
         if size < 10:
             raise FormatError(f"{self.path}: {size} bytes are too few for a safetensors file")
@@ -124,10 +129,19 @@ class SafetensorsFile:
             raise FormatError(f"{self.path}: tensor '{name}' is {info.dtype}; expected a float")
         return as_float32(self.array(name), info.dtype)
 
-    def forget(self) -> None:
-        """Let the system drop the pages read so far: they count as resident otherwise."""
-        if hasattr(mmap, "MADV_DONTNEED"):
+    def forget(self, names: Iterable[str] | None = None) -> None:
+        """Let the system drop the pages read so far (of these tensors, or of all).
+
+        They count as resident otherwise.
+        """
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        if names is None:
             self._map.madvise(mmap.MADV_DONTNEED)
+            return
+        for begin, end in _runs(self.tensors[name] for name in names):
+            begin -= begin % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
     def populate(self, names: Iterable[str]) -> None:
         """Map the pages of tensors at once (Linux 5.14; elsewhere one by one, which is slower)."""
@@ -193,11 +207,11 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
         raise FormatError(f"{path}: tensor {shown}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise FormatError(f"{path}: tensor {shown}: unknown dtype {_clean(str(dtype))}")
+        raise FormatError(f"{path}: tensor {shown}: unknown dtype {reprlib.repr(dtype)}")
     if not _naturals(shape) or len(shape) > 8:
-        raise FormatError(f"{path}: tensor {shown}: impossible shape {_clean(str(shape))}")
+        raise FormatError(f"{path}: tensor {shown}: impossible shape {reprlib.repr(shape)}")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise FormatError(f"{path}: tensor {shown}: impossible offsets {_clean(str(offsets))}")
+        raise FormatError(f"{path}: tensor {shown}: impossible offsets {reprlib.repr(offsets)}")
     if math.prod(shape) * DTYPES[dtype].itemsize != offsets[1] - offsets[0]:
         raise FormatError(
             f"{path}: tensor {shown}: {dtype} {shape} does not fill {offsets[1] - offsets[0]} bytes"
@@ -216,8 +230,8 @@ class _DuplicateError(Exception):
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DuplicateError(next(name for name in names if names.count(name) > 1))
+        counts = Counter(name for name, _ in pairs)
+        raise _DuplicateError(counts.most_common(1)[0][0])
     return result
 
 
@@ -254,9 +268,8 @@ class Checkpoint:
 
     def _open_shards(self, index: Path) -> list[SafetensorsFile]:
         try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            names = sorted(set(weight_map.values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            names = sorted(set(read_json(index)["weight_map"].values()))
+        except (KeyError, TypeError, AttributeError):
             raise FormatError(f"{index}: not an index of shards; download it again") from None
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:
@@ -323,6 +336,9 @@ class SafetensorsWriter:
         self.size_bytes = 8 + len(self._start) + offset
 
     def __enter__(self) -> SafetensorsWriter:
+        if self.path.exists() and not self.path.is_file():
+            # A rename would put the file in the place of /dev/null.
+            raise OutputError(f"{self.path}: a directory, pipe or device; choose another place")
         try:
             # Before hours of work, not after them.
             free = shutil.disk_usage(self.path.parent).free
@@ -361,8 +377,7 @@ class SafetensorsWriter:
                 assert self._next == len(self._declared), "not all declared tensors were written"
                 self._file.flush()
                 os.fsync(self._file.fileno())
-            self._file.close()
-            if kind is None:
+                self._file.close()
                 os.replace(self._temporary, self.path)
         except OSError as failure:
             raise self._failure(failure) from None
