@@ -621,8 +621,8 @@ me = threading.main_thread().ident
 hits = 0
 while thread.is_alive() or hits < 5:
     timer = threading.Timer(0.02 + 0.003 * hits, signal.pthread_kill, (me, signal.SIGINT))
-    timer.start()
     try:
+        timer.start()
         while True:
             llm.generate([9], long)
     except KeyboardInterrupt:
