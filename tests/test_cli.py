@@ -628,7 +628,9 @@ def test_interrupted_convert_leaves_nothing(
     config, source, results = shape("1b"), tmp_path / "source", tmp_path / "results"
     source.mkdir()
     results.mkdir()
-    (source / "config.json").write_text(json.dumps({**config.to_dict(), "model_type": "bitnet"}))
+    values = {**config.to_dict(), "model_type": "bitnet"}
+    values["quantization_config"] = {"quant_method": "bitnet", "quantization_mode": "online"}
+    (source / "config.json").write_text(json.dumps(values))
     masters = [(f"{name}.weight", "BF16", dims) for name, dims in names.all_projections(config)]
     gains = [(name, "BF16", (length,)) for name, length in names.all_norms(config)]
     table = (names.EMBEDDING, "BF16", (config.vocab_size, config.hidden_size))

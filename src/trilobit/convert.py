@@ -249,7 +249,10 @@ def _with_generation_config(config: ModelConfig, source: Path) -> ModelConfig:
     ids = dict.fromkeys(
         [*config.eos_token_ids, *(i for i in more if isinstance(i, int) and i >= 0)]
     )
-    return replace(config, eos_token_ids=tuple(ids))
+    try:
+        return replace(config, eos_token_ids=tuple(ids))
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
 
 
 def _text_files(source: Path, config: ModelConfig) -> TextFiles:
