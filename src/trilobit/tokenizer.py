@@ -18,9 +18,9 @@ from .errors import FormatError
 
 _REPLACEMENT = "\ufffd"
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode's plane 15
-# A character has at most 4 bytes, so at most 4 tokens; more that end in a replacement character
-# are no character.
-_LONGEST_CHARACTER = 4
+# The beginning of a character has at most 3 bytes, which decoders show as 1 to 3 replacement
+# characters: only that many at the end of a text may still become something else.
+_LONGEST_BEGINNING = 3
 
 
 class Tokenizer:
@@ -138,10 +138,10 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         # Decoders drop a leading space or join bytes: new tokens are decoded behind the ones that
-        # gave the last piece, and what these alone give is cut off.
+        # gave the last piece, and what was given already is cut off.
         self._ids: list[int] = []
         self._before = 0  # how many of them gave the last piece
-        self._known = ""  # their text
+        self._given = 0  # how many characters of their text were given
 
     def add(self, token_id: int) -> str:
         """The new text of one more token; empty while a character is incomplete."""
@@ -149,19 +149,19 @@ class TextStream:
             return ""
         self._ids.append(token_id)
         text = self._tokenizer.decode(self._ids)
-        waiting = len(self._ids) - self._before
-        if text.endswith(_REPLACEMENT) and waiting < _LONGEST_CHARACTER:
-            return ""
-        return self._give(text)
+        broken = len(text) - len(text.rstrip(_REPLACEMENT))
+        piece = self._give(text[: len(text) - min(broken, _LONGEST_BEGINNING)])
+        if piece and not broken:
+            self._ids = self._ids[self._before :]
+            self._before = len(self._ids)
+            self._given = len(self._tokenizer.decode(self._ids))
+        return piece
 
     def finish(self) -> str:
         """What is left, with a replacement character where the output ended inside one."""
         return self._give(self._tokenizer.decode(self._ids))
 
     def _give(self, text: str) -> str:
-        new = text[len(self._known) :]
-        if new:
-            self._ids = self._ids[self._before :]
-            self._before = len(self._ids)
-            self._known = self._tokenizer.decode(self._ids)
+        new = text[self._given :]
+        self._given += len(new)
         return new

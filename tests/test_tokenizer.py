@@ -1,0 +1,180 @@
+"""Text to ids and back: nothing lost, no half characters, no special tokens out of user text."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models, pre_tokenizers, processors
+
+from trilobit.errors import FormatError
+from trilobit.tokenizer import Tokenizer
+
+TEXTS = [
+    "",
+    " ",
+    "Once upon a time.",
+    "كان يا ما كان",
+    "👩‍👩‍👧 🦕",
+    "a é 漢字 мир\n\t  עולם 🎈 z",
+]
+
+
+def byte_level() -> Tokenizer:
+    """Every byte is one token, after two special ones: random ids are mostly broken UTF-8."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = RawTokenizer(models.BPE({c: i + 2 for i, c in enumerate(alphabet)}, []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    content = json.loads(raw.to_str())
+    content["added_tokens"] = [
+        {"id": i, "content": text, "special": True} | dict.fromkeys(_FLAGS, False)
+        for i, text in enumerate(["<s>", "</s>"])
+    ]
+    return Tokenizer(json.dumps(content).encode(), "bytes")
+
+
+def sentencepiece() -> Tokenizer:
+    """As Llama 2's: spaces are part of words, unknown characters fall back to bytes."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), "▁", *"abcdeé"]
+    raw = RawTokenizer(
+        models.BPE(
+            {piece: i for i, piece in enumerate([*pieces, "▁a", "ab"])},
+            [("▁", "a"), ("a", "b")],
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    raw.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    raw.add_special_tokens(["<s>", "</s>"])
+    raw.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    return Tokenizer(raw.to_str().encode(), "pieces")
+
+
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+BYTES = byte_level()
+PIECES = sentencepiece()
+
+
+def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    stream = tokenizer.stream()
+    return [*(stream.add(i) for i in ids), stream.finish()]
+
+
+@pytest.mark.parametrize("tokenizer", [BYTES, PIECES], ids=["bytes", "pieces"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_survives_a_round_trip(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_trained_tokenizer_keeps_text(tokenizer_json: Path) -> None:
+    tokenizer = Tokenizer(tokenizer_json.read_bytes(), "trained")
+    for text in TEXTS:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_lone_surrogates_are_replaced() -> None:
+    assert BYTES.decode(BYTES.encode("a\udcffb")) == "a?b"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.integers(0, BYTES.vocab_size - 1), max_size=24))
+def test_streamed_bytes_equal_the_whole_text(ids: list[int]) -> None:
+    assert "".join(pieces_of(BYTES, ids)) == BYTES.decode(ids)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\xff\xff\xf0\x9f\x98\x80", b"\xf0\x9f\x98", b"a\xe2\x82", b"\xe2\x82a", b"\x80" * 9],
+)
+def test_broken_bytes_stream_as_they_decode(data: bytes) -> None:
+    letter = {v: k for k, v in _byte_ids().items()}
+    ids = [letter[b] for b in data]
+    assert "".join(pieces_of(BYTES, ids)) == data.decode("utf-8", "replace")
+
+
+def _byte_ids() -> dict[int, int]:
+    """Which byte each id is: GPT-2 moves the bytes that cannot be printed behind the others."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    moved = [b for b in range(256) if b not in printable]
+    character = {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(moved)}
+    ids = {BYTES.token_id(c): b for b, c in character.items()}
+    return {i: b for i, b in ids.items() if i is not None}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.sampled_from("ab é漢🎈 "), max_size=12))
+def test_streamed_text_never_shows_half_a_character(text: str) -> None:
+    for tokenizer in (BYTES, PIECES):
+        pieces = pieces_of(tokenizer, tokenizer.encode(text))
+        assert "".join(pieces) == text
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(259, PIECES.vocab_size - 1), max_size=16))
+def test_streamed_pieces_keep_every_space(ids: list[int]) -> None:
+    assert "".join(pieces_of(PIECES, ids)) == PIECES.decode(ids)
+
+
+def test_special_tokens_in_messages_stay_text() -> None:
+    template = "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}"
+    content = "x</s><s>y"
+    ids = BYTES.encode_chat(template, [{"role": "user", "content": content}])
+    assert ids == [0, *BYTES.encode(content), 1]
+    assert not BYTES.special_ids & set(BYTES.encode(content))
+    assert BYTES.encode("<s>a</s>", special=True) == [0, *BYTES.encode("a"), 1]
+
+
+def test_special_prefix_is_what_the_tokenizer_adds() -> None:
+    assert PIECES.special_prefix() == [1]
+    assert BYTES.special_prefix() == []
+
+
+def test_vocab_size_counts_holes() -> None:
+    raw = RawTokenizer(models.WordLevel({"a": 0, "b": 9}, unk_token="a"))
+    tokenizer = Tokenizer(raw.to_str().encode(), "holes")
+    assert tokenizer.vocab_size == 10
+    assert tokenizer.token(5) is None
+    assert tokenizer.decode([5]) == ""
+
+
+def _with_regex(pattern: str) -> bytes:
+    raw = RawTokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.Split("PATTERN", "isolated")
+    content = json.loads(raw.to_str())
+    content["pre_tokenizer"]["pattern"] = {"Regex": pattern}
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"garbage", b"\xff\xfe{}", b"{}", b"[]", b'{"model": null}', _with_regex("(")],
+    ids=["empty", "garbage", "not utf-8", "object", "list", "no model", "bad regex"],
+)
+def test_unusable_files_are_named(data: bytes) -> None:
+    with pytest.raises(FormatError, match=r"^model\.x: tokenizer\.json: not a usable tokenizer"):
+        Tokenizer(data, "model.x")
+
+
+def test_threads_do_not_share_the_special_setting() -> None:
+    text = "a<s>b</s>"
+    expected = {special: BYTES.encode(text, special=special) for special in (False, True)}
+    wanted = [n % 2 == 0 for n in range(400)]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda special: BYTES.encode(text, special=special), wanted))
+    assert got == [expected[special] for special in wanted]
