@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import decoders, models, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from trilobit.errors import FormatError
 from trilobit.tokenizer import Tokenizer
@@ -28,15 +28,12 @@ TEXTS = [
 def byte_level() -> Tokenizer:
     """Every byte is one token, after two special ones: random ids are mostly broken UTF-8."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = RawTokenizer(models.BPE({c: i + 2 for i, c in enumerate(alphabet)}, []))
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}
+    raw = RawTokenizer(models.BPE(vocabulary, []))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    content = json.loads(raw.to_str())
-    content["added_tokens"] = [
-        {"id": i, "content": text, "special": True} | dict.fromkeys(_FLAGS, False)
-        for i, text in enumerate(["<s>", "</s>"])
-    ]
-    return Tokenizer(json.dumps(content).encode(), "bytes")
+    raw.add_special_tokens(["<s>", "</s>"])
+    return Tokenizer(raw.to_str().encode(), "bytes")
 
 
 def sentencepiece() -> Tokenizer:
@@ -51,7 +48,7 @@ def sentencepiece() -> Tokenizer:
             byte_fallback=True,
         )
     )
-    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     raw.decoder = decoders.Sequence(
         [
             decoders.Replace("▁", " "),
@@ -65,7 +62,6 @@ def sentencepiece() -> Tokenizer:
     return Tokenizer(raw.to_str().encode(), "pieces")
 
 
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 BYTES = byte_level()
 PIECES = sentencepiece()
 
@@ -138,6 +134,12 @@ def test_special_tokens_in_messages_stay_text() -> None:
     assert ids == [0, *BYTES.encode(content), 1]
     assert not BYTES.special_ids & set(BYTES.encode(content))
     assert BYTES.encode("<s>a</s>", special=True) == [0, *BYTES.encode("a"), 1]
+
+
+def test_special_tokens_spelt_as_a_role_stay_text() -> None:
+    template = "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}</s>{% endfor %}"
+    ids = BYTES.encode_chat(template, [{"role": "<s>", "content": "a"}])
+    assert ids == [0, *BYTES.encode("<s>:a"), 1]
 
 
 def test_special_prefix_is_what_the_tokenizer_adds() -> None:

@@ -87,7 +87,7 @@ class Tokenizer:
     ) -> list[int]:
         """Ids of a chat, ready for the assistant's reply.
 
-        Contents are encoded as text even where they spell a special token. Raises RequestError
+        Messages are encoded as text even where they spell a special token. Raises RequestError
         when the template refuses the messages.
         """
         marks, marked = self._mark_special(messages)
@@ -108,17 +108,18 @@ class Tokenizer:
         self, messages: Sequence[Mapping[str, str]]
     ) -> tuple[dict[str, str], list[dict[str, str]]]:
         """Messages with one unused character in place of each special token that they spell."""
-        everything = "".join(message["content"] for message in messages)
+        everything = "\n".join(text for message in messages for text in message.values())
         spelt = [token for token in self._special_longest_first if token in everything]
         unused = (chr(c) for c in _PRIVATE_USE if chr(c) not in everything)
         mark_of = dict(zip(spelt, unused, strict=False))
-        marked = []
-        for message in messages:
-            content = message["content"]
-            for token, mark in mark_of.items():
-                content = content.replace(token, mark)
-            marked.append({**message, "content": content})
-        return {mark: token for token, mark in mark_of.items()}, marked
+
+        def mark(text: str) -> str:
+            for token, character in mark_of.items():
+                text = text.replace(token, character)
+            return text
+
+        marked = [{key: mark(text) for key, text in message.items()} for message in messages]
+        return {character: token for token, character in mark_of.items()}, marked
 
     def _guarded(self, action: Callable[[], Any], what: str) -> Any:
         """Run a call into `tokenizers`, whose Rust panics are not Exceptions."""
