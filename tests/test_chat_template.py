@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from trilobit import chat_template
 from trilobit.chat_template import render
 from trilobit.errors import RequestError
 
@@ -134,6 +135,9 @@ GREEDY = {
     "json of lists": GROW + "[ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson }}",
     "text of lists": GROW + "[ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
     "dicts": GROW + "{'a': ns.x, 'b': ns.x} %}{% endfor %}{{ ns.x | string }}",
+    "dict calls": GROW + "dict(a=ns.x, b=ns.x) %}{% endfor %}{{ '%s' % ns.x }}",
+    "dict views": GROW + "dict(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x.values() }}",
+    "refusal of dicts": GROW + "dict(a=ns.x, b=ns.x) %}{% endfor %}{{ raise_exception(ns.x) }}",
     "block doubling": "{% set ns = namespace(x='aa') %}{% for i in range(99) %}"
     "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}",
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
@@ -162,7 +166,10 @@ GREEDY = {
 
 
 @pytest.mark.parametrize("template", GREEDY.values(), ids=GREEDY.keys())
-def test_greedy_templates_end_in_little_memory(template: str) -> None:
+def test_greedy_templates_end_in_little_memory(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template, "_SECONDS", 1.0)  # only so that the test ends sooner
     tracemalloc.start()
     try:
         with pytest.raises(RequestError):
@@ -172,6 +179,12 @@ def test_greedy_templates_end_in_little_memory(template: str) -> None:
         tracemalloc.stop()
     # The budget is 50 million characters of 1 to 4 bytes, and a text is held once more to join it.
     assert peak < 500_000_000
+
+
+def test_nested_namespaces_are_shown_in_one_word() -> None:
+    assert render(GROW + "namespace(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x }}", CHAT) == (
+        "<Namespace>"
+    )
 
 
 @pytest.mark.parametrize(

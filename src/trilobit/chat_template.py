@@ -12,7 +12,15 @@ import functools
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from typing import Any
 
 from .errors import RequestError
@@ -96,7 +104,7 @@ class _Budget:
 
     def pay_for(self, value: Any) -> Any:
         """Pay for all that is in a collection, which may hold itself many times over."""
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, KeysView, ValuesView, ItemsView)):
             self.pay(1 + len(value))
             for item in value:
                 self.pay_for(item)
@@ -115,6 +123,7 @@ def _environment(budget: _Budget) -> Any:
     from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Namespace
     from jinja2.visitor import NodeTransformer
 
     class Metered(NodeTransformer):
@@ -173,8 +182,10 @@ def _environment(budget: _Budget) -> Any:
             sized = [value for value in (left, right) if hasattr(value, "__len__")]
             if operator == "**" or (operator == "*" and sized):
                 raise SecurityError("powers and repetitions are not allowed")
-            if operator == "%" and isinstance(left, str) and re.search(r"%[^%a-zA-Z]*[\d*]", left):
-                raise SecurityError("a field width is not allowed")
+            if operator == "%" and isinstance(left, str):
+                if re.search(r"%(\(|[^%a-zA-Z]*[\d*])", left):
+                    raise SecurityError("a field width or name is not allowed")
+                budget.pay_for(right)
             if any(isinstance(v, int) and v.bit_length() > 256 for v in (left, right)):
                 raise SecurityError("a number grew too large")
             budget.pay(1 + sum(len(value) for value in sized))
@@ -197,6 +208,12 @@ def _environment(budget: _Budget) -> Any:
                 value, rest = (args[0], [text]) if swap else (text, args)
                 budget.pay(_cost(__obj.__name__, value, rest))
             return super().call(__context, __obj, *args, **kwargs)
+
+    class OpaqueNamespace(Namespace):
+        """Shows nothing of what it holds: namespaces in namespaces could be endlessly long."""
+
+        def __repr__(self) -> str:
+            return "<Namespace>"
 
     def joined(*parts: Any) -> str:
         return concat([str(budget.pay_for(part)) for part in parts])
@@ -227,10 +244,10 @@ def _environment(budget: _Budget) -> Any:
     environment.filters = {name: _paid(filters[name], name, budget) for name in _FILTERS}
     environment.globals = {
         "range": bounded_range,
-        "dict": dict,
-        "namespace": environment.globals["namespace"],
-        "raise_exception": _refuse,
-        "strftime_now": lambda pattern: time.strftime(str(pattern)[:100]),
+        "dict": lambda *pairs, **named: budget.pay_for(dict(*pairs, **named)),
+        "namespace": OpaqueNamespace,
+        "raise_exception": lambda message: _refuse(budget.pay_for(message)),
+        "strftime_now": lambda pattern: time.strftime(str(budget.pay_for(pattern))[:100]),
     }
     return environment
 

@@ -18,9 +18,9 @@ from .errors import FormatError
 
 _REPLACEMENT = "\ufffd"
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode's plane 15
-# The beginning of a character has at most 3 bytes, which decoders show as 1 to 3 replacement
+# A character has at most 4 bytes, so at most 4 tokens. Its first 3 show as 1 to 3 replacement
 # characters: only that many at the end of a text may still become something else.
-_LONGEST_BEGINNING = 3
+_LONGEST_CHARACTER = 4
 
 
 class Tokenizer:
@@ -151,7 +151,10 @@ class TextStream:
         self._ids.append(token_id)
         text = self._tokenizer.decode(self._ids)
         broken = len(text) - len(text.rstrip(_REPLACEMENT))
-        piece = self._give(text[: len(text) - min(broken, _LONGEST_BEGINNING)])
+        waiting = len(self._ids) - self._before
+        if broken and waiting < _LONGEST_CHARACTER:
+            return ""
+        piece = self._give(text[: len(text) - min(broken, _LONGEST_CHARACTER - 1)])
         if piece and not broken:
             self._ids = self._ids[self._before :]
             self._before = len(self._ids)
