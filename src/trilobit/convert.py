@@ -7,7 +7,6 @@ projection and the tokenizer; tables are copied row block by row block from the 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from . import ternary
 from .config import ModelConfig
 from .errors import FormatError, OutputError, UnsupportedModel
 from .formats import names, packed
+from .formats.files import read_bytes, read_json, read_text
 from .formats.packed import TextFiles
 from .formats.safetensors import Checkpoint
 
@@ -44,7 +44,11 @@ def convert(
         raise FormatError(f"{source}: {what}; give the directory of a Hugging Face checkpoint")
     if out.is_dir():
         raise OutputError(f"{out}: is a directory; give a file name, such as {out}/model.trilobit")
-    raw = _read_json(source / "config.json")
+    if not (source / "config.json").exists():
+        raise FormatError(
+            f"{source / 'config.json'}: missing; give the directory of a Hugging Face checkpoint"
+        )
+    raw = read_json(source / "config.json")
     config = ModelConfig.from_hf(raw, str(source / "config.json"))
     read = _reader(raw, source)
     checkpoint = Checkpoint(source)
@@ -225,26 +229,12 @@ def _check_names(config: ModelConfig, checkpoint: Checkpoint) -> None:
 # ---- text files -------------------------------------------------------------------------------
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FormatError(f"{path}: missing; give the directory of a checkpoint") from None
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise FormatError(f"{path}: not JSON; download it again") from None
-    if not isinstance(raw, dict):
-        raise FormatError(f"{path}: not a JSON object; download it again")
-    return raw
-
-
 def _with_generation_config(config: ModelConfig, source: Path) -> ModelConfig:
     """`generation_config.json` may end a text with more tokens than `config.json` names."""
     path = source / "generation_config.json"
     if not path.exists():
         return config
-    eos = _read_json(path).get("eos_token_id")
+    eos = read_json(path).get("eos_token_id")
     more = eos if isinstance(eos, list) else [eos]
     ids = dict.fromkeys(
         [*config.eos_token_ids, *(i for i in more if isinstance(i, int) and i >= 0)]
@@ -261,7 +251,7 @@ def _text_files(source: Path, config: ModelConfig) -> TextFiles:
         return TextFiles()
     from .tokenizer import Tokenizer
 
-    data = path.read_bytes()
+    data = read_bytes(path)
     tokenizer = Tokenizer(data, str(path))
     if tokenizer.vocab_size > config.vocab_size:
         raise FormatError(
@@ -269,11 +259,11 @@ def _text_files(source: Path, config: ModelConfig) -> TextFiles:
             f"{config.vocab_size - 1}; take the tokenizer of this model"
         )
     settings_path = source / "tokenizer_config.json"
-    settings = _read_json(settings_path) if settings_path.exists() else {}
+    settings = read_json(settings_path) if settings_path.exists() else {}
     template = settings.get("chat_template")
     template_path = source / "chat_template.jinja"
     if template_path.exists():
-        template = template_path.read_text(encoding="utf-8")
+        template = read_text(template_path)
     if isinstance(template, list):  # several named templates: the default one
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default")
