@@ -1,0 +1,118 @@
+"""Random checkpoints: of the right shape, the same for the same seed, and written as a stream."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from trilobit import LLM, OutputError, RequestError, SamplingParams
+from trilobit.convert import convert
+from trilobit.formats.packed import PackedModel
+from trilobit.formats.safetensors import SafetensorsFile
+from trilobit.synth import SHAPES, shape, synth, synth_packed
+
+# Billions of parameters that the names promise, the embedding among them.
+BILLIONS = {
+    "125m": 0.125, "350m": 0.35, "700m": 0.7, "1b": 1, "1.5b": 1.5, "2b4t": 2.4, "3b": 3.3,
+    "3.8b": 3.8, "7b": 7, "8b": 8, "13b": 13, "30b": 30, "70b": 70, "100b": 100,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_have_the_parameters_of_their_names(name: str) -> None:
+    config = shape(name)
+    # Names round: 100b's published shape has 97 billion, 1b's 0.9.
+    assert config.parameters / 1e9 == pytest.approx(BILLIONS[name], rel=0.2)
+    assert config.head_dim * config.num_attention_heads == config.hidden_size
+
+
+def test_every_named_shape_is_checked() -> None:
+    assert set(BILLIONS) == set(SHAPES)
+
+
+def test_2b4t_is_the_published_model() -> None:
+    config = shape("2b4t")
+    assert config.ternary_parameters == 2_084_044_800
+    assert config.vocab_size * config.hidden_size == 328_335_360
+
+
+def test_unknown_shape_names_the_known() -> None:
+    with pytest.raises(RequestError, match=r"unknown shape '5b'; known: 125m, .*100b"):
+        shape("5b")
+
+
+@pytest.mark.parametrize("form", ["packed", "bf16"])
+def test_same_seed_same_bytes(tmp_path: Path, form: str) -> None:
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        synth(tiny_config(), tmp_path / folder, form=form, seed=seed)  # type: ignore[arg-type]
+    a, b, c = ((tmp_path / x / "model.safetensors").read_bytes() for x in "abc")
+    assert a == b
+    assert a != c
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    mode = "offline" if form == "packed" else "online"
+    assert config["quantization_config"]["quantization_mode"] == mode
+
+
+@pytest.mark.parametrize("form", ["packed", "bf16"])
+def test_checkpoint_converts_and_runs(tmp_path: Path, form: str) -> None:
+    synth(tiny_config(), tmp_path / "hf", form=form)  # type: ignore[arg-type]
+    convert(tmp_path / "hf", tmp_path / "out.trilobit")
+    logits = LLM(tmp_path / "out.trilobit").logits(range(1, 20))
+    assert np.isfinite(logits).all()
+    assert logits.std() > 0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_packed_file_opens_and_runs(tmp_path: Path, tied: bool) -> None:
+    synth_packed(tiny_config(tie_word_embeddings=tied), tmp_path / "out.trilobit")
+    done = LLM(tmp_path / "out.trilobit").generate([1], SamplingParams(max_tokens=5, seed=1))
+    assert 1 <= len(done.token_ids) <= 5
+    assert PackedModel(tmp_path / "out.trilobit").has_screen
+
+
+def test_weights_are_uniform_over_three_values(tmp_path: Path) -> None:
+    synth(tiny_config(), tmp_path / "hf")
+    packed = SafetensorsFile(tmp_path / "hf" / "model.safetensors").array(
+        "model.layers.0.mlp.up_proj.weight"
+    )
+    codes = np.concatenate([packed >> shift & 3 for shift in (0, 2, 4, 6)])
+    counts = np.bincount(codes.reshape(-1), minlength=4) / codes.size
+    assert counts[3] == 0
+    # 8,400 weights: a third of them within five deviations of sqrt(2/9 / 8400)
+    assert np.abs(counts[:3] - 1 / 3).max() < 5 * 0.0052
+
+
+def test_memory_is_that_of_one_tensor(tmp_path: Path) -> None:
+    config = tiny_config(
+        num_hidden_layers=24, hidden_size=256, intermediate_size=768, head_dim=32,
+        num_attention_heads=8,
+    )  # fmt: skip
+    tracemalloc.start()
+    synth(config, tmp_path / "hf", form="bf16")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = (tmp_path / "hf" / "model.safetensors").stat().st_size
+    # One tensor of float32, scaled, and as bfloat16: 3 MB of 37.
+    assert size > 30e6
+    assert peak < size / 6
+
+
+def test_existing_files_are_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(OutputError, match="exists; give a new or empty directory"):
+        synth(tiny_config(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_interrupt_leaves_no_directory(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        synth(tiny_config(), tmp_path / "hf", progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
