@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from trilobit.config import ModelConfig
 from trilobit.convert import convert
 from trilobit.synth import synth
 from trilobit.train.bpe import train_tokenizer
+
+# Machines are slow and shared: a time limit for each example would fail by chance.
+settings.register_profile("trilobit", deadline=None)
+settings.load_profile("trilobit")
 
 TEXT = (
     "Once upon a time there was a little girl who had a red ball. She liked to play in the park. "

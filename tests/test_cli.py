@@ -560,7 +560,7 @@ def test_training_without_its_packages_names_the_extra(tmp_path: Path) -> None:
     recipe = Path(__file__).parent.parent / "models" / DEFAULT / "recipe.toml"
     without_torch = "import sys; sys.modules['torch'] = None"
     done = trilobit_after(without_torch, "train", recipe, "--output", tmp_path / "run")
-    assert "torch is not installed" in error_of(done)
+    assert "training needs the package 'torch'" in error_of(done)
     assert "pip install 'trilobit[train]'" in done.stderr
     assert files_in(tmp_path) == []
 

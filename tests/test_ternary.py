@@ -88,6 +88,10 @@ def test_sign_binary_is_the_formula(w: np.ndarray) -> None:
     assert scale == max(exact_mean([abs(float(v)) for v in w.flat]), EPSILON)
 
 
+def test_sign_of_the_mean_itself_is_plus_one() -> None:
+    assert ternary.sign_binary(np.array([[1, 2, 3]], dtype=np.float32))[0].tolist() == [[-1, 1, 1]]
+
+
 @given(matrices())
 def test_absmax_int8_is_the_formula(x: np.ndarray) -> None:
     got, scales = ternary.absmax_int8(x)
@@ -96,6 +100,11 @@ def test_absmax_int8_is_the_formula(x: np.ndarray) -> None:
         assert row_codes.tolist() == [round_half_even(v * t) for v in row]
         assert scale == f32(1) / t
     assert np.abs(got.astype(int)).max() <= 127
+
+
+def test_absmax_rounds_ties_to_even() -> None:
+    x = np.array([[127, 0.5, 1.5, 2.5, -0.5, -1.5]], dtype=np.float32)
+    assert ternary.absmax_int8(x)[0].tolist() == [[127, 0, 2, 2, 0, -2]]
 
 
 @given(matrices(100.0), st.data())
@@ -175,19 +184,26 @@ def test_code_3_is_refused_wherever_it_is(w: np.ndarray, data: st.DataObject) ->
         ternary.unpack(packed, *w.shape)
 
 
-def test_unpack_does_not_look_at_padding() -> None:
-    w = np.array([[1, -1, 0]], np.int8)
-    packed = ternary.pack(w)
-    packed[0, 0, 1:] = 0b10_00_10_00  # rows 1 to 3 do not exist
-    packed[0, 0, 0, 3:] = 0b00_10_00_10  # nor do columns from 3
-    assert np.array_equal(ternary.unpack(packed, 1, 3), w)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (8, 128), (4, 256), (5, 128)])
-def test_unpack_refuses_a_shape_that_does_not_fit(shape: tuple[int, int]) -> None:
-    packed = ternary.pack(np.zeros((4, 128), np.int8))
-    if ternary.packed_shape(*shape) == packed.shape:
-        assert ternary.unpack(packed, *shape).shape == shape
-        return
+@pytest.mark.parametrize(("rows", "columns"), [(9, 128), (8, 129), (4, 128), (8, 0)])
+def test_a_shape_that_does_not_fit_is_refused(rows: int, columns: int) -> None:
     with pytest.raises(FormatError, match="does not hold"):
-        ternary.unpack(packed, *shape)
+        ternary.unpack(ternary.pack(np.zeros((8, 128), np.int8)), rows, columns)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "place"),
+    [
+        (5, 128, (1, 0, 1, 0)),  # row 5
+        (5, 128, (1, 0, 3, 31)),  # row 7
+        (4, 130, (0, 1, 0, 2)),  # column 130
+        (4, 130, (0, 1, 3, 31)),  # the last column
+    ],
+)
+@pytest.mark.parametrize("byte", [0b01_01_01_00, 0b10_01_01_01, 0])
+def test_padding_other_than_zero_weights_is_refused(
+    rows: int, columns: int, place: tuple[int, int, int, int], byte: int
+) -> None:
+    packed = ternary.pack(np.zeros((rows, columns), np.int8))
+    packed[place] = byte
+    with pytest.raises(FormatError, match="padding"):
+        ternary.unpack(packed, rows, columns)
