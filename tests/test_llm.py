@@ -597,7 +597,7 @@ def run_program(program: str, *arguments: object) -> str:
         [sys.executable, "-c", program, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,  # a hang, not a slow machine
     )
     assert (done.stderr, done.returncode) == ("", 0)
     return done.stdout
