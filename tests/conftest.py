@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from trilobit.train.bpe import train_tokenizer
 # Machines are slow and shared: a time limit for each example would fail by chance.
 settings.register_profile("trilobit", deadline=None)
 settings.load_profile("trilobit")
+
+# A shell lets what it starts in the background ignore Ctrl-C, and that is inherited by all below.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEXT = (
     "Once upon a time there was a little girl who had a red ball. She liked to play in the park. "
