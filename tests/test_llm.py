@@ -722,6 +722,17 @@ atexit.register(lambda: print(llm.generate([5, 6, 7], seeded).text == wanted))
     assert run_program(program, model_file) == "True\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
+def test_threads_default_to_the_cores_that_the_process_may_use(model_file: Path) -> None:
+    program = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from trilobit import LLM
+print(LLM(sys.argv[1]).threads, LLM(sys.argv[1], threads=3).threads)
+"""
+    assert run_program(program, model_file) == "1 3\n"
+
+
 def test_running_a_model_imports_no_torch(model_file: Path) -> None:
     program = """
 import sys
