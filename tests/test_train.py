@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -245,41 +246,44 @@ def test_ctrl_c_keeps_the_last_step_and_exits_with_130(run: Run, tmp_path: Path)
     assert _weights(output) == _weights(run.output)
 
 
-@pytest.fixture
-def file_limit() -> Iterator[Callable[[int], None]]:
-    """Let the system refuse to write a file beyond a size, as a full disk does."""
+@contextlib.contextmanager
+def largest_file(size_bytes: int) -> Iterator[None]:
+    """Let the system refuse to write a file beyond a size, as a full disk does.
+
+    Only around the command: pytest's own output may go to a file that is larger.
+    """
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_disk_full_keeps_the_checkpoint_before(
-    run: Run, tmp_path: Path, file_limit: Callable[[int], None]
-) -> None:
+def test_disk_full_keeps_the_checkpoint_before(run: Run, tmp_path: Path) -> None:
     output = tmp_path / "full"
     assert train(run.recipe, output, "--max-steps", "20").code == 0
     before = _checkpoints(output)
     optimizer = (output / "checkpoint-20" / "optimizer.pt").stat().st_size
     model = (output / "checkpoint-20" / "model.safetensors").stat().st_size
     for limit in (model - 4096, optimizer - 4096):
-        file_limit(limit)
-        error = one_error(train(run.recipe, output))
+        with largest_file(limit):
+            outcome = train(run.recipe, output)
+        error = one_error(outcome)
         assert error.startswith(f"{output / 'checkpoint-26'}: cannot write the checkpoint (")
         assert error.endswith("run the same command again: it goes on from the one before")
         assert _checkpoints(output) == before
         assert not list(output.glob("unfinished*"))
-    file_limit(-1)
     assert train(run.recipe, output).code == 0
     assert _log(output)[-1]["step"] == STEPS
 
 
-def test_disk_full_before_the_first_step_leaves_no_half_corpus(
-    tmp_path: Path, file_limit: Callable[[int], None]
-) -> None:
+def test_disk_full_before_the_first_step_leaves_no_half_corpus(tmp_path: Path) -> None:
     recipe, output = write_recipe(tmp_path), tmp_path / "full"
-    file_limit(2000)  # the recipe fits, the tokens do not
-    error = one_error(train(recipe, output))
+    with largest_file(2000):  # the recipe fits, the tokens do not
+        outcome = train(recipe, output)
+    error = one_error(outcome)
     assert error.startswith(f"{output / 'corpus'}: cannot be written (")
     assert {path.name for path in output.iterdir()} == {"recipe.json"}
 
