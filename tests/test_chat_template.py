@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from trilobit import chat_template
+from trilobit import sandbox
 from trilobit.chat_template import render
 from trilobit.errors import RequestError
 
@@ -69,11 +69,24 @@ EVERYTHING = """{%- macro show(m) %}{{ m.role | upper ~ '|' ~ m | tojson }}{% en
 {{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join('; ') }}
 {{ {'b': 1, 'a': [1, 2]} | tojson(indent=2) }}{{ '%s-%d' % ('x', 3) }}{{ range(3) | list }}"""
 
+TEXTS = """{%- for m in messages[::-1] if m.role != 'system' and 'kind' not in m.content -%}
+{{ m.content[1:-1] }}{{ m.content[:2] ~ m['content'][::2] }}|{{ ', '.join(m.keys()) }}
+{{ m.content | replace('l', 'LL') }}{{ m.content.replace('l', '', 1) | replace(new='#', old='o') }}
+{{ m.content.split('l')[-1].split() | join('-') }}{{ m.content.splitlines() | length }}
+{{ m.items() | list }}{{ m | dictsort | first }}{{ m.content | list | unique | sort | join }}
+{%- endfor %}
+{{ [3, 1, 2] | sort | reverse | list }}{{ [1, 2.5] | sum }}{{ 2.567 | round(1) }}{{ '7' | int + 1 }}
+{{ messages | map(attribute='role') | join(d='; ') }}{{ messages | join(',', attribute='role') }}
+{{ ['b', 'a'] | tojson(separators=(',', ':')) }}{{ 'é' | tojson(ensure_ascii=true) }}
+{{ {'a': [1, {}], 'é': none, 'b': true} | tojson(indent=4, sort_keys=true) }}{{ [] | tojson }}
+{{ dict(a=1, b=[2]) }}{{ namespace(a=1).a }}{{ [1, 2] + [3] }}{{ 'a' + 'b' }}{{ 7 % 4 }}{{ 3 * 4 }}
+{{ messages | selectattr('role', 'in', ['user', 'tool']) | list | length }}{{ 'x' is string }}"""
+
 
 @pytest.mark.parametrize(
     "template",
-    [LLAMA3, CHATML, BITNET, MISTRAL, EVERYTHING],
-    ids=["llama3", "chatml", "bitnet", "mistral", "everything"],
+    [LLAMA3, CHATML, BITNET, MISTRAL, EVERYTHING, TEXTS],
+    ids=["llama3", "chatml", "bitnet", "mistral", "everything", "texts"],
 )
 def test_text_equals_transformers(template: str) -> None:
     names = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -115,6 +128,10 @@ def test_mistaken_templates_are_request_errors(template: str) -> None:
 
 
 GROW = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set ns.x = "
+# A text of a million characters.
+LONG = "{% set ns = namespace(x='aaaaaaaa') %}" + (
+    "{% for i in range(17) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
+)
 GREEDY = {
     "nested loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
     "huge range": "{% for a in range(10 * 1000000000) %}{% endfor %}",
@@ -159,9 +176,45 @@ GREEDY = {
     "batch": "{{ [1] | batch(1000000000, 'a') | list }}",
     "slice": "{{ [1] | slice(1000000000) | list }}",
     "lorem": "{{ lipsum(1000000) }}",
-    "long source": "a" * 1_000_001,
+    "long source": "a" * 100_001,
     "deep source": "{{ " + "(" * 100_000 + "1" + ")" * 100_000 + " }}",
     "constant folding": "{{ 'a' ~ 'b' * 1000000000 }}",
+    "rounding up": "{{ 1.5 | round(100000000, 'ceil') }}",
+    "rounding to millions": "{{ 5 | round(-100000000) }}",
+    "sum of lists": LONG + "{{ ns.x | map('list') | sum(start=[]) }}",
+    "join by keyword": LONG + "{{ messages | join(attribute='role', d=ns.x * 1) }}"
+    "{{ range(2000) | join(attribute='real', d=ns.x) }}",
+    "join of characters": LONG + "{{ ','.join(ns.x) | length }}{{ ns.x | join(ns.x) | length }}",
+    "join of namespaces": LONG + "{% set m = namespace(l=[ns]) %}{% for i in range(12) %}"
+    "{% set m.l = m.l + m.l %}{% endfor %}{{ m.l | join(attribute='x') }}",
+    "sort of attributes": LONG + "{% set m = namespace(l=[ns]) %}{% for i in range(12) %}"
+    "{% set m.l = m.l + m.l %}{% endfor %}{{ m.l | sort(attribute='x') | length }}",
+    "sort of loops": LONG + "{% for y in [1, ns.x] %}{% set m = namespace(l=[loop, loop]) %}"
+    "{{ m.l | sort(attribute='nextitem') }}{% endfor %}",
+    "replace by keyword": LONG + "{{ ns.x | replace(new=ns.x, old='a') }}",
+    "json separators": LONG + "{{ range(9000) | list | tojson(separators=(ns.x, ':')) }}",
+    "json escapes": LONG.replace("a", "\U0001f995") + "{% for i in range(9) %}"
+    "{% set ns.x = ns.x ~ (ns.x | tojson(ensure_ascii=true)) %}{% endfor %}",
+    "bytes": "{{ (1).to_bytes(1000000000, 'big') }}",
+    "dict of a range": "{{ {}.fromkeys(range(20000000)) | length }}",
+    "kept slices": LONG + "{% set m = namespace(l=[]) %}{% for i in range(3000) %}"
+    "{% set m.l = m.l + [ns.x[1:]] %}{% endfor %}",
+    "kept copies": LONG + "".join(f"{{% set x{i} = ns.x | reverse %}}" for i in range(999)),
+    "split into items": LONG + "{{ ns.x.split('a') | length }}{{ ns.x.split('a') | length }}",
+    "split at blanks": LONG.replace("aa", "a ") + "{{ ns.x.split() | length }}" * 3,
+    "split at line ends": LONG.replace("aa", "a\x1c") + "{{ ns.x.splitlines() | length }}" * 3,
+    "list of characters": LONG + "{{ ns.x | list | length }}",
+    "sorted characters": LONG + "{{ ns.x | sort | length }}",
+    "mapped characters": LONG + "{{ ns.x | map('upper') | list | length }}",
+    "characters as arguments": LONG + "{{ dict(*ns.x) }}",
+    "characters of a filter": LONG + "{{ 'a' | default(*ns.x) }}",
+    "items among items": "{{ range(40000) | select('in', range(40000, 80000) | list) | list }}",
+    "condition of a loop": LONG + "{% for i in range(90000) if 'b' in ns.x %}{% endfor %}"
+    "{% for i in range(90000) if 'b' in ns.x %}{% endfor %}" * 9,
+    "block recursion": "{% block b %}{{ self.b() }}{{ self.b() }}{% endblock %}",
+    "equal structures": "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}"
+    "{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}",
+    "long integer": LONG.replace("a", "f") + "{{ (ns.x | int(base=16)) // 3 }}",
 }
 
 
@@ -169,7 +222,7 @@ GREEDY = {
 def test_greedy_templates_end_in_little_memory(
     template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chat_template, "_SECONDS", 1.0)  # only so that the test ends sooner
+    monkeypatch.setattr(sandbox, "_SECONDS", 0.5)  # only so that the test ends sooner
     tracemalloc.start()
     try:
         with pytest.raises(RequestError):
@@ -177,8 +230,8 @@ def test_greedy_templates_end_in_little_memory(
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # The budget is 50 million characters of 1 to 4 bytes, and a text is held once more to join it.
-    assert peak < 500_000_000
+    # The budget is 50 million characters of 1 to 4 bytes, with a text held once more to join it.
+    assert peak < 250_000_000
 
 
 def test_nested_namespaces_are_shown_in_one_word() -> None:
@@ -208,8 +261,35 @@ def test_nested_namespaces_are_shown_in_one_word() -> None:
         "cycler.__init__.__globals__",
         "strftime_now.__code__",
         "dict.__base__.__subclasses__()",
+        "messages.copy()",
+        "messages[0].copy()",
+        "messages[0].fromkeys('ab')",
+        "(1).real",
+        "(1.5).hex()",
+        "range(3).start",
+        "range.__self__",
+        "loop.__class__",
+        "messages | map(attribute='__class__') | first",
+        "messages | map('attr', '__class__') | first",
     ],
 )
 def test_templates_cannot_reach_python(expression: str) -> None:
-    with pytest.raises(RequestError):
-        render("{% set x = " + expression + " %}{{ x.y.z }}", CHAT)
+    # What is unsafe is undefined, and an error as soon as anything is done with it.
+    try:
+        text = render("{{ (" + expression + ") is defined }}", CHAT)
+    except RequestError:
+        return
+    assert text == "False"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["messages[0].get('role')", "messages[0].items() | list", "[1].index(1)", "' a'.strip()"],
+)
+def test_templates_reach_plain_data(expression: str) -> None:
+    assert render("{{ (" + expression + ") is defined }}", CHAT) == "True"
+
+
+def test_the_largest_source_takes_seconds_at_most() -> None:
+    piece = "{% if a %}{{ a.b['c'] }}{% endif %}"
+    assert render(piece * (100_000 // len(piece)), CHAT) == ""

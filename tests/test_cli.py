@@ -629,7 +629,11 @@ def test_interrupted_convert_leaves_nothing(
     source.mkdir()
     results.mkdir()
     values = {**config.to_dict(), "model_type": "bitnet"}
-    values["quantization_config"] = {"quant_method": "bitnet", "quantization_mode": "online"}
+    values["quantization_config"] = {
+        "quant_method": "bitnet",
+        "linear_class": "autobitlinear",
+        "quantization_mode": "online",
+    }
     (source / "config.json").write_text(json.dumps(values))
     masters = [(f"{name}.weight", "BF16", dims) for name, dims in names.all_projections(config)]
     gains = [(name, "BF16", (length,)) for name, length in names.all_norms(config)]

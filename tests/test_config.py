@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -9,6 +10,9 @@ from typing import Any
 
 import pytest
 from conftest import tiny_config
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BitNetConfig
 
 from trilobit import FormatError, TrilobitError, UnsupportedModel
 from trilobit.config import ModelConfig
@@ -104,8 +108,9 @@ def test_what_is_left_out_takes_the_default_of_transformers() -> None:
     assert config.rms_norm_eps == 1e-5
     assert config.rope_theta == 500000.0
     assert config.tie_word_embeddings is False
-    assert config.num_key_value_heads == 20
+    assert config.num_key_value_heads == 5
     assert config.head_dim == 128
+    assert (config.bos_token_id, config.eos_token_ids) == (128000, (128001,))
 
 
 def test_null_means_left_out() -> None:
@@ -123,6 +128,40 @@ def test_head_dim_may_differ_from_hidden_size_by_heads() -> None:
 )
 def test_end_tokens_are_none_one_or_several(eos: Any, ids: tuple[int, ...]) -> None:
     assert read(eos_token_id=eos).eos_token_ids == ids
+
+
+OPTIONAL: dict[str, list[Any]] = {
+    "num_key_value_heads": [None, 4, 10],
+    "hidden_act": ["relu2"],
+    "max_position_embeddings": [512],
+    "rms_norm_eps": [1e-6],
+    "tie_word_embeddings": [True, False],
+    "bos_token_id": [None, 0, 3],
+    "eos_token_id": [None, 1, [1, 2]],
+    "rope_theta": [10000.0, 77.0],
+    "rope_scaling": [None, {"type": "default"}, {"rope_type": "default", "rope_theta": 55.0}],
+    "rope_parameters": [None, {"rope_type": "default"}, {"rope_theta": 66.0}],
+}
+
+
+@given(st.fixed_dictionaries({}, optional={k: st.sampled_from(v) for k, v in OPTIONAL.items()}))
+def test_whatever_is_left_out_or_null_means_what_it_means_to_transformers(
+    optional: dict[str, Any],
+) -> None:
+    raw = {"model_type": "bitnet", **{k: B2B4T[k] for k in NEEDED}, **optional}
+    theirs, ours = BitNetConfig(**copy.deepcopy(raw)), ModelConfig.from_hf(raw, SOURCE)
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    eos = theirs.eos_token_id if isinstance(theirs.eos_token_id, list) else [theirs.eos_token_id]
+    assert list(ours.eos_token_ids) == [i for i in eos if i is not None]
+    for name in (
+        *NEEDED,
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "rms_norm_eps",
+        "tie_word_embeddings",
+        "bos_token_id",
+    ):
+        assert getattr(ours, name) == getattr(theirs, name), name
 
 
 # ---- counting ---------------------------------------------------------------------------------

@@ -30,8 +30,9 @@ from transformers import BitNetConfig, BitNetForCausalLM
 
 from trilobit import LLM, SamplingParams, _native, ternary
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.convert import convert, pack_hf
+from trilobit.convert import convert
 from trilobit.formats import names
+from trilobit.formats.bitnet import pack_hf
 from trilobit.formats.packed import PackedModel
 from trilobit.formats.safetensors import SafetensorsWriter
 

@@ -289,6 +289,15 @@ def test_the_public_library_reads_our_files_equal(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_a_header_that_no_reader_takes_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trilobit.formats.safetensors.MAX_HEADER_BYTES", 1000)
+    with pytest.raises(OutputError, match="more than readers take"):
+        SafetensorsWriter(tmp_path / "x", [], {"chat_template": "x" * 1000})
+    assert os.listdir(tmp_path) == []
+
+
 def test_data_is_aligned(tmp_path: Path) -> None:
     for letters in range(70):
         path = tmp_path / "model.safetensors"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from trilobit.errors import FormatError
 from trilobit.tokenizer import Tokenizer
@@ -57,13 +58,33 @@ def sentencepiece() -> Tokenizer:
             decoders.Strip(" ", 1, 0),
         ]
     )
-    raw.add_special_tokens(["<s>", "</s>"])
+    raw.add_special_tokens([AddedToken("<s>", normalized=True), "</s>"])
     raw.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
     return Tokenizer(raw.to_str().encode(), "pieces")
 
 
+def words(decoder: object = None) -> Tokenizer:
+    """Whole words, parts of words and punctuation, for decoders that join them."""
+    pieces = ["[PAD]", "a", "##b", "b</w>", "c</w>", "▁d", "▁", ".", ",", "'", "é", "e@@", "f"]
+    raw = RawTokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, "a"))
+    if decoder is not None:
+        raw.decoder = decoder
+    raw.add_special_tokens(["[PAD]"])
+    return Tokenizer(raw.to_str().encode(), "words")
+
+
 BYTES = byte_level()
 PIECES = sentencepiece()
+ALL = {
+    "bytes": BYTES,
+    "pieces": PIECES,
+    "no decoder": words(),
+    "wordpiece": words(decoders.WordPiece()),
+    "suffixes": words(decoders.BPEDecoder()),
+    "metaspace": words(decoders.Metaspace()),
+    "metaspace kept": words(decoders.Metaspace(prepend_scheme="never")),
+    "stripped": words(decoders.Sequence([decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)])),
+}
 
 
 def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
@@ -87,10 +108,61 @@ def test_lone_surrogates_are_replaced() -> None:
     assert BYTES.decode(BYTES.encode("a\udcffb")) == "a?b"
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.integers(0, BYTES.vocab_size - 1), max_size=24))
-def test_streamed_bytes_equal_the_whole_text(ids: list[int]) -> None:
-    assert "".join(pieces_of(BYTES, ids)) == BYTES.decode(ids)
+@pytest.mark.parametrize("name", ALL)
+def test_streamed_text_equals_the_whole_text(name: str) -> None:
+    tokenizer = ALL[name]
+
+    @settings(max_examples=200)
+    @given(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=24))
+    def check(ids: list[int]) -> None:
+        assert "".join(pieces_of(tokenizer, ids)) == tokenizer.decode(ids)
+
+    check()
+
+
+@settings(max_examples=50)
+@given(st.lists(st.sampled_from([0x80, 0xC3, 0xE2, 0x82, 0xF0, 0x9F, 0x98]), min_size=150))
+def test_long_runs_of_broken_bytes_stream_as_they_decode(data: list[int]) -> None:
+    letter = {v: k for k, v in _byte_ids().items()}
+    for tokenizer, ids in ((BYTES, [letter[b] for b in data]), (PIECES, [3 + b for b in data])):
+        assert "".join(pieces_of(tokenizer, ids)) == bytes(data).decode("utf-8", "replace")
+
+
+def test_a_stream_does_not_decode_more_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    class Counted(Tokenizer):
+        def decode(self, ids: Sequence[int]) -> str:
+            lengths.append(len(ids))
+            return super().decode(ids)
+
+    raw = BYTES._inner.to_str().encode()
+    letter = {v: k for k, v in _byte_ids().items()}
+    stream = Counted(raw, "counted").stream()
+    for _ in range(2000):
+        stream.add(letter[0x80])
+    assert max(lengths) < 100
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "a▁b", "é" * 50])
+def test_whole_characters_decode_as_tokenizers_has_it(text: str) -> None:
+    for tokenizer in (BYTES, PIECES):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == tokenizer._inner.decode(ids)
+
+
+@pytest.mark.parametrize("tokenizer", [BYTES, PIECES], ids=["bytes", "pieces"])
+def test_special_tokens_are_not_shown(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("ab")
+    first, second = sorted(tokenizer.special_ids)
+    shown = [first, *ids, second, *ids, first]
+    assert tokenizer.decode(shown) == tokenizer.decode(ids + ids)
+    assert "".join(pieces_of(tokenizer, shown)) == tokenizer.decode(ids + ids)
+
+
+def test_one_broken_byte_costs_one_character() -> None:
+    ids = [3 + b for b in "漢字".encode() + b"\xff" + "é".encode()]
+    assert PIECES.decode(ids) == "漢字\ufffdé"
 
 
 @pytest.mark.parametrize(
@@ -99,8 +171,8 @@ def test_streamed_bytes_equal_the_whole_text(ids: list[int]) -> None:
 )
 def test_broken_bytes_stream_as_they_decode(data: bytes) -> None:
     letter = {v: k for k, v in _byte_ids().items()}
-    ids = [letter[b] for b in data]
-    assert "".join(pieces_of(BYTES, ids)) == data.decode("utf-8", "replace")
+    for tokenizer, ids in ((BYTES, [letter[b] for b in data]), (PIECES, [3 + b for b in data])):
+        assert "".join(pieces_of(tokenizer, ids)) == data.decode("utf-8", "replace")
 
 
 def _byte_ids() -> dict[int, int]:
@@ -112,19 +184,13 @@ def _byte_ids() -> dict[int, int]:
     return {i: b for i, b in ids.items() if i is not None}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(st.sampled_from("ab é漢🎈 "), max_size=12))
 def test_streamed_text_never_shows_half_a_character(text: str) -> None:
     for tokenizer in (BYTES, PIECES):
         pieces = pieces_of(tokenizer, tokenizer.encode(text))
         assert "".join(pieces) == text
         assert not any("\ufffd" in piece for piece in pieces)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.integers(259, PIECES.vocab_size - 1), max_size=16))
-def test_streamed_pieces_keep_every_space(ids: list[int]) -> None:
-    assert "".join(pieces_of(PIECES, ids)) == PIECES.decode(ids)
 
 
 def test_special_tokens_in_messages_stay_text() -> None:
@@ -142,6 +208,20 @@ def test_special_tokens_spelt_as_a_role_stay_text() -> None:
     assert ids == [0, *BYTES.encode("<s>:a"), 1]
 
 
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(["<s>", "</s>", "<", "s", ">", "\U000f0000", "a", " "])))
+def test_no_text_of_a_message_becomes_a_special_token(parts: list[str]) -> None:
+    content = "".join(parts)
+    ids = BYTES.encode_chat("<s>{{ messages[0].content }}", [{"role": "a", "content": content}])
+    assert ids == [0, *BYTES.encode(content)]
+
+
+def test_a_private_character_of_the_template_is_its_own() -> None:
+    template = "\U000f0000{{ messages[0].content }}"
+    ids = BYTES.encode_chat(template, [{"role": "user", "content": "<s>"}])
+    assert BYTES.decode(ids) == "\U000f0000<s>"
+
+
 def test_special_prefix_is_what_the_tokenizer_adds() -> None:
     assert PIECES.special_prefix() == [1]
     assert BYTES.special_prefix() == []
@@ -153,6 +233,15 @@ def test_vocab_size_counts_holes() -> None:
     assert tokenizer.vocab_size == 10
     assert tokenizer.token(5) is None
     assert tokenizer.decode([5]) == ""
+
+
+def test_truncation_and_padding_of_training_are_not_kept() -> None:
+    raw = RawTokenizer.from_str(BYTES._inner.to_str())
+    raw.enable_truncation(4)
+    raw.enable_padding(length=8)
+    tokenizer = Tokenizer(raw.to_str().encode(), "cut")
+    assert tokenizer.encode("abcdef") == BYTES.encode("abcdef")
+    assert tokenizer.encode("a") == BYTES.encode("a")
 
 
 def _with_regex(pattern: str) -> bytes:
@@ -171,6 +260,14 @@ def _with_regex(pattern: str) -> bytes:
 def test_unusable_files_are_named(data: bytes) -> None:
     with pytest.raises(FormatError, match=r"^model\.x: tokenizer\.json: not a usable tokenizer"):
         Tokenizer(data, "model.x")
+
+
+@pytest.mark.usefixtures("capfd")  # a panic writes to stderr by itself
+def test_a_regex_that_panics_is_an_error() -> None:
+    tokenizer = Tokenizer(_with_regex("(a+)+[bd]"), "model.x")
+    with pytest.raises(FormatError, match=r"^model\.x: tokenizer\.json: failed on this text"):
+        tokenizer.encode("a" * 60 + "c")
+    assert tokenizer.encode("b") == []
 
 
 def test_threads_do_not_share_the_special_setting() -> None:

@@ -33,6 +33,7 @@ _TOKEN_IDS = 1 << 31  # they are 32-bit integers in the native code
 # transformers' BitNetConfig, for keys that a config.json leaves out.
 _BITNET_DEFAULTS: dict[str, Any] = {
     "hidden_act": "relu2",
+    "num_key_value_heads": 5,
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
@@ -40,6 +41,8 @@ _BITNET_DEFAULTS: dict[str, Any] = {
     "eos_token_id": 128001,
     "rope_theta": 500000.0,
 }
+# Keys whose null means something: as many as heads, none. Elsewhere it means left out.
+_NULLABLE = ("num_key_value_heads", "bos_token_id", "eos_token_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +134,8 @@ class ModelConfig:
             raise UnsupportedModel(
                 f"{source}: model_type {_shown(model_type)} is not supported; supported: 'bitnet'"
             )
-        values = {**_BITNET_DEFAULTS, **{k: v for k, v in raw.items() if v is not None}}
+        given = {k: v for k, v in raw.items() if v is not None or k in _NULLABLE}
+        values = {**_BITNET_DEFAULTS, **given}
         missing = [
             k
             for k in (
@@ -154,6 +158,7 @@ class ModelConfig:
             if values.get(bias):
                 raise UnsupportedModel(f"{source}: {bias} is true; BitNet has no biases")
         heads = values["num_attention_heads"]
+        kv_heads = values["num_key_value_heads"]
         hidden = values["hidden_size"]
         head_dim = values.get("head_dim")
         if head_dim is None:
@@ -175,14 +180,14 @@ class ModelConfig:
                 intermediate_size=values["intermediate_size"],
                 num_hidden_layers=values["num_hidden_layers"],
                 num_attention_heads=heads,
-                num_key_value_heads=values.get("num_key_value_heads", heads),
+                num_key_value_heads=heads if kv_heads is None else kv_heads,
                 head_dim=head_dim,
                 max_position_embeddings=values["max_position_embeddings"],
                 rms_norm_eps=_number(values["rms_norm_eps"], "rms_norm_eps"),
                 rope_theta=_rope_theta(values),
                 tie_word_embeddings=values["tie_word_embeddings"],
-                bos_token_id=raw.get("bos_token_id"),
-                eos_token_ids=_token_ids(raw.get("eos_token_id")),
+                bos_token_id=values["bos_token_id"],
+                eos_token_ids=_token_ids(values["eos_token_id"]),
             )
         except (FormatError, UnsupportedModel) as error:
             raise type(error)(f"{source}: {error}") from None
@@ -218,7 +223,7 @@ def _number(value: Any, name: str) -> float:
 
 def _rope_theta(values: Mapping[str, Any]) -> float:
     """transformers 5 moved `rope_theta` into `rope_parameters` (4: `rope_scaling` beside it)."""
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):
         raise FormatError(f"config: rope_parameters is {_shown(rope)}; expected an object")
     kind = rope.get("rope_type", rope.get("type", "default"))

@@ -19,26 +19,27 @@ from numpy.typing import NDArray
 
 from . import ternary
 from .config import ModelConfig
-from .convert import pack_hf
 from .errors import OutputError, RequestError
 from .formats import names, packed
+from .formats.bitnet import pack_hf
 from .formats.packed import TextFiles
 from .formats.safetensors import Declared, SafetensorsWriter
 
 Form = Literal["packed", "bf16"]
 
-# hidden, ffn, layers, heads, kv heads, vocabulary. 700m, 3b, 3.8b and 2b4t are published models;
-# the others take the shapes of the speed tables in the bitnet.cpp report (arXiv:2410.16144).
+# hidden, ffn, layers, heads, kv heads, vocabulary. 700m, 3b and 2b4t are published models, 8b has
+# the shape of Llama 3; the others are those of bitnet.cpp's generate-dummy-bitnet-model.py, which
+# made the models of its speed tables (arXiv:2410.16144).
 _SHAPES: dict[str, tuple[int, int, int, int, int, int]] = {
     "125m": (768, 3072, 11, 12, 12, 32002),
-    "350m": (1024, 4096, 20, 16, 16, 32002),
+    "350m": (1024, 3072, 24, 16, 16, 32002),
     "700m": (1536, 4096, 24, 16, 16, 32002),
     "1b": (2048, 3584, 24, 32, 32, 32002),
-    "1.5b": (1536, 9216, 28, 12, 12, 32002),
+    "1.5b": (1536, 9216, 28, 32, 32, 32002),
     "2b4t": (2560, 6912, 30, 20, 5, 128256),
     "3b": (3200, 8640, 26, 32, 32, 32002),
     "3.8b": (3840, 8192, 24, 32, 32, 32002),
-    "7b": (4096, 11008, 32, 32, 32, 32002),
+    "7b": (4096, 12032, 32, 32, 32, 32002),
     "8b": (4096, 14336, 32, 32, 8, 128256),
     "13b": (5120, 13824, 40, 40, 40, 32002),
     "30b": (6656, 16384, 60, 52, 52, 32002),

@@ -133,7 +133,7 @@ def check_codes(packed: NDArray[np.uint8]) -> None:
     if (packed & (packed >> 1) & np.uint8(0x55)).any():
         raise FormatError(
             "a packed weight has code 3, which is no ternary value; "
-            "the file is damaged: convert it again"
+            "the file is damaged: download or convert it again"
         )
 
 

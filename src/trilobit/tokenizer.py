@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tokenizers import Tokenizer as _Tokenizer
@@ -18,9 +19,8 @@ from .errors import FormatError
 
 _REPLACEMENT = "\ufffd"
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode's plane 15
-# A character has at most 4 bytes, so at most 4 tokens. Its first 3 show as 1 to 3 replacement
-# characters: only that many at the end of a text may still become something else.
-_LONGEST_CHARACTER = 4
+_LONGEST_CHARACTER = 4  # bytes, so at most as many tokens
+_WINDOW = 64  # tokens decoded again at every step, at most; usually there are two or three
 
 
 class Tokenizer:
@@ -31,6 +31,9 @@ class Tokenizer:
         self._inner: _Tokenizer = self._guarded(
             lambda: _Tokenizer.from_str(data.decode("utf-8")), "not a usable tokenizer"
         )
+        # Left there by training; they would cut prompts short without a word.
+        self._inner.no_truncation()
+        self._inner.no_padding()
         # How special tokens are read is a setting of the object, not of the call.
         self._lock = threading.Lock()
         added = self._inner.get_added_tokens_decoder()
@@ -39,6 +42,9 @@ class Tokenizer:
         self._special_longest_first = sorted(special.values(), key=len, reverse=True)
         vocabulary = self._inner.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocabulary.values(), default=-1) + 1
+        self._fallback_bytes: dict[int, int] = self._guarded(
+            self._find_fallback_bytes, "not a usable tokenizer"
+        )
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of `text`, nothing added. special: read special tokens, as templates need."""
@@ -52,10 +58,8 @@ class Tokenizer:
         return list(encoding.ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, without special tokens."""
-        text: str = self._guarded(
-            lambda: self._inner.decode(list(ids), skip_special_tokens=True), "failed on these ids"
-        )
+        """Text of ids, without special tokens; broken UTF-8 becomes replacement characters."""
+        text: str = self._guarded(lambda: self._decode(ids), "failed on these ids")
         return text
 
     def token_id(self, token: str) -> int | None:
@@ -70,8 +74,9 @@ class Tokenizer:
 
     def special_prefix(self) -> list[int]:
         """Special ids that the tokenizer itself would put before a text."""
-        with_special = self._inner.encode("a").ids
-        plain = self._inner.encode("a", add_special_tokens=False).ids
+        encode = partial(self._inner.encode, "a")
+        with_special = self._guarded(encode, "failed").ids
+        plain = self._guarded(partial(encode, add_special_tokens=False), "failed").ids
         for start in range(len(with_special)):
             if with_special[start : start + len(plain)] == plain:
                 return list(with_special[:start])
@@ -90,7 +95,7 @@ class Tokenizer:
         Messages are encoded as text even where they spell a special token. Raises RequestError
         when the template refuses the messages.
         """
-        marks, marked = self._mark_special(messages)
+        marks, marked = self._mark_special(messages, template)
         text = chat_template.render(template, marked, bos_token=bos_token, eos_token=eos_token)
         ids: list[int] = []
         for is_mark, piece in itertools.groupby(text, key=lambda c: c in marks):
@@ -105,12 +110,12 @@ class Tokenizer:
         return TextStream(self)
 
     def _mark_special(
-        self, messages: Sequence[Mapping[str, str]]
+        self, messages: Sequence[Mapping[str, str]], template: str
     ) -> tuple[dict[str, str], list[dict[str, str]]]:
         """Messages with one unused character in place of each special token that they spell."""
         everything = "\n".join(text for message in messages for text in message.values())
         spelt = [token for token in self._special_longest_first if token in everything]
-        unused = (chr(c) for c in _PRIVATE_USE if chr(c) not in everything)
+        unused = (chr(c) for c in _PRIVATE_USE if chr(c) not in everything + template)
         mark_of = dict(zip(spelt, unused, strict=False))
 
         def mark(text: str) -> str:
@@ -121,6 +126,31 @@ class Tokenizer:
         marked = [{key: mark(text) for key, text in message.items()} for message in messages]
         return {character: token for token, character in mark_of.items()}, marked
 
+    def _find_fallback_bytes(self) -> dict[int, int]:
+        """Id -> byte, of tokens like <0x0A> where the decoder takes them for bytes."""
+        decoder = self._inner.decoder
+        if decoder is None or decoder.decode(["<0x41>"]) != "A":
+            return {}
+        ids = {self._inner.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
+        return {i: byte for i, byte in ids.items() if i is not None}
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        # Here, because tokenizers shows a special token whose text its normaliser changes.
+        ids = [i for i in ids if i not in self.special_ids]
+        if self._fallback_bytes.keys().isdisjoint(ids):
+            text: str = self._inner.decode(ids)
+            return text
+        # One broken byte would make the decoder drop all characters of bytes beside it, which may
+        # have been shown by then: the bytes become characters here.
+        tokens: list[str] = []
+        for is_byte, run in itertools.groupby(ids, self._fallback_bytes.__contains__):
+            if is_byte:
+                tokens += bytes(self._fallback_bytes[i] for i in run).decode("utf-8", "replace")
+            else:
+                tokens += (t for t in map(self._inner.id_to_token, run) if t is not None)
+        text = self._inner.decoder.decode(tokens)
+        return text
+
     def _guarded(self, action: Callable[[], Any], what: str) -> Any:
         """Run a call into `tokenizers`, whose Rust panics are not Exceptions."""
         try:
@@ -128,8 +158,9 @@ class Tokenizer:
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:
+            reason = " ".join(str(error).split())[:200]
             raise FormatError(
-                f"{self._source}: tokenizer.json: {what} ({str(error)[:200]})"
+                f"{self._source}: tokenizer.json: {what} ({reason}); take the model's own"
             ) from None
 
 
@@ -150,15 +181,15 @@ class TextStream:
             return ""
         self._ids.append(token_id)
         text = self._tokenizer.decode(self._ids)
-        broken = len(text) - len(text.rstrip(_REPLACEMENT))
-        waiting = len(self._ids) - self._before
-        if broken and waiting < _LONGEST_CHARACTER:
-            return ""
-        piece = self._give(text[: len(text) - min(broken, _LONGEST_CHARACTER - 1)])
-        if piece and not broken:
+        # The beginning of a character shows as one replacement character. It waits for the rest.
+        whole = text.removesuffix(_REPLACEMENT)
+        piece = self._give(whole)
+        if piece and whole == text:
             self._ids = self._ids[self._before :]
             self._before = len(self._ids)
             self._given = len(self._tokenizer.decode(self._ids))
+        elif len(self._ids) > _WINDOW:
+            self._shorten(text)
         return piece
 
     def finish(self) -> str:
@@ -169,3 +200,11 @@ class TextStream:
         new = text[self._given :]
         self._given += len(new)
         return new
+
+    def _shorten(self, text: str) -> None:
+        """Keep the tokens that a last character may need, if the others do not change them."""
+        rest, last = self._ids[:-_LONGEST_CHARACTER], self._ids[-_LONGEST_CHARACTER:]
+        end = self._tokenizer.decode(last)
+        if end and self._tokenizer.decode(rest) + end == text:
+            self._ids, self._before = last, 0
+            self._given = len(end.removesuffix(_REPLACEMENT))

@@ -24,7 +24,7 @@ def model_path(model: str | os.PathLike[str]) -> Path:
     whoever opens it.
     """
     path = Path(model)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, no error for an impossible name
         bundled = bundled_models()
         if str(model) in bundled:
             return bundled[str(model)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from .. import screen, ternary
 from ..config import ModelConfig
 from ..errors import FormatError
 from . import names
-from .safetensors import DTYPES, Declared, SafetensorsFile, SafetensorsWriter, as_float32
+from .safetensors import DTYPES, FLOATS, Declared, SafetensorsFile, SafetensorsWriter, as_float32
 
 FORMAT = "trilobit"
 VERSION = "1"
-FLOATS = ("BF16", "F16", "F32")
 
-_SCREEN_ROWS = 4096  # of the head in memory as floats at once; a multiple of a block's rows
+# Of the head in memory as floats at once, some seven times over; a multiple of a block's rows.
+_SCREEN_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +216,8 @@ def metadata(config: ModelConfig, text: TextFiles, source: str) -> dict[str, str
     }
     if text.chat_template is not None:
         values["chat_template"] = text.chat_template
-    return values
+    # A lone surrogate (of a file name that is not UTF-8, or a JSON escape) has no encoding.
+    return {key: value.encode("utf-8", "replace").decode() for key, value in values.items()}
 
 
 def writer(
@@ -228,14 +229,26 @@ def writer(
     )
 
 
-def write_screen(file: SafetensorsWriter, head: NDArray[Any], dtype: str) -> None:
-    """Write the screen of a head `[vocab, hidden]` (BF16 as uint16), some rows at a time."""
-    parts = [
-        screen.screen(as_float32(head[row : row + _SCREEN_ROWS], dtype))
-        for row in range(0, len(head), _SCREEN_ROWS)
-    ]
-    for name, arrays in zip(names.SCREEN, zip(*parts, strict=True), strict=True):
-        file.write(name, np.concatenate(arrays))
+def write_screen(
+    file: SafetensorsWriter,
+    head: NDArray[Any],
+    dtype: str,
+    forget: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the screen of a head `[vocab, hidden]` (BF16 as uint16), some rows at a time.
+
+    forget: called after each, to let go of the rows of a mapped file.
+    """
+    codes = np.empty(screen.screen_shape(*head.shape), dtype=np.uint8)
+    scales, residuals = np.empty((2, len(head)), dtype=np.float32)
+    for row in range(0, len(head), _SCREEN_ROWS):
+        rows = slice(row, row + _SCREEN_ROWS)
+        blocks = slice(row // screen.ROWS, (row + _SCREEN_ROWS) // screen.ROWS)
+        codes[blocks], scales[rows], residuals[rows] = screen.screen(as_float32(head[rows], dtype))
+        forget()
+    file.write(names.SCREEN_CODES, codes)
+    file.write(names.SCREEN_SCALES, scales)
+    file.write(names.SCREEN_RESIDUALS, residuals)
 
 
 def bytes_by_part(tensors: Mapping[str, Any]) -> dict[str, int]:

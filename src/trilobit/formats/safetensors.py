@@ -14,6 +14,7 @@ import mmap
 import os
 import reprlib
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -47,6 +48,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
     "F64": np.dtype("<f8"),
 }
+FLOATS = ("BF16", "F16", "F32")  # what weights come in
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,10 @@ class SafetensorsFile:
     def float32(self, name: str) -> NDArray[np.float32]:
         """A float tensor as float32 (a copy, unless it is float32 already)."""
         info = self.info(name)
-        if info.dtype not in ("BF16", "F32", "F16", "F64"):
-            raise FormatError(f"{self.path}: tensor '{name}' is {info.dtype}; expected a float")
+        if info.dtype not in FLOATS:
+            raise FormatError(
+                f"{self.path}: tensor '{name}' is {info.dtype}; expected {', '.join(FLOATS)}"
+            )
         return as_float32(self.array(name), info.dtype)
 
     def forget(self, names: Iterable[str] | None = None) -> None:
@@ -145,6 +149,8 @@ class SafetensorsFile:
 
     def populate(self, names: Iterable[str]) -> None:
         """Map the pages of tensors at once (Linux 5.14; elsewhere one by one, which is slower)."""
+        if sys.platform != "linux":
+            return
         for begin, end in _runs(self.tensors[name] for name in names):
             begin -= begin % mmap.PAGESIZE
             with suppress(OSError, ValueError):
@@ -155,7 +161,9 @@ class SafetensorsFile:
 def as_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     """Floats of the format's type `dtype` as float32: a copy, unless they are float32 already."""
     if dtype == "BF16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
+        wide = array.astype(np.uint32)
+        wide <<= 16  # in place: a copy more of a large tensor counts
+        return wide.view(np.float32)
     return array.astype(np.float32, copy=False)
 
 
@@ -247,10 +255,10 @@ class Checkpoint:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
-        if index.exists():
-            self._files = self._open_shards(index)
-        elif single.exists():
+        if os.path.exists(single):  # before the index, as transformers does
             self._files = [SafetensorsFile(single)]
+        elif os.path.exists(index):
+            self._files = self._open_shards(index)
         else:
             pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt*"))
             remedy = (
@@ -332,6 +340,8 @@ class SafetensorsWriter:
             }
             offset += size
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > MAX_HEADER_BYTES - ALIGNMENT:
+            raise OutputError(f"{self.path}: a header of {len(text)} bytes, more than readers take")
         self._start = text + b" " * (-(8 + len(text)) % ALIGNMENT)
         self.size_bytes = 8 + len(self._start) + offset
 

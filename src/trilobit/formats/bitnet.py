@@ -1,0 +1,250 @@
+"""BitNet models as Hugging Face checkpoints have them: codes, gains and tables by name.
+
+Three forms of a projection become one, codes in {-1, 0, 1} and a scale that multiplies:
+float masters, ternarised here as at every step of their training ("online"); codes with a scale
+that multiplies (AutoBitLinear); codes with a scale that divides (BitLinear).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import reprlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import ternary
+from ..config import ModelConfig
+from ..errors import FormatError, UnsupportedModel
+from . import names
+from .files import read_json
+from .safetensors import FLOATS, Checkpoint, as_float32
+
+_IF_MASTERS = (
+    "if the weights are float masters without scales, set linear_class to autobitlinear and "
+    "quantization_mode to online in config.json"
+)
+_BLOCK_ROWS = 512  # of a table in memory at once
+# No weights are so small or large; their products with activations stay normal float32.
+_LEAST_SCALE = 1e-30
+
+
+class BitNetCheckpoint:
+    """The `BitNetForCausalLM` in a directory: all that can be checked without reading it all.
+
+    Raises FormatError for a damaged checkpoint, UnsupportedModel for one that we do not run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        where = directory / "config.json"
+        if not os.path.exists(where):
+            raise FormatError(f"{where}: missing; give the directory of a Hugging Face checkpoint")
+        raw = read_json(where)
+        self.config = ModelConfig.from_hf(raw, str(where))
+        self._divides, self._has_codes = _quantization(raw, where)
+        self._tensors = Checkpoint(directory)
+        self._projections = dict(names.all_projections(self.config))
+        self._check_names()
+        for name in self._projections:
+            self._tensors.file(f"{name}.weight")
+        for name, length in names.all_norms(self.config):
+            self._array(name, (length,))
+        self._check_tables()
+
+    @property
+    def float_dtype(self) -> str:
+        """Type of the embedding and of the head, by safetensors' name."""
+        return self._tensors.file(names.EMBEDDING).info(names.EMBEDDING).dtype
+
+    def projection(self, name: str) -> tuple[NDArray[np.int8], np.float32]:
+        """Codes `[outputs, inputs]` of a projection and the scale that multiplies them."""
+        return self._codes(name) if self._has_codes else self._master(name)
+
+    def gain(self, name: str) -> NDArray[np.float32]:
+        """Gain of an RMSNorm."""
+        return self._float32(name, self._tensors.file(name).info(name).shape)
+
+    def table(self, name: str) -> NDArray[Any]:
+        """Embedding or head as a view of the file (BF16 as uint16), without NaN or infinity."""
+        file = self._tensors.file(name)
+        array = file.array(name)
+        for rows in _row_blocks(array):
+            if not np.isfinite(as_float32(array[rows], self.float_dtype)).all():
+                raise FormatError(f"{file.path}: '{name}' holds NaN or infinity; download it again")
+            self.forget()
+        return array
+
+    def forget(self) -> None:
+        """Let go of the memory of what was read so far."""
+        self._tensors.forget()
+
+    # ---- projections --------------------------------------------------------------------------
+
+    def _master(self, name: str) -> tuple[NDArray[np.int8], np.float32]:
+        weight = f"{name}.weight"
+        packed = self._tensors.file(weight).info(weight).dtype == "U8"
+        if packed or f"{name}.weight_scale" in self._tensors:
+            raise FormatError(
+                f"{self.directory}: '{name}' has {'packed codes' if packed else 'a scale'}, but "
+                "quantization_mode is online; set it to offline in config.json"
+            )
+        return ternary.absmean_ternary(self._float32(weight, self._projections[name]))
+
+    def _codes(self, name: str) -> tuple[NDArray[np.int8], np.float32]:
+        if f"{name}.weight_scale" not in self._tensors:
+            raise FormatError(
+                f"{self.directory}: tensor '{name}.weight_scale' is missing; {_IF_MASTERS}"
+            )
+        scale = self._scale(f"{name}.weight_scale")
+        weight, (rows, columns) = f"{name}.weight", self._projections[name]
+        if self._tensors.file(weight).info(weight).dtype == "U8":
+            stored = self._array(weight, (-(-rows // 4), columns))
+            try:
+                return unpack_hf(stored, rows), scale
+            except FormatError as error:
+                raise FormatError(f"{self.directory}: '{weight}': {error}") from None
+        # transformers unpacks what it loads, and its version 4 saved that: codes as floats.
+        values = self._float32(weight, (rows, columns))
+        codes = np.rint(np.clip(values, -1, 1)).astype(np.int8)
+        if not np.array_equal(codes, values):
+            raise FormatError(
+                f"{self.directory}: '{weight}' is not all -1, 0 or 1, though it has a scale; "
+                f"{_IF_MASTERS}"
+            )
+        return codes, scale
+
+    def _scale(self, name: str) -> np.float32:
+        values = self._tensors.file(name).float32(name).reshape(-1)
+        value = float(values[0]) if values.size == 1 else math.nan
+        # In float64: rounding the quotient to float32 afterwards gives the float32 quotient.
+        scale = 1 / value if self._divides and value else value
+        if not _LEAST_SCALE <= scale <= 1 / _LEAST_SCALE:
+            raise FormatError(
+                f"{self.directory}: '{name}' is {values[:4].tolist()}; "
+                "expected one positive number; download it again"
+            )
+        return np.float32(scale)
+
+    # ---- checks -------------------------------------------------------------------------------
+
+    def _array(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        file = self._tensors.file(name)
+        found = file.info(name).shape
+        if found != shape:
+            raise FormatError(
+                f"{file.path}: tensor '{name}' is {list(found)}; the config asks for {list(shape)}"
+            )
+        return file.array(name)
+
+    def _float32(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        self._array(name, shape)
+        file = self._tensors.file(name)
+        values = file.float32(name)
+        if not np.isfinite(values).all():
+            raise FormatError(f"{file.path}: '{name}' holds NaN or infinity; download it again")
+        return values
+
+    def _check_names(self) -> None:
+        """Every tensor is one that we use: one left over would silently change the model."""
+        known = {names.EMBEDDING, names.HEAD, *(name for name, _ in names.all_norms(self.config))}
+        for name in self._projections:
+            known |= {f"{name}.weight", f"{name}.weight_scale"}
+        foreign = sorted(n for n in self._tensors if n not in known and "rotary_emb" not in n)
+        if foreign:
+            raise UnsupportedModel(
+                f"{self.directory}: tensor {foreign[0][:80]!r} is not part of a BitNet model"
+            )
+
+    def _check_tables(self) -> None:
+        shape = (self.config.vocab_size, self.config.hidden_size)
+        embedding = self._array(names.EMBEDDING, shape)
+        if self.float_dtype not in FLOATS:
+            raise FormatError(
+                f"{self.directory}: '{names.EMBEDDING}' is {self.float_dtype}; "
+                f"expected a float: {', '.join(FLOATS)}"
+            )
+        tied = self.config.tie_word_embeddings
+        if tied and names.HEAD not in self._tensors:
+            return
+        head = self._array(names.HEAD, shape)
+        head_dtype = self._tensors.file(names.HEAD).info(names.HEAD).dtype
+        if head_dtype != self.float_dtype:
+            raise FormatError(
+                f"{self.directory}: '{names.HEAD}' is {head_dtype}, the embedding is "
+                f"{self.float_dtype}; save both in one type"
+            )
+        if tied and not all(np.array_equal(head[r], embedding[r]) for r in _row_blocks(head)):
+            raise FormatError(
+                f"{self.directory}: tie_word_embeddings is true, but {names.HEAD} differs from the "
+                "embedding; set it to false in config.json"
+            )
+        self.forget()
+
+
+def _row_blocks(array: NDArray[Any]) -> Iterator[slice]:
+    for row in range(0, len(array), _BLOCK_ROWS):
+        yield slice(row, row + _BLOCK_ROWS)
+
+
+def _quantization(raw: Mapping[str, Any], where: Path) -> tuple[bool, bool]:
+    """Whether the scales divide, and whether there are codes (or masters), by the config."""
+    quantization = raw.get("quantization_config")
+    if quantization is None:
+        raise UnsupportedModel(
+            f"{where}: no quantization_config, so this is a float model; "
+            "give a checkpoint that was trained in ternary"
+        )
+    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+    if method != "bitnet":
+        raise UnsupportedModel(
+            f"{where}: quant_method {reprlib.repr(method)} is not supported; supported: 'bitnet'"
+        )
+    if quantization.get("use_rms_norm"):
+        raise UnsupportedModel(
+            f"{where}: use_rms_norm (a norm before every projection) is not supported yet"
+        )
+    skipped = quantization.get("modules_to_not_convert") or []
+    if not isinstance(skipped, list):
+        raise FormatError(
+            f"{where}: modules_to_not_convert is {reprlib.repr(skipped)}; expected a list"
+        )
+    if any(str(module).split(".")[-1].endswith("_proj") for module in skipped):
+        raise UnsupportedModel(f"{where}: modules_to_not_convert keeps a projection in float")
+    # What is left out takes the default of transformers' BitNetQuantConfig.
+    linear_class = quantization.get("linear_class", "bitlinear")
+    if linear_class not in ("bitlinear", "autobitlinear"):
+        raise UnsupportedModel(f"{where}: unknown linear_class {reprlib.repr(linear_class)}")
+    mode = quantization.get("quantization_mode", "offline")
+    if mode not in ("online", "offline"):
+        raise UnsupportedModel(f"{where}: unknown quantization_mode {reprlib.repr(mode)}")
+    # BitLinear has codes whatever the mode and divides by its scale, 1/mean|W|; AutoBitLinear
+    # multiplies, by mean|W|.
+    divides = linear_class == "bitlinear"
+    return divides, divides or mode == "offline"
+
+
+def unpack_hf(stored: NDArray[np.uint8], rows: int) -> NDArray[np.int8]:
+    """Codes of transformers' layout: bits 2i, 2i+1 of stored row r hold row `i * stored_rows + r`.
+
+    FormatError when a code is 3.
+    """
+    ternary.check_codes(stored)
+    codes = np.concatenate([(stored >> 2 * i) & np.uint8(3) for i in range(4)])[:rows]
+    return codes.view(np.int8) - np.int8(1)
+
+
+def pack_hf(codes_NK: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Inverse of `unpack_hf`: uint8 `[ceil(N / 4), K]`."""
+    rows = -(-codes_NK.shape[0] // 4)
+    u = np.zeros((4 * rows, codes_NK.shape[1]), dtype=np.uint8)
+    u[: codes_NK.shape[0]] = codes_NK.view(np.uint8) + np.uint8(1)
+    quarters = u.reshape(4, rows, -1)
+    packed_rows: NDArray[np.uint8] = (
+        quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+    )
+    return packed_rows
