@@ -22,8 +22,8 @@ from trilobit import LLM, SamplingParams, _native
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.convert import convert
 from trilobit.formats import names, packed
-from trilobit.formats.packed import TextFiles
 from trilobit.formats.safetensors import DTYPES
+from trilobit.formats.text import TextFiles
 from trilobit.synth import shape, synth
 
 PROMPT = "Once upon a time"
@@ -479,7 +479,7 @@ def test_truncated_file_is_refused(model_file: Path, tmp_path: Path) -> None:
         ("run {checkpoint}", "trilobit convert"),
         ("run {checkpoint}/model.safetensors", "not a packed Trilobit model"),
         ("convert no/such/directory {folder}/out", "missing"),
-        ("convert {model} {folder}/out", "directory of a Hugging Face checkpoint"),
+        ("convert {folder}/nothing {folder}/out", "missing; give a packed file"),
         ("convert {checkpoint} {folder}", "is a directory"),
         ("convert {checkpoint} {folder}/no/such/folder/out", "No such file or directory"),
         ("convert {checkpoint} {model}/out", "Not a directory"),

@@ -290,6 +290,22 @@ def test_odd_tables_of_two_bytes_convert(tmp_path: Path, tied: bool) -> None:
     assert np.isfinite(LLM(tmp_path / "out.trilobit").logits([1, 2, 36])).all()
 
 
+def test_a_packed_file_is_a_source_too(source: Path, tmp_path: Path, tokenizer_json: Path) -> None:
+    shutil.copy(tokenizer_json, source / "tokenizer.json")
+    (source / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    convert(source, tmp_path / "one.trilobit")
+    convert(tmp_path / "one.trilobit", tmp_path / "two.trilobit")
+    assert (tmp_path / "one.trilobit").read_bytes() == (tmp_path / "two.trilobit").read_bytes()
+
+
+def test_a_model_is_not_written_over_itself(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "out.trilobit")
+    before = (tmp_path / "out.trilobit").read_bytes()
+    with pytest.raises(OutputError, match="the model itself"):
+        convert(tmp_path / "out.trilobit", tmp_path / "out.trilobit")
+    assert (tmp_path / "out.trilobit").read_bytes() == before
+
+
 def test_links_as_in_a_download_cache_are_followed(source: Path, tmp_path: Path) -> None:
     (tmp_path / "snapshot").mkdir()
     for path in source.iterdir():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trilobit import LLM, SamplingParams, _native, screen
 from trilobit.config import ModelConfig
 from trilobit.formats import names, packed
-from trilobit.formats.packed import TextFiles
+from trilobit.formats.text import TextFiles
 from trilobit.synth import synth_packed
 
 VOCAB, HIDDEN = 6007, 60

@@ -22,8 +22,9 @@ from trilobit import LLM, FormatError, SamplingParams, TrilobitError, screen, te
 from trilobit.config import ModelConfig
 from trilobit.convert import convert
 from trilobit.formats import names, packed
-from trilobit.formats.packed import PackedModel, TextFiles
+from trilobit.formats.packed import PackedModel
 from trilobit.formats.safetensors import DTYPES, SafetensorsFile
+from trilobit.formats.text import TextFiles
 
 CONFIG = tiny_config(
     vocab_size=37,

@@ -22,8 +22,8 @@ from .config import ModelConfig
 from .errors import OutputError, RequestError
 from .formats import names, packed
 from .formats.bitnet import pack_hf
-from .formats.packed import TextFiles
 from .formats.safetensors import Declared, SafetensorsWriter
+from .formats.text import TextFiles
 
 Form = Literal["packed", "bf16"]
 

@@ -1,4 +1,4 @@
-"""`trilobit convert`: a Hugging Face checkpoint as one packed file."""
+"""`trilobit convert`: a model in another form."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from pathlib import Path
 
 import click
 
+from trilobit.convert import FORMS, Form, convert
+
 
 @click.command("convert")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Choice(FORMS), help="Form of OUT; else as it is named.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(source: Path, out: Path, force: bool, as_json: bool) -> None:
-    """Pack the checkpoint in directory SOURCE into the file OUT.
+def command(source: Path, out: Path, to: Form | None, force: bool, as_json: bool) -> None:
+    """Write the model SOURCE in another form, as OUT.
 
-    Reads BitNet checkpoints in safetensors: float masters, or packed weights with their scale.
+    Reads packed files, and directories with BitNet checkpoints in safetensors: float masters, or
+    packed weights with their scale.
     A checkpoint without tokenizer.json gives a model that runs on token ids.
     """
-    from trilobit.convert import convert
     from trilobit.formats.packed import PackedModel
 
     from .units import size
@@ -30,7 +33,7 @@ def command(source: Path, out: Path, force: bool, as_json: bool) -> None:
     check_free(out, replace=force, remedy="choose another name, or replace it with --force")
     started = time.monotonic()
     with progress(f"Packing {source.name}") as step:
-        convert(source, out, progress=step)
+        convert(source, out, to, progress=step)
     seconds = time.monotonic() - started
     packed = PackedModel(out)
     size_bytes = packed.file.size_bytes

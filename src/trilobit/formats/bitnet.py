@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import os
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from ..config import ModelConfig
 from ..errors import FormatError, UnsupportedModel
 from . import names
 from .files import read_json
-from .safetensors import FLOATS, Checkpoint, as_float32
+from .safetensors import FLOATS, Checkpoint
+from .tables import check_finite, row_blocks
+from .text import TextFiles, read_text_files, with_generation_config
 
 _IF_MASTERS = (
     "if the weights are float masters without scales, set linear_class to autobitlinear and "
     "quantization_mode to online in config.json"
 )
-_BLOCK_ROWS = 512  # of a table in memory at once
 # No weights are so small or large; their products with activations stay normal float32.
 _LEAST_SCALE = 1e-30
 
@@ -40,12 +42,12 @@ class BitNetCheckpoint:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.directory = self.path = directory
         where = directory / "config.json"
         if not os.path.exists(where):
             raise FormatError(f"{where}: missing; give the directory of a Hugging Face checkpoint")
         raw = read_json(where)
-        self.config = ModelConfig.from_hf(raw, str(where))
+        self.config = with_generation_config(ModelConfig.from_hf(raw, str(where)), directory)
         self._divides, self._has_codes = _quantization(raw, where)
         self._tensors = Checkpoint(directory)
         self._projections = dict(names.all_projections(self.config))
@@ -55,6 +57,16 @@ class BitNetCheckpoint:
         for name, length in names.all_norms(self.config):
             self._array(name, (length,))
         self._check_tables()
+
+    @property
+    def label(self) -> str:
+        """Where the model came from first, for people."""
+        return self.directory.name
+
+    @cached_property
+    def text(self) -> TextFiles:
+        """Tokenizer, chat template and how a text begins."""
+        return read_text_files(self.directory, self.config)
 
     @property
     def float_dtype(self) -> str:
@@ -73,10 +85,7 @@ class BitNetCheckpoint:
         """Embedding or head as a view of the file (BF16 as uint16), without NaN or infinity."""
         file = self._tensors.file(name)
         array = file.array(name)
-        for rows in _row_blocks(array):
-            if not np.isfinite(as_float32(array[rows], self.float_dtype)).all():
-                raise FormatError(f"{file.path}: '{name}' holds NaN or infinity; download it again")
-            self.forget()
+        check_finite(array, self.float_dtype, f"{file.path}: '{name}'", self.forget)
         return array
 
     def forget(self) -> None:
@@ -178,17 +187,12 @@ class BitNetCheckpoint:
                 f"{self.directory}: '{names.HEAD}' is {head_dtype}, the embedding is "
                 f"{self.float_dtype}; save both in one type"
             )
-        if tied and not all(np.array_equal(head[r], embedding[r]) for r in _row_blocks(head)):
+        if tied and not all(np.array_equal(head[r], embedding[r]) for r in row_blocks(head)):
             raise FormatError(
                 f"{self.directory}: tie_word_embeddings is true, but {names.HEAD} differs from the "
                 "embedding; set it to false in config.json"
             )
         self.forget()
-
-
-def _row_blocks(array: NDArray[Any]) -> Iterator[slice]:
-    for row in range(0, len(array), _BLOCK_ROWS):
-        yield slice(row, row + _BLOCK_ROWS)
 
 
 def _quantization(raw: Mapping[str, Any], where: Path) -> tuple[bool, bool]:

@@ -9,7 +9,6 @@ import json
 import os
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,13 @@ from ..config import ModelConfig
 from ..errors import FormatError
 from . import names
 from .safetensors import DTYPES, FLOATS, Declared, SafetensorsFile, SafetensorsWriter, as_float32
+from .text import TextFiles
 
 FORMAT = "trilobit"
 VERSION = "1"
 
 # Of the head in memory as floats at once, some seven times over; a multiple of a block's rows.
 _SCREEN_ROWS = 512
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextFiles:
-    """What a model knows about text: its tokenizer, chat template and how it begins a text."""
-
-    tokenizer: bytes | None = None  # tokenizer.json as it was
-    chat_template: str | None = None
-    add_bos: bool = False
 
 
 class PackedModel:

@@ -1,0 +1,75 @@
+"""What every form of a model is read as, so that each form needs one reader and one writer.
+
+A reader normalises once: layout, byte order and the meaning of scales are gone behind it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import ModelConfig
+from ..errors import FormatError
+from .text import TextFiles
+
+
+class Source(Protocol):
+    """A model by name of its tensors (`formats/names.py`), read one at a time.
+
+    Opening one checks all that can be checked without reading the tensors; every method raises
+    FormatError for what shows only then.
+    """
+
+    @property
+    def path(self) -> Path:
+        """File or directory, for messages."""
+
+    @property
+    def label(self) -> str:
+        """Where the model came from first, for people."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Its shape."""
+
+    @property
+    def text(self) -> TextFiles:
+        """Its tokenizer and chat template."""
+
+    @property
+    def float_dtype(self) -> str:
+        """Type of embedding and head, by safetensors' name: BF16, F16 or F32."""
+
+    def projection(self, name: str) -> tuple[NDArray[np.int8], np.float32]:
+        """Codes `[outputs, inputs]` in {-1, 0, 1} and the positive scale that multiplies them."""
+
+    def gain(self, name: str) -> NDArray[np.float32]:
+        """Gain of a norm, finite."""
+
+    def table(self, name: str) -> NDArray[Any]:
+        """Embedding or head `[vocab, hidden]` in `float_dtype` (BF16 as uint16), finite."""
+
+    def forget(self) -> None:
+        """Let go of the memory of what was read so far."""
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """Open a model in whatever form it is: Hugging Face directory or packed file.
+
+    Raises FormatError for what is no model, UnsupportedModel for one that we do not run.
+    """
+    path = Path(path)
+    # os.path: unlike Path's methods it has no errors of its own for names that cannot be.
+    if os.path.isdir(path):
+        from .bitnet import BitNetCheckpoint
+
+        return BitNetCheckpoint(path)
+    if not os.path.exists(path):
+        raise FormatError(f"{path}: missing; give a packed file or the directory of a checkpoint")
+    from .packed_source import PackedSource
+
+    return PackedSource(path)

@@ -1,0 +1,33 @@
+"""Embedding and head: too large to be copied, so they are looked at some rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+from .safetensors import as_float32
+
+_BLOCK_ROWS = 512  # of a table in memory at once
+
+
+def row_blocks(table: NDArray[Any]) -> Iterator[slice]:
+    """Slices of some rows each, which together are all rows."""
+    for row in range(0, len(table), _BLOCK_ROWS):
+        yield slice(row, row + _BLOCK_ROWS)
+
+
+def check_finite(
+    table: NDArray[Any], dtype: str, where: str, forget: Callable[[], None] = lambda: None
+) -> None:
+    """FormatError, beginning with `where`, for a table with NaN or infinity.
+
+    forget: called after each block, to let go of the rows of a mapped file.
+    """
+    for rows in row_blocks(table):
+        if not np.isfinite(as_float32(table[rows], dtype)).all():
+            raise FormatError(f"{where} holds NaN or infinity; download it again")
+        forget()

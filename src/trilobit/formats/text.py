@@ -1,0 +1,74 @@
+"""What a model knows about text, and where a Hugging Face directory keeps it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..config import ModelConfig
+from ..errors import FormatError
+from .files import read_bytes, read_json, read_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFiles:
+    """What a model knows about text: its tokenizer, chat template and how it begins a text."""
+
+    tokenizer: bytes | None = None  # tokenizer.json as it was
+    chat_template: str | None = None
+    add_bos: bool = False
+
+
+def with_generation_config(config: ModelConfig, source: Path) -> ModelConfig:
+    """`generation_config.json` may end a text with more tokens than `config.json` names."""
+    path = source / "generation_config.json"
+    if not os.path.exists(path):
+        return config
+    eos = read_json(path).get("eos_token_id")
+    more = eos if isinstance(eos, list) else [eos]
+    ids = dict.fromkeys(
+        [*config.eos_token_ids, *(i for i in more if isinstance(i, int) and i >= 0)]
+    )
+    try:
+        return replace(config, eos_token_ids=tuple(ids))
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+
+
+def read_text_files(source: Path, config: ModelConfig) -> TextFiles:
+    """Tokenizer, chat template and settings of a Hugging Face directory; empty without tokenizer.
+
+    Raises FormatError when one is damaged or belongs to another model.
+    """
+    path = source / "tokenizer.json"
+    if not os.path.exists(path):
+        return TextFiles()
+    from ..tokenizer import Tokenizer
+
+    data = read_bytes(path)
+    tokenizer = Tokenizer(data, str(path))
+    if tokenizer.vocab_size > config.vocab_size:
+        raise FormatError(
+            f"{path}: has ids up to {tokenizer.vocab_size - 1}, the model's vocabulary ends at "
+            f"{config.vocab_size - 1}; take the tokenizer of this model"
+        )
+    settings_path = source / "tokenizer_config.json"
+    settings = read_json(settings_path) if os.path.exists(settings_path) else {}
+    template = settings.get("chat_template")
+    template_path = source / "chat_template.jinja"
+    if os.path.exists(template_path):
+        template = read_text(template_path)
+    if isinstance(template, list):  # several named templates: the default one
+        named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    bos = config.bos_token_id
+    adds = settings.get("add_bos_token") is True or (
+        bos is not None and tokenizer.special_prefix() == [bos]
+    )
+    usable = bos is not None and bos < config.vocab_size
+    return TextFiles(
+        tokenizer=data,
+        chat_template=template if isinstance(template, str) else None,
+        add_bos=bool(adds and usable),
+    )
