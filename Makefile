@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+FUZZ_SECONDS ?= 30
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 
@@ -12,7 +13,7 @@ BUILD_REQUIREMENTS := scikit-build-core nanobind cmake ninja
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run dev test check format san bench clean
+.PHONY: help run dev test fuzz check format san bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +25,11 @@ dev: $(VENV)/.developed ## Install what training, tests and checks need (PyTorch
 
 test: $(VENV)/.developed ## Run all tests
 	$(BIN)/pytest
+
+fuzz: $(VENV)/.developed ## Throw mutated files at the readers, FUZZ_SECONDS each (30)
+	@mkdir -p build
+	$(BIN)/python tests/fuzz.py gguf $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz.py safetensors $(FUZZ_SECONDS)
 
 check: $(VENV)/.developed ## Formats, lint, types, and who may import whom
 	$(BIN)/ruff format --check

@@ -1,0 +1,103 @@
+"""Fuzz a reader of files: `python tests/fuzz.py gguf SECONDS` (or safetensors).
+
+Coverage-guided mutations of small sound files. Whatever comes, the reader either reads it or raises
+FormatError or UnsupportedModel. Exits with 1 when it did something else, or when nothing was run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+MEMORY_MB = 512  # resident; libFuzzer's own and the interpreter's are some 200
+LEAST_RUNS = 1000  # a second brings some thousand
+IN_MEMORY = "/dev/shm"  # on a disk, writing the inputs takes most of the time
+
+
+def fuzz_gguf() -> tuple[Callable[[Path], None], list[bytes]]:
+    """The reader of GGUF files and its seeds."""
+    import test_gguf_container as sound
+
+    return sound.read_all, [sound.GOOD, sound.SOUND, sound.image([sound.ARCH])]
+
+
+def fuzz_safetensors() -> tuple[Callable[[Path], None], list[bytes]]:
+    """The reader of safetensors files and its seeds."""
+    from test_safetensors import SOUND, image, tensor
+
+    from trilobit.formats.safetensors import SafetensorsFile
+
+    def read_all(path: Path) -> None:
+        file = SafetensorsFile(path)
+        for name, info in file.tensors.items():
+            assert file.array(name).nbytes == info.size_bytes
+            assert info.end <= file.size_bytes
+
+    two = {"a": tensor("F32", [2], 0, 8), "b": tensor("BF16", [3, 1], 8, 14)}
+    return read_all, [SOUND, image({**two, "__metadata__": {"k": "v"}}, bytes(14)), image({})]
+
+
+TARGETS = {"gguf": fuzz_gguf, "safetensors": fuzz_safetensors}
+
+
+def main() -> int:
+    """Fuzz in a process of its own: libFuzzer ends the one that it runs in."""
+    target, seconds = sys.argv[1], int(sys.argv[2])
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY if os.path.isdir(IN_MEMORY) else None) as folder:
+        command = [sys.executable, __file__, target, str(seconds), folder]
+        result = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
+    runs = re.findall(r"Done (\d+) runs", result.stderr)
+    if result.returncode or not runs or int(runs[-1]) < LEAST_RUNS:
+        print(result.stderr[-5000:], file=sys.stderr)
+        print(f"{target}: failed, or not run at all (exit {result.returncode})", file=sys.stderr)
+        return 1
+    print(f"{target}: {int(runs[-1]):,} inputs in {seconds} s, each read or refused by name")
+    return 0
+
+
+def run(target: str, seconds: int, folder: Path) -> None:
+    """What runs in that process; does not return."""
+    import atheris
+
+    with atheris.instrument_imports(include=["trilobit.formats"]):
+        read, seeds = TARGETS[target]()
+    from trilobit import FormatError, UnsupportedModel
+
+    for number, seed in enumerate(seeds):
+        (folder / f"seed{number}").write_bytes(seed)
+    path = folder / "input" / f"fuzzed.{target}"
+    path.parent.mkdir()
+
+    def one(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            read(path)
+        except (FormatError, UnsupportedModel) as error:
+            message = str(error)
+            if not message.startswith(f"{path}: ") or not message.isprintable():
+                raise AssertionError(message) from error
+
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    options = [
+        f"-max_total_time={seconds}",
+        f"-rss_limit_mb={MEMORY_MB}",
+        "-timeout=10",
+        "-max_len=4096",
+        f"-artifact_prefix={os.getcwd()}/build/",  # where an input that fails is kept
+    ]
+    atheris.Setup([sys.argv[0], *options, str(corpus), str(folder)], one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    if len(sys.argv) == 4:
+        run(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        sys.exit(main())
