@@ -22,6 +22,7 @@ from trilobit import LLM, SamplingParams, _native
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.convert import convert
 from trilobit.formats import names, packed
+from trilobit.formats.hf_config import to_hf
 from trilobit.formats.safetensors import DTYPES
 from trilobit.formats.text import TextFiles
 from trilobit.synth import shape, synth
@@ -628,7 +629,7 @@ def test_interrupted_convert_leaves_nothing(
     config, source, results = shape("1b"), tmp_path / "source", tmp_path / "results"
     source.mkdir()
     results.mkdir()
-    values = {**config.to_dict(), "model_type": "bitnet"}
+    values = to_hf(config)
     values["quantization_config"] = {
         "quant_method": "bitnet",
         "linear_class": "autobitlinear",

@@ -40,6 +40,7 @@ from trilobit import (
 from trilobit.convert import convert
 from trilobit.formats import names
 from trilobit.formats.bitnet import pack_hf, unpack_hf
+from trilobit.formats.hf_config import to_hf
 from trilobit.formats.packed import PackedModel
 from trilobit.synth import synth
 
@@ -127,7 +128,7 @@ def assert_as_transformers(folder: Path, scale_ulps: int = 0) -> None:
 
 def save_masters(folder: Path, dtype: torch.dtype, *, on_a_grid: bool) -> None:
     """A random model of transformers, saved by it, marked as trained in ternary."""
-    values = tiny_config().to_dict()
+    values = to_hf(tiny_config())
     del values["head_dim"]
     torch.manual_seed(6)
     model = BitNetForCausalLM(BitNetConfig(**values)).to(dtype)
@@ -503,18 +504,17 @@ def test_codes_and_masters_are_not_mistaken_for_each_other(source: Path) -> None
 
 def test_tensors_that_would_be_ignored_are_refused(source: Path) -> None:
     change_tensors(source, set_("model.layers.0.self_attn.q_proj.bias", np.ones(60, np.float32)))
-    refused(source, UnsupportedModel, "q_proj.bias' is not part of a BitNet model")
+    refused(source, UnsupportedModel, "q_proj.bias' is not part of a bitnet model")
 
 
 BAD_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "architecture": ({"model_type": "mamba"}, "model_type 'mamba' is not supported"),
-    "activation": ({"hidden_act": "silu"}, "hidden_act 'silu'"),
+    "activation": ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
     "biases": ({"attention_bias": True}, "attention_bias is true"),
-    "rope": ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_type 'yarn'"),
+    "rope": ({"rope_scaling": {"type": "longrope"}}, "rope_type 'longrope'"),
     "method": ({"quantization_config": {"quant_method": "gptq"}}, "quant_method 'gptq'"),
     "class": ({"quantization_config": {"linear_class": "linear"}}, "linear_class 'linear'"),
     "mode": ({"quantization_config": {"quantization_mode": "half"}}, "quantization_mode 'half'"),
-    "norms": ({"quantization_config": {"use_rms_norm": True}}, "use_rms_norm"),
     "float projections": (
         {"quantization_config": {"modules_to_not_convert": ["model.layers.0.mlp.up_proj"]}},
         "keeps a projection in float",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from trilobit.formats import names, packed
 from trilobit.formats.packed import PackedModel
 from trilobit.formats.safetensors import DTYPES, SafetensorsFile
 from trilobit.formats.text import TextFiles
+from trilobit.rope import LinearScaling, Llama3Scaling, YarnScaling
 
 CONFIG = tiny_config(
     vocab_size=37,
@@ -57,12 +59,13 @@ class Parts:
     tables: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def write(self, path: Path, float_dtype: str, text: TextFiles) -> None:
-        head = self.tables[names.EMBEDDING if self.config.tie_word_embeddings else names.HEAD]
+        head = self.tables.get(names.tables(self.config)[-1])
         with packed.writer(path, self.config, float_dtype, text, "by hand") as file:
             for name, _, _ in packed.declare(self.config, float_dtype, text):
                 if name in self.codes:
                     file.write(name, ternary.pack(self.codes[name]))
                 elif name == names.SCREEN_CODES:
+                    assert head is not None
                     packed.write_screen(file, head, float_dtype)
                 elif name == names.TOKENIZER:
                     file.write(name, np.frombuffer(text.tokenizer or b"", dtype=np.uint8))
@@ -75,15 +78,20 @@ def random_parts(config: ModelConfig, float_dtype: str = "BF16", seed: int = 0) 
     parts = Parts(config)
     for name, shape in names.all_projections(config):
         parts.codes[f"{name}.weight"] = random.integers(-1, 2, shape, dtype=np.int8)
-        parts.floats[f"{name}.weight_scale"] = random.uniform(0.1, 1, 1).astype(np.float32)
+        scales = random.uniform(0.1, 1, names.scale_shape(config, *shape)).astype(np.float32)
+        grouped = config.scales == "group"
+        parts.floats[f"{name}.weight_scale"] = stored(scales, float_dtype) if grouped else scales
     for name, length in names.all_norms(config):
         parts.floats[name] = random.standard_normal(length).astype(np.float32)
-    tables = [names.EMBEDDING] + ([] if config.tie_word_embeddings else [names.HEAD])
-    for name in tables:
+    for name in names.float_tables(config):
         table = random.standard_normal((config.vocab_size, config.hidden_size), dtype=np.float32)
-        bits = (table.view(np.uint32) >> 16).astype("<u2")
-        parts.tables[name] = bits if float_dtype == "BF16" else table.astype(DTYPES[float_dtype])
+        parts.tables[name] = stored(table, float_dtype)
     return parts
+
+
+def stored(values: NDArray[np.float32], float_dtype: str) -> NDArray[Any]:
+    bits = (values.view(np.uint32) >> 16).astype("<u2")
+    return bits if float_dtype == "BF16" else values.astype(DTYPES[float_dtype])
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -92,9 +100,75 @@ def random_parts(config: ModelConfig, float_dtype: str = "BF16", seed: int = 0) 
 def test_what_went_in_comes_out(
     tied: bool, float_dtype: str, text: TextFiles, tmp_path: Path
 ) -> None:
-    config = tiny_config(
-        **{**CONFIG.to_dict(), "tie_word_embeddings": tied, "eos_token_ids": (1, 2)}
-    )
+    config = dataclasses.replace(CONFIG, tie_word_embeddings=tied, eos_token_ids=(1, 2))
+    assert_round_trip(config, float_dtype, text, tmp_path)
+
+
+# What the published families have beside 2B4T's.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {
+        "hidden_act": "silu",
+        "sub_norms": False,
+        "rope_scaling": Llama3Scaling(
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=8192,
+        ),
+    },
+    "rows": {"scales": "row", "tie_word_embeddings": False},
+    "bonsai": {
+        "hidden_act": "silu",
+        "sub_norms": False,
+        "qk_norms": True,
+        "scales": "group",
+        "ternary_embeddings": True,
+        "rope_scaling": YarnScaling(
+            factor=4.0, original_max_position_embeddings=16384, attention_factor=1.1
+        ),
+    },
+    "untied bonsai": {"scales": "group", "ternary_embeddings": True, "tie_word_embeddings": False},
+    "groups, float tables": {"scales": "group"},
+    "gemma": {
+        "hidden_act": "gelu_pytorch_tanh",
+        "sub_norms": False,
+        "qk_norms": True,
+        "post_norms": True,
+        "projection_norm_eps": 1e-6,
+        "embedding_scale": 3.3,
+        "query_pre_attn_scalar": 256.0,
+        "rope_scaling": LinearScaling(factor=8.0),
+        "layer_types": ("sliding_attention",),
+        "sliding_window": 512,
+        "rope_local_base_freq": 1e4,
+    },
+}
+
+
+@pytest.mark.parametrize("float_dtype", packed.FLOATS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_come_out_as_they_went_in(family: str, float_dtype: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, **FAMILIES[family])
+    assert_round_trip(config, float_dtype, TEXT, tmp_path)
+    assert PackedModel(tmp_path / "m").has_screen != config.ternary_embeddings
+
+
+def test_a_file_may_be_written_without_a_screen(tmp_path: Path) -> None:
+    parts = random_parts(CONFIG)
+    with packed.writer(tmp_path / "m", CONFIG, "BF16", TEXT, "", screened=False) as file:
+        for name, _, _ in packed.declare(CONFIG, "BF16", TEXT, screened=False):
+            if name in parts.codes:
+                file.write(name, ternary.pack(parts.codes[name]))
+            elif name == names.TOKENIZER:
+                file.write(name, np.frombuffer(TEXT.tokenizer or b"", dtype=np.uint8))
+            else:
+                file.write(name, {**parts.floats, **parts.tables}[name])
+    assert not PackedModel(tmp_path / "m").has_screen
+
+
+def assert_round_trip(
+    config: ModelConfig, float_dtype: str, text: TextFiles, tmp_path: Path
+) -> None:
     parts = random_parts(config, float_dtype)
     parts.write(tmp_path / "m", float_dtype, text)
     model = PackedModel(tmp_path / "m")
@@ -121,7 +195,7 @@ def read_as_documented(path: Path) -> dict[str, NDArray[Any]]:
     """A reader of the file that knows docs/format.md, numpy and the public library only."""
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-        assert (metadata["format"], metadata["version"]) == ("trilobit", "1")
+        assert (metadata["format"], metadata["version"]) == ("trilobit", "2")
         c = json.loads(metadata["config"])
         h, f = c["hidden_size"], c["intermediate_size"]
         q, kv = (c[f"num_{kind}_heads"] * c["head_dim"] for kind in ("attention", "key_value"))
@@ -249,9 +323,10 @@ CONVERT = "convert"
 DAMAGE: dict[str, tuple[Callable[[Loose], object], tuple[str, ...]]] = {
     "older version": (
         lambda f: f.metadata.update(version="0"),
-        ("version '0'", "reads 1", "upgrade", CONVERT),
+        ("version '0'", "reads 2", "upgrade", CONVERT),
     ),
-    "newer version": (lambda f: f.metadata.update(version="2"), ("version '2'", "upgrade")),
+    "newer version": (lambda f: f.metadata.update(version="3"), ("version '3'", "upgrade")),
+    "version 1": (lambda f: f.metadata.update(version="1"), ("version '1'", CONVERT)),
     "no version": (lambda f: f.metadata.pop("version"), ("version None", CONVERT)),
     "hostile version": (lambda f: f.metadata.update(version="1\n" * 10**5), ("version", CONVERT)),
     "foreign": (lambda f: f.metadata.update(format="pt"), ("not a packed", "trilobit convert")),

@@ -33,6 +33,7 @@ from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.convert import convert
 from trilobit.formats import names
 from trilobit.formats.bitnet import pack_hf
+from trilobit.formats.hf_config import to_hf
 from trilobit.formats.packed import PackedModel
 from trilobit.formats.safetensors import SafetensorsWriter
 
@@ -288,14 +289,7 @@ def packed_as_stock(path: Path, directory: Path, linear_class: str) -> Path:
         tensors[name] = "F32", arrays[name]
     for name in [names.EMBEDDING] + ([] if config.tie_word_embeddings else [names.HEAD]):
         tensors[name] = "F32", model.file.float32(name)  # widened: exact
-    values = config.to_dict()
-    values["eos_token_id"] = values.pop("eos_token_ids")
-    theta = values.pop("rope_theta")
-    BitNetConfig(
-        **values,
-        architectures=["BitNetForCausalLM"],
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
-    ).save_pretrained(directory)
+    BitNetConfig(**to_hf(config)).save_pretrained(directory)
     declared = [(name, dtype, array.shape) for name, (dtype, array) in tensors.items()]
     with SafetensorsWriter(directory / "model.safetensors", declared, {"format": "pt"}) as file:
         for name, (_, array) in tensors.items():

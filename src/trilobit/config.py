@@ -1,7 +1,6 @@
-"""The shape of a model: frozen, checked once, read from any supported `config.json`.
+"""The shape of a model: frozen and checked once.
 
-Field names are Hugging Face's. What a checkpoint leaves out takes the default of its
-architecture's class in transformers, not ours.
+Field names are Hugging Face's wherever it has one. `formats/hf_config.py` reads a `config.json`.
 """
 
 from __future__ import annotations
@@ -11,9 +10,10 @@ import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from .errors import FormatError, UnsupportedModel
+from .errors import FormatError
+from .rope import RopeScaling, YarnScaling, scaling_from_dict, scaling_to_dict
 
 # The largest values that any published ternary model comes near; beyond them a header lies.
 _LIMITS = {
@@ -27,28 +27,29 @@ _LIMITS = {
     "max_position_embeddings": 1 << 24,
 }
 # Beyond these, float32 arithmetic over- or underflows.
-_RANGES = {"rms_norm_eps": (1e-12, 1.0), "rope_theta": (1.0, 1e12)}
+_EPS = (1e-12, 1.0)
+_THETA = (1.0, 1e12)
+_RANGES = {"rms_norm_eps": _EPS, "rope_theta": _THETA, "embedding_scale": (1e-6, 1e6)}
+_OPTIONAL_RANGES = {
+    "projection_norm_eps": _EPS,
+    "rope_local_base_freq": _THETA,
+    "query_pre_attn_scalar": (1e-6, 1e6),
+}
+_FLAGS = ("tie_word_embeddings", "sub_norms", "qk_norms", "post_norms", "ternary_embeddings")
 _TOKEN_IDS = 1 << 31  # they are 32-bit integers in the native code
 
-# transformers' BitNetConfig, for keys that a config.json leaves out.
-_BITNET_DEFAULTS: dict[str, Any] = {
-    "hidden_act": "relu2",
-    "num_key_value_heads": 5,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-    "bos_token_id": 128000,
-    "eos_token_id": 128001,
-    "rope_theta": 500000.0,
-}
-# Keys whose null means something: as many as heads, none. Elsewhere it means left out.
-_NULLABLE = ("num_key_value_heads", "bos_token_id", "eos_token_id")
+ACTIVATIONS = ("relu2", "silu", "gelu_pytorch_tanh")
+SCALES = ("tensor", "row", "group")
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+Scales = Literal["tensor", "row", "group"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """A BitNet b1.58 decoder: RMSNorm, GQA with RoPE, relu² gated MLP, sub-norms, no biases.
+    """A decoder with RMSNorm, GQA, RoPE, a gated MLP, ternary projections and no biases.
 
+    The defaults are BitNet b1.58 2B4T's; every other value is there for a published model.
     Raises FormatError when a value is impossible (negative, not divisible, out of range).
     """
 
@@ -65,12 +66,32 @@ class ModelConfig:
     tie_word_embeddings: bool
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    hidden_act: str = "relu2"
+    # Norms. Of the attention's and of the MLP's result before the last projection (BitNet):
+    sub_norms: bool = True
+    # of every query and key head, before it is rotated (Qwen3, Gemma3):
+    qk_norms: bool = False
+    # of the attention's and of the MLP's output before it is added (Gemma3):
+    post_norms: bool = False
+    # of each projection's own input (BitNet-embedding, `use_rms_norm`); None where there are none.
+    projection_norm_eps: float | None = None
+    embedding_scale: float = 1.0
+    query_pre_attn_scalar: float | None = None  # scores are divided by its root; None: head_dim
+    rope_scaling: RopeScaling | None = None
+    # Layers of type sliding_attention see the last `sliding_window` positions, their own included,
+    # and turn by `rope_local_base_freq`, unscaled, where that is given. Empty: all see everything.
+    layer_types: tuple[str, ...] = ()
+    sliding_window: int | None = None
+    rope_local_base_freq: float | None = None
+    # A weight scale for a matrix, for a row, or for 128 columns of a row. Activations are rounded
+    # to int8 by token (BitNet), but to int16 by 128 columns where scales are by group: those
+    # models are trained with float activations.
+    scales: Scales = "tensor"
+    ternary_embeddings: bool = False  # embedding and head are ternary too, scaled alike
 
     def __post_init__(self) -> None:
         for name, limit in _LIMITS.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
-                raise FormatError(f"config: {name} is {_shown(value)}; expected 1 to {limit}")
+            self._check_integer(name, limit)
         if self.num_attention_heads % self.num_key_value_heads:
             raise FormatError(
                 f"config: num_attention_heads {self.num_attention_heads} is not a multiple of "
@@ -78,18 +99,25 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise FormatError(f"config: head_dim {self.head_dim} is odd; RoPE rotates pairs")
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            if not isinstance(value, float) or not least <= value <= most:  # NaN is in no range
+        for name, bounds in _RANGES.items():
+            self._check_number(name, bounds)
+        for name, bounds in _OPTIONAL_RANGES.items():
+            if getattr(self, name) is not None:
+                self._check_number(name, bounds)
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
                 raise FormatError(
-                    f"config: {name} is {_shown(value)}; "
-                    f"expected a number from {least:g} to {most:g}"
+                    f"config: {name} is {_shown(getattr(self, name))}; expected true or false"
                 )
-        if not isinstance(self.tie_word_embeddings, bool):
-            raise FormatError(
-                f"config: tie_word_embeddings is {_shown(self.tie_word_embeddings)}; "
-                "expected true or false"
-            )
+        for name, known in (("hidden_act", ACTIVATIONS), ("scales", SCALES)):
+            if getattr(self, name) not in known:
+                raise FormatError(
+                    f"config: {name} is {_shown(getattr(self, name))}; "
+                    f"expected one of {', '.join(known)}"
+                )
+        if isinstance(self.rope_scaling, YarnScaling) and self.rope_theta == 1:
+            raise FormatError("config: rope_theta is 1.0, which YaRN cannot scale")
+        self._check_layer_types()
         # Sound files exist whose end-of-sequence ids lie outside a shrunken vocabulary; they can
         # never be produced, so they are kept, not refused.
         if self.bos_token_id is not None and not _is_token_id(self.bos_token_id):
@@ -103,116 +131,123 @@ class ModelConfig:
                 f"config: eos_token_ids is {_shown(self.eos_token_ids)}; expected token ids"
             )
 
+    def _check_integer(self, name: str, limit: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+            raise FormatError(f"config: {name} is {_shown(value)}; expected 1 to {limit}")
+
+    def _check_number(self, name: str, bounds: tuple[float, float]) -> None:
+        value, (least, most) = getattr(self, name), bounds
+        if not isinstance(value, float) or not least <= value <= most:  # NaN is in no range
+            raise FormatError(
+                f"config: {name} is {_shown(value)}; expected a number from {least:g} to {most:g}"
+            )
+
+    def _check_layer_types(self) -> None:
+        types = self.layer_types
+        known = isinstance(types, tuple) and all(one in LAYER_TYPES for one in types)
+        if not known or len(types) not in (0, self.num_hidden_layers):
+            raise FormatError(
+                f"config: layer_types is {_shown(types)}; expected {self.num_hidden_layers} of "
+                f"{' and '.join(LAYER_TYPES)}"
+            )
+        slides = "sliding_attention" in types
+        if self.sliding_window is not None:
+            self._check_integer("sliding_window", _LIMITS["max_position_embeddings"])
+        for name in ("sliding_window", "rope_local_base_freq"):
+            if getattr(self, name) is not None and not slides:
+                raise FormatError(f"config: {name} is given, but layer_types has no sliding layer")
+        if slides and self.sliding_window is None:
+            raise FormatError(
+                "config: sliding_window is missing, but layer_types has sliding layers"
+            )
+
+    @property
+    def model_type(self) -> str:
+        """Hugging Face's name of the architecture."""
+        if self.post_norms:
+            return "gemma3_text"
+        if self.qk_norms:
+            return "qwen3"
+        return "bitnet" if self.sub_norms else "llama"
+
+    @property
+    def query_size(self) -> int:
+        """Width of all query heads together."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Width of all key heads, and of all value heads, together."""
+        return self.num_key_value_heads * self.head_dim
+
+    def slides(self, layer: int) -> bool:
+        """Whether a layer sees the last `sliding_window` positions only."""
+        return bool(self.layer_types) and self.layer_types[layer] == "sliding_attention"
+
     @property
     def ternary_parameters(self) -> int:
-        """Weights of all ternary projections."""
+        """Weights of all ternary matrices."""
         h, f = self.hidden_size, self.intermediate_size
-        q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
-        return self.num_hidden_layers * (2 * h * q + 2 * h * kv + 3 * h * f)
+        layers = self.num_hidden_layers * (
+            2 * h * self.query_size + 2 * h * self.kv_size + 3 * h * f
+        )
+        return layers + (self._table_parameters if self.ternary_embeddings else 0)
 
     @property
     def parameters(self) -> int:
-        """All weights: ternary projections, norms, embedding and (untied) head."""
-        h = self.hidden_size
-        norms = (
-            self.num_hidden_layers
-            * (2 * h + self.num_attention_heads * self.head_dim + self.intermediate_size)
-            + h
-        )
-        tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * h
-        return self.ternary_parameters + norms + tables
+        """All weights: ternary matrices, norms, embedding and (untied) head."""
+        tables = 0 if self.ternary_embeddings else self._table_parameters
+        return self.ternary_parameters + self._norm_parameters + tables
 
-    @classmethod
-    def from_hf(cls, raw: Mapping[str, Any], source: str) -> ModelConfig:
-        """Read a Hugging Face `config.json` (transformers 4 or 5).
+    @property
+    def _table_parameters(self) -> int:
+        return (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
 
-        Raises UnsupportedModel for another architecture, FormatError for missing or impossible
-        values; `source` names the file in the message.
-        """
-        model_type = raw.get("model_type")
-        if model_type != "bitnet":
-            raise UnsupportedModel(
-                f"{source}: model_type {_shown(model_type)} is not supported; supported: 'bitnet'"
-            )
-        given = {k: v for k, v in raw.items() if v is not None or k in _NULLABLE}
-        values = {**_BITNET_DEFAULTS, **given}
-        missing = [
-            k
-            for k in (
-                "vocab_size",
-                "hidden_size",
-                "intermediate_size",
-                "num_hidden_layers",
-                "num_attention_heads",
-            )
-            if k not in values
-        ]
-        if missing:
-            raise FormatError(f"{source}: {', '.join(missing)} missing; is this a model config?")
-        if values["hidden_act"] != "relu2":
-            raise UnsupportedModel(
-                f"{source}: hidden_act {_shown(values['hidden_act'])} is not supported for bitnet; "
-                "supported: 'relu2'"
-            )
-        for bias in ("attention_bias", "mlp_bias"):
-            if values.get(bias):
-                raise UnsupportedModel(f"{source}: {bias} is true; BitNet has no biases")
-        heads = values["num_attention_heads"]
-        kv_heads = values["num_key_value_heads"]
-        hidden = values["hidden_size"]
-        head_dim = values.get("head_dim")
-        if head_dim is None:
-            for name in ("hidden_size", "num_attention_heads"):
-                if not isinstance(values[name], int) or values[name] < 1:
-                    raise FormatError(
-                        f"{source}: {name} is {_shown(values[name])}; expected a positive integer"
-                    )
-            if hidden % heads:
-                raise FormatError(
-                    f"{source}: hidden_size {_shown(hidden)} is not a multiple of "
-                    f"num_attention_heads {_shown(heads)}, and there is no head_dim"
-                )
-            head_dim = hidden // heads
-        try:
-            return cls(
-                vocab_size=values["vocab_size"],
-                hidden_size=hidden,
-                intermediate_size=values["intermediate_size"],
-                num_hidden_layers=values["num_hidden_layers"],
-                num_attention_heads=heads,
-                num_key_value_heads=heads if kv_heads is None else kv_heads,
-                head_dim=head_dim,
-                max_position_embeddings=values["max_position_embeddings"],
-                rms_norm_eps=_number(values["rms_norm_eps"], "rms_norm_eps"),
-                rope_theta=_rope_theta(values),
-                tie_word_embeddings=values["tie_word_embeddings"],
-                bos_token_id=values["bos_token_id"],
-                eos_token_ids=_token_ids(values["eos_token_id"]),
-            )
-        except (FormatError, UnsupportedModel) as error:
-            raise type(error)(f"{source}: {error}") from None
+    @property
+    def _norm_parameters(self) -> int:
+        h, f, q = self.hidden_size, self.intermediate_size, self.query_size
+        layer = (4 if self.post_norms else 2) * h
+        layer += q + f if self.sub_norms else 0
+        layer += 2 * self.head_dim if self.qk_norms else 0
+        layer += 5 * h + q + f if self.projection_norm_eps is not None else 0
+        return self.num_hidden_layers * layer + h
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
         """Inverse of `to_dict`; FormatError names unknown and missing fields."""
         names = {field.name for field in dataclasses.fields(cls)}
         if set(raw) != names:
-            wrong = sorted(set(raw) ^ names)
+            wrong = sorted(map(str, set(raw) ^ names))
             raise FormatError(f"config: missing or unknown fields: {_shown(wrong)}")
         values = dict(raw)
-        values["eos_token_ids"] = _token_ids(values["eos_token_ids"])
-        for name in ("rms_norm_eps", "rope_theta"):
-            values[name] = _number(values[name], name)
+        values["eos_token_ids"] = token_ids(values["eos_token_ids"])
+        if isinstance(values["layer_types"], list):
+            values["layer_types"] = tuple(values["layer_types"])
+        for name in _RANGES:
+            values[name] = number(values[name], name)
+        for name in _OPTIONAL_RANGES:
+            if values[name] is not None:
+                values[name] = number(values[name], name)
+        scaling = values["rope_scaling"]
+        if scaling is not None:
+            if not isinstance(scaling, Mapping):
+                raise FormatError(f"config: rope_scaling is {_shown(scaling)}; expected an object")
+            values["rope_scaling"] = scaling_from_dict(scaling)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, in field order."""
-        values = dataclasses.asdict(self)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["eos_token_ids"] = list(self.eos_token_ids)
+        values["layer_types"] = list(self.layer_types)
+        if self.rope_scaling is not None:
+            values["rope_scaling"] = scaling_to_dict(self.rope_scaling)
         return values
 
 
-def _number(value: Any, name: str) -> float:
+def number(value: Any, name: str) -> float:
+    """A number from a file as a float; FormatError names the field of anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise FormatError(f"config: {name} is {_shown(value)}; expected a number")
     try:
@@ -221,20 +256,7 @@ def _number(value: Any, name: str) -> float:
         return math.inf
 
 
-def _rope_theta(values: Mapping[str, Any]) -> float:
-    """transformers 5 moved `rope_theta` into `rope_parameters` (4: `rope_scaling` beside it)."""
-    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    if not isinstance(rope, Mapping):
-        raise FormatError(f"config: rope_parameters is {_shown(rope)}; expected an object")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise UnsupportedModel(
-            f"config: rope_type {_shown(kind)} is not supported for bitnet; supported: 'default'"
-        )
-    return _number(rope.get("rope_theta", values["rope_theta"]), "rope_theta")
-
-
-def _token_ids(value: Any) -> tuple[Any, ...]:
+def token_ids(value: Any) -> tuple[Any, ...]:
     """One id, several or none, as a tuple; what is in it is checked with the other fields."""
     return () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import ternary
 from .config import ModelConfig
 from .errors import OutputError
 from .formats import names, packed
+from .formats.safetensors import from_float32
 from .formats.source import Source, open_source
 
 Form = Literal["packed"]
@@ -54,8 +56,8 @@ def write_packed(source: Source, out: Path, progress: Progress | None = None) ->
     """Write the one file that runs. Raises what `convert` does."""
     config, text = source.config, source.text
     projections = [name for name, _ in names.all_projections(config)]
-    tables = [names.EMBEDDING] + ([] if config.tie_word_embeddings else [names.HEAD])
-    scales: dict[str, np.float32] = {}
+    tables, grouped = names.float_tables(config), config.scales == "group"
+    scales: dict[str, NDArray[np.float32]] = {}
     with packed.writer(out, config, source.float_dtype, text, source.label) as file:
         for done, name in enumerate(projections):
             codes, scales[name] = source.projection(name)
@@ -65,11 +67,12 @@ def write_packed(source: Source, out: Path, progress: Progress | None = None) ->
                 progress(done + 1, len(projections))
         for name, _ in names.all_norms(config):
             file.write(name, source.gain(name))
+        if tables:  # the last one is the head, whether or not it is the embedding too
+            head = source.table(tables[-1])
+            packed.write_screen(file, head, source.float_dtype, source.forget)
         for name in projections:
-            file.write(f"{name}.weight_scale", np.array([scales[name]], dtype=np.float32))
-        # The last table is the head, whether or not it is the embedding too.
-        head = source.table(tables[-1])
-        packed.write_screen(file, head, source.float_dtype, source.forget)
+            stored = from_float32(scales[name], source.float_dtype) if grouped else scales[name]
+            file.write(f"{name}.weight_scale", stored)
         for name in tables:
             file.write(name, source.table(name))
             source.forget()

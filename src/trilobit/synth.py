@@ -22,6 +22,7 @@ from .config import ModelConfig
 from .errors import OutputError, RequestError
 from .formats import names, packed
 from .formats.bitnet import pack_hf
+from .formats.hf_config import to_hf
 from .formats.safetensors import Declared, SafetensorsWriter
 from .formats.text import TextFiles
 
@@ -128,11 +129,11 @@ def synth_packed(
                 progress(done + 1, len(everything))
         for name, length in names.all_norms(config):
             file.write(name, np.ones(length, dtype=np.float32))
-        for name, (_, columns) in everything:
-            file.write(f"{name}.weight_scale", np.array([_scale(columns)], dtype=np.float32))
-        tables = [names.EMBEDDING] + ([] if config.tie_word_embeddings else [names.HEAD])
+        tables = names.tables(config)
         head = _table(random, config)
         packed.write_screen(file, head, "BF16")
+        for name, (_, columns) in everything:
+            file.write(f"{name}.weight_scale", np.array([_scale(columns)], dtype=np.float32))
         for name in tables:
             file.write(name, head if name == tables[-1] else _table(random, config))
 
@@ -210,14 +211,9 @@ def _declare_hf(config: ModelConfig, form: Form) -> Iterator[Declared]:
 
 
 def _hf_config(config: ModelConfig, form: Form) -> dict[str, Any]:
-    values = config.to_dict()
-    values["eos_token_id"] = values.pop("eos_token_ids")
     return {
-        "architectures": ["BitNetForCausalLM"],
-        "model_type": "bitnet",
-        "hidden_act": "relu2",
+        **to_hf(config),
         "torch_dtype": "bfloat16",
-        **values,
         "quantization_config": {
             "quant_method": "bitnet",
             "linear_class": "autobitlinear",

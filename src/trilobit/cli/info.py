@@ -64,15 +64,16 @@ def _file(path: Path) -> Facts:
 
 
 def _directory(path: Path) -> Facts:
-    from trilobit.config import ModelConfig
     from trilobit.errors import FormatError
     from trilobit.formats.files import read_json
+    from trilobit.formats.hf_config import model_config, with_projection_norms
     from trilobit.formats.safetensors import Checkpoint
 
     if not (path / "config.json").exists():
         raise FormatError(f"{path}: no config.json here; give a packed file or a checkpoint")
-    config = ModelConfig.from_hf(read_json(path / "config.json"), str(path / "config.json"))
+    config = model_config(read_json(path / "config.json"), str(path / "config.json"))
     checkpoint = Checkpoint(path)
+    config = with_projection_norms(config, checkpoint)
     settings_path = path / "tokenizer_config.json"
     settings = read_json(settings_path) if settings_path.exists() else {}
     return {

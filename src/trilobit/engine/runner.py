@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from .. import _native
 from ..config import ModelConfig
 from ..errors import RequestError
+from ..rope import YarnScaling, frequencies
 from .blocks import BLOCK, BlockPool, blocks_for, key_of
 from .scheduler import Scheduler
 from .sequence import Sequence
@@ -47,6 +49,7 @@ class Runner:
         kv_dtype: str,
         trim: Callable[[], None] | None = None,
     ) -> None:
+        _refuse_unsupported(config)
         try:
             self._decoder = _native.Decoder(
                 config.to_dict(),
@@ -209,13 +212,30 @@ class Runner:
         )
 
 
+def _refuse_unsupported(config: ModelConfig) -> None:
+    """RequestError for what the native decoder does not compute yet."""
+    plain = replace(
+        config,
+        hidden_act="relu2",
+        sub_norms=True,
+        qk_norms=False,
+        post_norms=False,
+        projection_norm_eps=None,
+        embedding_scale=1.0,
+        query_pre_attn_scalar=None,
+        layer_types=(),
+        sliding_window=None,
+        rope_local_base_freq=None,
+        scales="tensor",
+        ternary_embeddings=False,
+    )
+    if config != plain or isinstance(config.rope_scaling, YarnScaling):
+        raise RequestError(f"{config.model_type} models of this shape can be packed, not run yet")
+
+
 def rotary_frequencies(config: ModelConfig) -> NDArray[np.float32]:
-    """RoPE: theta ** (-2i / head_dim), i < head_dim / 2, rounded where transformers rounds."""
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    # The power in float64: float32's differs from library to library.
-    powers = (config.rope_theta ** exponents.astype(np.float64)).astype(np.float32)
-    frequencies: NDArray[np.float32] = np.float32(1) / powers
-    return frequencies
+    """Frequencies of RoPE, head_dim / 2."""
+    return frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
 
 
 def _int32(values: list[int]) -> NDArray[np.int32]:

@@ -1,8 +1,9 @@
-"""BitNet models as Hugging Face checkpoints have them: codes, gains and tables by name.
+"""Ternary models as Hugging Face checkpoints have them: codes, gains and tables by name.
 
 Three forms of a projection become one, codes in {-1, 0, 1} and a scale that multiplies:
 float masters, ternarised here as at every step of their training ("online"); codes with a scale
-that multiplies (AutoBitLinear); codes with a scale that divides (BitLinear).
+that multiplies (AutoBitLinear); codes with a scale that divides (BitLinear). Names that differ
+between families become those of `names.py`, and Gemma's gains, which it stores less one, whole.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from ..config import ModelConfig
 from ..errors import FormatError, UnsupportedModel
 from . import names
 from .files import read_json
-from .safetensors import FLOATS, Checkpoint
+from .hf_config import model_config, with_projection_norms
+from .safetensors import FLOATS, Checkpoint, SafetensorsFile
 from .tables import check_finite, row_blocks
 from .text import TextFiles, read_text_files, with_generation_config
 
@@ -35,8 +37,16 @@ _IF_MASTERS = (
 _LEAST_SCALE = 1e-30
 
 
+# Names of 1bitLLM's and of BitNet-embedding's checkpoints -> those of transformers.
+_ALIASES = (
+    (".inner_attn_ln.", ".attn_sub_norm."),
+    (".ffn_layernorm.", ".ffn_sub_norm."),
+    ("_proj.norm.", "_proj.rms_norm."),
+)
+
+
 class BitNetCheckpoint:
-    """The `BitNetForCausalLM` in a directory: all that can be checked without reading it all.
+    """The ternary model in a directory: all that can be checked without reading it all.
 
     Raises FormatError for a damaged checkpoint, UnsupportedModel for one that we do not run.
     """
@@ -47,13 +57,15 @@ class BitNetCheckpoint:
         if not os.path.exists(where):
             raise FormatError(f"{where}: missing; give the directory of a Hugging Face checkpoint")
         raw = read_json(where)
-        self.config = with_generation_config(ModelConfig.from_hf(raw, str(where)), directory)
-        self._divides, self._has_codes = _quantization(raw, where)
+        config = with_generation_config(model_config(raw, str(where)), directory)
         self._tensors = Checkpoint(directory)
+        self.config = with_projection_norms(config, self._tensors)
+        self._divides, self._has_codes = _quantization(raw, self.config, where)
+        self._stored = self._names_by_ours()
         self._projections = dict(names.all_projections(self.config))
         self._check_names()
         for name in self._projections:
-            self._tensors.file(f"{name}.weight")
+            self._at(f"{name}.weight")
         for name, length in names.all_norms(self.config):
             self._array(name, (length,))
         self._check_tables()
@@ -71,33 +83,65 @@ class BitNetCheckpoint:
     @property
     def float_dtype(self) -> str:
         """Type of the embedding and of the head, by safetensors' name."""
-        return self._tensors.file(names.EMBEDDING).info(names.EMBEDDING).dtype
+        return self._dtype(names.EMBEDDING)
 
-    def projection(self, name: str) -> tuple[NDArray[np.int8], np.float32]:
-        """Codes `[outputs, inputs]` of a projection and the scale that multiplies them."""
-        return self._codes(name) if self._has_codes else self._master(name)
+    def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Codes `[outputs, inputs]` of a projection and the scale `[1]` that multiplies them."""
+        codes, scale = self._codes(name) if self._has_codes else self._master(name)
+        return codes, np.array([scale], dtype=np.float32)
 
     def gain(self, name: str) -> NDArray[np.float32]:
         """Gain of an RMSNorm."""
-        return self._float32(name, self._tensors.file(name).info(name).shape)
+        file, stored = self._at(name)
+        gain = self._float32(name, file.info(stored).shape)
+        # Gemma's norms multiply by one more than they store; a projection's own norm does not.
+        whole = self.config.model_type != "gemma3_text" or "_proj.rms_norm." in name
+        return gain if whole else np.float32(1) + gain
 
     def table(self, name: str) -> NDArray[Any]:
         """Embedding or head as a view of the file (BF16 as uint16), without NaN or infinity."""
-        file = self._tensors.file(name)
-        array = file.array(name)
-        check_finite(array, self.float_dtype, f"{file.path}: '{name}'", self.forget)
+        file, stored = self._at(name)
+        array = file.array(stored)
+        check_finite(array, self.float_dtype, f"{file.path}: '{stored}'", self.forget)
         return array
 
     def forget(self) -> None:
         """Let go of the memory of what was read so far."""
         self._tensors.forget()
 
+    # ---- names ---------------------------------------------------------------------------------
+
+    def _names_by_ours(self) -> dict[str, str]:
+        """Our names of the tensors -> the checkpoint's."""
+        stored: dict[str, str] = {}
+        for name in self._tensors:
+            ours = name
+            for theirs, usual in _ALIASES:
+                ours = ours.replace(theirs, usual)
+            if ours.startswith(("embed_tokens.", "layers.", "norm.")):  # a model without a head
+                ours = f"model.{ours}"
+            if ours in stored:
+                raise FormatError(
+                    f"{self.directory}: tensors '{stored[ours]}' and '{name}' are the same one"
+                )
+            stored[ours] = name
+        return stored
+
+    def _at(self, name: str) -> tuple[SafetensorsFile, str]:
+        """The file of a tensor, by our name, and its name there; FormatError when none has it."""
+        stored = self._stored.get(name, name)
+        return self._tensors.file(stored), stored
+
+    def _dtype(self, name: str) -> str:
+        file, stored = self._at(name)
+        return file.info(stored).dtype
+
     # ---- projections --------------------------------------------------------------------------
 
     def _master(self, name: str) -> tuple[NDArray[np.int8], np.float32]:
         weight = f"{name}.weight"
-        packed = self._tensors.file(weight).info(weight).dtype == "U8"
-        if packed or f"{name}.weight_scale" in self._tensors:
+        packed = self._dtype(weight) == "U8"
+        if packed or f"{name}.weight_scale" in self._stored:
             raise FormatError(
                 f"{self.directory}: '{name}' has {'packed codes' if packed else 'a scale'}, but "
                 "quantization_mode is online; set it to offline in config.json"
@@ -105,13 +149,13 @@ class BitNetCheckpoint:
         return ternary.absmean_ternary(self._float32(weight, self._projections[name]))
 
     def _codes(self, name: str) -> tuple[NDArray[np.int8], np.float32]:
-        if f"{name}.weight_scale" not in self._tensors:
+        if f"{name}.weight_scale" not in self._stored:
             raise FormatError(
                 f"{self.directory}: tensor '{name}.weight_scale' is missing; {_IF_MASTERS}"
             )
         scale = self._scale(f"{name}.weight_scale")
         weight, (rows, columns) = f"{name}.weight", self._projections[name]
-        if self._tensors.file(weight).info(weight).dtype == "U8":
+        if self._dtype(weight) == "U8":
             stored = self._array(weight, (-(-rows // 4), columns))
             try:
                 return unpack_hf(stored, rows), scale
@@ -128,7 +172,8 @@ class BitNetCheckpoint:
         return codes, scale
 
     def _scale(self, name: str) -> np.float32:
-        values = self._tensors.file(name).float32(name).reshape(-1)
+        file, stored = self._at(name)
+        values = file.float32(stored).reshape(-1)
         value = float(values[0]) if values.size == 1 else math.nan
         # In float64: rounding the quotient to float32 afterwards gives the float32 quotient.
         scale = 1 / value if self._divides and value else value
@@ -142,20 +187,21 @@ class BitNetCheckpoint:
     # ---- checks -------------------------------------------------------------------------------
 
     def _array(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        file = self._tensors.file(name)
-        found = file.info(name).shape
+        file, stored = self._at(name)
+        found = file.info(stored).shape
         if found != shape:
             raise FormatError(
-                f"{file.path}: tensor '{name}' is {list(found)}; the config asks for {list(shape)}"
+                f"{file.path}: tensor '{stored}' is {list(found)}; the config asks for "
+                f"{list(shape)}"
             )
-        return file.array(name)
+        return file.array(stored)
 
     def _float32(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         self._array(name, shape)
-        file = self._tensors.file(name)
-        values = file.float32(name)
+        file, stored = self._at(name)
+        values = file.float32(stored)
         if not np.isfinite(values).all():
-            raise FormatError(f"{file.path}: '{name}' holds NaN or infinity; download it again")
+            raise FormatError(f"{file.path}: '{stored}' holds NaN or infinity; download it again")
         return values
 
     def _check_names(self) -> None:
@@ -163,10 +209,11 @@ class BitNetCheckpoint:
         known = {names.EMBEDDING, names.HEAD, *(name for name, _ in names.all_norms(self.config))}
         for name in self._projections:
             known |= {f"{name}.weight", f"{name}.weight_scale"}
-        foreign = sorted(n for n in self._tensors if n not in known and "rotary_emb" not in n)
+        foreign = sorted(n for n in self._stored if n not in known and "rotary_emb" not in n)
         if foreign:
             raise UnsupportedModel(
-                f"{self.directory}: tensor {foreign[0][:80]!r} is not part of a BitNet model"
+                f"{self.directory}: tensor {self._stored[foreign[0]][:80]!r} is not part of a "
+                f"{self.config.model_type} model"
             )
 
     def _check_tables(self) -> None:
@@ -178,10 +225,10 @@ class BitNetCheckpoint:
                 f"expected a float: {', '.join(FLOATS)}"
             )
         tied = self.config.tie_word_embeddings
-        if tied and names.HEAD not in self._tensors:
+        if tied and names.HEAD not in self._stored:
             return
         head = self._array(names.HEAD, shape)
-        head_dtype = self._tensors.file(names.HEAD).info(names.HEAD).dtype
+        head_dtype = self._dtype(names.HEAD)
         if head_dtype != self.float_dtype:
             raise FormatError(
                 f"{self.directory}: '{names.HEAD}' is {head_dtype}, the embedding is "
@@ -195,10 +242,13 @@ class BitNetCheckpoint:
         self.forget()
 
 
-def _quantization(raw: Mapping[str, Any], where: Path) -> tuple[bool, bool]:
+def _quantization(raw: Mapping[str, Any], config: ModelConfig, where: Path) -> tuple[bool, bool]:
     """Whether the scales divide, and whether there are codes (or masters), by the config."""
     quantization = raw.get("quantization_config")
     if quantization is None:
+        # 1bitLLM's and BitNet-embedding's models: their code ternarises whatever is loaded.
+        if "BitnetForCausalLM" in (raw.get("architectures") or []) or config.projection_norm_eps:
+            return False, False
         raise UnsupportedModel(
             f"{where}: no quantization_config, so this is a float model; "
             "give a checkpoint that was trained in ternary"
@@ -207,10 +257,6 @@ def _quantization(raw: Mapping[str, Any], where: Path) -> tuple[bool, bool]:
     if method != "bitnet":
         raise UnsupportedModel(
             f"{where}: quant_method {reprlib.repr(method)} is not supported; supported: 'bitnet'"
-        )
-    if quantization.get("use_rms_norm"):
-        raise UnsupportedModel(
-            f"{where}: use_rms_norm (a norm before every projection) is not supported yet"
         )
     skipped = quantization.get("modules_to_not_convert") or []
     if not isinstance(skipped, list):

@@ -1,4 +1,4 @@
-"""Names and shapes of a BitNet model's tensors, as Hugging Face checkpoints and our file have them.
+"""Names and shapes of a model's tensors, as Hugging Face checkpoints and our file have them.
 
 Our packed file keeps Hugging Face's names, so one table serves both.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .. import ternary
 from ..config import ModelConfig
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -22,40 +23,69 @@ SCREEN = (SCREEN_CODES, SCREEN_SCALES, SCREEN_RESIDUALS)
 
 def norms(config: ModelConfig, layer: int) -> dict[str, int]:
     """RMSNorm gains of a layer, name -> length."""
-    prefix = f"model.layers.{layer}."
-    return {
-        f"{prefix}input_layernorm.weight": config.hidden_size,
-        f"{prefix}self_attn.attn_sub_norm.weight": config.num_attention_heads * config.head_dim,
-        f"{prefix}post_attention_layernorm.weight": config.hidden_size,
-        f"{prefix}mlp.ffn_sub_norm.weight": config.intermediate_size,
+    prefix, hidden = f"model.layers.{layer}.", config.hidden_size
+    gains = {
+        f"{prefix}input_layernorm.weight": hidden,
+        f"{prefix}post_attention_layernorm.weight": hidden,
     }
+    if config.post_norms:
+        gains[f"{prefix}pre_feedforward_layernorm.weight"] = hidden
+        gains[f"{prefix}post_feedforward_layernorm.weight"] = hidden
+    if config.sub_norms:
+        gains[f"{prefix}self_attn.attn_sub_norm.weight"] = config.query_size
+        gains[f"{prefix}mlp.ffn_sub_norm.weight"] = config.intermediate_size
+    if config.qk_norms:
+        gains[f"{prefix}self_attn.q_norm.weight"] = config.head_dim
+        gains[f"{prefix}self_attn.k_norm.weight"] = config.head_dim
+    if config.projection_norm_eps is not None:
+        for name, (_, columns) in projections(config, layer).items():
+            gains[f"{name}.rms_norm.weight"] = columns
+    return gains
 
 
 def projections(config: ModelConfig, layer: int) -> dict[str, tuple[int, int]]:
     """Ternary projections of a layer, name without `.weight` -> (outputs, inputs)."""
     prefix = f"model.layers.{layer}."
     hidden, ffn = config.hidden_size, config.intermediate_size
-    q = config.num_attention_heads * config.head_dim
-    kv = config.num_key_value_heads * config.head_dim
     return {
-        f"{prefix}self_attn.q_proj": (q, hidden),
-        f"{prefix}self_attn.k_proj": (kv, hidden),
-        f"{prefix}self_attn.v_proj": (kv, hidden),
-        f"{prefix}self_attn.o_proj": (hidden, q),
+        f"{prefix}self_attn.q_proj": (config.query_size, hidden),
+        f"{prefix}self_attn.k_proj": (config.kv_size, hidden),
+        f"{prefix}self_attn.v_proj": (config.kv_size, hidden),
+        f"{prefix}self_attn.o_proj": (hidden, config.query_size),
         f"{prefix}mlp.gate_proj": (ffn, hidden),
         f"{prefix}mlp.up_proj": (ffn, hidden),
         f"{prefix}mlp.down_proj": (hidden, ffn),
     }
 
 
+def tables(config: ModelConfig) -> list[str]:
+    """Embedding and, where it is another one, head; the last is the head either way."""
+    return [EMBEDDING] if config.tie_word_embeddings else [EMBEDDING, HEAD]
+
+
+def float_tables(config: ModelConfig) -> list[str]:
+    """`tables`, unless they are ternary."""
+    return [] if config.ternary_embeddings else tables(config)
+
+
 def all_projections(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int]]]:
-    """`projections` of every layer, in order."""
+    """Every ternary matrix in order: `projections` of every layer, then ternary tables."""
     for layer in range(config.num_hidden_layers):
         yield from projections(config, layer).items()
+    if config.ternary_embeddings:
+        for name in tables(config):
+            yield name.removesuffix(".weight"), (config.vocab_size, config.hidden_size)
+
+
+def scale_shape(config: ModelConfig, rows: int, columns: int) -> tuple[int, ...]:
+    """Shape of the `.weight_scale` of a ternary matrix."""
+    if config.scales == "group":
+        return rows, -(-columns // ternary.COLUMNS)
+    return (rows,) if config.scales == "row" else (1,)
 
 
 def all_norms(config: ModelConfig) -> Iterator[tuple[str, int]]:
-    """Every RMSNorm gain, the final one last."""
+    """`norms` of every layer and the final one."""
     for layer in range(config.num_hidden_layers):
         yield from norms(config, layer).items()
     yield FINAL_NORM, config.hidden_size

@@ -23,7 +23,7 @@ from .safetensors import DTYPES, FLOATS, Declared, SafetensorsFile, SafetensorsW
 from .text import TextFiles
 
 FORMAT = "trilobit"
-VERSION = "1"
+VERSION = "2"
 
 # Of the head in memory as floats at once, some seven times over; a multiple of a block's rows.
 _SCREEN_ROWS = 512
@@ -103,9 +103,8 @@ class PackedModel:
                 if not (np.isfinite(arrays[name]).all() and (arrays[name] >= 0).all()):
                     raise FormatError(f"{self.path}: '{name}' holds no sizes; convert again")
         for name, (rows, columns) in names.all_projections(self.config):
-            scale = float(arrays[f"{name}.weight_scale"][0])
-            if not 0 < scale < float("inf"):
-                raise FormatError(f"{self.path}: the scale of '{name}' is {scale}; convert again")
+            dtype = self.file.info(f"{name}.weight_scale").dtype
+            self.check_scales(name, as_float32(arrays[f"{name}.weight_scale"], dtype))
             if not _codes_are_ternary(arrays[f"{name}.weight"]):
                 raise FormatError(
                     f"{self.path}: '{name}' has a weight code 3, which is no ternary value; "
@@ -116,6 +115,15 @@ class PackedModel:
             except FormatError as error:
                 raise FormatError(f"{self.path}: '{name}': {error}") from None
         return arrays
+
+    def check_scales(self, name: str, scales: NDArray[np.float32]) -> None:
+        """FormatError for scales of a matrix that are infinite, not numbers or not positive."""
+        # A row or group of nothing but zeros may have the scale 0.
+        least = np.float32(0 if scales.size > 1 else np.finfo(np.float32).smallest_subnormal)
+        good = (scales >= least) & (scales < np.inf)  # NaN is neither
+        if not good.all():
+            wrong = float(scales[~good].flat[0])
+            raise FormatError(f"{self.path}: the scale of '{name}' is {wrong}; convert again")
 
     def forget_tables(self) -> None:
         """Let go of the rows of embedding and head read so far.
@@ -135,12 +143,12 @@ class PackedModel:
         wanted: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
             name: ((length,), ("F32",)) for name, length in names.all_norms(config)
         }
-        wanted[names.EMBEDDING] = ((config.vocab_size, config.hidden_size), FLOATS)
-        if not config.tie_word_embeddings:
-            wanted[names.HEAD] = wanted[names.EMBEDDING]
+        for name in names.float_tables(config):
+            wanted[name] = ((config.vocab_size, config.hidden_size), FLOATS)
+        scale_types = FLOATS if config.scales == "group" else ("F32",)
         for name, (rows, columns) in names.all_projections(config):
             wanted[f"{name}.weight"] = (ternary.packed_shape(rows, columns), ("U8",))
-            wanted[f"{name}.weight_scale"] = ((1,), ("F32",))
+            wanted[f"{name}.weight_scale"] = (names.scale_shape(config, rows, columns), scale_types)
         if any(name in self.file for name in names.SCREEN):
             wanted |= {name: (shape, (dtype,)) for name, dtype, shape in _declare_screen(config)}
         if names.TOKENIZER in self.file:
@@ -154,6 +162,8 @@ class PackedModel:
                     f"{self.path}: tensor '{name}' is {info.dtype} {list(info.shape)}; the config "
                     f"asks for {'/'.join(dtypes)} {list(shape)}; convert again"
                 )
+        for name in wanted:
+            info = self.file.info(name)
             if info.begin % DTYPES[info.dtype].itemsize:
                 raise FormatError(f"{self.path}: tensor '{name}' is not aligned; convert again")
         foreign = sorted(set(self.file.tensors) - set(wanted))
@@ -176,24 +186,33 @@ def _declare_screen(config: ModelConfig) -> list[Declared]:
     ]
 
 
-def declare(config: ModelConfig, float_dtype: str, text: TextFiles) -> list[Declared]:
-    """Tensors of a packed file in the order of their data: large and aligned ones first."""
+def declare(
+    config: ModelConfig, float_dtype: str, text: TextFiles, *, screened: bool = True
+) -> list[Declared]:
+    """Tensors of a packed file in the order of their data: large and aligned ones first.
+
+    float_dtype: of the float tables and of group scales.
+    screened: whether the file holds the four-bit copy of the head; a ternary head has none.
+    """
     ternary_tensors: list[Declared] = []
     scales: list[Declared] = []
+    grouped = config.scales == "group"
     for name, (rows, columns) in names.all_projections(config):
         ternary_tensors.append((f"{name}.weight", "U8", ternary.packed_shape(rows, columns)))
-        scales.append((f"{name}.weight_scale", "F32", (1,)))
+        shape = names.scale_shape(config, rows, columns)
+        scales.append((f"{name}.weight_scale", float_dtype if grouped else "F32", shape))
     gains: list[Declared] = [(name, "F32", (n,)) for name, n in names.all_norms(config)]
-    table = (config.vocab_size, config.hidden_size)
-    tables: list[Declared] = [(names.EMBEDDING, float_dtype, table)]
-    if not config.tie_word_embeddings:
-        tables.append((names.HEAD, float_dtype, table))
+    screen_: list[Declared] = []
+    if screened and not config.ternary_embeddings:
+        screen_ = _declare_screen(config)
+    size = (config.vocab_size, config.hidden_size)
+    tables: list[Declared] = [(name, float_dtype, size) for name in names.float_tables(config)]
     tokenizer: list[Declared] = []
     if text.tokenizer is not None:
         tokenizer.append((names.TOKENIZER, "U8", (len(text.tokenizer),)))
-    # Packed weights are multiples of 128 bytes, all but the tables multiples of 4, and an odd table
-    # of 2-byte floats goes behind those: every tensor is aligned for its type.
-    return [*ternary_tensors, *gains, *scales, *_declare_screen(config), *tables, *tokenizer]
+    # Packed weights are multiples of 128 bytes, all but tables and group scales multiples of 4, and
+    # an odd number of 2-byte floats goes behind those: every tensor is aligned for its type.
+    return [*ternary_tensors, *gains, *screen_, *scales, *tables, *tokenizer]
 
 
 def metadata(config: ModelConfig, text: TextFiles, source: str) -> dict[str, str]:
@@ -212,12 +231,17 @@ def metadata(config: ModelConfig, text: TextFiles, source: str) -> dict[str, str
 
 
 def writer(
-    path: Path, config: ModelConfig, float_dtype: str, text: TextFiles, source: str
+    path: Path,
+    config: ModelConfig,
+    float_dtype: str,
+    text: TextFiles,
+    source: str,
+    *,
+    screened: bool = True,
 ) -> SafetensorsWriter:
     """A writer of a packed file; tensors must then be written in the order of `declare`."""
-    return SafetensorsWriter(
-        path, declare(config, float_dtype, text), metadata(config, text, source)
-    )
+    declared = declare(config, float_dtype, text, screened=screened)
+    return SafetensorsWriter(path, declared, metadata(config, text, source))
 
 
 def write_screen(
@@ -254,7 +278,9 @@ def bytes_by_part(tensors: Mapping[str, Any]) -> dict[str, int]:
         "tokenizer": 0,
     }
     for name, info in tensors.items():
-        if name == names.EMBEDDING:
+        if info.dtype == "U8" and name.endswith(".weight"):
+            part = "ternary"
+        elif name == names.EMBEDDING:
             part = "embedding"
         elif name == names.HEAD:
             part = "head"

@@ -30,16 +30,18 @@ class PackedSource(PackedModel):
     @property
     def float_dtype(self) -> str:
         """Type of embedding and head, by safetensors' name."""
-        return self.file.info(names.EMBEDDING).dtype
+        embedding = names.EMBEDDING
+        if self.config.ternary_embeddings:  # then of the group scales
+            embedding = embedding.replace(".weight", ".weight_scale")
+        return self.file.info(embedding).dtype
 
-    def projection(self, name: str) -> tuple[NDArray[np.int8], np.float32]:
-        """Codes `[outputs, inputs]` and the scale that multiplies them."""
-        scale = np.float32(self.file.array(f"{name}.weight_scale")[0])
-        if not 0 < scale < np.inf:
-            raise FormatError(f"{self.path}: the scale of '{name}' is {scale}; convert again")
+    def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Codes `[outputs, inputs]` and the scales that multiply them."""
+        scales = self.file.float32(f"{name}.weight_scale")
+        self.check_scales(name, scales)
         try:
             packed = self.file.array(f"{name}.weight")
-            return ternary.unpack(packed, *self._projections[name]), scale
+            return ternary.unpack(packed, *self._projections[name]), scales
         except FormatError as error:
             raise FormatError(f"{self.path}: '{name}': {error}") from None
 

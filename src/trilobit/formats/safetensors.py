@@ -167,6 +167,18 @@ def as_float32(array: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     return array.astype(np.float32, copy=False)
 
 
+def from_float32(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Inverse of `as_float32` for numbers that `dtype` holds; FormatError for others."""
+    if dtype == "BF16":
+        stored: NDArray[Any] = (values.view(np.uint32) >> 16).astype(DTYPES[dtype])
+    else:
+        with np.errstate(over="ignore"):
+            stored = values.astype(DTYPES[dtype])
+    if not np.array_equal(as_float32(stored, dtype), values):
+        raise FormatError(f"a number does not fit into {dtype} without rounding")
+    return stored
+
+
 def _runs(tensors: Iterable[TensorInfo]) -> list[tuple[int, int]]:
     """Bytes (begin, end) of tensors, those that touch each other as one."""
     runs: list[tuple[int, int]] = []

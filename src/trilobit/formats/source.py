@@ -42,16 +42,20 @@ class Source(Protocol):
 
     @property
     def float_dtype(self) -> str:
-        """Type of embedding and head, by safetensors' name: BF16, F16 or F32."""
+        """Type of embedding, head and group scales, by safetensors' name: BF16, F16 or F32."""
 
-    def projection(self, name: str) -> tuple[NDArray[np.int8], np.float32]:
-        """Codes `[outputs, inputs]` in {-1, 0, 1} and the positive scale that multiplies them."""
+    def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Codes `[outputs, inputs]` in {-1, 0, 1} and the scales that multiply them.
+
+        Also of ternary tables. The scales have the shape of `names.scale_shape`; those of groups
+        are numbers that `float_dtype` holds.
+        """
 
     def gain(self, name: str) -> NDArray[np.float32]:
         """Gain of a norm, finite."""
 
     def table(self, name: str) -> NDArray[Any]:
-        """Embedding or head `[vocab, hidden]` in `float_dtype` (BF16 as uint16), finite."""
+        """Float embedding or head `[vocab, hidden]` in `float_dtype` (BF16 as uint16), finite."""
 
     def forget(self) -> None:
         """Let go of the memory of what was read so far."""
