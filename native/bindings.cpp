@@ -252,6 +252,24 @@ struct PyDecoder {
         decoder->sample(samplers, out.data());
         return out;
     }
+
+    std::vector<std::vector<std::int32_t>>
+    verify(const std::vector<Sampler *> &samplers,
+           const std::vector<std::vector<std::int32_t>> &drafts) {
+        require(samplers.size() == drafts.size(), "one draft for each sampler");
+        std::vector<Draft> both;
+        std::size_t rows = samplers.size();
+        for (std::size_t i = 0; i < drafts.size(); ++i) {
+            both.push_back({samplers[i], drafts[i]});
+            rows += drafts[i].size();
+        }
+        require(rows == static_cast<std::size_t>(decoder->output_count()),
+                "an output row for each sampler and each token of a draft");
+        std::vector<std::vector<std::int32_t>> out;
+        const nb::gil_scoped_release release;
+        decoder->verify(both, &out);
+        return out;
+    }
 };
 
 // ---- kernels, for the tests ----------------------------------------------------------------
@@ -391,6 +409,9 @@ NB_MODULE(_native, m) {
         .def("logits", &PyDecoder::logits, "float32 [output rows, vocab] of the last forward.")
         .def("sample", &PyDecoder::sample, "samplers"_a,
              "One token id for each output row of the last forward.")
+        .def("verify", &PyDecoder::verify, "samplers"_a, "drafts"_a,
+             "Tokens that follow in each sequence, whose output rows are of its last token and of "
+             "its draft's: the draft as far as the sampler chooses the same, and one more.")
         .def_prop_ro("threads", [](const PyDecoder &d) { return d.decoder->threads(); })
         .def_prop_ro(
             "screened_tokens",

@@ -357,4 +357,32 @@ void Decoder::sample(std::span<Sampler *const> samplers, std::int32_t *out) {
     }
 }
 
+void Decoder::verify(std::span<const Draft> drafts, std::vector<std::vector<std::int32_t>> *out) {
+    // Every row is chosen at once by a sampler that takes the draft up to there for granted. Those
+    // read the sequence's own sampler, which goes on only when all are done.
+    std::vector<Sampler> ahead;
+    std::vector<Sampler *> samplers;
+    ahead.reserve(static_cast<std::size_t>(outputs_));
+    for (const Draft &draft : drafts) {
+        if (draft.tokens.empty()) {
+            samplers.push_back(draft.sampler);
+            continue;
+        }
+        for (std::size_t i = 0; i <= draft.tokens.size(); ++i)
+            samplers.push_back(&ahead.emplace_back(draft.sampler->after(draft.tokens.first(i))));
+    }
+    std::vector<std::int32_t> chosen(samplers.size());
+    sample(samplers, chosen.data());
+    out->clear();
+    auto row = chosen.cbegin();
+    for (const Draft &draft : drafts) {
+        const auto [wrong, _] = std::mismatch(draft.tokens.begin(), draft.tokens.end(), row);
+        const auto end = row + (wrong - draft.tokens.begin()) + 1;
+        out->emplace_back(row, end);
+        if (!draft.tokens.empty())
+            for (const std::int32_t id : out->back()) draft.sampler->accept(id);
+        row += static_cast<std::ptrdiff_t>(draft.tokens.size()) + 1;
+    }
+}
+
 } // namespace trilobit

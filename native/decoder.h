@@ -65,6 +65,12 @@ struct Batch {
     std::span<const std::int32_t> output_rows; // tokens whose logits are wanted
 };
 
+// Output rows of one sequence: of its last token, and of each token that may follow it.
+struct Draft {
+    Sampler *sampler;
+    std::span<const std::int32_t> tokens;
+};
+
 class Decoder {
   public:
     Decoder(const Config &config, const Weights &weights, const Capacity &capacity,
@@ -75,6 +81,9 @@ class Decoder {
     void logits(int begin, int end, float *out);
     // One token for each output row of the last forward; samplers[i] is advanced.
     void sample(std::span<Sampler *const> samplers, std::int32_t *out);
+    // The tokens that follow in each sequence: those of its draft that the sampler chooses too, as
+    // if one at a time, and the choice after them. Output rows are the drafts' in their order.
+    void verify(std::span<const Draft> drafts, std::vector<std::vector<std::int32_t>> *out);
 
     int output_count() const { return outputs_; }
     int threads() const { return pool_.threads(); }

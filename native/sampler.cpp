@@ -25,32 +25,45 @@ void Sampler::observe(std::span<const std::int32_t> ids) {
 }
 
 void Sampler::accept(std::int32_t id) {
-    ++generated_[id];
+    generated_[id] = std::max(times(id), 0) + 1;
     ++drawn_;
 }
 
+Sampler Sampler::after(std::span<const std::int32_t> ids) const {
+    Sampler ahead(*this, drawn_);
+    for (const std::int32_t id : ids) ahead.accept(id);
+    return ahead;
+}
+
+int Sampler::times(std::int32_t id) const {
+    for (const Sampler *s = this; s; s = s->base_)
+        if (const auto found = s->generated_.find(id); found != s->generated_.end())
+            return found->second;
+    return -1;
+}
+
 std::uint32_t Sampler::noise_key() const {
-    return static_cast<std::uint32_t>(mix(mix(settings_.seed) + drawn_));
+    return static_cast<std::uint32_t>(mix(mix(settings_->seed) + drawn_));
 }
 
 void Sampler::adjusted(std::vector<std::int32_t> *ids, int n) const {
     ids->clear();
     if (penalises())
-        for (const auto &[id, times] : generated_) ids->push_back(id);
-    for (const auto &[id, bias] : settings_.logit_bias) ids->push_back(id);
+        for (const Sampler *s = this; s; s = s->base_)
+            for (const auto &[id, times] : s->generated_) ids->push_back(id);
+    for (const auto &[id, bias] : settings_->logit_bias) ids->push_back(id);
     std::sort(ids->begin(), ids->end());
     ids->erase(std::unique(ids->begin(), ids->end()), ids->end());
     std::erase_if(*ids, [n](std::int32_t id) { return id < 0 || id >= n; });
 }
 
 float Sampler::adjusted_logit(std::int32_t id, float logit) const {
-    const SamplerSettings &s = settings_;
+    const SamplerSettings &s = *settings_;
     if (penalises())
-        if (const auto seen = generated_.find(id); seen != generated_.end()) {
+        if (const int seen = times(id); seen >= 0) {
             logit = logit > 0 ? logit / s.repetition_penalty : logit * s.repetition_penalty;
-            if (seen->second > 0)
-                logit -=
-                    s.frequency_penalty * static_cast<float>(seen->second) + s.presence_penalty;
+            if (seen > 0)
+                logit -= s.frequency_penalty * static_cast<float>(seen) + s.presence_penalty;
         }
     if (const auto bias = s.logit_bias.find(id); bias != s.logit_bias.end()) logit += bias->second;
     return logit;
@@ -62,7 +75,7 @@ std::int32_t Sampler::sample(const Kernels &k, float *logits, int n) {
     for (const std::int32_t id : ids) logits[id] = adjusted_logit(id, logits[id]);
     // Noise is below 17: what is further behind the first cannot win.
     const float top = *std::max_element(logits, logits + n);
-    const float floor = settings_.temperature > 0 ? top - 40 * settings_.temperature : top;
+    const float floor = settings_->temperature > 0 ? top - 40 * settings_->temperature : top;
     candidates_.clear();
     for (std::int32_t id = 0; id < n; ++id)
         if (logits[id] >= floor) candidates_.push_back({logits[id], id});
@@ -72,7 +85,7 @@ std::int32_t Sampler::sample(const Kernels &k, float *logits, int n) {
 
 std::int32_t Sampler::choose(const Kernels &k, std::vector<Candidate> &candidates) {
     Candidate winner = candidates.front();
-    if (settings_.temperature == 0) {
+    if (settings_->temperature == 0) {
         for (const Candidate &one : candidates)
             if (larger(one, winner)) winner = one;
     } else {
@@ -82,7 +95,7 @@ std::int32_t Sampler::choose(const Kernels &k, std::vector<Candidate> &candidate
         for (const Candidate &one : candidates) {
             float noise;
             k.gumbel(key, one.id, 1, &noise);
-            const Candidate entry{one.logit / settings_.temperature + noise, one.id};
+            const Candidate entry{one.logit / settings_->temperature + noise, one.id};
             if (larger(entry, winner)) winner = entry;
         }
     }
@@ -92,7 +105,7 @@ std::int32_t Sampler::choose(const Kernels &k, std::vector<Candidate> &candidate
 
 // Top-k, top-p and min-p.
 void Sampler::filter(std::vector<Candidate> &candidates) const {
-    const SamplerSettings &s = settings_;
+    const SamplerSettings &s = *settings_;
     std::vector<Candidate> &c = candidates;
     if (s.top_k > 0 && static_cast<std::size_t>(s.top_k) < c.size()) {
         std::nth_element(c.begin(), c.begin() + (s.top_k - 1), c.end(), larger);

@@ -10,6 +10,7 @@
 #include "kernels.h"
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -35,7 +36,8 @@ struct Candidate {
 
 class Sampler {
   public:
-    explicit Sampler(SamplerSettings settings) : settings_(std::move(settings)) {}
+    explicit Sampler(SamplerSettings settings)
+        : settings_(std::make_shared<const SamplerSettings>(std::move(settings))) {}
 
     // Tokens of the prompt: only the repetition penalty looks at them.
     void observe(std::span<const std::int32_t> ids);
@@ -43,16 +45,19 @@ class Sampler {
     void accept(std::int32_t id);
     // Choose from `logits` [n], which are overwritten, and accept the choice.
     std::int32_t sample(const Kernels &k, float *logits, int n);
+    // This sampler as it will stand if `ids` are generated next. It reads this one's history, so
+    // this one must outlive it and stay as it is meanwhile.
+    Sampler after(std::span<const std::int32_t> ids) const;
 
     // ---- for who knows which tokens can matter ----
 
-    const SamplerSettings &settings() const { return settings_; }
+    const SamplerSettings &settings() const { return *settings_; }
     // Top-p weighs the whole distribution: no few tokens decide it.
-    bool needs_every_logit() const { return settings_.temperature > 0 && settings_.top_p < 1; }
+    bool needs_every_logit() const { return settings_->temperature > 0 && settings_->top_p < 1; }
     // All tokens take part in the race: noise may be added before anything is left out.
     bool races() const {
-        return settings_.temperature > 0 && settings_.top_k == 0 && settings_.min_p == 0 &&
-               settings_.top_p >= 1;
+        return settings_->temperature > 0 && settings_->top_k == 0 && settings_->min_p == 0 &&
+               settings_->top_p >= 1;
     }
     std::uint32_t noise_key() const;
     // Ids below n, in order, whose logits bias and penalties change.
@@ -62,14 +67,19 @@ class Sampler {
     std::int32_t choose(const Kernels &k, std::vector<Candidate> &candidates);
 
   private:
+    Sampler(const Sampler &base, std::uint64_t drawn)
+        : settings_(base.settings_), base_(&base), drawn_(drawn) {}
     bool penalises() const {
-        return settings_.repetition_penalty != 1 || settings_.frequency_penalty != 0 ||
-               settings_.presence_penalty != 0;
+        return settings_->repetition_penalty != 1 || settings_->frequency_penalty != 0 ||
+               settings_->presence_penalty != 0;
     }
+    // How often a token was generated; 0 when it is only in the prompt, -1 when nowhere.
+    int times(std::int32_t id) const;
     void filter(std::vector<Candidate> &candidates) const;
 
-    SamplerSettings settings_;
-    std::unordered_map<std::int32_t, int> generated_; // id -> times; 0 when only in the prompt
+    std::shared_ptr<const SamplerSettings> settings_;
+    const Sampler *base_ = nullptr;                   // knows the tokens before `after`
+    std::unordered_map<std::int32_t, int> generated_; // id -> `times`, of those changed since
     std::uint64_t drawn_ = 0;
     std::vector<Candidate> candidates_;
 };

@@ -212,6 +212,49 @@ void sampling(const Kernels &k, Model &model, Check &check) {
     }
 }
 
+// Drafts are judged as the tokens would be chosen one at a time, by a sampler that has seen all
+// before; penalties make every choice depend on the ones before it.
+void drafts(const Kernels &k, Model &model, Check &check) {
+    constexpr int kRowCount = 8;
+    for (const bool screened : {false, true}) {
+        Run run(k, screened ? model.screened() : model.weights(), 3, Float::f16);
+        run.step(kRowCount, 0);
+        std::vector<float> logits(size(kRowCount, kConfig.vocab_size));
+        run.decoder().logits(0, kRowCount, logits.data());
+        for (const float temperature : {0.0f, 1.0f})
+            for (const int wrong : {0, 3, 6}) {
+                check.begin(std::string(k.name) + " draft of 6, right up to " +
+                            std::to_string(wrong));
+                SamplerSettings settings;
+                settings.temperature = temperature;
+                settings.repetition_penalty = 1.3f;
+                settings.frequency_penalty = 0.2f;
+                const std::vector<std::int32_t> prompt{1, 2, 3};
+                Sampler single(settings), sampler(settings), other(settings);
+                single.observe(prompt);
+                sampler.observe(prompt);
+                std::vector<std::int32_t> wanted;
+                for (int row = 0; row <= wrong; ++row) {
+                    const float *begin = logits.data() + row * kConfig.vocab_size;
+                    std::vector<float> copy(begin, begin + kConfig.vocab_size);
+                    wanted.push_back(single.sample(k, copy.data(), kConfig.vocab_size));
+                }
+                std::vector<std::int32_t> guess(wanted.begin(), wanted.end());
+                guess.resize(6, 0);
+                if (wrong < 6) guess[size(wrong)] = wanted.back() == 5 ? 6 : 5;
+                const Draft both[] = {{&sampler, guess}, {&other, {}}};
+                std::vector<std::vector<std::int32_t>> out;
+                run.decoder().verify(both, &out);
+                check.that(out.size() == 2 && out[0] == wanted, "a draft's first tokens");
+                check.that(out[1].size() == 1, "one token without a draft");
+                check.that(sampler.noise_key() == single.noise_key() &&
+                               sampler.adjusted_logit(wanted[0], 1) ==
+                                   single.adjusted_logit(wanted[0], 1),
+                           "the sampler has seen what was chosen");
+            }
+    }
+}
+
 } // namespace
 
 void test_decoder(const Kernels &k, Check &check) {
@@ -243,6 +286,7 @@ void test_decoder(const Kernels &k, Check &check) {
         same_logits(mixed, whole, check);
     }
     sampling(k, model, check);
+    drafts(k, model, check);
 }
 
 } // namespace trilobit::test
