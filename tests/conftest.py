@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -19,6 +20,9 @@ settings.load_profile("trilobit")
 
 # A shell lets what it starts in the background ignore Ctrl-C, and that is inherited by all below.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test asks the Internet for a model. Before huggingface_hub is imported: it reads this once.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 TEXT = (
     "Once upon a time there was a little girl who had a red ball. She liked to play in the park. "
@@ -44,6 +48,14 @@ def tiny_config(**changes: object) -> ModelConfig:
         "eos_token_ids": (1,),
     }
     return ModelConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place of the tests' own for packed files, for commands that they start too."""
+    home = tmp_path_factory.mktemp("home")
+    os.environ["TRILOBIT_HOME"] = str(home)
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -474,10 +474,10 @@ def test_truncated_file_is_refused(model_file: Path, tmp_path: Path) -> None:
     ("arguments", "reason"),
     [
         ("run no/such/file", "no such file"),
-        ("run no-such-model", "neither a file nor a bundled model"),
+        ("run no-such-model", "neither a file nor a known model"),
         ("info no/such/file", "no such file"),
         ("info {folder}", "no config.json here"),
-        ("run {checkpoint}", "trilobit convert"),
+        ("run {folder}", "trilobit convert"),
         ("run {checkpoint}/model.safetensors", "not a packed Trilobit model"),
         ("convert no/such/directory {folder}/out", "missing"),
         ("convert {folder}/nothing {folder}/out", "missing; give a packed file"),

@@ -406,7 +406,7 @@ def test_an_impossible_option_is_refused_by_name(
 
 def test_a_model_is_found_by_path_or_name(model_file: Path, tmp_path: Path) -> None:
     assert LLM(str(model_file), threads=1).path == model_file
-    with pytest.raises(RequestError, match="neither a file nor a bundled model"):
+    with pytest.raises(RequestError, match="neither a file nor a known model"):
         LLM("no-such-model")
     with pytest.raises(FormatError, match="no such file"):
         LLM(tmp_path / "missing.trilobit")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import (
     ContextOverflow,
+    DownloadError,
     FormatError,
     OutputError,
     RecipeError,
@@ -24,6 +25,7 @@ __version__ = version("trilobit")
 __all__ = [
     "LLM",
     "ContextOverflow",
+    "DownloadError",
     "FormatError",
     "OutputError",
     "RecipeError",

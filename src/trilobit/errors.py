@@ -6,6 +6,7 @@
     ├── RequestError         a prompt, parameter or option that cannot be served
     │   └── ContextOverflow  more tokens than the model's context holds
     ├── RecipeError          a training recipe that cannot be followed
+    ├── DownloadError        a model that cannot be found, or not fetched whole
     └── OutputError          a result could not be written (disk full, no permission)
 
 A message is one line: what, where, the remedy. The command line prints it and exits with 2.
@@ -34,6 +35,10 @@ class ContextOverflow(RequestError):
 
 class RecipeError(TrilobitError):
     """A training recipe that cannot be followed."""
+
+
+class DownloadError(TrilobitError):
+    """A model that cannot be found, or not fetched whole; nothing broken was left behind."""
 
 
 class OutputError(TrilobitError, OSError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,16 +51,18 @@ def command(
     folder: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure MODEL (a file or a name; default the bundled one), or a published shape.
+    """Measure MODEL (a file, a folder or a name; default the bundled one), or a published shape.
 
     Nothing else should run on the machine meanwhile.
     """
     from trilobit.bench.speed import measure_speed
-    from trilobit.bundled import DEFAULT, model_path
+    from trilobit.bundled import DEFAULT
+    from trilobit.hub.home import home
+    from trilobit.hub.models import model_file
 
     if model and shape:
         raise RequestError(f"give a model or --shape, not both: {model}, {shape}")
-    path = _random_model(shape, folder or _cache()) if shape else model_path(model or DEFAULT)
+    path = _random_model(shape, folder or home()) if shape else model_file(model or DEFAULT)
 
     def progress(done: int, total: int) -> None:
         if sys.stderr.isatty():
@@ -111,7 +112,3 @@ def _random_model(shape: str, folder: Path) -> Path:
             ) from None
         synth.synth_packed(synth.shape(shape), path)
     return path
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trilobit"

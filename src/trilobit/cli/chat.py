@@ -33,7 +33,7 @@ def command(
     threads: int | None,
     context: int | None,
 ) -> None:
-    """Talk to MODEL, a packed file or the name of a bundled model.
+    """Talk to MODEL: a file, a folder or a name (`trilobit list --names`).
 
     /help in the chat explains its commands and keys. Without a terminal, every line of stdin is
     a message; replies go to stdout, all else to stderr.

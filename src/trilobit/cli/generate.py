@@ -29,7 +29,7 @@ def _ids(value: str) -> list[int]:
 @click.argument("prompt", required=False)
 @click.option("--file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
 @click.option("--token-ids", type=_ids, metavar="IDS", help="The prompt as ids: 1,2,3.")
-@click.option("--model", default=DEFAULT, metavar="MODEL", help="A packed file or a bundled name.")
+@click.option("--model", default=DEFAULT, metavar="MODEL", help="A file, a folder or a name.")
 @sampling_options(SamplingParams())
 @click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")

@@ -19,16 +19,19 @@ Facts = dict[str, Any]  # JSON values
 
 
 @click.command("info")
-@click.argument("file")
+@click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def command(file: str, as_json: bool) -> None:
-    """Explain FILE: a packed model, or the name of a bundled one.
+def command(model: str, as_json: bool) -> None:
+    """Explain MODEL: a packed file, or the name of one that comes with the package or was pulled.
 
     Also a Hugging Face checkpoint: its directory, or one .safetensors file of it.
     """
-    from trilobit.bundled import model_path
+    from trilobit.errors import RequestError
+    from trilobit.hub.models import known_file
 
-    path = model_path(file)
+    path = known_file(model)
+    if path is None:
+        raise RequestError(f"{model}: not here yet; `trilobit pull {model}` fetches it")
     facts = _directory(path) if path.is_dir() else _file(path)
     if as_json:
         print(json.dumps(facts))

@@ -21,8 +21,8 @@ def command(
 ) -> None:
     """Write a story that begins with PROMPT ("Once upon a time").
 
-    MODEL is a packed file or the name of a bundled model. The text goes to stdout, the line
-    about it to stderr.
+    MODEL is a file, a folder or a name (`trilobit list --names`). The text goes to stdout, the
+    line about it to stderr.
     """
     from trilobit.engine.llm import LLM
 

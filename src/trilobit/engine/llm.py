@@ -19,11 +19,12 @@ from typing import Any, Literal, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundled import DEFAULT, model_path
+from ..bundled import DEFAULT
 from ..config import ModelConfig
 from ..errors import ContextOverflow, RequestError
 from ..formats import names
 from ..formats.packed import PackedModel
+from ..hub.models import model_file
 from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer
 from .blocks import block_bytes, blocks_for
@@ -120,7 +121,9 @@ class Stream:
 class LLM:
     """A packed model, ready to run.
 
-    model: a packed file, or the name of a bundled model. threads: default the physical cores.
+    model: a packed file, the folder of a checkpoint, or a name: of a bundled model or of one of the
+    Hugging Face Hub, such as "bitnet-2b" or "org/name" (docs/models.md). What is not packed yet is
+    packed, and downloaded if need be, the first time. threads: default the physical cores.
     context: tokens of a sequence, prompt and output; default what the model was made for, which
     is also the most. kv_memory_mb: memory (10^6 bytes) of the KV cache that all sequences share,
     at least one context. max_batch_tokens: tokens of one step. max_sequences: running at once.
@@ -143,7 +146,7 @@ class LLM:
         kv_dtype: Literal["f16", "f32"] = "f16",
         head: Head = "auto",
     ) -> None:
-        packed = PackedModel(model_path(model))
+        packed = PackedModel(model_file(model))
         self.path: Path = packed.path
         self.config: ModelConfig = packed.config
         self.context = self._checked_context(context)

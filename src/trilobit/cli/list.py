@@ -1,0 +1,51 @@
+"""`trilobit list`: the models that are here, and the names of those that could be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import click
+
+
+@click.command("list")
+@click.option("--names", is_flag=True, help="Show the names of published models instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(names: bool, as_json: bool) -> None:
+    """Show every model that is here: its size, what is kept of its download, and its state."""
+    if names:
+        _names(as_json)
+        return
+    from trilobit.hub.shelf import shelf
+
+    from .terminal import one_line
+    from .units import size
+
+    held = shelf()
+    if as_json:
+        print(json.dumps([item.as_dict() for item in held]))
+        return
+    rows = [("NAME", "PACKED", "DOWNLOAD", "STATE")]
+    for item in held:
+        download = size(item.download_bytes) if item.download_bytes else "-"
+        rows.append((one_line(item.name), size(item.size_bytes), download, one_line(item.state)))
+    _print(rows)
+
+
+def _names(as_json: bool) -> None:
+    from trilobit.bundled import bundled_models
+    from trilobit.hub.names import ALIASES
+
+    table = {**dict.fromkeys(bundled_models(), "comes with the package"), **ALIASES}
+    if as_json:
+        print(json.dumps(table))
+    else:
+        _print(list(table.items()))
+
+
+def _print(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print(
+            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )

@@ -1,0 +1,44 @@
+"""`trilobit pull`: a model of the Hugging Face Hub on this machine, ready to run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import click
+
+
+@click.command("pull")
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(model: str, as_json: bool) -> None:
+    """Download MODEL if it is new, check it, and pack it.
+
+    MODEL is a short name (`trilobit list --names`), or org/name of the Hugging Face Hub, with
+    @revision or :file.gguf where that is wanted. A checkpoint on this machine is packed only.
+    The download goes into the cache of huggingface_hub; HF_HOME, HF_TOKEN, HF_ENDPOINT and
+    HF_HUB_OFFLINE mean what they mean there.
+    """
+    from trilobit.hub.models import pull
+
+    from .units import size
+
+    done = pull(model)
+    size_bytes = done.path.stat().st_size
+    if as_json:
+        result = {
+            "name": done.name,
+            "path": str(done.path),
+            "size_bytes": size_bytes,
+            "downloaded_bytes": done.downloaded_bytes,
+            "new": done.is_new,
+        }
+        print(json.dumps(result))
+        return
+    if not done.is_new:
+        print(f"{done.name}: up to date, {size(size_bytes)}")
+    elif done.downloaded_bytes:
+        print(f"{done.name}: {size(done.downloaded_bytes)} downloaded, packed: {size(size_bytes)}")
+    else:
+        print(f"{done.name}: packed: {size(size_bytes)}")
+    print(f"Run it: trilobit run {shlex.quote(done.name)}")

@@ -1,0 +1,1 @@
+"""Models by name: what a name means, the download, and the packed files kept of them."""

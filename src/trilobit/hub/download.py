@@ -1,0 +1,270 @@
+"""A repository of the Hub -> files on this machine, every byte of them checked.
+
+`huggingface_hub` does the transfer into its own cache, by its own settings (HF_HOME, HF_TOKEN,
+HF_ENDPOINT, HF_HUB_OFFLINE, proxies). It compares sizes; the hashes are compared here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DownloadError, OutputError, RequestError, UnsupportedModel
+from .bar import as_tqdm, say, transfer
+from .faults import hub_faults, patiently
+from .files import Needed, needed
+from .names import Repo
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubFile:
+    """One file as the Hub lists it."""
+
+    name: str
+    size_bytes: int
+    sha256: str | None  # of what Git LFS keeps
+    blob: str | None  # git's name of the content, of what git itself keeps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A commit of a repository: the files needed of it, and where they are or will be."""
+
+    repo: Repo
+    commit: str
+    folder: Path
+    needed: Needed
+    files: tuple[HubFile, ...]
+
+    @property
+    def source(self) -> Path:
+        """What is to be converted."""
+        return self.folder / self.needed.source if self.needed.source else self.folder
+
+    @property
+    def missing(self) -> list[HubFile]:
+        """Files that are not in the snapshot's folder."""
+        return [file for file in self.files if not (self.folder / file.name).exists()]
+
+    @property
+    def missing_bytes(self) -> int:
+        """What must be transferred: another commit may have had the same file."""
+        blobs = storage(self.repo) / "blobs"
+        return sum(
+            file.size_bytes
+            for file in self.missing
+            if not (blobs / (file.sha256 or file.blob or "-")).exists()
+        )
+
+
+def look_up(repo: Repo) -> Snapshot:
+    """Ask the Hub what a model consists of now.
+
+    Raises DownloadError when it cannot be found or reached.
+    """
+    from huggingface_hub import HfApi, constants
+
+    def ask() -> object:
+        return HfApi().model_info(
+            repo.id,
+            revision=repo.revision,
+            files_metadata=True,
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
+        )
+
+    with hub_faults(repo):
+        info = patiently(ask)
+    listed = _listed(repo, info)
+    commit = getattr(info, "sha", None)
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        raise DownloadError(f"{repo}: the Hub names no commit; check HF_ENDPOINT")
+    wanted = needed(repo, listed)
+    return Snapshot(
+        repo=repo,
+        commit=commit,
+        folder=storage(repo) / "snapshots" / commit,
+        needed=wanted,
+        files=tuple(listed[name] for name in wanted.files),
+    )
+
+
+def downloaded(repo: Repo) -> Snapshot | None:
+    """The newest complete download of a model, found without the network."""
+    commit = downloaded_commit(repo)
+    if commit is None:
+        return None
+    folder = storage(repo) / "snapshots" / commit
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    try:
+        wanted = needed(repo, names)
+    except (RequestError, UnsupportedModel):
+        return None
+    has_text = wanted.source or {"tokenizer.json", "tokenizer.model"} & set(wanted.files)
+    if not has_text:  # another program may have wanted the weights only
+        return None
+    files = tuple(_from_cache(folder, name) for name in wanted.files)
+    return Snapshot(repo=repo, commit=commit, folder=folder, needed=wanted, files=files)
+
+
+def downloaded_commit(repo: Repo) -> str | None:
+    """The commit that a revision was when it was last asked for, by whatever program."""
+    if _COMMIT.fullmatch(repo.revision):
+        return repo.revision
+    with suppress(OSError, ValueError):
+        commit = (storage(repo) / "refs" / repo.revision).read_text(encoding="ascii").strip()
+        return commit if _COMMIT.fullmatch(commit) else None
+    return None
+
+
+def download(snapshot: Snapshot) -> None:
+    """Fetch what is missing and check every file.
+
+    Raises DownloadError when a file cannot be fetched or is not what the Hub says (it is then
+    deleted), OutputError when it cannot be stored.
+    """
+    from huggingface_hub import hf_hub_download
+
+    remove_leftovers(snapshot.repo)
+    wanted_bytes = snapshot.missing_bytes
+    _check_space(snapshot.repo, wanted_bytes)
+    what = f"Downloading {snapshot.repo}"
+    with hub_faults(snapshot.repo), transfer(what, wanted_bytes) as advance:
+        for file in snapshot.missing:
+            patiently(
+                lambda name=file.name: hf_hub_download(  # type: ignore[misc]
+                    snapshot.repo.id,
+                    name,
+                    revision=snapshot.commit,
+                    tqdm_class=as_tqdm(advance),
+                ),
+                asked_again=True,
+            )
+        _remember(snapshot)
+    verify(snapshot)
+
+
+def verify(snapshot: Snapshot) -> None:
+    """Compare every file with its hash; delete one that is wrong, and raise DownloadError."""
+    with transfer(f"Checking {snapshot.repo}", sum(f.size_bytes for f in snapshot.files)) as moved:
+        for file in snapshot.files:
+            path = snapshot.folder / file.name
+            expected = file.sha256 or file.blob
+            if expected is None:
+                continue
+            digest = hashlib.sha256() if file.sha256 else _git_blob(path)
+            with path.open("rb") as opened:
+                while chunk := opened.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    moved(len(chunk))
+            if digest.hexdigest() != expected:
+                _delete_cached(path)
+                raise DownloadError(
+                    f"{snapshot.repo}: {file.name} is damaged ({digest.name} {digest.hexdigest()}, "
+                    f"the Hub says {expected}); it was deleted: pull again"
+                )
+
+
+def storage(repo: Repo) -> Path:
+    """The folder of a repository in the cache of huggingface_hub."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / ("models--" + repo.id.replace("/", "--"))
+
+
+def remove_leftovers(repo: Repo) -> None:
+    """Delete the partial files of downloads that were killed; those under way are locked."""
+    from filelock import FileLock, Timeout
+
+    locks = storage(repo).parent / ".locks" / storage(repo).name
+    for part in (storage(repo) / "blobs").glob("*.incomplete"):
+        lock = FileLock(locks / f"{part.name.split('.')[0]}.lock")
+        with suppress(Timeout, OSError), lock.acquire(timeout=0):
+            part.unlink()
+
+
+def delete_download(repo: Repo, commit: str | None) -> int:
+    """Delete a commit of a model from the cache of huggingface_hub; bytes freed."""
+    from huggingface_hub import scan_cache_dir
+
+    remove_leftovers(repo)
+    if commit is None or not (storage(repo) / "snapshots" / commit).is_dir():
+        return 0
+    with hub_faults(repo):
+        plan = scan_cache_dir().delete_revisions(commit)
+        plan.execute()
+    return plan.expected_freed_size
+
+
+def _listed(repo: Repo, info: object) -> dict[str, HubFile]:
+    listed = {}
+    for sibling in getattr(info, "siblings", None) or ():
+        lfs = sibling.lfs
+        sha256 = getattr(lfs, "sha256", None)
+        if lfs is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+            raise DownloadError(f"{repo}: the Hub gives no hash of {sibling.rfilename}; try later")
+        listed[sibling.rfilename] = HubFile(
+            name=sibling.rfilename,
+            size_bytes=sibling.size or 0,
+            sha256=sha256,
+            blob=sibling.blob_id if lfs is None else None,
+        )
+    return listed
+
+
+def _from_cache(folder: Path, name: str) -> HubFile:
+    path = folder / name
+    # A snapshot's files are links to blobs, and a blob's name is its hash: of the content where
+    # Git LFS keeps it, git's own where git does.
+    blob = path.readlink().name if path.is_symlink() else ""
+    return HubFile(
+        name=name,
+        size_bytes=path.stat().st_size,
+        sha256=blob if _SHA256.fullmatch(blob) else None,
+        blob=blob if _COMMIT.fullmatch(blob) else None,
+    )
+
+
+def _git_blob(path: Path) -> hashlib._Hash:
+    return hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+
+
+def _check_space(repo: Repo, wanted_bytes: int) -> None:
+    place = storage(repo)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free_bytes = shutil.disk_usage(place).free
+    if wanted_bytes > free_bytes:
+        raise OutputError(
+            f"{repo}: needs {wanted_bytes / 1e9:.2f} GB, and the disk of {place} has "
+            f"{free_bytes / 1e9:.2f} GB free; free space, or set HF_HOME to another disk"
+        )
+
+
+def _remember(snapshot: Snapshot) -> None:
+    """Note which commit the revision is, as huggingface_hub does when it resolves one itself."""
+    if snapshot.repo.revision == snapshot.commit:
+        return
+    ref = storage(snapshot.repo) / "refs" / snapshot.repo.revision
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    written = ref.with_name(f"{ref.name}.{snapshot.commit[:8]}.tmp")
+    written.write_text(snapshot.commit, encoding="ascii")
+    written.replace(ref)
+
+
+def _delete_cached(path: Path) -> None:
+    """Delete a file of a snapshot with all that it links to in the cache."""
+    chain = [path]
+    while chain[-1].is_symlink():
+        chain.append(chain[-1].parent / chain[-1].readlink())
+    for link in chain:
+        with suppress(OSError):
+            link.unlink()
+    say(f"deleted {path}")

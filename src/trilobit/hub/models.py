@@ -1,0 +1,152 @@
+"""A model by any name -> its packed file, made once and kept.
+
+What was prepared is opened without a look at the network. `pull` asks the Hub for newer weights.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .names import Repo, resolve
+
+if TYPE_CHECKING:
+    from .cache import Entry
+    from .download import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulled:
+    """A model that is ready to run."""
+
+    name: str  # how to run it
+    path: Path  # its packed file
+    downloaded_bytes: int
+    is_new: bool  # it was packed now
+
+
+def model_file(model: str | os.PathLike[str]) -> Path:
+    """The packed file of a model: a path, or a name of any kind (see `names.resolve`).
+
+    A model of the Hub is downloaded and packed the first time; so is a checkpoint on this
+    machine, and again when its files change. A path that is neither is returned as it is.
+    """
+    found = resolve(model)
+    if isinstance(found, Repo):
+        entry = _entry(found)
+        return _ready(entry) or _prepare(found, entry)
+    return _pack(found).path if _is_source(found) else found
+
+
+def known_file(model: str | os.PathLike[str]) -> Path | None:
+    """The packed file of a model if that is here, or the path that was named. Prepares nothing."""
+    found = resolve(model)
+    return _ready(_entry(found)) if isinstance(found, Repo) else found
+
+
+def pull(model: str | os.PathLike[str]) -> Pulled:
+    """Have the newest state of a model here, ready to run.
+
+    Raises DownloadError when it cannot be fetched, FormatError or UnsupportedModel when it
+    cannot be packed, OutputError when there is no room for it.
+    """
+    found = resolve(model)
+    if isinstance(found, Repo):
+        return _pull(found)
+    if _is_source(found):
+        return _pack(found)
+    return Pulled(name=str(model), path=found, downloaded_bytes=0, is_new=False)
+
+
+def _entry(repo: Repo) -> Entry:
+    from .cache import Entry
+
+    return Entry(str(repo), repo.title)
+
+
+def _ready(entry: Entry) -> Path | None:
+    record = entry.record()
+    if record is None:
+        return None
+    path = entry.path(record.state)
+    return path if path.exists() else None
+
+
+def _prepare(repo: Repo, entry: Entry) -> Path:
+    """Pack what is here of a repository; download it if that is not enough."""
+    from .download import download, downloaded, look_up, verify
+    from .faults import Unreachable
+
+    with entry.locked():
+        ready = _ready(entry)  # another process may have made it meanwhile
+        if ready is not None:
+            return ready
+        record = entry.record()
+        if record is not None and all(
+            os.path.exists(os.path.join(record.snapshot, name)) for name in record.files
+        ):
+            return entry.make(record)  # the packed format has changed since
+        try:
+            snapshot = look_up(repo)
+        except Unreachable:
+            here = downloaded(repo)
+            if here is None:
+                raise
+            verify(here)
+            return _make(entry, here)
+        download(snapshot)
+        return _make(entry, snapshot)
+
+
+def _pull(repo: Repo) -> Pulled:
+    from .download import download, look_up
+
+    entry = _entry(repo)
+    with entry.locked():
+        snapshot = look_up(repo)
+        path = entry.path(snapshot.commit)
+        if path.exists() and _ready(entry) == path:
+            return Pulled(name=repo.alias, path=path, downloaded_bytes=0, is_new=False)
+        size_bytes = snapshot.missing_bytes
+        download(snapshot)
+        path = _make(entry, snapshot)
+    return Pulled(name=repo.alias, path=path, downloaded_bytes=size_bytes, is_new=True)
+
+
+def _make(entry: Entry, snapshot: Snapshot) -> Path:
+    from .cache import Record
+
+    return entry.make(
+        Record(
+            name=entry.name,
+            title=entry.title,
+            is_repo=True,
+            state=snapshot.commit,
+            source=str(snapshot.source),
+            files=snapshot.needed.files,
+            snapshot=str(snapshot.folder),
+        )
+    )
+
+
+def _is_source(path: Path) -> bool:
+    """Whether a path is something to be packed first."""
+    if os.path.isdir(path):
+        return os.path.exists(path / "config.json")
+    return path.suffix == ".gguf" and os.path.exists(path)
+
+
+def _pack(path: Path) -> Pulled:
+    from .cache import Entry, Record, fingerprint
+
+    name = os.path.realpath(path)
+    entry = Entry(name, Path(name).stem if os.path.isfile(name) else Path(name).name)
+    state = fingerprint(Path(name))
+    made = entry.path(state)
+    if made.exists():
+        return Pulled(name=str(path), path=made, downloaded_bytes=0, is_new=False)
+    record = Record(name=name, title=entry.title, is_repo=False, state=state, source=name)
+    with entry.locked():
+        return Pulled(name=str(path), path=entry.make(record), downloaded_bytes=0, is_new=True)

@@ -1,0 +1,384 @@
+"""Pulling from a Hub on loopback, with what goes wrong on the way; see hub_server.py."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from conftest import tiny_config
+from hub_server import TOKEN, HubServer, folder_files, in_lfs, serving
+from huggingface_hub import constants
+
+from trilobit import LLM, SamplingParams
+from trilobit.errors import DownloadError, OutputError, RequestError, UnsupportedModel
+from trilobit.formats import packed
+from trilobit.hub import download, shelf
+from trilobit.hub.models import known_file, model_file, pull
+from trilobit.hub.names import Repo
+from trilobit.synth import synth
+
+NAME = "org/tiny"
+LARGE = 21_000_000  # more than two of the pieces that huggingface_hub reads
+
+
+@pytest.fixture(scope="module")
+def files(checkpoint: Path) -> dict[str, bytes]:
+    return folder_files(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def newer_files(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> dict:
+    folder = tmp_path_factory.mktemp("newer") / "tiny"
+    synth(tiny_config(), folder, seed=2)
+    return {**files, **folder_files(folder)}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub that this process asks, with empty caches, and no waiting between tries."""
+    with serving() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        monkeypatch.setenv("TRILOBIT_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("NO_PROXY", "*")
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server
+        huggingface_hub.close_session()
+
+
+def greedy(model: str | Path) -> list[int]:
+    llm = LLM(model, threads=1)
+    return llm.generate("Once upon a time", SamplingParams(max_tokens=8, temperature=0)).token_ids
+
+
+def below(folder: Path) -> list[str]:
+    """The files in a folder, locks apart."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def fetched(hub: HubServer) -> list[str]:
+    """Names of the files whose content was asked for, large ones by hash."""
+    return [path.rsplit("/")[-1] for path in hub.asked("GET", "/") if "/api/" not in path]
+
+
+# ---- what is fetched --------------------------------------------------------------------------
+
+
+def test_a_pulled_model_says_what_its_checkpoint_says(
+    hub: HubServer, files: dict[str, bytes], model_file: Path
+) -> None:
+    commit = hub.add(NAME, files)
+    done = pull(NAME)
+    assert done.name == NAME
+    assert done.is_new
+    assert done.downloaded_bytes == sum(map(len, files.values()))
+    assert done.path.read_bytes()[-1000:] == model_file.read_bytes()[-1000:]
+    assert greedy(NAME) == greedy(model_file)
+    assert greedy(f"{NAME}@{commit}") == greedy(model_file)
+
+
+def test_only_what_is_needed_is_fetched_and_code_never(
+    hub: HubServer, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    trap = tmp_path / "trap"
+    code = f"open({str(trap)!r}, 'w')".encode()
+    config = files["config.json"].replace(
+        b"{", b'{"auto_map": {"AutoConfig": "configuration.Config", "AutoModel": "model.Net"},', 1
+    )
+    others = {
+        "model.py": code,
+        "configuration.py": code,
+        "__init__.py": code,
+        "pytorch_model.bin": b"pickle",
+        "onnx/model.onnx": b"onnx",
+        "README.md": b"# tiny",
+    }
+    hub.add(NAME, {**files, **others, "config.json": config})
+    pull(NAME)
+    greedy(NAME)
+    assert not trap.exists()
+    names = {path.name for path in (tmp_path / "hf").rglob("snapshots/*/*")}
+    assert names == set(files)
+    assert not list(tmp_path.rglob("*.py*"))
+
+
+def test_a_second_pull_fetches_nothing(hub: HubServer, files: dict[str, bytes]) -> None:
+    hub.add(NAME, files)
+    path = pull(NAME).path
+    before = (fetched(hub), path.stat().st_mtime_ns)
+    done = pull(NAME)
+    assert (done.is_new, done.downloaded_bytes, done.path) == (False, 0, path)
+    assert (fetched(hub), path.stat().st_mtime_ns) == before
+
+
+def test_what_was_pulled_runs_without_a_look_at_the_network(
+    hub: HubServer, files: dict[str, bytes]
+) -> None:
+    hub.add(NAME, files)
+    path = model_file(NAME)
+    asked = len(hub.requests)
+    assert model_file(NAME) == model_file(f"{NAME}@main") == known_file(NAME) == path
+    assert len(hub.requests) == asked
+
+
+def test_a_new_commit_replaces_the_old_one_when_it_is_pulled(
+    hub: HubServer, files: dict[str, bytes], newer_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.add(NAME, files)
+    old = pull(NAME).path
+    old_text = greedy(NAME)
+    hub.add(NAME, newer_files)
+    assert model_file(NAME) == old  # a run never changes what it runs
+    done = pull(NAME)
+    assert done.is_new
+    assert done.downloaded_bytes == len(newer_files["model.safetensors"])
+    assert greedy(NAME) != old_text
+    assert [name for name in below(tmp_path / "home") if name.endswith(".trilobit")] == [
+        done.path.relative_to(tmp_path / "home").as_posix()
+    ]
+
+
+def test_a_revision_is_a_model_of_its_own(
+    hub: HubServer, files: dict[str, bytes], newer_files: dict[str, bytes]
+) -> None:
+    hub.add(NAME, files)
+    hub.add(NAME, newer_files, revision="v2")
+    assert greedy(NAME) != greedy(f"{NAME}@v2")
+    with pytest.raises(DownloadError, match="org/tiny has no revision v3"):
+        model_file(f"{NAME}@v3")
+
+
+def test_a_model_of_a_download_by_another_program_needs_no_network(
+    hub: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(NAME, files)
+    huggingface_hub.snapshot_download(NAME)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    asked = len(hub.requests)
+    assert greedy(NAME)
+    assert len(hub.requests) == asked
+
+
+def test_a_download_without_its_tokenizer_is_no_model(
+    hub: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(NAME, files)
+    huggingface_hub.snapshot_download(NAME, ignore_patterns=["tokenizer*"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match="not here, and HF_HUB_OFFLINE is set"):
+        model_file(NAME)
+
+
+def test_a_packed_file_of_another_format_is_made_again_without_the_network(
+    hub: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(NAME, files)
+    old = pull(NAME).path
+    asked = len(hub.requests)
+    monkeypatch.setattr(packed, "VERSION", "0")
+    assert [held.state for held in shelf.shelf() if held.name == NAME] == [
+        "stale: packed by another version of Trilobit"
+    ]
+    new = model_file(NAME)
+    assert new != old
+    assert new.exists()
+    assert not old.exists()
+    assert len(hub.requests) == asked
+
+
+# ---- what goes wrong --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_file_with_wrong_bytes_is_deleted_and_told(
+    hub: HubServer, files: dict[str, bytes], file: str, tmp_path: Path
+) -> None:
+    hub.add(NAME, files)
+    sha256 = hashlib.sha256(files[file]).hexdigest()
+    hub.fail(sha256 if in_lfs(file) else file, "wrong", method="GET", times=1)
+    with pytest.raises(DownloadError, match=f"{NAME}: {file} is damaged .*it was deleted: pull"):
+        pull(NAME)
+    assert {path.name for path in (tmp_path / "hf").rglob("snapshots/*/*")} == {*files} - {file}
+    assert len(list((tmp_path / "hf").rglob("blobs/*"))) == len(files) - 1
+    done = pull(NAME)
+    assert done.downloaded_bytes == len(files[file])
+    assert greedy(NAME)
+
+
+def test_a_cut_download_goes_on_where_it_stopped(hub: HubServer, files: dict[str, bytes]) -> None:
+    hub.add(NAME, {**files, "merges.txt": bytes(LARGE)})
+    hub.fail("merges.txt", "cut", value=15_000_000, method="GET", times=1)
+    pull(NAME)
+    ranges = [h["Range"] for _, path, h in hub.requests if "merges" in path and "Range" in h]
+    assert len(ranges) == 1
+    assert 0 < int(ranges[0].removeprefix("bytes=").removesuffix("-")) <= 15_000_000
+
+
+def test_a_download_that_is_cut_again_and_again_leaves_nothing_broken(
+    hub: HubServer, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.add(NAME, files)
+    hub.fail("cdn", "cut", value=1000)
+    with pytest.raises(DownloadError, match=f"{NAME}: no answer from 127.0.0.1:"):
+        pull(NAME)
+    assert not list(tmp_path.rglob("*.incomplete"))
+    hub.faults.clear()
+    assert pull(NAME).is_new
+
+
+@pytest.mark.parametrize("where", ["/api/", "/resolve/", "/cdn/"])
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(
+    hub: HubServer, files: dict[str, bytes], where: str, status: int
+) -> None:
+    hub.add(NAME, files)
+    hub.fail(where, "status", status, times=2)
+    assert pull(NAME).is_new
+
+
+@pytest.mark.parametrize("where", ["/api/", "/resolve/", "/cdn/"])
+def test_a_server_that_stays_busy_is_told_in_one_line(
+    hub: HubServer, files: dict[str, bytes], where: str
+) -> None:
+    hub.add(NAME, files)
+    hub.fail(where, "status", 503)
+    with pytest.raises(DownloadError, match=f"{NAME}: .* answers 503 again and again; try later"):
+        pull(NAME)
+
+
+def test_a_server_that_answers_late_is_asked_again(
+    hub: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.1)
+    hub.add(NAME, files)
+    hub.fail("/api/", "slow", 0.5, times=1)
+    assert pull(NAME).is_new
+    hub.fail("/api/", "slow", 0.5)
+    with pytest.raises(DownloadError, match=f"{NAME}: no answer from .* .ReadTimeout"):
+        pull(NAME)
+
+
+def test_a_gated_model_wants_its_licence_accepted_and_a_token(
+    hub: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(NAME, files, access="gated")
+    with pytest.raises(DownloadError, match=f"{NAME}: gated; accept .*/{NAME}, then set HF_TOKEN"):
+        pull(NAME)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert pull(NAME).is_new  # the other host, which refuses a token, was not shown it
+    assert hub.asked("GET", "/cdn/")
+
+
+def test_a_private_model_and_a_missing_one_look_the_same_to_strangers(
+    hub: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(NAME, files, access="private")
+    for name in (NAME, "org/none"):
+        with pytest.raises(DownloadError, match=f"{name}: neither .* nor .*set HF_TOKEN"):
+            pull(name)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert pull(NAME).is_new
+    with pytest.raises(DownloadError, match="org/none: neither a file here nor a model"):
+        pull("org/none")
+
+
+def test_a_missing_model_is_told_with_the_names_that_are_near(hub: HubServer) -> None:
+    with pytest.raises(DownloadError, match=r"microsoft/bitnet-2b-4T: neither .* mean bitnet-2b"):
+        pull("microsoft/bitnet-2b-4T")
+
+
+@pytest.mark.parametrize(("status", "reason"), [(403, "accept its licence"), (418, "answers 418")])
+def test_a_refusal_is_told(
+    hub: HubServer, files: dict[str, bytes], status: int, reason: str
+) -> None:
+    hub.add(NAME, files)
+    hub.fail("/api/", "status", status)
+    with pytest.raises(DownloadError, match=f"^{NAME}: .*{reason}"):
+        pull(NAME)
+
+
+def test_no_server_is_told_in_one_line(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DownloadError, match=f"{NAME}: no answer from 127.0.0.1:9 .ConnectError"):
+        pull(NAME)
+
+
+def test_offline_without_a_copy_is_told(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for ask in (pull, model_file):
+        with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set; unset it and pull"):
+            ask(NAME)
+    assert hub.requests == []
+
+
+def test_a_disk_too_small_is_known_before_anything_is_fetched(
+    hub: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(NAME, files)
+    usage = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(OutputError, match=rf"{NAME}: needs .* GB, and the disk of .* has 0\.00 GB"):
+        pull(NAME)
+    assert fetched(hub) == []
+
+
+def test_pickles_and_a_choice_of_files_are_refused_before_anything_is_fetched(
+    hub: HubServer, files: dict[str, bytes]
+) -> None:
+    hub.add("org/pickles", {"config.json": files["config.json"], "pytorch_model.bin": b"x"})
+    hub.add("org/ggufs", {"a.gguf": b"GGUF", "b.gguf": b"GGUF"})
+    with pytest.raises(UnsupportedModel, match="pickled weights only"):
+        pull("org/pickles")
+    with pytest.raises(RequestError, match=r"choose one: org/ggufs:a\.gguf, org/ggufs:b\.gguf"):
+        pull("org/ggufs")
+    assert fetched(hub) == []
+
+
+def test_a_model_of_another_kind_can_be_deleted_again(
+    hub: HubServer, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    config = files["config.json"].replace(b"BitNetForCausalLM", b"MambaForCausalLM")
+    config = config.replace(b'"bitnet"', b'"mamba"')
+    hub.add(NAME, {**files, "config.json": config})
+    with pytest.raises(UnsupportedModel):
+        pull(NAME)
+    assert below(tmp_path / "home") == []
+    held = shelf.find(NAME)
+    assert (held.state, held.path) == ("not packed", None)
+    assert held.download_bytes == sum(map(len, files.values())) + len(config) - len(
+        files["config.json"]
+    )
+    assert shelf.remove_download(held) == held.download_bytes
+    assert "snapshots" not in {path.name for path in (tmp_path / "hf").rglob("*")}
+    with pytest.raises(RequestError, match=f"{NAME}: not here; nothing is"):
+        shelf.find(NAME)
+
+
+def test_leftovers_of_killed_downloads_are_removed_and_live_ones_kept(
+    hub: HubServer, files: dict[str, bytes]
+) -> None:
+    from filelock import FileLock
+
+    hub.add(NAME, files)
+    storage = download.storage(Repo(NAME))
+    (storage / "blobs").mkdir(parents=True)
+    dead, live = (storage / "blobs" / f"{name}.1.incomplete" for name in ("dead", "live"))
+    dead.touch()
+    live.touch()
+    locks = storage.parent / ".locks" / storage.name
+    locks.mkdir(parents=True)
+    with FileLock(locks / "live.lock"):
+        pull(NAME)
+    assert (dead.exists(), live.exists()) == (False, True)
+    assert os.listdir(storage / "refs") == ["main"]
