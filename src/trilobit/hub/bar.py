@@ -15,10 +15,15 @@ def _on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def _plain(text: str) -> str:
+    """Without what a terminal would obey: a folder's name may hold anything."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def say(text: str) -> None:
     """One line for whoever watches."""
     if _on_terminal():
-        print(text, file=sys.stderr)
+        print(_plain(text), file=sys.stderr)
 
 
 @contextmanager
@@ -46,7 +51,7 @@ def transfer(what: str, size_bytes: int) -> Iterator[Advance]:
         console=Console(stderr=True),
         transient=True,
     ) as bar:
-        task = bar.add_task(what, total=size_bytes)
+        task = bar.add_task(_plain(what), total=size_bytes)
         yield lambda count: bar.advance(task, count)
 
 
@@ -66,7 +71,7 @@ def steps(what: str) -> Iterator[Callable[[int, int], None] | None]:
         console=Console(stderr=True),
         transient=True,
     ) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(_plain(what), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

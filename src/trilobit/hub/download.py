@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DownloadError, OutputError, RequestError, UnsupportedModel
-from .bar import as_tqdm, say, transfer
+from ..formats.files import read_json
+from ..formats.hf_config import model_config
+from .bar import Advance, as_tqdm, say, transfer
 from .faults import hub_faults, patiently
 from .files import Needed, needed
 from .names import Repo
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONFIG = "config.json"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -127,8 +130,10 @@ def downloaded_commit(repo: Repo) -> str | None:
 def download(snapshot: Snapshot) -> None:
     """Fetch what is missing and check every file.
 
-    Raises DownloadError when a file cannot be fetched or is not what the Hub says (it is then
-    deleted), OutputError when it cannot be stored.
+    The config comes first: the weights of a model that does not run here are not worth the wait.
+    Raises UnsupportedModel or FormatError for a config that is not for us, DownloadError when a
+    file cannot be fetched or is not what the Hub says (it is then deleted), OutputError when it
+    cannot be stored.
     """
     from huggingface_hub import hf_hub_download
 
@@ -137,6 +142,7 @@ def download(snapshot: Snapshot) -> None:
     _check_space(snapshot.repo, wanted_bytes)
     what = f"Downloading {snapshot.repo}"
     with hub_faults(snapshot.repo), transfer(what, wanted_bytes) as advance:
+        _remember(snapshot)
         for file in snapshot.missing:
             patiently(
                 lambda name=file.name: hf_hub_download(  # type: ignore[misc]
@@ -147,7 +153,8 @@ def download(snapshot: Snapshot) -> None:
                 ),
                 asked_again=True,
             )
-        _remember(snapshot)
+            if file.name == _CONFIG:
+                _check_config(snapshot, file)
     verify(snapshot)
 
 
@@ -155,21 +162,7 @@ def verify(snapshot: Snapshot) -> None:
     """Compare every file with its hash; delete one that is wrong, and raise DownloadError."""
     with transfer(f"Checking {snapshot.repo}", sum(f.size_bytes for f in snapshot.files)) as moved:
         for file in snapshot.files:
-            path = snapshot.folder / file.name
-            expected = file.sha256 or file.blob
-            if expected is None:
-                continue
-            digest = hashlib.sha256() if file.sha256 else _git_blob(path)
-            with path.open("rb") as opened:
-                while chunk := opened.read(_CHUNK_BYTES):
-                    digest.update(chunk)
-                    moved(len(chunk))
-            if digest.hexdigest() != expected:
-                _delete_cached(path)
-                raise DownloadError(
-                    f"{snapshot.repo}: {file.name} is damaged ({digest.name} {digest.hexdigest()}, "
-                    f"the Hub says {expected}); it was deleted: pull again"
-                )
+            _verify(snapshot, file, moved)
 
 
 def storage(repo: Repo) -> Path:
@@ -230,6 +223,29 @@ def _from_cache(folder: Path, name: str) -> HubFile:
         sha256=blob if _SHA256.fullmatch(blob) else None,
         blob=blob if _COMMIT.fullmatch(blob) else None,
     )
+
+
+def _check_config(snapshot: Snapshot, file: HubFile) -> None:
+    _verify(snapshot, file, lambda count: None)
+    model_config(read_json(snapshot.folder / file.name), f"{snapshot.repo}: {file.name}")
+
+
+def _verify(snapshot: Snapshot, file: HubFile, moved: Advance) -> None:
+    path = snapshot.folder / file.name
+    expected = file.sha256 or file.blob
+    if expected is None:
+        return
+    digest = hashlib.sha256() if file.sha256 else _git_blob(path)
+    with path.open("rb") as opened:
+        while chunk := opened.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            moved(len(chunk))
+    if digest.hexdigest() != expected:
+        _delete_cached(path)
+        raise DownloadError(
+            f"{snapshot.repo}: {file.name} is damaged ({digest.name} {digest.hexdigest()}, "
+            f"the Hub says {expected}); it was deleted: pull again"
+        )
 
 
 def _git_blob(path: Path) -> hashlib._Hash:
