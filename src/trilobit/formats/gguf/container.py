@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError
-from ..files import open_file
+from ..files import MAX_TEXT_BYTES, open_file
 from .header import (
     BOOL,
     DAMAGED,
@@ -39,7 +39,6 @@ from .tensors import TensorInfo, places, read_claims
 _MOST_TENSORS = 1 << 16
 _MOST_KEYS = 1 << 12
 _LONGEST_KEY = 1 << 16  # bytes, by the format
-_LONGEST_TEXT = 1 << 24  # bytes
 
 
 class GGUFFile:
@@ -111,17 +110,22 @@ class GGUFFile:
 
     def text(self, key: str) -> str | None:
         """A string, None when the key is missing."""
+        raw = self.text_bytes(key)
+        return None if raw is None else raw.decode("utf-8")
+
+    def text_bytes(self, key: str) -> bytes | None:
+        """A string as UTF-8, None when the key is missing."""
         value = self._values.get(key)
         if value is None:
             return None
         if value.is_array or value.kind != STRING:
             raise self._wrong(key, "a string")
-        if value.count > _LONGEST_TEXT:
+        if value.count > MAX_TEXT_BYTES:
             raise FormatError(
                 f"{self.path}: {shown(key)} has {value.count} bytes, and no text of a model is so "
                 f"long; {DAMAGED}"
             )
-        return self._map[value.begin : value.begin + value.count].decode("utf-8")
+        return self._map[value.begin : value.begin + value.count]
 
     def length(self, key: str) -> int | None:
         """Items of an array, None when the key is missing."""
