@@ -20,6 +20,7 @@ from ..config import ModelConfig
 from ..errors import FormatError
 from . import names
 from .safetensors import DTYPES, FLOATS, Declared, SafetensorsFile, SafetensorsWriter, as_float32
+from .tables import Table
 from .text import TextFiles
 
 FORMAT = "trilobit"
@@ -246,7 +247,7 @@ def writer(
 
 def write_screen(
     file: SafetensorsWriter,
-    head: NDArray[Any],
+    head: Table,
     dtype: str,
     forget: Callable[[], None] = lambda: None,
 ) -> None:

@@ -21,13 +21,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, OutputError
 from .files import open_file, read_json
+
+if TYPE_CHECKING:
+    from .tables import Table
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the public library
 ALIGNMENT = 64  # of the data: a cache line, and the widest vector
@@ -48,6 +51,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
     "F64": np.dtype("<f8"),
 }
+_PART_ROWS = 512  # of a table in memory at once, as it is written
 FLOATS = ("BF16", "F16", "F32")  # what weights come in
 
 
@@ -261,6 +265,12 @@ def _clean(name: str) -> str:
     return f"'{text}…'" if len(name) > 120 else f"'{text}'"
 
 
+def _parts(table: Table) -> Iterator[NDArray[Any]]:
+    """A table that is made as it is read, some rows at a time."""
+    for row in range(0, len(table), _PART_ROWS):
+        yield table[row : row + _PART_ROWS]
+
+
 class Checkpoint:
     """The tensors of a directory: one safetensors file, or shards with their index."""
 
@@ -376,7 +386,7 @@ class SafetensorsWriter:
             raise (self._failure(error) if isinstance(error, OSError) else error) from None
         return self
 
-    def write(self, name: str, array: NDArray[Any]) -> None:
+    def write(self, name: str, array: NDArray[Any] | Table) -> None:
         """Write the next declared tensor; it must be the one of that name, type and shape."""
         expected, dtype, shape = self._declared[self._next]
         assert name == expected, f"{name} written, {expected} declared"
@@ -384,7 +394,8 @@ class SafetensorsWriter:
         assert array.dtype == DTYPES[dtype], f"{name}: {array.dtype} written, {dtype} declared"
         self._next += 1
         try:
-            self._file.write(np.ascontiguousarray(array).data if array.size else b"")
+            for part in [array] if isinstance(array, np.ndarray) else _parts(array):
+                self._file.write(np.ascontiguousarray(part).data if part.size else b"")
         except OSError as error:
             raise self._failure(error) from None
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ModelConfig
 from ..errors import FormatError
+from .gguf import is_gguf
+from .tables import Table
 from .text import TextFiles
 
 
@@ -54,7 +56,7 @@ class Source(Protocol):
     def gain(self, name: str) -> NDArray[np.float32]:
         """Gain of a norm, finite."""
 
-    def table(self, name: str) -> NDArray[Any]:
+    def table(self, name: str) -> Table:
         """Float embedding or head `[vocab, hidden]` in `float_dtype` (BF16 as uint16), finite."""
 
     def forget(self) -> None:
@@ -62,7 +64,7 @@ class Source(Protocol):
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
-    """Open a model in whatever form it is: Hugging Face directory or packed file.
+    """Open a model in whatever form it is: Hugging Face directory, GGUF or packed file.
 
     Raises FormatError for what is no model, UnsupportedModel for one that we do not run.
     """
@@ -73,7 +75,13 @@ def open_source(path: str | os.PathLike[str]) -> Source:
 
         return BitNetCheckpoint(path)
     if not os.path.exists(path):
-        raise FormatError(f"{path}: missing; give a packed file or the directory of a checkpoint")
+        raise FormatError(
+            f"{path}: missing; give a packed or GGUF file, or a checkpoint's directory"
+        )
+    if is_gguf(path):
+        from .gguf.model import GGUFModel
+
+        return GGUFModel(path)
     from .packed_source import PackedSource
 
     return PackedSource(path)

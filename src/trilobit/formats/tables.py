@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,30 @@ from .safetensors import as_float32
 _BLOCK_ROWS = 512  # of a table in memory at once
 
 
-def row_blocks(table: NDArray[Any]) -> Iterator[slice]:
+class Table(Protocol):
+    """Rows `[vocab, hidden]`: an array, or what makes one of some rows when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the rows."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
+
+
+def row_blocks(table: Table) -> Iterator[slice]:
     """Slices of some rows each, which together are all rows."""
     for row in range(0, len(table), _BLOCK_ROWS):
         yield slice(row, row + _BLOCK_ROWS)
 
 
 def check_finite(
-    table: NDArray[Any], dtype: str, where: str, forget: Callable[[], None] = lambda: None
+    table: Table, dtype: str, where: str, forget: Callable[[], None] = lambda: None
 ) -> None:
     """FormatError, beginning with `where`, for a table with NaN or infinity.
 

@@ -81,6 +81,10 @@ class GGUFFile:
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
+    def is_array(self, key: str) -> bool:
+        """Whether a key is there and is an array."""
+        return key in self._values and self._values[key].is_array
+
     def integer(self, key: str) -> int | None:
         """An integer, None when the key is missing; FormatError when it is something else."""
         value = self._values.get(key)

@@ -51,8 +51,8 @@ class Vocabulary:
                 f"{file.path}: the token {shown(twice)} is there twice; download it again"
             )
         self.types = self._numbers("token_type", "iu", NORMAL)
-        self.bos = self._id("bos")
-        self.eos = self._id("eos")
+        self.bos = self.special_id("bos")
+        self.eos = self.special_id("eos")
 
     @property
     def pre(self) -> str:
@@ -119,6 +119,22 @@ class Vocabulary:
         for i in np.flatnonzero(np.isin(self.types, types)).tolist():
             yield i, self.tokens[i]
 
+    def special_id(self, name: str) -> int | None:
+        """Id of a token by its role (`bos`, `eos`, `eot` ...), None where the file names none."""
+        key = f"{PREFIX}{name}_token_id"
+        token_id = self._file.integer(key)
+        if token_id is None or 0 <= token_id < len(self.tokens):
+            return token_id
+        raise FormatError(
+            f"{self._file.path}: '{key}' is {token_id}, and there are {len(self.tokens)} tokens; "
+            "download it again"
+        )
+
+    def controls(self, texts: Sequence[str]) -> list[int]:
+        """Ids of those of the texts that are control tokens."""
+        ids = [self.ids[text] for text in texts if text in self.ids]
+        return [i for i in ids if self.types[i] == CONTROL]
+
     def _numbers(self, name: str, kinds: str, default: float) -> NDArray[Any]:
         values = self._file.numbers(f"{PREFIX}{name}")
         if values is None:
@@ -130,27 +146,12 @@ class Vocabulary:
             )
         return values
 
-    def _id(self, name: str) -> int | None:
-        key = f"{PREFIX}{name}_token_id"
-        token_id = self._file.integer(key)
-        if token_id is None or 0 <= token_id < len(self.tokens):
-            return token_id
-        raise FormatError(
-            f"{self._file.path}: '{key}' is {token_id}, and there are {len(self.tokens)} tokens; "
-            "download it again"
-        )
 
-
-def tokenizer_json(file: GGUFFile) -> bytes | None:
-    """The tokenizer as a tokenizer.json, None where the file has none.
-
-    The file's own copy of its tokenizer.json, else one made of its tokens.
-    """
-    if HUGGING_FACE in file:
-        return file.text_bytes(HUGGING_FACE)
+def read_vocabulary(file: GGUFFile) -> Vocabulary | None:
+    """The tokens of a file, None where it has none."""
     if file.text(f"{PREFIX}model") in (None, "no_vocab", "none"):
         return None
-    return from_vocabulary(Vocabulary(file))
+    return Vocabulary(file)
 
 
 def from_vocabulary(vocabulary: Vocabulary) -> bytes:

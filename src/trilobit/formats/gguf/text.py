@@ -1,0 +1,46 @@
+"""What a GGUF file says of text, with the known mistakes of published files mended."""
+
+from __future__ import annotations
+
+from ...config import ModelConfig
+from ...errors import FormatError
+from ..text import TextFiles
+from .container import GGUFFile
+from .tokenizer import HUGGING_FACE, from_vocabulary, read_vocabulary
+
+# bitnet.cpp's converter wrote a template of an older model into 2B-4T's file. This is the one of
+# the model's own repository, which it was trained on.
+_OLD_TEMPLATE = "BITNETAssistant"
+_2B_4T_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize + ': ' + message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+)
+
+
+def read_text(file: GGUFFile, config: ModelConfig) -> TextFiles:
+    """Tokenizer and chat template; empty where the file has no tokenizer.
+
+    Raises FormatError when the tokenizer is damaged or has more tokens than the model,
+    UnsupportedModel for a kind that we do not read.
+    """
+    vocabulary = read_vocabulary(file)
+    data = file.text_bytes(HUGGING_FACE)  # the file's own copy, where it has one
+    if data is None:
+        if vocabulary is None:
+            return TextFiles()
+        data = from_vocabulary(vocabulary)
+    from ...tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(data, str(file.path))
+    if tokenizer.vocab_size > config.vocab_size:
+        raise FormatError(
+            f"{file.path}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, its vocabulary "
+            f"ends at {config.vocab_size - 1}; download it again"
+        )
+    template = file.text("tokenizer.chat_template")
+    if template is not None and _OLD_TEMPLATE in template:
+        template = _2B_4T_TEMPLATE
+    adds_bos = vocabulary is not None and vocabulary.adds_bos
+    return TextFiles(tokenizer=data, chat_template=template, add_bos=adds_bos)
