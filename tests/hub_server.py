@@ -19,7 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-TOKEN = "hf_test"
+TOKEN = "hf_test"  # of one who may read everything
+OTHER_TOKEN = "hf_other"  # of one who may read what is open
 _LFS = (".safetensors", ".gguf", ".bin", ".onnx")  # and tokenizer.json, as on many repositories
 _API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?")
 _TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/(.+)")
@@ -62,6 +63,7 @@ class HubServer:
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.faults: list[Fault] = []
+        self.answers: dict[str, bytes] = {}  # beginning of a path -> what is said instead
         self.requests: list[tuple[str, str, Mapping[str, str]]] = []  # method, path, headers
         self.lock = threading.Lock()
         self.over = threading.Event()  # set when nobody need be kept waiting any more
@@ -170,6 +172,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.kind == "status":
             self._send(int(fault.value), {}, b"a fault")
             return
+        for begin, answer in hub.answers.items():
+            if path.startswith(begin):
+                self._send(200, {"Content-Type": "application/json"}, answer)
+                return
         if match := _TREE.fullmatch(path):
             self._tree(match[1], match[2])
         elif match := _API.fullmatch(path):
@@ -184,13 +190,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _repository(self, name: str) -> Repository | None:
         """The repository, or None when the refusal has been sent."""
         repository = self.server_of_models.repositories.get(name)
-        may_read = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        shown = self.headers.get("Authorization")
+        may_read = shown == f"Bearer {TOKEN}"
+        if shown not in (None, f"Bearer {TOKEN}", f"Bearer {OTHER_TOKEN}"):
+            message = "Invalid credentials in Authorization header"
+            self._send(401, {"X-Error-Message": message}, b"")
+            return None
         if repository is None or (repository.access == "private" and not may_read):
-            status = 404 if may_read else 401  # the real Hub does not tell strangers
+            status = 404 if shown else 401  # the real Hub does not tell strangers
             self._send(status, {"X-Error-Code": "RepoNotFound"}, b"")
             return None
         if repository.access == "gated" and not may_read and "/resolve/" in self.path:
-            self._send(401, {"X-Error-Code": "GatedRepo"}, b"")
+            self._send(403 if shown else 401, {"X-Error-Code": "GatedRepo"}, b"")
             return None
         return repository
 

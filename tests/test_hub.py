@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from conftest import tiny_config
-from hub_server import TOKEN, HubServer, folder_files, in_lfs, serving
+from hub_server import OTHER_TOKEN, TOKEN, HubServer, folder_files, in_lfs, serving
 from huggingface_hub import constants
 
 from trilobit import LLM, SamplingParams
@@ -274,8 +274,11 @@ def test_a_gated_model_wants_its_licence_accepted_and_a_token(
     hub: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add(NAME, files, access="gated")
-    with pytest.raises(DownloadError, match=f"{NAME}: gated; accept .*/{NAME}, then set HF_TOKEN"):
-        pull(NAME)
+    for token in (None, OTHER_TOKEN):
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(DownloadError, match=f"{NAME}: gated; accept .*/{NAME}, then set HF_TO"):
+            pull(NAME)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert pull(NAME).is_new  # the other host, which refuses a token, was not shown it
     assert hub.asked("GET", "/cdn/")
@@ -292,6 +295,43 @@ def test_a_private_model_and_a_missing_one_look_the_same_to_strangers(
     assert pull(NAME).is_new
     with pytest.raises(DownloadError, match="org/none: neither a file here nor a model"):
         pull("org/none")
+
+
+def test_a_token_that_is_none_is_told(
+    hub: HubServer, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(NAME, files)
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    with pytest.raises(DownloadError, match=f"{NAME}: .* does not take your HF_TOKEN"):
+        pull(NAME)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>Welcome to our hotel</html>",
+        b"[]",
+        b"{}",
+        b'{"id": "org/tiny", "sha": "../..", "siblings": []}',
+        b'{"id": "org/tiny", "sha": null, "siblings": []}',
+        b'{"id": "a/b", "sha": "%s", "siblings": [{"rfilename": "a.gguf"}]}' % (b"0" * 40),
+        b'{"id": "a/b", "sha": "%s", "siblings": [{"rfilename": 1, "size": -1}]}' % (b"0" * 40),
+        b'{"id": "a/b", "sha": "%s", "siblings": 5}' % (b"0" * 40),
+        b'{"id": "a/b", "sha": "%s", "siblings": [{"rfilename": "a.gguf", "size": 1, "lfs":'
+        b' {"sha256": "../x", "size": 1, "pointerSize": 1}}]}' % (b"0" * 40),
+    ],
+)
+def test_what_is_no_hub_is_told_in_one_line(hub: HubServer, answer: bytes) -> None:
+    hub.answers["/api/models/org/tiny"] = answer
+    with pytest.raises(DownloadError, match=f"^{NAME}: 127.0.0.1:.* does not answer as a Hub does"):
+        pull(NAME)
+
+
+def test_a_file_outside_its_repository_is_not_fetched(hub: HubServer, tmp_path: Path) -> None:
+    hub.add(NAME, {"../../a.gguf": b"GGUF", "/b.gguf": b"GGUF", "C:\\c.gguf": b"GGUF"})
+    with pytest.raises(UnsupportedModel, match="nothing to run"):
+        pull(NAME)
+    assert fetched(hub) == []
 
 
 def test_a_missing_model_is_told_with_the_names_that_are_near(hub: HubServer) -> None:

@@ -25,10 +25,13 @@ def command(names: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps([item.as_dict() for item in held]))
         return
-    rows = [("NAME", "PACKED", "DOWNLOAD", "STATE")]
+    rows = [("NAME", "PACKED", "DOWNLOAD", "SOURCE", "STATE")]
     for item in held:
         download = size(item.download_bytes) if item.download_bytes else "-"
-        rows.append((one_line(item.name), size(item.size_bytes), download, one_line(item.state)))
+        source = f"{item.source} at {item.commit[:7]}" if item.commit else item.source
+        cells = (item.name, size(item.size_bytes), download, source, item.state)
+        name, packed, down, source, state = map(one_line, cells)
+        rows.append((name, packed, down, source, state))
     _print(rows)
 
 

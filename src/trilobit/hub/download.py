@@ -12,6 +12,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import DownloadError, OutputError, RequestError, UnsupportedModel
 from ..formats.files import read_json
@@ -20,6 +21,9 @@ from .bar import Advance, as_tqdm, say, transfer
 from .faults import hub_faults, patiently
 from .files import Needed, needed
 from .names import Repo
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -75,25 +79,23 @@ def look_up(repo: Repo) -> Snapshot:
     """
     from huggingface_hub import HfApi, constants
 
-    def ask() -> object:
-        return HfApi().model_info(
-            repo.id,
-            revision=repo.revision,
-            files_metadata=True,
-            timeout=constants.HF_HUB_ETAG_TIMEOUT,
-        )
-
     with hub_faults(repo):
-        info = patiently(ask)
-    listed = _listed(repo, info)
-    commit = getattr(info, "sha", None)
-    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-        raise DownloadError(f"{repo}: the Hub names no commit; check HF_ENDPOINT")
+        info = patiently(
+            lambda: HfApi().model_info(
+                repo.id,
+                revision=repo.revision,
+                files_metadata=True,
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            )
+        )
+        listed = {sibling.rfilename: _hub_file(sibling) for sibling in info.siblings or ()}
+        if info.sha is None or not _COMMIT.fullmatch(info.sha):
+            raise ValueError(f"the commit {info.sha!r}")
     wanted = needed(repo, listed)
     return Snapshot(
         repo=repo,
-        commit=commit,
-        folder=storage(repo) / "snapshots" / commit,
+        commit=info.sha,
+        folder=storage(repo) / "snapshots" / info.sha,
         needed=wanted,
         files=tuple(listed[name] for name in wanted.files),
     )
@@ -196,20 +198,15 @@ def delete_download(repo: Repo, commit: str | None) -> int:
     return plan.expected_freed_size
 
 
-def _listed(repo: Repo, info: object) -> dict[str, HubFile]:
-    listed = {}
-    for sibling in getattr(info, "siblings", None) or ():
-        lfs = sibling.lfs
-        sha256 = getattr(lfs, "sha256", None)
-        if lfs is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
-            raise DownloadError(f"{repo}: the Hub gives no hash of {sibling.rfilename}; try later")
-        listed[sibling.rfilename] = HubFile(
-            name=sibling.rfilename,
-            size_bytes=sibling.size or 0,
-            sha256=sha256,
-            blob=sibling.blob_id if lfs is None else None,
-        )
-    return listed
+def _hub_file(sibling: RepoSibling) -> HubFile:
+    sha256 = sibling.lfs.sha256 if sibling.lfs else None
+    blob = None if sibling.lfs else sibling.blob_id
+    size = sibling.size
+    # Without a hash nothing could be checked; without a size, not whether it fits.
+    known = _SHA256.fullmatch(sha256) if sha256 is not None else _COMMIT.fullmatch(blob or "")
+    if not known or not isinstance(size, int) or size < 0:
+        raise ValueError(f"no size and hash of {sibling.rfilename!r}")
+    return HubFile(name=sibling.rfilename, size_bytes=size, sha256=sha256, blob=blob)
 
 
 def _from_cache(folder: Path, name: str) -> HubFile:

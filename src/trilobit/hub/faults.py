@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from ..errors import DownloadError, OutputError, TrilobitError
+from .bar import say
 from .names import ALIASES, Repo, near_names
 
 Result = TypeVar("Result")
@@ -35,6 +36,7 @@ def patiently(action: Callable[[], Result], *, asked_again: bool = False) -> Res
         except Exception as error:
             if not _may_pass(_root(error), asked_again=asked_again):
                 raise
+            say("the Hub is busy; trying again")
             time.sleep(wait_s)
     return action()
 
@@ -119,6 +121,11 @@ def _told(repo: Repo, error: Exception) -> TrilobitError | None:
     if isinstance(error, OSError):
         text = error.strerror or str(error).split(". ")[0]
         return DownloadError(f"{repo}: cannot be fetched ({text}); try again")
+    if isinstance(error, ValueError | TypeError | KeyError | AttributeError):
+        return DownloadError(
+            f"{repo}: {where} does not answer as a Hub does ({error}); check the network and "
+            "HF_ENDPOINT"
+        )
     return None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import RequestError, UnsupportedModel
-from .names import Repo
+from .names import Repo, is_gguf_name
 
 # What readers of checkpoints, tokenizers and embedding models open beside the weights.
 _TEXT = (
@@ -51,7 +51,7 @@ def needed(repo: Repo, names: Iterable[str]) -> Needed:
     in the repository can be read.
     """
     there = set(names)
-    ggufs = sorted(name for name in there if name.endswith(".gguf"))
+    ggufs = sorted(name for name in there if is_gguf_name(name))
     if repo.file is not None:
         if repo.file not in there:
             raise RequestError(f"{repo}: no such file in {repo.id}; {_listed(repo, ggufs)}")

@@ -145,7 +145,7 @@ def _pack(path: Path) -> Pulled:
     entry = Entry(name, Path(name).stem if os.path.isfile(name) else Path(name).name)
     state = fingerprint(Path(name))
     made = entry.path(state)
-    if made.exists():
+    if made.exists() and entry.record() is not None:
         return Pulled(name=str(path), path=made, downloaded_bytes=0, is_new=False)
     record = Record(name=name, title=entry.title, is_repo=False, state=state, source=name)
     with entry.locked():

@@ -54,9 +54,9 @@ MAIN = "main"  # the revision that a repository shows
 _HUB_PREFIXES = ("hf://", "https://huggingface.co/", "https://hf.co/")
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
+_GGUF = r"[\w.-]+(?:/[\w.-]+)*\.gguf"
 _REPO = re.compile(
-    rf"(?P<id>{_PART}/{_PART})(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?"
-    r"(?::(?P<file>[\w.-]+(?:/[\w.-]+)*\.gguf))?",
+    rf"(?P<id>{_PART}/{_PART})(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?(?::(?P<file>{_GGUF}))?",
     re.ASCII,
 )
 # `model.trilobit` is meant as a file; `bitnet-b1.58` and `falcon3-1b-1.58bit` are names.
@@ -140,6 +140,11 @@ def repo_of(text: str) -> Repo | None:
     # The Hub redirects other spellings of an id; a cache would keep them apart.
     known = _KNOWN_IDS.get(match["id"].lower(), match["id"])
     return Repo(known, match["revision"] or MAIN, match["file"])
+
+
+def is_gguf_name(name: str) -> bool:
+    """Whether a file of a repository may be asked for as `org/name:file.gguf`."""
+    return re.fullmatch(_GGUF, name, re.ASCII) is not None and ".." not in name
 
 
 def near_names(model: str) -> list[str]:

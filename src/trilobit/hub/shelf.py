@@ -37,10 +37,10 @@ def shelf() -> list[Held]:
     held = [
         Held(
             name=name,
-            state="comes with the package",
+            state=READY,
             path=str(path),
             size_bytes=path.stat().st_size,
-            source="bundled",
+            source="comes with the package",
         )
         for name, path in bundled_models().items()
     ]
