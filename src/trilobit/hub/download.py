@@ -187,13 +187,13 @@ def remove_leftovers(repo: Repo) -> None:
 
 def delete_download(repo: Repo, commit: str | None) -> int:
     """Delete a commit of a model from the cache of huggingface_hub; bytes freed."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
 
     remove_leftovers(repo)
     if commit is None or not (storage(repo) / "snapshots" / commit).is_dir():
         return 0
     with hub_faults(repo):
-        plan = scan_cache_dir().delete_revisions(commit)
+        plan = scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(commit)
         plan.execute()
     return plan.expected_freed_size
 
