@@ -12,18 +12,21 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from conftest import tiny_config
+from gguf_models import whole_config, write_gguf
 from hub_server import OTHER_TOKEN, TOKEN, HubServer, folder_files, in_lfs, serving
 from huggingface_hub import constants
 
 from trilobit import LLM, SamplingParams
 from trilobit.errors import DownloadError, OutputError, RequestError, UnsupportedModel
 from trilobit.formats import packed
+from trilobit.formats.bitnet import BitNetCheckpoint
 from trilobit.hub import download, shelf
 from trilobit.hub.models import known_file, model_file, pull
 from trilobit.hub.names import Repo
 from trilobit.synth import synth
 
 NAME = "org/tiny"
+GREEDY = SamplingParams(max_tokens=8, temperature=0)
 LARGE = 21_000_000  # more than two of the pieces that huggingface_hub reads
 
 
@@ -58,7 +61,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 
 def greedy(model: str | Path) -> list[int]:
     llm = LLM(model, threads=1)
-    return llm.generate("Once upon a time", SamplingParams(max_tokens=8, temperature=0)).token_ids
+    return llm.generate("Once upon a time", GREEDY).token_ids
 
 
 def below(folder: Path) -> list[str]:
@@ -157,6 +160,25 @@ def test_a_revision_is_a_model_of_its_own(
     assert greedy(NAME) != greedy(f"{NAME}@v2")
     with pytest.raises(DownloadError, match="org/tiny has no revision v3"):
         model_file(f"{NAME}@v3")
+
+
+def test_one_gguf_of_several_is_fetched_alone_and_runs(
+    hub: HubServer, checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "source"
+    synth(whole_config(), folder, seed=5)
+    write_gguf(tmp_path / "m.gguf", BitNetCheckpoint(folder))
+    data = (tmp_path / "m.gguf").read_bytes()
+    hub.add("org/ggufs", {"q/m.gguf": data, "f16.gguf": data + b" ", "config.json": b"{}"})
+    with pytest.raises(RequestError, match=r"choose one: org/ggufs:f16\.gguf, org/ggufs:q/m\.gguf"):
+        model_file("org/ggufs")
+    done = pull("org/ggufs:q/m.gguf")
+    assert done.path.name == "m.trilobit"
+    assert fetched(hub) == [hashlib.sha256(data).hexdigest()]
+    assert (
+        LLM("org/ggufs:q/m.gguf", threads=1).generate([1, 2, 3], GREEDY).token_ids
+        == LLM(tmp_path / "m.gguf", threads=1).generate([1, 2, 3], GREEDY).token_ids
+    )
 
 
 def test_a_model_of_a_download_by_another_program_needs_no_network(

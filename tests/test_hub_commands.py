@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -75,6 +76,27 @@ class Machine:
         assert out == ""
         assert re.fullmatch(r"error: .+\n", err)
         return err
+
+    def on_terminal(self, *words: str, answer: str = "") -> str:
+        """What a command shows in a terminal of 100 columns, where something was typed before."""
+        master, slave = os.openpty()
+        os.write(master, answer.encode())
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trilobit", *words],
+            env={**self.env, "TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"},
+            cwd=self.folder,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+        )
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: nobody holds the other side any more
+            while data := os.read(master, 4096):
+                shown += data
+        os.close(master)
+        assert process.wait(TIMEOUT_S) == 0, shown
+        return shown.decode()
 
     def packed(self) -> list[Path]:
         return sorted(self.folder.glob("home/**/*.trilobit"))
@@ -188,6 +210,27 @@ def test_names_are_shown_with_what_they_stand_for(machine: Machine) -> None:
         assert lines[0].split()[0] == DEFAULT
         assert "comes with the package" in machine.fail("rm", DEFAULT)
         assert "up to date" in machine.run("pull", DEFAULT)[0]
+
+
+# ---- on a terminal ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
+def test_a_terminal_is_shown_the_bar_and_asked_about_the_download(
+    hub: HubServer, machine: Machine
+) -> None:
+    hub.fail("/api/models", "status", 503, times=1)
+    shown = machine.on_terminal("pull", NAME)
+    assert "the Hub is busy; trying again" in shown
+    assert "Downloading org/tiny" in shown
+    assert "72.9/72.9 kB" in shown
+    assert "Packing org/tiny" in shown
+    assert "Run it: trilobit run org/tiny" in shown
+    assert "its download stays" in machine.on_terminal("rm", NAME, answer="n\n")
+    shown = machine.on_terminal("rm", NAME, answer="y\n")
+    assert "Delete its download too (72.9 kB, shared with other programs)?" in shown
+    assert "download deleted, 72.9 kB freed" in shown
+    assert list((machine.folder / "hf").rglob("blobs")) == []
 
 
 # ---- interrupted ------------------------------------------------------------------------------

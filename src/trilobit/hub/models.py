@@ -135,7 +135,9 @@ def _is_source(path: Path) -> bool:
     """Whether a path is something to be packed first."""
     if os.path.isdir(path):
         return os.path.exists(path / "config.json")
-    return path.suffix == ".gguf" and os.path.exists(path)
+    from ..formats.gguf import is_gguf
+
+    return os.path.exists(path) and is_gguf(path)
 
 
 def _pack(path: Path) -> Pulled:
