@@ -10,16 +10,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupt import interrupt_at
 from numpy.typing import NDArray
 
 from trilobit import LLM, SamplingParams, _native
@@ -299,29 +298,6 @@ def test_logits_left_half_read_disturb_nobody(model: PackedModel) -> None:
     run(runner, [])
     assert [sequence.tokens] == run_each_alone(model, [make_sequence(model, random_ids(9, 40), 30)])
     assert runner.free_blocks == 4 * blocks_for(LONG)
-
-
-@contextmanager
-def interrupt_at(line: int) -> Iterator[Callable[[], int]]:
-    """KeyboardInterrupt, as Ctrl-C raises it, before the `line`th line that the engine runs."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal count
-        if "/trilobit/engine/" not in frame.f_code.co_filename.replace("\\", "/"):
-            return None
-        if event == "line":
-            count += 1
-            if count == line:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield lambda: count
-    finally:
-        sys.settrace(before)
 
 
 def interrupted_case(model: PackedModel, stop: list[str]) -> tuple[Runner, list[Sequence]]:

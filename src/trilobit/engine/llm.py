@@ -129,7 +129,8 @@ class LLM:
     at least one context. max_batch_tokens: tokens of one step. max_sequences: running at once.
     kv_dtype: "f16", or "f32" to compare with float references. head: "screened" chooses tokens from
     the few rows of the head that can win (docs/head.md), "full" computes all; the tokens are the
-    same. "auto" screens heads that no cache holds.
+    same. "auto" screens heads that no cache holds. speculation: where the text repeats itself,
+    several tokens are guessed and tried at once; the tokens are the same.
 
     Raises FormatError for a file that cannot be run, RequestError for an impossible option.
     """
@@ -145,6 +146,7 @@ class LLM:
         max_sequences: int = 16,
         kv_dtype: Literal["f16", "f32"] = "f16",
         head: Head = "auto",
+        speculation: bool = True,
     ) -> None:
         packed = PackedModel(model_file(model))
         self.path: Path = packed.path
@@ -163,6 +165,8 @@ class LLM:
             raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16' or 'f32'")
         if head not in ("auto", "screened", "full"):
             raise RequestError(f"head is {head!r}; expected 'auto', 'screened' or 'full'")
+        if not isinstance(speculation, bool):
+            raise RequestError(f"speculation is {speculation!r}; expected True or False")
         if head == "screened" and not packed.has_screen:
             raise RequestError(f"{packed.path}: has no screen of the head; convert it again")
         self.head_is_screened: bool = packed.has_screen and (
@@ -184,6 +188,7 @@ class LLM:
             batch_tokens=max(max_batch_tokens, max_sequences),
             sequences=max_sequences,
             kv_dtype=kv_dtype,
+            speculation=speculation,
             trim=packed.forget_tables if self.head_is_screened else None,
         )
 

@@ -21,6 +21,7 @@ from ..config import ModelConfig
 from ..errors import RequestError
 from ..rope import YarnScaling, frequencies
 from .blocks import BLOCK, BlockPool, blocks_for, key_of
+from .drafts import Drafter
 from .scheduler import Scheduler
 from .sequence import Sequence
 
@@ -33,6 +34,7 @@ class Runner:
     """A decoder over `arrays` (see PackedModel.arrays) and the sequences that run on it.
 
     blocks: of the KV cache. batch_tokens: of one step. sequences: running at once, at most.
+    speculation: try guesses of the next tokens where they are expected to pay; changes no token.
     trim: called every few steps, to let go of memory that single rows have drawn in.
     Raises RequestError when the machine cannot hold or run it.
     """
@@ -47,6 +49,7 @@ class Runner:
         batch_tokens: int,
         sequences: int,
         kv_dtype: str,
+        speculation: bool = False,
         trim: Callable[[], None] | None = None,
     ) -> None:
         _refuse_unsupported(config)
@@ -69,6 +72,7 @@ class Runner:
             raise RequestError(str(error)) from None
         assert _native.Decoder.BLOCK == BLOCK
         self._trim, self._steps = trim, 0
+        self._speculation = speculation
         self._blocks, self._batch_tokens, self._sequences = blocks, batch_tokens, sequences
         self._logit_rows = min(batch_tokens, max(1, _LOGITS_ELEMENTS // config.vocab_size))
         self._live: list[Sequence] = []  # all that are not over, in the order of their arrival
@@ -140,6 +144,7 @@ class Runner:
             self._scheduler.pool.release(blocks)
 
     def _run(self, chunks: dict[Sequence, int], started: float) -> None:
+        drafts = self._draft(chunks)
         ids: list[int] = []
         positions: list[int] = []
         rows: list[int] = []
@@ -148,23 +153,51 @@ class Runner:
         asking: list[Sequence] = []
         for row, (sequence, count) in enumerate(chunks.items()):
             end = sequence.computed + count
-            ids += sequence.tokens[sequence.computed : end]
-            positions += range(sequence.computed, end)
-            rows += [row] * count
+            draft = drafts.get(sequence, [])
+            ids += sequence.tokens[sequence.computed : end] + draft
+            positions += range(sequence.computed, end + len(draft))
+            rows += [row] * (count + len(draft))
             table[row, : len(sequence.blocks)] = sequence.blocks
             if end == len(sequence.tokens):
-                outputs.append(len(ids) - 1)
+                outputs += range(len(ids) - 1 - len(draft), len(ids))
                 asking.append(sequence)
         self._decoder.forward(_int32(ids), _int32(positions), _int32(rows), table, _int32(outputs))
-        tokens = self._decoder.sample([s.sampler for s in asking]) if asking else []
+        chosen = self._decoder.verify(
+            [one.sampler for one in asking], [drafts.get(one, []) for one in asking]
+        )
         self._steps += 1
         if self._trim is not None and self._steps % _TRIM_STEPS == 0:
             self._trim()
         seconds = time.perf_counter() - started
+        if self._drafter:
+            self._drafter.observe(chunks, sum(map(len, drafts.values())), seconds)
         for sequence, count in chunks.items():
             self._advance(sequence, count, seconds)
-        for sequence, token in zip(asking, tokens, strict=True):
+        for sequence, tokens in zip(asking, chosen, strict=True):
+            self._accept(sequence, tokens)
+            if sequence in drafts:
+                sequence.drafted += len(drafts[sequence])
+                self._scheduler.take_back(sequence)
+
+    def _draft(self, chunks: dict[Sequence, int]) -> dict[Sequence, list[int]]:
+        """Guesses of what follows, with room for their keys and values."""
+        if not self._drafter:
+            return {}
+        drafts = self._drafter.draft(chunks, self._batch_tokens - sum(chunks.values()))
+        for sequence, draft in drafts.items():
+            tokens = len(sequence.tokens)
+            del draft[self._scheduler.lend(sequence, tokens + len(draft)) - tokens :]
+        return drafts
+
+    def _accept(self, sequence: Sequence, tokens: list[int]) -> None:
+        """Take the next tokens; all but the last were guessed, so this step has computed them."""
+        for number, token in enumerate(tokens):
+            if number:
+                self._keep(sequence, 1)
             sequence.accept(token)
+            sequence.accepted += number < len(tokens) - 1
+            if sequence.over:
+                break
 
     def _advance(self, sequence: Sequence, count: int, seconds: float) -> None:
         if sequence.output_tokens:
@@ -172,6 +205,10 @@ class Runner:
         else:
             sequence.prefill_s += seconds
             sequence.prefilled += count
+        self._keep(sequence, count)
+
+    def _keep(self, sequence: Sequence, count: int) -> None:
+        """Count tokens as computed, and make the blocks known that they fill."""
         full = sequence.computed // BLOCK
         sequence.computed += count
         for number in range(full, sequence.computed // BLOCK):
@@ -184,6 +221,8 @@ class Runner:
         for sequence in self._live:
             if sequence.over:
                 self._scheduler.remove(sequence)
+                if self._drafter:
+                    self._drafter.forget(sequence)
                 if sequence.finish_reason is None and sequence.error is None:
                     sequence.abort()
         self._live = [sequence for sequence in self._live if not sequence.over]
@@ -210,6 +249,7 @@ class Runner:
         self._scheduler = Scheduler(
             BlockPool(self._blocks), batch_tokens=self._batch_tokens, sequences=self._sequences
         )
+        self._drafter = Drafter() if self._speculation else None
 
 
 def _refuse_unsupported(config: ModelConfig) -> None:

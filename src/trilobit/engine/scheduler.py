@@ -63,6 +63,20 @@ class Scheduler:
         self._admit(chunks, left)
         return chunks
 
+    def lend(self, sequence: Sequence, positions: int) -> int:
+        """Room for `positions` if blocks are to be had, for one step; how many there is room for.
+
+        Nobody is preempted for them.
+        """
+        self._grow(sequence, positions)
+        return min(positions, len(sequence.blocks) * BLOCK)
+
+    def take_back(self, sequence: Sequence) -> None:
+        """Free the blocks that were lent and hold nothing."""
+        kept = blocks_for(sequence.computed)
+        self.pool.release(sequence.blocks[kept:])
+        del sequence.blocks[kept:]
+
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the front of the queue, without its blocks."""
         self.running.remove(sequence)
@@ -98,7 +112,7 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, positions: int) -> bool:
         """Give a sequence blocks for so many positions; False when there are too few."""
-        blocks = self.pool.take(blocks_for(positions) - len(sequence.blocks))
+        blocks = self.pool.take(max(0, blocks_for(positions) - len(sequence.blocks)))
         if blocks is None:
             return False
         sequence.blocks += blocks

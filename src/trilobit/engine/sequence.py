@@ -29,6 +29,8 @@ class Completion:
     cached_tokens were taken from the cache. finish_reason: "stop" (end-of-sequence token, stop
     token or stop string), "length" (max_tokens or the context is full), "aborted" (the stream was
     closed). Rates are those of the steps that this request took part in; 0 when there was none.
+    drafted_tokens: guesses of what comes next that were tried in those steps; accepted_tokens: how
+    many of them are in the output.
     """
 
     text: str
@@ -38,6 +40,8 @@ class Completion:
     finish_reason: FinishReason
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class StopStrings:
@@ -101,6 +105,8 @@ class Sequence:
         self.prefill_s = 0.0
         self.decode_s = 0.0
         self.prefilled = 0  # prompt tokens that were computed
+        self.drafted = 0  # guesses that were tried,
+        self.accepted = 0  # and those that came true
         self.finish_reason: FinishReason | None = None
         self.error: BaseException | None = None
         self.abandoned = False  # its owner wants no more
@@ -125,6 +131,11 @@ class Sequence:
     def pending(self) -> int:
         """Tokens whose keys and values are still to be computed."""
         return len(self.tokens) - self.computed
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still come."""
+        return self._limit - len(self.tokens)
 
     @property
     def output_tokens(self) -> int:
@@ -166,6 +177,8 @@ class Sequence:
             finish_reason=self.finish_reason or "aborted",
             prefill_tokens_per_s=self.prefilled / self.prefill_s if self.prefill_s else 0.0,
             decode_tokens_per_s=decoded / self.decode_s if self.decode_s else 0.0,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
         )
 
     def _read(self, count: int) -> None:
