@@ -253,8 +253,20 @@ def test_json_tells_text_tokens_and_rates(model_file: Path) -> None:
     assert values["finish_reason"] == expected.finish_reason
     assert (values["seed"], values["threads"], values["isa"]) == (3, 1, _native.isa())
     assert values["cached_tokens"] == 0
+    assert 0 <= values["accepted_tokens"] <= values["drafted_tokens"]
     for rate in ("prefill_tokens_per_s", "decode_tokens_per_s", "peak_rss_mb"):
         assert values[rate] > 0
+
+
+def test_speculation_is_switched_off_and_changes_no_token(model_file: Path) -> None:
+    again = ",".join(["20", "21", "22", "23"] * 8)
+    options = ("--model", model_file, "--max-tokens", 40, "--temperature", 0, "--ignore-eos")
+    options = (*options, "--logit-bias", "20:99")
+    on = result("generate", "--token-ids", again, *options)
+    off = result("generate", "--token-ids", again, *options, "--no-speculation")
+    assert on["token_ids"] == off["token_ids"]
+    assert on["accepted_tokens"] > 0
+    assert off["drafted_tokens"] == off["accepted_tokens"] == 0
 
 
 def test_plain_output_is_the_text_and_a_newline(model_file: Path) -> None:

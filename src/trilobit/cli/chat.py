@@ -13,6 +13,7 @@ from trilobit.bundled import DEFAULT
 from trilobit.sampling import SamplingParams
 
 from .sampling_options import sampling_options
+from .speculation_option import speculation_option
 
 # Ctrl-C is heard between two steps, so a step of a long prompt must not take seconds.
 _STEP_TOKENS = 128
@@ -25,6 +26,7 @@ _STEP_TOKENS = 128
 @sampling_options(SamplingParams(max_tokens=1024))
 @click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
+@speculation_option
 def command(
     model: str,
     system: str | None,
@@ -32,6 +34,7 @@ def command(
     params: SamplingParams,
     threads: int | None,
     context: int | None,
+    speculation: bool,
 ) -> None:
     """Talk to MODEL: a file, a folder or a name (`trilobit list --names`).
 
@@ -45,7 +48,12 @@ def command(
 
     # One sequence: the cache need not hold more than one context.
     llm = LLM(
-        model, threads=threads, context=context, max_batch_tokens=_STEP_TOKENS, max_sequences=1
+        model,
+        threads=threads,
+        context=context,
+        max_batch_tokens=_STEP_TOKENS,
+        max_sequences=1,
+        speculation=speculation,
     )
     llm.encode("")  # a model without a tokenizer fails here, not at every message
     interactive = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)

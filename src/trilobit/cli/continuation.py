@@ -36,6 +36,8 @@ def summary(llm: LLM, params: SamplingParams, stream: Stream) -> dict[str, Any]:
         "finish_reason": completion.finish_reason,
         "prompt_tokens": completion.prompt_tokens,
         "cached_tokens": completion.cached_tokens,
+        "drafted_tokens": completion.drafted_tokens,
+        "accepted_tokens": completion.accepted_tokens,
         "prefill_tokens_per_s": round(completion.prefill_tokens_per_s, 3),
         "decode_tokens_per_s": round(completion.decode_tokens_per_s, 3),
         "threads": llm.threads,

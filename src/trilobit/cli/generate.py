@@ -14,6 +14,7 @@ from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
 
 from .sampling_options import sampling_options
+from .speculation_option import speculation_option
 
 _LONGEST_PROMPT = 16_000_000  # bytes; do not read /dev/zero to its end
 
@@ -33,6 +34,7 @@ def _ids(value: str) -> list[int]:
 @sampling_options(SamplingParams())
 @click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
+@speculation_option
 @click.option("--json", "as_json", is_flag=True, help="Print text, token ids and rates as JSON.")
 def command(
     prompt: str | None,
@@ -42,6 +44,7 @@ def command(
     params: SamplingParams,
     threads: int | None,
     context: int | None,
+    speculation: bool,
     as_json: bool,
 ) -> None:
     """Print what follows PROMPT; `-` reads it from stdin.
@@ -56,7 +59,7 @@ def command(
 
     from .continuation import read, summary
 
-    llm = LLM(model, threads=threads, context=context)
+    llm = LLM(model, threads=threads, context=context, speculation=speculation)
     stream = llm.stream(asked, params)
     finished = read(stream, shown=not as_json)
     if as_json:

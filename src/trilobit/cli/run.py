@@ -8,6 +8,7 @@ from trilobit.bundled import DEFAULT
 from trilobit.sampling import SamplingParams
 
 from .sampling_options import sampling_options
+from .speculation_option import speculation_option
 
 
 @click.command("run")
@@ -16,8 +17,14 @@ from .sampling_options import sampling_options
 @sampling_options(SamplingParams(max_tokens=512, temperature=0.7, min_p=0.05))
 @click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
+@speculation_option
 def command(
-    model: str, prompt: str, params: SamplingParams, threads: int | None, context: int | None
+    model: str,
+    prompt: str,
+    params: SamplingParams,
+    threads: int | None,
+    context: int | None,
+    speculation: bool,
 ) -> None:
     """Write a story that begins with PROMPT ("Once upon a time").
 
@@ -29,7 +36,7 @@ def command(
     from .continuation import read, summary
     from .terminal import note
 
-    llm = LLM(model, threads=threads, context=context)
+    llm = LLM(model, threads=threads, context=context, speculation=speculation)
     stream = llm.stream(prompt, params)
     finished = read(stream, shown=True, prompt=prompt)
     print()
