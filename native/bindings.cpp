@@ -62,6 +62,8 @@ const Kernels &kernels_named(const std::string &name) {
 struct Tensors {
     nb::dict dict;
     std::vector<Any> *kept;
+    std::string scales_by; // tensor, row or group
+    bool projection_norms;
 
     Any get(const std::string &name) const {
         require(dict.contains(name.c_str()), "tensor '" + name + "' is missing");
@@ -78,13 +80,30 @@ struct Tensors {
     }
 
     Ternary ternary(const std::string &name, int rows, int columns) const {
-        Ternary t{nullptr, *floats(name + ".weight_scale", 1), rows, columns};
+        Ternary t{nullptr, nullptr, 0, rows, columns};
+        const std::string scales = name + ".weight_scale";
+        if (scales_by == "group") {
+            require(t.blocks() <= 1 << 12, "tensor '" + name + "' has more than 4096 groups a row");
+            t.block_scales = dense(scales, rows, t.blocks());
+        } else {
+            t.scale_step = scales_by == "row";
+            t.scales = floats(scales, t.scale_step ? static_cast<std::size_t>(rows) : 1);
+        }
         const Any array = get(name + ".weight");
         const std::size_t bytes = static_cast<std::size_t>(t.groups()) * t.blocks() * kBlockBytes;
         require(array.dtype() == nb::dtype<std::uint8_t>() && array.size() == bytes,
                 "tensor '" + name + ".weight' is not " + std::to_string(bytes) + " packed bytes");
         t.packed = static_cast<const std::uint8_t *>(array.data());
         return t;
+    }
+
+    Projection projection(const std::string &name, int rows, int columns) const {
+        return {ternary(name, rows, columns),
+                optional(projection_norms, name + ".rms_norm.weight", columns)};
+    }
+
+    const float *optional(bool there, const std::string &name, int size) const {
+        return there ? floats(name, static_cast<std::size_t>(size)) : nullptr;
     }
 
     Dense dense(const std::string &name, int rows, int columns) const {
@@ -130,6 +149,26 @@ int positive(const nb::dict &config, const char *name) {
     return value;
 }
 
+template <typename T> T value_of(const nb::dict &config, const char *name) {
+    require(config.contains(name), std::string("config: ") + name + " is missing");
+    return nb::cast<T>(config[name]);
+}
+
+// The value, or `otherwise` where it is None.
+template <typename T> T value_or(const nb::dict &config, const char *name, T otherwise) {
+    require(config.contains(name), std::string("config: ") + name + " is missing");
+    const nb::object value = config[name];
+    return value.is_none() ? otherwise : nb::cast<T>(value);
+}
+
+Activation read_activation(const std::string &name) {
+    if (name == "relu2") return Activation::relu2;
+    if (name == "silu") return Activation::silu;
+    require(name == "gelu_pytorch_tanh", "config: hidden_act '" + name + "' is unknown");
+    return Activation::gelu_tanh;
+}
+
+// Of ModelConfig.to_dict().
 Config read_config(const nb::dict &d) {
     Config c{positive(d, "vocab_size"),
              positive(d, "hidden_size"),
@@ -138,36 +177,65 @@ Config read_config(const nb::dict &d) {
              positive(d, "num_attention_heads"),
              positive(d, "num_key_value_heads"),
              positive(d, "head_dim"),
-             nb::cast<float>(d["rms_norm_eps"])};
+             value_of<float>(d, "rms_norm_eps")};
     require(c.head_dim % 2 == 0 && c.head_dim <= 1024, "config: head_dim must be even, ≤ 1024");
     require(c.num_attention_heads % c.num_key_value_heads == 0,
             "config: num_attention_heads is not a multiple of num_key_value_heads");
+    c.projection_norm_eps = value_or(d, "projection_norm_eps", 0.0f);
+    c.hidden_act = read_activation(value_of<std::string>(d, "hidden_act"));
+    c.embedding_scale = value_of<float>(d, "embedding_scale");
+    c.query_pre_attn_scalar = value_or(d, "query_pre_attn_scalar", 0.0f);
+    c.sliding_window = value_or(d, "sliding_window", 0);
+    const auto scaling = value_or(d, "rope_scaling", nb::dict());
+    if (scaling.contains("attention_factor"))
+        c.attention_factor = nb::cast<float>(scaling["attention_factor"]);
     return c;
 }
 
-Weights read_weights(const Config &c, bool tied, const Tensors &t) {
+Weights read_weights(const Config &c, const nb::dict &d, const Tensors &t) {
     const int q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
     const int h = c.hidden_size, f = c.intermediate_size;
+    const bool tied = value_of<bool>(d, "tie_word_embeddings");
+    const bool sub = value_of<bool>(d, "sub_norms"), qk = value_of<bool>(d, "qk_norms");
+    const bool post = value_of<bool>(d, "post_norms");
+    const auto types = value_of<std::vector<std::string>>(d, "layer_types");
+    require(types.empty() || types.size() == static_cast<std::size_t>(c.num_hidden_layers),
+            "config: layer_types must name every layer");
     Weights w{};
-    w.embed_tokens = t.dense("model.embed_tokens.weight", c.vocab_size, h);
-    w.lm_head = tied ? w.embed_tokens : t.dense("lm_head.weight", c.vocab_size, h);
-    w.screen = read_screen(t, c.vocab_size, h);
+    if (value_of<bool>(d, "ternary_embeddings")) {
+        require(t.scales_by == "group", "config: ternary_embeddings need scales by group");
+        w.ternary_embed_tokens = t.ternary("model.embed_tokens", c.vocab_size, h);
+        w.ternary_lm_head = tied ? w.ternary_embed_tokens : t.ternary("lm_head", c.vocab_size, h);
+    } else {
+        w.embed_tokens = t.dense("model.embed_tokens.weight", c.vocab_size, h);
+        w.lm_head = tied ? w.embed_tokens : t.dense("lm_head.weight", c.vocab_size, h);
+        w.screen = read_screen(t, c.vocab_size, h);
+    }
     w.norm = t.floats("model.norm.weight", static_cast<std::size_t>(h));
     for (int n = 0; n < c.num_hidden_layers; ++n) {
         const std::string p = "model.layers." + std::to_string(n) + ".";
-        w.layers.push_back({
-            t.floats(p + "input_layernorm.weight", static_cast<std::size_t>(h)),
-            t.floats(p + "post_attention_layernorm.weight", static_cast<std::size_t>(h)),
-            t.floats(p + "self_attn.attn_sub_norm.weight", static_cast<std::size_t>(q)),
-            t.floats(p + "mlp.ffn_sub_norm.weight", static_cast<std::size_t>(f)),
-            t.ternary(p + "self_attn.q_proj", q, h),
-            t.ternary(p + "self_attn.k_proj", kv, h),
-            t.ternary(p + "self_attn.v_proj", kv, h),
-            t.ternary(p + "self_attn.o_proj", h, q),
-            t.ternary(p + "mlp.gate_proj", f, h),
-            t.ternary(p + "mlp.up_proj", f, h),
-            t.ternary(p + "mlp.down_proj", h, f),
-        });
+        const std::string attn = p + "self_attn.", mlp = p + "mlp.";
+        Layer l{};
+        l.attn_norm = t.optional(true, p + "input_layernorm.weight", h);
+        // Gemma calls the norm after attention what others call the one before the MLP.
+        const std::string after = p + "post_attention_layernorm.weight";
+        l.mlp_norm = t.optional(true, post ? p + "pre_feedforward_layernorm.weight" : after, h);
+        l.attn_post_norm = t.optional(post, after, h);
+        l.mlp_post_norm = t.optional(post, p + "post_feedforward_layernorm.weight", h);
+        l.attn_sub_norm = t.optional(sub, attn + "attn_sub_norm.weight", q);
+        l.ffn_sub_norm = t.optional(sub, mlp + "ffn_sub_norm.weight", f);
+        l.q_norm = t.optional(qk, attn + "q_norm.weight", c.head_dim);
+        l.k_norm = t.optional(qk, attn + "k_norm.weight", c.head_dim);
+        l.q_proj = t.projection(attn + "q_proj", q, h);
+        l.k_proj = t.projection(attn + "k_proj", kv, h);
+        l.v_proj = t.projection(attn + "v_proj", kv, h);
+        l.o_proj = t.projection(attn + "o_proj", h, q);
+        l.gate_proj = t.projection(mlp + "gate_proj", f, h);
+        l.up_proj = t.projection(mlp + "up_proj", f, h);
+        l.down_proj = t.projection(mlp + "down_proj", h, f);
+        l.sliding = !types.empty() && types[static_cast<std::size_t>(n)] == "sliding_attention";
+        require(!l.sliding || c.sliding_window > 0, "config: sliding_window must be positive");
+        w.layers.push_back(l);
     }
     return w;
 }
@@ -186,11 +254,17 @@ struct PyDecoder {
                 "max_batch_tokens must be 1 to 1048576");
         require(kv_blocks >= 1, "kv_blocks must be positive");
         require(kv_dtype == "f16" || kv_dtype == "f32", "kv_dtype must be 'f16' or 'f32'");
-        require(inv_freq.size() == static_cast<std::size_t>(c.head_dim) / 2,
-                "inv_freq must have head_dim / 2 elements");
-        const bool tied = nb::cast<bool>(config["tie_word_embeddings"]);
-        Weights w = read_weights(c, tied, {tensors, &kept});
+        const bool local = value_or(config, "rope_local_base_freq", 0.0f) > 0;
+        const std::size_t half = static_cast<std::size_t>(c.head_dim) / 2;
+        require(inv_freq.size() == (local ? 2 : 1) * half,
+                "inv_freq must have head_dim / 2 elements, twice that with rope_local_base_freq");
+        const bool projection_norms = !config["projection_norm_eps"].is_none();
+        const std::string scales = value_of<std::string>(config, "scales");
+        require(!projection_norms || scales != "group",
+                "config: projection norms with scales by group are not supported");
+        Weights w = read_weights(c, config, {tensors, &kept, scales, projection_norms});
         w.inv_freq = inv_freq.data();
+        if (local) w.local_inv_freq = inv_freq.data() + half;
         const Capacity capacity{threads, max_batch_tokens, kv_blocks,
                                 kv_dtype == "f32" ? Float::f32 : Float::f16};
         decoder = std::make_unique<Decoder>(c, w, capacity, kernels_or_throw());
@@ -244,6 +318,15 @@ struct PyDecoder {
         return out;
     }
 
+    Matrix hidden() {
+        const auto rows = static_cast<std::size_t>(decoder->output_count());
+        const auto columns = static_cast<std::size_t>(decoder->config().hidden_size);
+        Matrix out = new_matrix(rows, columns);
+        for (std::size_t i = 0; i < rows; ++i)
+            std::copy_n(decoder->hidden(static_cast<int>(i)), columns, out.data() + i * columns);
+        return out;
+    }
+
     std::vector<std::int32_t> sample(const std::vector<Sampler *> &samplers) {
         require(samplers.size() == static_cast<std::size_t>(decoder->output_count()),
                 "one sampler for each output row");
@@ -277,7 +360,8 @@ struct PyDecoder {
 Matrix kernel_linear(const std::string &isa, const Bytes &packed, int rows, int columns,
                      const Codes &x, int threads) {
     const Kernels &k = kernels_named(isa);
-    const Ternary w{packed.data(), 1.0f, rows, columns};
+    const float one = 1;
+    const Ternary w{packed.data(), &one, 0, rows, columns};
     require(rows > 0 && columns > 0 &&
                 packed.size() == static_cast<std::size_t>(w.groups()) * w.blocks() * kBlockBytes,
             "packed does not have the size of [rows, columns]");
@@ -398,7 +482,7 @@ NB_MODULE(_native, m) {
             },
             "logits"_a, "Choose from float32 logits [vocab], and accept the choice.");
 
-    nb::class_<PyDecoder>(m, "Decoder", "A BitNet decoder over borrowed weights.")
+    nb::class_<PyDecoder>(m, "Decoder", "A decoder of a ternary model over borrowed weights.")
         .def(nb::init<const nb::dict &, const nb::dict &, const Floats &, int, int, int,
                       const std::string &>(),
              "config"_a, "tensors"_a, "inv_freq"_a, "threads"_a, "max_batch_tokens"_a,
@@ -407,6 +491,8 @@ NB_MODULE(_native, m) {
              "block_tables"_a, "output_rows"_a,
              "Run a flat batch; all arrays int32. Sequence tokens are contiguous, in order.")
         .def("logits", &PyDecoder::logits, "float32 [output rows, vocab] of the last forward.")
+        .def("hidden", &PyDecoder::hidden,
+             "float32 [output rows, hidden]: what the head multiplies, after the final norm.")
         .def("sample", &PyDecoder::sample, "samplers"_a,
              "One token id for each output row of the last forward.")
         .def("verify", &PyDecoder::verify, "samplers"_a, "drafts"_a,

@@ -18,6 +18,8 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
                  const Kernels &kernels)
     : config_(config), weights_(weights), capacity_(capacity), k_(kernels),
       pool_(capacity.threads) {
+    if (config.query_pre_attn_scalar == 0)
+        config_.query_pre_attn_scalar = static_cast<float>(config.head_dim);
     const Config &c = config_;
     const int q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
     head_pad_ = round_up(c.head_dim, kFloatPad);
@@ -25,10 +27,10 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     q_stride_ = round_up(q, kFloatPad);
     kv_stride_ = round_up(kv, kFloatPad);
     ffn_stride_ = round_up(c.intermediate_size, kFloatPad);
-    code_stride_ = round_up(std::max({c.hidden_size, q, c.intermediate_size}), kColumns);
 
     const std::size_t n = static_cast<std::size_t>(capacity.batch_tokens);
     const std::size_t threads = static_cast<std::size_t>(pool_.threads());
+    const Layer &first = weights.layers[0];
     x_ = Array<float>(n * hidden_stride_);
     q_ = Array<float>(n * q_stride_);
     k_out_ = Array<float>(n * kv_stride_);
@@ -36,12 +38,19 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     heads_ = Array<float>(n * c.num_attention_heads * head_pad_);
     gate_ = Array<float>(n * ffn_stride_);
     up_ = Array<float>(n * ffn_stride_);
-    cos_ = Array<float>(n * c.head_dim / 2);
-    sin_ = Array<float>(n * c.head_dim / 2);
+    for (int local = 0; local <= (weights.local_inv_freq != nullptr); ++local) {
+        cos_[local] = Array<float>(n * c.head_dim / 2);
+        sin_[local] = Array<float>(n * c.head_dim / 2);
+    }
     hidden_out_ = Array<float>(n * hidden_stride_);
-    codes_ = Array<std::int8_t>(n * code_stride_);
-    code_scales_ = Array<float>(n);
-    code_sums_ = Array<std::int32_t>(n);
+    if (in_blocks() || first.q_proj.norm)
+        normed_ = Array<float>(n * std::max({hidden_stride_, q_stride_, ffn_stride_}));
+    if (first.attn_post_norm) added_ = Array<float>(n * hidden_stride_);
+    const int codes = round_up(std::max({c.hidden_size, q, c.intermediate_size}), kColumns);
+    const std::size_t scales = in_blocks() ? n * (codes / kColumns) : n;
+    codes_ = Array<std::int8_t>((in_blocks() ? 2 : 1) * n * codes);
+    code_scales_ = Array<float>(scales);
+    code_sums_ = Array<std::int32_t>(scales);
     scratch_ = Array<unsigned char>(threads * kScratchBytes);
     kv_ = Array<unsigned char>(std::size_t{2} * c.num_hidden_layers * capacity.kv_blocks *
                                c.num_key_value_heads * head_pad_ * kKvBlock *
@@ -57,21 +66,25 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     weighted_ = Array<float>(partials * kMaxQueries * head_pad_);
 
     weights_.norm = copy_gain(weights.norm, c.hidden_size);
-    for (Layer &layer : weights_.layers) {
-        layer.input_layernorm = copy_gain(layer.input_layernorm, c.hidden_size);
-        layer.post_attention_layernorm = copy_gain(layer.post_attention_layernorm, c.hidden_size);
-        layer.attn_sub_norm = copy_gain(layer.attn_sub_norm, q);
-        layer.ffn_sub_norm = copy_gain(layer.ffn_sub_norm, c.intermediate_size);
+    for (Layer &l : weights_.layers) {
+        for (const float **gain : {&l.attn_norm, &l.mlp_norm, &l.attn_post_norm, &l.mlp_post_norm})
+            *gain = copy_gain(*gain, c.hidden_size);
+        for (const float **gain : {&l.q_norm, &l.k_norm}) *gain = copy_gain(*gain, c.head_dim);
+        l.attn_sub_norm = copy_gain(l.attn_sub_norm, q);
+        l.ffn_sub_norm = copy_gain(l.ffn_sub_norm, c.intermediate_size);
+        for (Projection *p :
+             {&l.q_proj, &l.k_proj, &l.v_proj, &l.o_proj, &l.gate_proj, &l.up_proj, &l.down_proj})
+            p->norm = copy_gain(p->norm, p->weight.columns);
     }
-    gains_.emplace_back(static_cast<std::size_t>(c.head_dim) / 2);
-    std::copy_n(weights.inv_freq, c.head_dim / 2, gains_.back().data());
-    weights_.inv_freq = gains_.back().data();
-    head_.emplace(weights_.lm_head, weights_.screen, pool_.threads(),
+    weights_.inv_freq = copy_gain(weights.inv_freq, c.head_dim / 2);
+    weights_.local_inv_freq = copy_gain(weights.local_inv_freq, c.head_dim / 2);
+    head_.emplace(weights_.lm_head, weights_.ternary_lm_head, weights_.screen, pool_.threads(),
                   std::min(capacity.batch_tokens, kSampleRows));
 }
 
 // Kernels read whole vectors, a file's gains end where they end.
 const float *Decoder::copy_gain(const float *gain, int n) {
+    if (!gain) return nullptr;
     gains_.emplace_back(static_cast<std::size_t>(round_up(n, kFloatPad)));
     std::copy_n(gain, n, gains_.back().data());
     return gains_.back().data();
@@ -81,36 +94,45 @@ void Decoder::forward(const Batch &batch) {
     const Config &c = config_;
     const Pool::Step step(pool_);
     tokens_ = static_cast<int>(batch.token_ids.size());
+    positions_ = batch.positions.data();
     embed(batch);
     rotations(batch);
     plan_attention(batch);
+    const int h = c.hidden_size, attn = c.num_attention_heads * c.head_dim,
+              ffn = c.intermediate_size;
     float *x = x_.data(), *q = q_.data(), *k = k_out_.data(), *v = v_.data();
     float *gate = gate_.data(), *up = up_.data();
     for (int n = 0; n < c.num_hidden_layers; ++n) {
         const Layer &l = weights_.layers[static_cast<std::size_t>(n)];
-        quantise(x, hidden_stride_, l.input_layernorm, c.hidden_size);
-        multiply({{&l.q_proj, q, q_stride_, false},
-                  {&l.k_proj, k, kv_stride_, false},
-                  {&l.v_proj, v, kv_stride_, false}},
-                 false);
+        project(
+            x, hidden_stride_, l.attn_norm, h,
+            {{&l.q_proj, q, q_stride_}, {&l.k_proj, k, kv_stride_}, {&l.v_proj, v, kv_stride_}});
         store(batch, n);
         attention(batch, n);
-        quantise(q, q_stride_, l.attn_sub_norm, c.num_attention_heads * c.head_dim);
-        multiply({{&l.o_proj, x, hidden_stride_, true}}, false);
-        quantise(x, hidden_stride_, l.post_attention_layernorm, c.hidden_size);
-        multiply({{&l.gate_proj, gate, ffn_stride_, false}, {&l.up_proj, up, ffn_stride_, false}},
-                 true);
-        quantise(gate, ffn_stride_, l.ffn_sub_norm, c.intermediate_size);
-        multiply({{&l.down_proj, x, hidden_stride_, true}}, false);
+        project_into_stream(q, q_stride_, l.attn_sub_norm, attn, l.o_proj, l.attn_post_norm);
+        project(x, hidden_stride_, l.mlp_norm, h,
+                {{&l.gate_proj, gate, ffn_stride_}, {&l.up_proj, up, ffn_stride_}}, true);
+        project_into_stream(gate, ffn_stride_, l.ffn_sub_norm, ffn, l.down_proj, l.mlp_post_norm);
     }
     outputs(batch);
 }
 
-void Decoder::embed(const Batch &batch) {
+template <typename Function> void Decoder::each_token(Function function) {
     pool_.split(tokens_, [&](int begin, int end, int) {
-        for (int t = begin; t < end; ++t)
-            k_.embed(weights_.embed_tokens, batch.token_ids[static_cast<std::size_t>(t)],
-                     x_.data() + std::ptrdiff_t{t} * hidden_stride_);
+        for (int t = begin; t < end; ++t) function(std::ptrdiff_t{t});
+    });
+}
+
+void Decoder::embed(const Batch &batch) {
+    each_token([&](std::ptrdiff_t t) {
+        const int id = batch.token_ids[static_cast<std::size_t>(t)];
+        float *x = x_.data() + t * hidden_stride_;
+        if (weights_.ternary_embed_tokens.packed)
+            k_.embed_blocks(weights_.ternary_embed_tokens, id, x);
+        else
+            k_.embed(weights_.embed_tokens, id, x);
+        if (config_.embedding_scale == 1) return;
+        for (int i = 0; i < config_.hidden_size; ++i) x[i] *= config_.embedding_scale;
     });
 }
 
@@ -118,48 +140,108 @@ void Decoder::embed(const Batch &batch) {
 // reference implementation does.
 void Decoder::rotations(const Batch &batch) {
     const int half = config_.head_dim / 2;
-    pool_.split(tokens_, [&](int begin, int end, int) {
-        for (int t = begin; t < end; ++t)
+    const float factor = config_.attention_factor;
+    each_token([&](std::ptrdiff_t t) {
+        const float position = static_cast<float>(batch.positions[static_cast<std::size_t>(t)]);
+        for (int local = 0; local <= (weights_.local_inv_freq != nullptr); ++local) {
+            const float *inv_freq = local ? weights_.local_inv_freq : weights_.inv_freq;
             for (int i = 0; i < half; ++i) {
-                const float angle =
-                    static_cast<float>(batch.positions[static_cast<std::size_t>(t)]) *
-                    weights_.inv_freq[i];
-                cos_[std::ptrdiff_t{t} * half + i] = static_cast<float>(std::cos(double{angle}));
-                sin_[std::ptrdiff_t{t} * half + i] = static_cast<float>(std::sin(double{angle}));
+                const double angle = double{position * inv_freq[i]};
+                cos_[local][t * half + i] = static_cast<float>(std::cos(angle)) * factor;
+                sin_[local][t * half + i] = static_cast<float>(std::sin(angle)) * factor;
             }
+        }
     });
 }
 
-void Decoder::quantise(const float *x, int stride, const float *gain, int n) {
-    pool_.split(tokens_, [&](int begin, int end, int) {
-        for (int t = begin; t < end; ++t)
-            k_.norm_quantise(x + std::ptrdiff_t{t} * stride, gain, n, config_.rms_norm_eps,
-                             codes_.data() + std::ptrdiff_t{t} * code_stride_,
-                             round_up(n, kColumns), &code_scales_[t], &code_sums_[t]);
+void Decoder::normalise(const float *x, int stride, const float *gain, int n) {
+    each_token([&](std::ptrdiff_t t) {
+        k_.norm(x + t * stride, gain, n, config_.rms_norm_eps,
+                normed_.data() + t * round_up(n, kFloatPad));
     });
 }
 
-// The quantised tokens times several matrices in one parallel part. `gated`: the jobs are gate and
-// up of the same shape, and gate becomes relu(gate)² * up where the thread has just written both.
-void Decoder::multiply(std::initializer_list<Job> jobs, bool gated) {
-    const Activations x{codes_.data(), code_scales_.data(), code_sums_.data(), tokens_,
-                        code_stride_};
+// RMSNorm with `gain`, or nothing where that is null, then codes.
+void Decoder::quantise(const float *x, int stride, const float *gain, int n, float eps) {
+    const int padded = round_up(n, kColumns), blocks = padded / kColumns;
+    if (!in_blocks()) {
+        each_token([&](std::ptrdiff_t t) {
+            k_.norm_quantise(x + t * stride, gain, n, eps, codes_.data() + t * padded, padded,
+                             &code_scales_[t], &code_sums_[t]);
+        });
+        return;
+    }
+    each_token([&](std::ptrdiff_t t) {
+        const float *from = x + t * stride;
+        float *normed = normed_.data() + t * round_up(n, kFloatPad);
+        if (gain) k_.norm(from, gain, n, eps, normed);
+        k_.quantise_blocks(gain ? normed : from, n, codes_.data() + 2 * t * padded, padded,
+                           code_scales_.data() + t * blocks, code_sums_.data() + t * blocks);
+    });
+}
+
+// The inputs, normalised and quantised, times the matrices. Matrices with norms of their own
+// quantise what the common norm gives once more each.
+void Decoder::project(const float *x, int stride, const float *gain, int n,
+                      std::initializer_list<Job> jobs, bool gated) {
+    if (!jobs.begin()->projection->norm) {
+        quantise(x, stride, gain, n, config_.rms_norm_eps);
+        return multiply(jobs.begin(), jobs.end(), false, gated);
+    }
+    if (gain) {
+        normalise(x, stride, gain, n);
+        x = normed_.data();
+        stride = round_up(n, kFloatPad);
+    }
+    for (const Job &job : jobs) {
+        quantise(x, stride, job.projection->norm, n, config_.projection_norm_eps);
+        multiply(&job, &job + 1, false, gated && &job + 1 == jobs.end());
+    }
+}
+
+// The same for one matrix, whose output is added to the residual stream.
+void Decoder::project_into_stream(const float *x, int stride, const float *gain, int n,
+                                  const Projection &projection, const float *post_norm) {
+    if (!post_norm && !projection.norm) {
+        quantise(x, stride, gain, n, config_.rms_norm_eps);
+        const Job job{&projection, x_.data(), hidden_stride_};
+        return multiply(&job, &job + 1, true, false);
+    }
+    project(x, stride, gain, n, {{&projection, added_.data(), hidden_stride_}});
+    each_token([&](std::ptrdiff_t t) {
+        float *stream = x_.data() + t * hidden_stride_, *added = added_.data() + t * hidden_stride_;
+        if (post_norm) k_.norm(added, post_norm, config_.hidden_size, config_.rms_norm_eps, added);
+        for (int i = 0; i < config_.hidden_size; ++i) stream[i] += added[i];
+    });
+}
+
+// The quantised tokens times several matrices in one parallel part. `gated`: gate_ and up_ are
+// complete then, and gate_ becomes act(gate_) * up_ where the thread has just written both.
+void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool gated) {
+    const int padded = round_up(first->projection->weight.columns, kColumns);
+    const Activations x{codes_.data(), code_scales_.data(), code_sums_.data(), tokens_, padded};
+    const BlockActivations blocks{codes_.data(), code_scales_.data(), code_sums_.data(), tokens_,
+                                  padded};
     const int n = pool_.threads();
     pool_.run([&](int thread) {
         void *scratch = scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes;
-        for (const Job &job : jobs) {
-            const int groups = job.w->groups();
-            k_.linear(*job.w, x, Pool::share(groups, thread, n), Pool::share(groups, thread + 1, n),
-                      job.out, job.stride, job.accumulate, scratch);
+        for (const Job *job = first; job != last; ++job) {
+            const Ternary &w = job->projection->weight;
+            const int begin = Pool::share(w.groups(), thread, n);
+            const int end = Pool::share(w.groups(), thread + 1, n);
+            if (w.block_scales.data)
+                k_.linear_blocks(w, blocks, begin, end, job->out, job->stride, accumulate, scratch);
+            else
+                k_.linear(w, x, begin, end, job->out, job->stride, accumulate, scratch);
         }
         if (!gated) return;
-        const Job &gate = *jobs.begin(), &up = *(jobs.begin() + 1);
-        const int groups = gate.w->groups();
+        const int ffn = config_.intermediate_size, groups = (ffn + kRows - 1) / kRows;
         const int begin = Pool::share(groups, thread, n) * kRows;
-        const int end = std::min(Pool::share(groups, thread + 1, n) * kRows, gate.w->rows);
-        for (int t = 0; t < tokens_ && begin < end; ++t)
-            k_.relu2_gate(gate.out + std::ptrdiff_t{t} * gate.stride + begin,
-                          up.out + std::ptrdiff_t{t} * up.stride + begin, end - begin);
+        const int end = std::min(Pool::share(groups, thread + 1, n) * kRows, ffn);
+        for (int t = 0; t < tokens_ && begin < end; ++t) {
+            const std::ptrdiff_t at = std::ptrdiff_t{t} * ffn_stride_ + begin;
+            k_.gate(config_.hidden_act, gate_.data() + at, up_.data() + at, end - begin);
+        }
     });
 }
 
@@ -170,24 +252,30 @@ unsigned char *Decoder::kv_block(int layer, bool value, int block, int kv_head) 
     return kv_.data() + index * head_pad_ * kKvBlock * size_of(capacity_.kv_type);
 }
 
-// Rotate queries and keys; put keys and values into the cache.
+// Normalise and rotate queries and keys; put keys and values into the cache.
 void Decoder::store(const Batch &batch, int layer) {
     const Config &c = config_;
-    const int half = c.head_dim / 2;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+    const Layer &l = weights_.layers[static_cast<std::size_t>(layer)];
+    const int half = c.head_dim / 2, local = l.sliding && weights_.local_inv_freq;
+    const float scale = 1.0f / std::sqrt(c.query_pre_attn_scalar);
     pool_.split(tokens_, [&](int begin, int end, int thread) {
         float *padded = reinterpret_cast<float *>(scratch_.data() +
                                                   static_cast<std::size_t>(thread) * kScratchBytes);
-        std::fill_n(padded, head_pad_, 0.0f);
-        for (int t = begin; t < end; ++t) {
+        float *normed = padded + head_pad_;
+        std::fill_n(padded, 2 * head_pad_, 0.0f);
+        const auto rotate = [&](const float *x, const float *norm, std::ptrdiff_t t, float *to) {
+            if (norm) { // kernels read whole vectors, a head ends where the next begins
+                std::copy_n(x, c.head_dim, normed);
+                k_.norm(normed, norm, c.head_dim, c.rms_norm_eps, normed);
+                x = normed;
+            }
+            k_.rope(x, cos_[local].data() + t * half, sin_[local].data() + t * half, half, to);
+        };
+        for (std::ptrdiff_t t = begin; t < end; ++t) {
             const std::size_t i = static_cast<std::size_t>(t);
-            const float *cos = cos_.data() + std::ptrdiff_t{t} * half;
-            const float *sin = sin_.data() + std::ptrdiff_t{t} * half;
             for (int h = 0; h < c.num_attention_heads; ++h) {
-                float *to =
-                    heads_.data() + (std::ptrdiff_t{t} * c.num_attention_heads + h) * head_pad_;
-                k_.rope(q_.data() + std::ptrdiff_t{t} * q_stride_ + h * c.head_dim, cos, sin, half,
-                        to);
+                float *to = heads_.data() + (t * c.num_attention_heads + h) * head_pad_;
+                rotate(q_.data() + t * q_stride_ + h * c.head_dim, l.q_norm, t, to);
                 for (int d = 0; d < c.head_dim; ++d) to[d] *= scale;
             }
             const int position = batch.positions[i];
@@ -195,8 +283,8 @@ void Decoder::store(const Batch &batch, int layer) {
                 batch.block_tables[std::ptrdiff_t{batch.sequence[i]} * batch.table_stride +
                                    position / kKvBlock];
             for (int h = 0; h < c.num_key_value_heads; ++h) {
-                const std::ptrdiff_t at = std::ptrdiff_t{t} * kv_stride_ + h * c.head_dim;
-                k_.rope(k_out_.data() + at, cos, sin, half, padded);
+                const std::ptrdiff_t at = t * kv_stride_ + h * c.head_dim;
+                rotate(k_out_.data() + at, l.k_norm, t, padded);
                 k_.store_key(padded, head_pad_, kv_block(layer, false, block, h),
                              position % kKvBlock, capacity_.kv_type);
                 std::copy_n(v_.data() + at, c.head_dim, padded);
@@ -243,13 +331,13 @@ void Decoder::attention(const Batch &batch, int layer) {
         std::fill_n(running->maximum, kMaxQueries, -std::numeric_limits<float>::infinity());
         std::fill_n(running->sum, kMaxQueries, 0.0f);
         std::fill_n(running_weighted, width, 0.0f);
-        for (int span = 0; span < item.spans; ++span) {
+        for (int span = first_visible(item.token) / kSpan; span < item.spans; ++span) {
             const auto [partial, weighted] = span_result(span);
             fold(item, *partial, weighted, span, running, running_weighted);
         }
         write_attention(item, *running, running_weighted);
     };
-    positions_ = batch.positions.data();
+    window_ = weights_.layers[static_cast<std::size_t>(layer)].sliding ? config_.sliding_window : 0;
     if (!by_span_) {
         pool_.each(items, [&](int i, int thread) {
             const Item &item = items_[static_cast<std::size_t>(i)];
@@ -264,8 +352,9 @@ void Decoder::attention(const Batch &batch, int layer) {
     }
     pool_.each(items * longest_spans_, [&](int i, int) {
         const Item &item = items_[static_cast<std::size_t>(i / longest_spans_)];
-        if (i % longest_spans_ < item.spans)
-            attend(batch, layer, item, i % longest_spans_, &partials_[static_cast<std::size_t>(i)],
+        const int span = i % longest_spans_;
+        if (span < item.spans && span >= first_visible(item.token) / kSpan)
+            attend(batch, layer, item, span, &partials_[static_cast<std::size_t>(i)],
                    weighted_.data() + i * width);
     });
     pool_.each(items, [&](int i, int thread) {
@@ -285,7 +374,7 @@ void Decoder::attention(const Batch &batch, int layer) {
 void Decoder::attend(const Batch &batch, int layer, const Item &item, int span, Partial *partial,
                      float *weighted) {
     const float *queries[kMaxQueries];
-    int visible[kMaxQueries];
+    int first[kMaxQueries], visible[kMaxQueries];
     const void *keys[kSpan / kKvBlock], *values[kSpan / kKvBlock];
     const int count = item.tokens * item.heads;
     int longest = 0;
@@ -293,6 +382,7 @@ void Decoder::attend(const Batch &batch, int layer, const Item &item, int span, 
         const int token = item.token + i / item.heads, head = item.head + i % item.heads;
         queries[i] = heads_.data() +
                      (std::ptrdiff_t{token} * config_.num_attention_heads + head) * head_pad_;
+        first[i] = first_visible(token) - span * kSpan;
         visible[i] = std::min(positions_[token] + 1 - span * kSpan, kSpan);
         longest = std::max(longest, visible[i]);
     }
@@ -304,15 +394,17 @@ void Decoder::attend(const Batch &batch, int layer, const Item &item, int span, 
         keys[b] = kv_block(layer, false, block, item.kv_head);
         values[b] = kv_block(layer, true, block, item.kv_head);
     }
-    k_.attend({queries, visible, count, keys, values, head_pad_, partial->maximum, partial->sum,
-               weighted},
+    k_.attend({queries, first, visible, count, keys, values, head_pad_, partial->maximum,
+               partial->sum, weighted},
               capacity_.kv_type);
 }
 
 void Decoder::fold(const Item &item, const Partial &partial, const float *weighted, int span,
                    Partial *running, float *running_weighted) {
     for (int i = 0; i < item.tokens * item.heads; ++i) {
-        if (positions_[item.token + i / item.heads] < span * kSpan) continue; // sees none of it
+        const int token = item.token + i / item.heads;
+        if (positions_[token] < span * kSpan || first_visible(token) >= (span + 1) * kSpan)
+            continue; // sees none of it
         const std::ptrdiff_t at = std::ptrdiff_t{i} * head_pad_;
         k_.merge(&running->maximum[i], &running->sum[i], running_weighted + at, partial.maximum[i],
                  partial.sum[i], weighted + at, head_pad_);

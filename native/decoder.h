@@ -1,4 +1,4 @@
-// The BitNet b1.58 decoder: token ids in, logits out, for any mixture of prefill and decode.
+// The decoder of ternary models: token ids in, logits out, for any mixture of prefill and decode.
 //
 // A token's logits depend on its own sequence only: not on what else is in the batch, on how a
 // prompt was cut into chunks, or on the number of threads. Nothing allocates inside `forward`.
@@ -10,6 +10,7 @@
 #include "pool.h"
 #include "sampler.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -27,23 +28,40 @@ struct Config {
     int num_key_value_heads;
     int head_dim;
     float rms_norm_eps;
+    float projection_norm_eps = 0;
+    Activation hidden_act = Activation::relu2;
+    float embedding_scale = 1;
+    float query_pre_attn_scalar = 0; // scores are divided by its root
+    float attention_factor = 1;      // of cosines and sines (YaRN)
+    int sliding_window = 0;          // positions that sliding layers see
 };
 
+// A ternary matrix, and the gain of the norm that its own input goes through, or null.
+struct Projection {
+    Ternary weight;
+    const float *norm;
+};
+
+// Gains may be null, but for the norms before attention and MLP.
 struct Layer {
-    const float *input_layernorm;
-    const float *post_attention_layernorm;
-    const float *attn_sub_norm;
-    const float *ffn_sub_norm;
-    Ternary q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
+    const float *attn_norm, *mlp_norm;
+    const float *attn_sub_norm, *ffn_sub_norm;   // of the last projections' inputs
+    const float *attn_post_norm, *mlp_post_norm; // of what is added to the residual stream
+    const float *q_norm, *k_norm;                // of every head
+    Projection q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
+    bool sliding;
 };
 
-// Borrowed; must outlive the decoder.
+// Borrowed; must outlive the decoder. A table is ternary where its packed codes are given.
 struct Weights {
     Dense embed_tokens;
     Dense lm_head;
     Screen screen; // of lm_head; codes may be null
+    Ternary ternary_embed_tokens;
+    Ternary ternary_lm_head;
     const float *norm;
-    const float *inv_freq; // [head_dim / 2]
+    const float *inv_freq;       // [head_dim / 2]
+    const float *local_inv_freq; // of sliding layers; null: the same
     std::vector<Layer> layers;
 };
 
@@ -88,16 +106,19 @@ class Decoder {
     int output_count() const { return outputs_; }
     int threads() const { return pool_.threads(); }
     const Head &head() const { return *head_; }
+    // Of the last forward's output row: what the head multiplies, [hidden_size].
+    const float *hidden(int row) const {
+        return hidden_out_.data() + std::ptrdiff_t{row} * hidden_stride_;
+    }
     std::size_t kv_bytes() const { return kv_.size(); }
     const Config &config() const { return config_; }
     const Capacity &capacity() const { return capacity_; }
 
   private:
     struct Job {
-        const Ternary *w;
+        const Projection *projection;
         float *out;
         int stride;
-        bool accumulate;
     };
     // Queries of one KV head that share a pass over its keys.
     struct Item {
@@ -114,8 +135,14 @@ class Decoder {
     const float *copy_gain(const float *gain, int n);
     void embed(const Batch &batch);
     void rotations(const Batch &batch);
-    void quantise(const float *x, int stride, const float *gain, int n);
-    void multiply(std::initializer_list<Job> jobs, bool gated);
+    template <typename Function> void each_token(Function function);
+    void normalise(const float *x, int stride, const float *gain, int n);
+    void quantise(const float *x, int stride, const float *gain, int n, float eps);
+    void project(const float *x, int stride, const float *gain, int n,
+                 std::initializer_list<Job> jobs, bool gated = false);
+    void project_into_stream(const float *x, int stride, const float *gain, int n,
+                             const Projection &projection, const float *post_norm);
+    void multiply(const Job *begin, const Job *end, bool accumulate, bool gated);
     void store(const Batch &batch, int layer);
     void plan_attention(const Batch &batch);
     void attention(const Batch &batch, int layer);
@@ -125,6 +152,11 @@ class Decoder {
               Partial *running, float *running_weighted);
     void write_attention(const Item &item, const Partial &running, const float *weighted);
     void outputs(const Batch &batch);
+    // The first position that the token sees in the layer in work.
+    int first_visible(int token) const {
+        return window_ ? std::max(positions_[token] - window_ + 1, 0) : 0;
+    }
+    bool in_blocks() const { return weights_.layers[0].q_proj.weight.block_scales.data; }
     unsigned char *kv_block(int layer, bool value, int block, int kv_head) const;
 
     Config config_;
@@ -135,8 +167,10 @@ class Decoder {
     std::optional<Head> head_;
     std::vector<Array<float>> gains_; // padded copies
     int tokens_ = 0, outputs_ = 0;
-    int head_pad_, hidden_stride_, q_stride_, kv_stride_, ffn_stride_, code_stride_;
-    Array<float> x_, q_, k_out_, v_, heads_, gate_, up_, cos_, sin_, hidden_out_;
+    int head_pad_, hidden_stride_, q_stride_, kv_stride_, ffn_stride_;
+    Array<float> x_, q_, k_out_, v_, heads_, gate_, up_, hidden_out_;
+    Array<float> normed_, added_;  // a norm's output; what is added to x_ after its norm
+    Array<float> cos_[2], sin_[2]; // of full and of sliding layers
     Array<std::int8_t> codes_;
     Array<float> code_scales_;
     Array<std::int32_t> code_sums_;
@@ -146,6 +180,7 @@ class Decoder {
     int longest_spans_ = 1;
     bool by_span_ = false;
     const std::int32_t *positions_ = nullptr; // of the batch in work
+    int window_ = 0;                          // of the layer in work; 0: all is seen
     std::vector<Partial> partials_;
     Array<float> weighted_;
 };

@@ -27,10 +27,20 @@ float sign_of(std::uint32_t column) {
 
 } // namespace
 
-Head::Head(const Dense &weights, const Screen &screen, int threads, int rows_at_once)
-    : weights_(weights), screen_(screen), threads_(threads) {
+Head::Head(const Dense &weights, const Ternary &ternary, const Screen &screen, int threads,
+           int rows_at_once)
+    : weights_(weights), ternary_(ternary), screen_(screen), threads_(threads),
+      rows_at_once_(rows_at_once) {
     const std::size_t n = static_cast<std::size_t>(rows_at_once);
-    scores_ = Array<float>(n * static_cast<std::size_t>(weights.rows));
+    if (ternary.packed) {
+        weights_.rows = ternary.rows;
+        const std::size_t blocks = n * static_cast<std::size_t>(ternary.blocks());
+        codes_ = Array<std::int8_t>(2 * blocks * kColumns);
+        code_scales_ = Array<float>(blocks);
+        code_sums_ = Array<std::int32_t>(blocks);
+        scratch_ = Array<unsigned char>(static_cast<std::size_t>(threads) * kScratchBytes);
+    }
+    scores_ = Array<float>(n * static_cast<std::size_t>(weights_.rows));
     if (!screen.codes) return;
     const std::size_t columns = static_cast<std::size_t>(screen.columns);
     signs_ = Array<float>(columns);
@@ -48,6 +58,7 @@ Head::Head(const Dense &weights, const Screen &screen, int threads, int rows_at_
 
 void Head::logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens,
                   float *out) {
+    if (ternary_.packed) return ternary_logits(k, pool, x, stride, tokens, out);
     // Rows of the head that stay in an L2 cache while a few tokens at a time pass over them.
     constexpr int kHeadRows = 32, kHeadTokens = 3;
     const int vocab = weights_.rows, chunks = (vocab + kHeadRows - 1) / kHeadRows;
@@ -61,6 +72,25 @@ void Head::logits(const Kernels &k, Pool &pool, const float *x, int stride, int 
                         x + std::ptrdiff_t{t} * stride, stride, std::min(kHeadTokens, tokens - t),
                         out + std::ptrdiff_t{t} * vocab, vocab);
     });
+}
+
+void Head::ternary_logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens,
+                          float *out) {
+    const int vocab = ternary_.rows, blocks = ternary_.blocks(), padded = blocks * kColumns;
+    for (int first = 0; first < tokens; first += rows_at_once_) {
+        const int count = std::min(rows_at_once_, tokens - first);
+        for (int t = 0; t < count; ++t)
+            k.quantise_blocks(x + std::ptrdiff_t{first + t} * stride, ternary_.columns,
+                              codes_.data() + std::ptrdiff_t{2} * t * padded, padded,
+                              code_scales_.data() + t * blocks, code_sums_.data() + t * blocks);
+        const BlockActivations codes{codes_.data(), code_scales_.data(), code_sums_.data(), count,
+                                     padded};
+        pool.split(ternary_.groups(), [&](int begin, int end, int thread) {
+            k.linear_blocks(ternary_, codes, begin, end, out + std::ptrdiff_t{first} * vocab, vocab,
+                            false,
+                            scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes);
+        });
+    }
 }
 
 void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,

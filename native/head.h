@@ -18,9 +18,10 @@ namespace trilobit {
 
 class Head {
   public:
-    // screen.codes may be null: then every row is computed. `rows_at_once` hidden states are
-    // sampled together at most.
-    Head(const Dense &weights, const Screen &screen, int threads, int rows_at_once);
+    // The head is `ternary` if that has codes, else `weights`. screen.codes may be null: then every
+    // row is computed. `rows_at_once` hidden states are sampled together at most.
+    Head(const Dense &weights, const Ternary &ternary, const Screen &screen, int threads,
+         int rows_at_once);
 
     // out[t][vocab] of `tokens` hidden states x[t * stride].
     void logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens, float *out);
@@ -42,6 +43,8 @@ class Head {
         std::vector<std::int32_t> adjusted; // tokens whose logits bias and penalties change
     };
 
+    void ternary_logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens,
+                        float *out);
     void prepare(const Kernels &k, int t, const float *x, const Sampler &sampler);
     void race(const Kernels &k, int t, int begin, int end, int thread);
     bool decide(const Kernels &k, int t, const float *x, Sampler &sampler, std::int32_t *out);
@@ -53,12 +56,14 @@ class Head {
     float reached_by(const Kernels &k, const float *x, int count, float *scores) const;
 
     Dense weights_{};
+    Ternary ternary_{};
     Screen screen_{};
-    int threads_ = 0;
+    int threads_ = 0, rows_at_once_ = 0;
     Array<float> signs_, rotated_, scores_; // scores_[t][vocab]: approximate, then exact logits
     Array<std::int8_t> codes_;
     Array<float> code_scales_;
     Array<std::int32_t> code_sums_;
+    Array<unsigned char> scratch_; // of a ternary head, kScratchBytes a thread
     std::vector<Pass> passes_;
     std::vector<std::int32_t> leaders_; // [t][thread]: the row with the best score, or -1
     std::vector<std::vector<Candidate>> candidates_;

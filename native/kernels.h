@@ -25,18 +25,9 @@ constexpr int round_up(int value, int multiple) {
 
 enum class Float : std::uint8_t { f32, f16, bf16 };
 
+enum class Activation : std::uint8_t { relu2, silu, gelu_tanh };
+
 constexpr int size_of(Float type) { return type == Float::f32 ? 4 : 2; }
-
-// A ternary matrix [rows, columns] in the packed layout of docs/format.md.
-struct Ternary {
-    const std::uint8_t *packed;
-    float scale;
-    int rows;
-    int columns;
-
-    int groups() const { return (rows + kRows - 1) / kRows; }
-    int blocks() const { return (columns + kColumns - 1) / kColumns; }
-};
 
 // A float matrix [rows, columns] as it lies in the file.
 struct Dense {
@@ -44,6 +35,20 @@ struct Dense {
     Float type;
     int rows;
     int columns;
+};
+
+// A ternary matrix [rows, columns] in the packed layout of docs/format.md. A weight's scale is
+// scales[row * scale_step], or one of `block_scales` where they are given.
+struct Ternary {
+    const std::uint8_t *packed;
+    const float *scales;
+    int scale_step; // 0: one for the matrix
+    int rows;
+    int columns;
+    Dense block_scales{}; // [rows, blocks()]
+
+    int groups() const { return (rows + kRows - 1) / kRows; }
+    int blocks() const { return (columns + kColumns - 1) / kColumns; }
 };
 
 // A four-bit copy of the head [rows, columns], rotated, in the packed layout of screen.py.
@@ -65,9 +70,20 @@ struct Activations {
     int stride;
 };
 
+// Activations of 16 bits with a scale for every block, as two int8 of which the first counts 256
+// times: codes [T, 2, stride], zero beyond K; scales and sums [T, stride / kColumns].
+struct BlockActivations {
+    std::int8_t *codes;
+    float *scales;
+    std::int32_t *sums; // sum of a block's codes
+    int tokens;
+    int stride;
+};
+
 // One pass of up to kMaxQueries queries of one KV head over one span of keys.
 struct AttentionSpan {
     const float *const *queries; // each [head_dim], scaled by 1/sqrt(head_dim)
+    const int *first;            // keys of this span before which each query sees none; may be ≤ 0
     const int *visible;          // keys of this span that each query may see; may be ≤ 0
     int query_count;
     const void *const *keys;   // a block: [head_dim, kKvBlock]
@@ -84,15 +100,23 @@ struct Kernels {
     // out[t * out_stride + row] (+)= x[t] · w[row] for the rows of [group_begin, group_end).
     void (*linear)(const Ternary &w, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride, bool accumulate, void *scratch);
-    // RMSNorm with gain, then absmax int8 codes of one token.
+    // The same where every block has a scale.
+    void (*linear_blocks)(const Ternary &w, const BlockActivations &x, int group_begin,
+                          int group_end, float *out, int out_stride, bool accumulate,
+                          void *scratch);
+    // RMSNorm with gain, or nothing where that is null, then absmax int8 codes of one token.
     void (*norm_quantise)(const float *x, const float *gain, int n, float eps, std::int8_t *codes,
                           int stride, float *scale, std::int32_t *sum);
+    // 16-bit codes of every block of one token.
+    void (*quantise_blocks)(const float *x, int n, std::int8_t *codes, int stride, float *scales,
+                            std::int32_t *sums);
     void (*norm)(const float *x, const float *gain, int n, float eps, float *out);
-    // gate[i] = relu(gate[i])² * up[i]
-    void (*relu2_gate)(float *gate, const float *up, int n);
+    // gate[i] = act(gate[i]) * up[i]
+    void (*gate)(Activation act, float *gate, const float *up, int n);
     // Rotate the pairs (i, i + half) of one head.
     void (*rope)(const float *x, const float *cos, const float *sin, int half, float *out);
     void (*embed)(const Dense &table, int row, float *out);
+    void (*embed_blocks)(const Ternary &table, int row, float *out);
     // out[t * out_stride + row] = x[t] · w[row] for the rows of [row_begin, row_end).
     void (*dense)(const Dense &w, int row_begin, int row_end, const float *x, int x_stride,
                   int tokens, float *out, int out_stride);

@@ -30,6 +30,8 @@ constexpr int kStreamTokens = 8;
 
 #include "float.inl"
 
+#include "blocks.inl"
+
 #include "attention.inl"
 
 #include "screen.inl"
@@ -37,7 +39,7 @@ constexpr int kStreamTokens = 8;
 #include "limits.inl"
 
 constexpr Kernels table(const char *name) {
-    return {name,   linear, norm_quantise, norm,        relu2_gate, rope,
-            embed,  dense,  store_key,     store_value, attend,     merge,
-            finish, rotate, screen,        gumbel,      read,       multiply};
+    return {name,  linear, linear_blocks, norm_quantise, quantise_blocks, norm,        gate,
+            rope,  embed,  embed_blocks,  dense,         store_key,       store_value, attend,
+            merge, finish, rotate,        screen,        gumbel,          read,        multiply};
 }

@@ -5,22 +5,6 @@
 
 constexpr float kMinusInfinity = -__builtin_huge_valf();
 
-// exp(x) for x ≤ 0, relative error below 2e-7: x = n·ln2 + r, then a polynomial in r (Cephes).
-inline F8 exp8(F8 x) {
-    x = max(x, all8(-87.0f));
-    const F8 n = round(mul(x, all8(1.44269504088896341f)));
-    F8 r = fma(n, all8(-0.693359375f), x);
-    r = fma(n, all8(2.12194440e-4f), r);
-    F8 p = all8(1.9875691500e-4f);
-    p = fma(p, r, all8(1.3981999507e-3f));
-    p = fma(p, r, all8(8.3334519073e-3f));
-    p = fma(p, r, all8(4.1665795894e-2f));
-    p = fma(p, r, all8(1.6666665459e-1f));
-    p = fma(p, r, all8(5.0000001201e-1f));
-    p = fma(p, mul(r, r), add(r, all8(1)));
-    return mul(p, exp2i(n));
-}
-
 inline float exp1(float x) { return first_lane(exp8(all8(x))); }
 
 // scores[q][position] of 16 positions, Q queries
@@ -82,9 +66,10 @@ inline void weigh(const void *values, int head_dim, const float (*p)[kKvBlock],
     }
 }
 
-// Turn a block's scores into exp(score - maximum); keys beyond `visible` weigh exactly nothing.
-// Returns what earlier sums must be multiplied with.
-inline float soften(float *scores, int visible, float *maximum, float *sum) {
+// Turn a block's scores into exp(score - maximum); keys before `first` and from `visible` on weigh
+// exactly nothing. Returns what earlier sums must be multiplied with.
+inline float soften(float *scores, int first, int visible, float *maximum, float *sum) {
+    for (int j = 0; j < first; ++j) scores[j] = kMinusInfinity;
     for (int j = visible; j < kKvBlock; ++j) scores[j] = kMinusInfinity;
     F8 largest = all8(*maximum);
     for (int j = 0; j < kKvBlock; j += 8) largest = max(largest, load8(scores + j));
@@ -92,6 +77,7 @@ inline float soften(float *scores, int visible, float *maximum, float *sum) {
     const float shrink = top == *maximum ? 1.0f : exp1(*maximum - top);
     for (int j = 0; j < kKvBlock; j += 8)
         store8(scores + j, exp8(sub(load8(scores + j), all8(top))));
+    for (int j = 0; j < first; ++j) scores[j] = 0;
     for (int j = visible; j < kKvBlock; ++j) scores[j] = 0;
     F8 a = all8(0);
     for (int j = 0; j < kKvBlock; j += 8) a = add(a, load8(scores + j));
@@ -102,29 +88,31 @@ inline float soften(float *scores, int visible, float *maximum, float *sum) {
 
 template <Float type, int Q> inline void attend_queries(const AttentionSpan &s, int first) {
     const float *const *queries = s.queries + first;
-    const int *visible = s.visible + first;
+    const int *begin = s.first + first, *visible = s.visible + first;
     float *weighted = s.weighted + std::ptrdiff_t{first} * s.head_dim;
-    int keys = 0;
+    int keys = 0, unseen = kSpan; // no query sees a key before that
     TRILOBIT_UNROLL
     for (int q = 0; q < Q; ++q) {
         keys = visible[q] > keys ? visible[q] : keys;
+        unseen = min_of(unseen, begin[q] > 0 ? begin[q] : 0);
         s.maximum[first + q] = kMinusInfinity;
         s.sum[first + q] = 0;
     }
     for (int i = 0; i < Q * s.head_dim; ++i) weighted[i] = 0;
     float scores[Q][kKvBlock];
-    for (int key = 0; key < keys; key += kKvBlock) {
+    for (int key = unseen / kKvBlock * kKvBlock; key < keys; key += kKvBlock) {
         const void *block = s.keys[key / kKvBlock];
         score<type, Q>(block, 0, s.head_dim, queries, scores);
         score<type, Q>(block, 16, s.head_dim, queries, scores);
         float shrink[Q];
         TRILOBIT_UNROLL
         for (int q = 0; q < Q; ++q) {
-            const int seen = visible[q] - key;
+            const int seen = min_of(visible[q] - key, kKvBlock);
+            const int skipped = begin[q] > key ? begin[q] - key : 0;
             shrink[q] = 1;
-            if (seen > 0)
-                shrink[q] = soften(scores[q], seen < kKvBlock ? seen : kKvBlock,
-                                   &s.maximum[first + q], &s.sum[first + q]);
+            if (seen > skipped)
+                shrink[q] = soften(scores[q], skipped, seen, &s.maximum[first + q],
+                                   &s.sum[first + q]);
             else
                 for (float &p : scores[q]) p = 0;
         }

@@ -36,35 +36,86 @@ inline float inverse_rms(const float *x, int n, float eps) {
 
 inline void norm(const float *x, const float *gain, int n, float eps, float *out) {
     const F8 r = all8(inverse_rms(x, n, eps));
-    for (int i = 0; i < n; i += 8) store8(out + i, mul(load8(gain + i), mul(load8(x + i), r)));
+    for (int i = 0; i < n; i += kFloatPad) {
+        store8(out + i, mul(load8(gain + i), mul(load8(x + i), r)));
+        store8(out + i + 8, mul(load8(gain + i + 8), mul(load8(x + i + 8), r)));
+    }
 }
 
-inline void norm_quantise(const float *x, const float *gain, int n, float eps, std::int8_t *codes,
-                          int stride, float *scale, std::int32_t *sum) {
-    const F8 r = all8(inverse_rms(x, n, eps));
+// Absmax int8 codes of 16 values at a time of load(i), which gives eight.
+template <typename Load>
+inline void quantise(int n, Load load, std::int8_t *codes, int stride, float *scale,
+                     std::int32_t *sum) {
     F8 largest = all8(0);
-    for (int i = 0; i < n; i += 8)
-        largest = max(largest, abs(mul(load8(gain + i), mul(load8(x + i), r))));
+    for (int i = 0; i < n; i += 8) largest = max(largest, abs(load(i)));
     const float absmax = max_lanes(largest);
     const float t = 127.0f / (absmax > 1e-5f ? absmax : 1e-5f);
     const F8 t8 = all8(t);
     I32 codes_sum = zero_i32();
     int i = 0;
-    for (; i < n; i += kFloatPad) {
-        const F8 low = mul(mul(load8(gain + i), mul(load8(x + i), r)), t8);
-        const F8 high = mul(mul(load8(gain + i + 8), mul(load8(x + i + 8), r)), t8);
-        codes_sum = store_i8(codes + i, low, high, codes_sum);
-    }
+    for (; i < n; i += kFloatPad)
+        codes_sum = store_i8(codes + i, mul(load(i), t8), mul(load(i + 8), t8), codes_sum);
     for (; i < stride; ++i) codes[i] = 0;
     *scale = 1.0f / t;
     *sum = total(codes_sum);
 }
 
-inline void relu2_gate(float *gate, const float *up, int n) {
-    for (int i = 0; i < n; ++i) {
-        const float g = gate[i] > 0 ? gate[i] : 0;
-        gate[i] = g * g * up[i];
+inline void norm_quantise(const float *x, const float *gain, int n, float eps, std::int8_t *codes,
+                          int stride, float *scale, std::int32_t *sum) {
+    if (!gain) return quantise(n, [&](int i) { return load8(x + i); }, codes, stride, scale, sum);
+    const F8 r = all8(inverse_rms(x, n, eps));
+    const auto normed = [&](int i) { return mul(load8(gain + i), mul(load8(x + i), r)); };
+    quantise(n, normed, codes, stride, scale, sum);
+}
+
+// exp(x) for x ≤ 0, relative error below 2e-7: x = n·ln2 + r, then a polynomial in r (Cephes).
+inline F8 exp8(F8 x) {
+    x = max(x, all8(-87.0f));
+    const F8 n = round(mul(x, all8(1.44269504088896341f)));
+    F8 r = fma(n, all8(-0.693359375f), x);
+    r = fma(n, all8(2.12194440e-4f), r);
+    F8 p = all8(1.9875691500e-4f);
+    p = fma(p, r, all8(1.3981999507e-3f));
+    p = fma(p, r, all8(8.3334519073e-3f));
+    p = fma(p, r, all8(4.1665795894e-2f));
+    p = fma(p, r, all8(1.6666665459e-1f));
+    p = fma(p, r, all8(5.0000001201e-1f));
+    p = fma(p, mul(r, r), add(r, all8(1)));
+    return mul(p, exp2i(n));
+}
+
+// 1 / (1 + exp(-x)), whose exponentials are of numbers that are not positive on either side of 0.
+inline F8 sigmoid(F8 x) {
+    const F8 zero = all8(0);
+    return div(exp8(min(x, zero)), add(all8(1), exp8(sub(zero, abs(x)))));
+}
+
+inline F8 activate(Activation act, F8 x) {
+    switch (act) {
+    case Activation::relu2: {
+        const F8 positive = max(x, all8(0));
+        return mul(positive, positive);
     }
+    case Activation::silu: return mul(x, sigmoid(x));
+    case Activation::gelu_tanh: break;
+    }
+    // (1 + tanh(u)) / 2 = sigmoid(2u), with u = √(2/π)·(x + 0.044715·x³)
+    const F8 cubed = mul(mul(x, x), x);
+    return mul(x, sigmoid(mul(all8(1.5957691216f), fma(cubed, all8(0.044715f), x))));
+}
+
+// Where a thread's rows end must not show: the last few go through a vector as well.
+inline void gate(Activation act, float *gate, const float *up, int n) {
+    int i = 0;
+    for (; i + 8 <= n; i += 8) store8(gate + i, mul(activate(act, load8(gate + i)), load8(up + i)));
+    if (i == n) return;
+    float g[8] = {}, u[8] = {};
+    for (int j = 0; i + j < n; ++j) {
+        g[j] = gate[i + j];
+        u[j] = up[i + j];
+    }
+    store8(g, mul(activate(act, load8(g)), load8(u)));
+    for (int j = 0; i + j < n; ++j) gate[i + j] = g[j];
 }
 
 inline void rope(const float *x, const float *cos, const float *sin, int half, float *out) {

@@ -93,10 +93,11 @@ inline void for_vectors(std::int32_t (*sums)[kRows], Multiply multiply) {
 
 inline void write_rows(const Ternary &w, const Activations &x, int group, int token,
                        const std::int32_t *sums, float *out, int out_stride, bool accumulate) {
-    const float scale = x.scales[token] * w.scale;
+    const float *scales = w.scales + std::ptrdiff_t{group} * kRows * w.scale_step;
     float *y = out + std::ptrdiff_t{token} * out_stride + std::ptrdiff_t{group} * kRows;
     const int rows = min_of(kRows, w.rows - group * kRows);
     for (int r = 0; r < rows; ++r) {
+        const float scale = x.scales[token] * scales[r * w.scale_step];
         const float value = static_cast<float>(sums[r] - x.sums[token]) * scale;
         y[r] = accumulate ? y[r] + value : value;
     }

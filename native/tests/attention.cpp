@@ -68,11 +68,12 @@ struct Cache {
         return stored(values[size(position / kKvBlock)], type, position % kKvBlock * head_dim + d);
     }
 
-    // softmax(query · keys) · values over the first `visible` positions, and the error allowed.
-    std::vector<double> attention(const float *query, int visible, double *tolerance) const {
+    // softmax(query · keys) · values over the positions [first, visible), and the error allowed.
+    std::vector<double> attention(const float *query, int first, int visible,
+                                  double *tolerance) const {
         std::vector<double> scores, out(size(head_dim));
         double top = -1e300, magnitude = 0, total = 0;
-        for (int p = 0; p < visible; ++p) {
+        for (int p = first; p < visible; ++p) {
             double score = 0, absolute = 0;
             for (int d = 0; d < head_dim; ++d) {
                 score += double{query[d]} * key(p, d);
@@ -82,8 +83,8 @@ struct Cache {
             top = std::max(top, score);
             magnitude = std::max(magnitude, absolute);
         }
-        for (int p = 0; p < visible; ++p) {
-            const double weight = std::exp(scores[size(p)] - top);
+        for (int p = first; p < visible; ++p) {
+            const double weight = std::exp(scores[size(p - first)] - top);
             total += weight;
             for (int d = 0; d < head_dim; ++d) out[size(d)] += weight * value(p, d);
         }
@@ -99,9 +100,12 @@ struct Cache {
 void attend(const Kernels &k, Check &check) {
     constexpr int kPositions = kSpan + 150;
     constexpr int kVisible[kMaxQueries] = {kPositions, 1, kSpan, kSpan + 1, 33, 32, 200, kSpan - 1};
+    // Windows that begin in the first block, at its edges, far into and behind the first span
+    constexpr int kFirst[kMaxQueries] = {kSpan + 70, 0, 31, kSpan, 32, 5, 160, kSpan - 2};
     Random random(6);
     for (const Float type : {Float::f32, Float::f16})
-        for (const int head_dim : {16, 112, 128}) {
+        for (const auto &[head_dim, windows] :
+             {std::pair(16, false), {112, false}, {128, false}, {16, true}, {256, true}}) {
             const Cache cache(k, random, type, head_dim, kPositions);
             const std::vector<float> queries = random.floats(size(kMaxQueries, head_dim), -1, 1);
             const float *query[kMaxQueries];
@@ -110,23 +114,26 @@ void attend(const Kernels &k, Check &check) {
             for (const int count : {1, 2, 3, 4, 5, 6, 7, 8}) {
                 check.begin(std::string(k.name) + " attend " +
                             (type == Float::f32 ? "f32" : "f16") + ", head_dim " +
-                            std::to_string(head_dim) + ", " + std::to_string(count) + " queries");
+                            std::to_string(head_dim) + (windows ? ", windows, " : ", ") +
+                            std::to_string(count) + " queries");
                 const std::size_t n = size(count, head_dim);
                 std::vector<float> running(n), weighted(n), out(n);
                 float maximum[kMaxQueries], sum[kMaxQueries];
                 float running_maximum[kMaxQueries], running_sum[kMaxQueries] = {};
                 std::fill_n(running_maximum, kMaxQueries, -kInfinity);
                 for (int span = 0; span < 2; ++span) {
-                    int visible[kMaxQueries];
-                    for (int q = 0; q < count; ++q)
+                    int first[kMaxQueries], visible[kMaxQueries];
+                    for (int q = 0; q < count; ++q) {
+                        first[q] = (windows ? kFirst[q] : 0) - span * kSpan;
                         visible[q] = std::min(kVisible[q] - span * kSpan, kSpan);
+                    }
                     const int block = span * kSpan / kKvBlock;
-                    k.attend({query, visible, count, cache.keys.data() + block,
+                    k.attend({query, first, visible, count, cache.keys.data() + block,
                               cache.values.data() + block, head_dim, maximum, sum, weighted.data()},
                              type);
                     for (int q = 0; q < count; ++q) {
                         float *own = weighted.data() + q * head_dim;
-                        if (visible[q] > 0) {
+                        if (visible[q] > 0 && first[q] < kSpan) {
                             k.merge(&running_maximum[q], &running_sum[q],
                                     running.data() + q * head_dim, maximum[q], sum[q], own,
                                     head_dim);
@@ -143,7 +150,7 @@ void attend(const Kernels &k, Check &check) {
                     k.finish(running.data() + q * head_dim, running_sum[q], head_dim, got);
                     double tolerance;
                     const std::vector<double> wanted =
-                        cache.attention(query[q], kVisible[q], &tolerance);
+                        cache.attention(query[q], windows ? kFirst[q] : 0, kVisible[q], &tolerance);
                     for (int d = 0; d < head_dim; ++d)
                         check.close(got[d], wanted[size(d)], 2 * tolerance, d); // values are ≤ 2
                 }
@@ -167,13 +174,13 @@ void exponential(const Kernels &k, Check &check) {
     for (int i = 0; i < kHeadDim; ++i) identity[size(i, kHeadDim) + size(i)] = 1;
     const float *queries = query.data();
     const void *keys = block.data(), *values = identity.data();
-    const int visible = kHeadDim;
+    const int first = 0, visible = kHeadDim;
     check.begin(std::string(k.name) + " exponential");
     for (int step = 1; step < 600; ++step) {
         for (int i = 0; i < kHeadDim; ++i) // transposed: the first dimension of all keys
             block[size(i)] = -0x1p-7f * static_cast<float>(step * i);
         float maximum, sum, weights[kHeadDim];
-        k.attend({&queries, &visible, 1, &keys, &values, kHeadDim, &maximum, &sum, weights},
+        k.attend({&queries, &first, &visible, 1, &keys, &values, kHeadDim, &maximum, &sum, weights},
                  Float::f32);
         for (int i = 0; i < kHeadDim; ++i) {
             const double wanted = std::exp(double{block[size(i)]});

@@ -98,7 +98,7 @@ inline std::string shape_of(int rows, int columns) {
 // Codes -1, 0, 1 [rows, columns] in the layout of docs/format.md.
 inline std::vector<std::uint8_t> pack(const std::vector<std::int8_t> &codes, int rows,
                                       int columns) {
-    const Ternary shape{nullptr, 1, rows, columns};
+    const Ternary shape{nullptr, nullptr, 0, rows, columns};
     std::vector<std::uint8_t> packed(size(shape.groups(), shape.blocks(), kBlockBytes), 0x55);
     for (int r = 0; r < rows; ++r)
         for (int c = 0; c < columns; ++c) {

@@ -7,6 +7,7 @@
 #include "../decoder.h"
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 
 namespace trilobit::test {
@@ -22,6 +23,52 @@ constexpr Config kConfig{
     .head_dim = 10,
     .rms_norm_eps = 1e-5f,
 };
+// What a family of models has.
+struct Family {
+    const char *name;
+    Config config;
+    bool sub_norms, qk_norms, post_norms, projection_norms;
+    int scale_step; // 1: scales by row, 128: by block, and the tables are ternary too
+    bool slides;
+};
+
+Config with(void (*change)(Config &)) {
+    Config c = kConfig;
+    change(c);
+    return c;
+}
+
+const Family kBitNet{"bitnet", kConfig, true, false, false, false, 0, false};
+const Family kLlama{"llama", with([](Config &c) { c.hidden_act = Activation::silu; }),
+                    false,   false,
+                    false,   false,
+                    1,       false};
+const Family kBonsai{"bonsai",
+                     with([](Config &c) {
+                         c.hidden_act = Activation::silu;
+                         c.attention_factor = 1.25f;
+                     }),
+                     false,
+                     true,
+                     false,
+                     false,
+                     128,
+                     false};
+const Family kGemma{"gemma",
+                    with([](Config &c) {
+                        c.hidden_act = Activation::gelu_tanh;
+                        c.projection_norm_eps = 1e-6f;
+                        c.embedding_scale = 3;
+                        c.query_pre_attn_scalar = 25;
+                        c.sliding_window = 75;
+                    }),
+                    false,
+                    true,
+                    true,
+                    true,
+                    0,
+                    true};
+
 constexpr int kLong = kSpan + 20; // a sequence of two spans
 constexpr int kShort = 45;
 constexpr int kBlocks = 32; // for both sequences
@@ -37,21 +84,43 @@ float sign_of(std::uint32_t column) {
 // Random weights, in buffers as large as in a file.
 class Model {
   public:
-    explicit Model(std::uint64_t seed) : random_(seed) {
+    explicit Model(const Family &family) : family_(family), random_(11) {
         const Config &c = kConfig;
         const int q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
         const int h = c.hidden_size, f = c.intermediate_size;
         embedding_ = random_.floats(size(c.vocab_size, h), -1, 1);
         weights_.embed_tokens = {embedding_.data(), Float::f32, c.vocab_size, h};
         weights_.lm_head = weights_.embed_tokens;
+        if (family.scale_step == 128) {
+            weights_.ternary_embed_tokens = ternary(c.vocab_size, h);
+            weights_.ternary_lm_head = ternary(c.vocab_size, h);
+        }
         weights_.norm = gain(h);
         weights_.inv_freq = gain(c.head_dim / 2);
-        for (int n = 0; n < c.num_hidden_layers; ++n)
-            weights_.layers.push_back({gain(h), gain(h), gain(q), gain(f), ternary(q, h),
-                                       ternary(kv, h), ternary(kv, h), ternary(h, q), ternary(f, h),
-                                       ternary(f, h), ternary(h, f)});
+        if (family.slides) weights_.local_inv_freq = gain(c.head_dim / 2);
+        for (int n = 0; n < c.num_hidden_layers; ++n) {
+            Layer l{};
+            l.attn_norm = gain(h);
+            l.mlp_norm = gain(h);
+            l.attn_sub_norm = family.sub_norms ? gain(q) : nullptr;
+            l.ffn_sub_norm = family.sub_norms ? gain(f) : nullptr;
+            l.attn_post_norm = family.post_norms ? gain(h) : nullptr;
+            l.mlp_post_norm = family.post_norms ? gain(h) : nullptr;
+            l.q_norm = family.qk_norms ? gain(c.head_dim) : nullptr;
+            l.k_norm = family.qk_norms ? gain(c.head_dim) : nullptr;
+            l.q_proj = projection(q, h);
+            l.k_proj = projection(kv, h);
+            l.v_proj = projection(kv, h);
+            l.o_proj = projection(h, q);
+            l.gate_proj = projection(f, h);
+            l.up_proj = projection(f, h);
+            l.down_proj = projection(h, f);
+            l.sliding = family.slides && n == 0;
+            weights_.layers.push_back(l);
+        }
     }
 
+    const Config &config() const { return family_.config; }
     const Weights &weights() const { return weights_; }
 
     // The same model with a screen of its head.
@@ -96,9 +165,24 @@ class Model {
         std::vector<std::int8_t> codes(size(rows, columns));
         for (std::int8_t &c : codes) c = static_cast<std::int8_t>(random_.between(-1, 1));
         packed_.push_back(pack(codes, rows, columns));
-        return {packed_.back().data(), random_.uniform(0.05f, 0.2f), rows, columns};
+        Ternary w{packed_.back().data(), nullptr, 0, rows, columns};
+        const bool blocks = family_.scale_step == 128;
+        const int scales = blocks ? rows * w.blocks() : family_.scale_step ? rows : 1;
+        gains_.push_back(random_.floats(size(scales), 0.05f, 0.2f));
+        if (blocks) {
+            w.block_scales = {gains_.back().data(), Float::f32, rows, w.blocks()};
+        } else {
+            w.scales = gains_.back().data();
+            w.scale_step = family_.scale_step;
+        }
+        return w;
     }
 
+    Projection projection(int rows, int columns) {
+        return {ternary(rows, columns), family_.projection_norms ? gain(columns) : nullptr};
+    }
+
+    const Family &family_;
     Random random_;
     std::vector<float> embedding_;
     std::vector<std::vector<float>> gains_;
@@ -111,8 +195,9 @@ class Model {
 // Runs two sequences on one decoder and keeps the logits of every token.
 class Run {
   public:
-    Run(const Kernels &kernels, const Weights &weights, int threads, Float kv_type)
-        : decoder_(kConfig, weights, {threads, kLong + kShort, kBlocks, kv_type}, kernels),
+    Run(const Kernels &kernels, const Config &config, const Weights &weights, int threads,
+        Float kv_type)
+        : decoder_(config, weights, {threads, kLong + kShort, kBlocks, kv_type}, kernels),
           table_(2 * kBlocks) {
         Random random(7); // the blocks of both sequences are mixed
         std::vector<std::int32_t> blocks(kBlocks);
@@ -174,7 +259,8 @@ void same_logits(const Run &got, const Run &wanted, Check &check) {
 void sampling(const Kernels &k, Model &model, Check &check) {
     constexpr int kRowCount = 12;
     const int vocab = kConfig.vocab_size;
-    Run full(k, model.weights(), 3, Float::f16), screened(k, model.screened(), 3, Float::f16);
+    Run full(k, kConfig, model.weights(), 3, Float::f16);
+    Run screened(k, kConfig, model.screened(), 3, Float::f16);
     full.step(kRowCount, 0);
     screened.step(kRowCount, 0);
     std::vector<float> logits(size(kRowCount, vocab));
@@ -217,7 +303,7 @@ void sampling(const Kernels &k, Model &model, Check &check) {
 void drafts(const Kernels &k, Model &model, Check &check) {
     constexpr int kRowCount = 8;
     for (const bool screened : {false, true}) {
-        Run run(k, screened ? model.screened() : model.weights(), 3, Float::f16);
+        Run run(k, kConfig, screened ? model.screened() : model.weights(), 3, Float::f16);
         run.step(kRowCount, 0);
         std::vector<float> logits(size(kRowCount, kConfig.vocab_size));
         run.decoder().logits(0, kRowCount, logits.data());
@@ -255,36 +341,45 @@ void drafts(const Kernels &k, Model &model, Check &check) {
     }
 }
 
+// However the work is cut, mixed and shared: the same logits, to the bit.
+void exactness(const Kernels &k, const Family &family, Float kv_type, Check &check) {
+    const Model model(family);
+    const auto run = [&](int threads) {
+        return std::make_unique<Run>(k, model.config(), model.weights(), threads, kv_type);
+    };
+    const std::string name =
+        std::string(k.name) + ' ' + family.name + (kv_type == Float::f16 ? " f16" : " f32");
+    check.begin(name + " decoder");
+    const auto whole = run(1);
+    whole->finish(kLong);
+    const std::vector<float> &logits = whole->logits(0);
+    check.that(std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }),
+               "logits are finite");
+    check.that(!std::equal(logits.begin(), logits.end() - kConfig.vocab_size,
+                           logits.begin() + kConfig.vocab_size),
+               "logits differ from token to token");
+
+    check.begin(name + " decoder, chunks of 97, 5 threads");
+    const auto chunked = run(5);
+    chunked->finish(97);
+    same_logits(*chunked, *whole, check);
+
+    // A prompt, another beside it, then token by token over the border of the span.
+    check.begin(name + " decoder, mixed batches, 2 threads");
+    const auto mixed = run(2);
+    mixed->step(kSpan - 7, 0);
+    for (int i = 0; i < 14; ++i) mixed->step(1, i % 3);
+    mixed->finish(7);
+    same_logits(*mixed, *whole, check);
+}
+
 } // namespace
 
 void test_decoder(const Kernels &k, Check &check) {
-    Model model(11);
-    for (const Float kv_type : {Float::f16, Float::f32}) {
-        const std::string name = std::string(k.name) + (kv_type == Float::f16 ? " f16" : " f32");
-        check.begin(name + " decoder");
-        Run whole(k, model.weights(), 1, kv_type);
-        whole.finish(kLong);
-        const std::vector<float> &logits = whole.logits(0);
-        check.that(
-            std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }),
-            "logits are finite");
-        check.that(!std::equal(logits.begin(), logits.end() - kConfig.vocab_size,
-                               logits.begin() + kConfig.vocab_size),
-                   "logits differ from token to token");
-
-        check.begin(name + " decoder, chunks of 97, 5 threads");
-        Run chunked(k, model.weights(), 5, kv_type);
-        chunked.finish(97);
-        same_logits(chunked, whole, check);
-
-        // A prompt, another beside it, then token by token over the border of the span.
-        check.begin(name + " decoder, mixed batches, 2 threads");
-        Run mixed(k, model.weights(), 2, kv_type);
-        mixed.step(kSpan - 7, 0);
-        for (int i = 0; i < 14; ++i) mixed.step(1, i % 3);
-        mixed.finish(7);
-        same_logits(mixed, whole, check);
-    }
+    exactness(k, kBitNet, Float::f32, check);
+    for (const Family *family : {&kBitNet, &kLlama, &kBonsai, &kGemma})
+        exactness(k, *family, Float::f16, check);
+    Model model(kBitNet);
     sampling(k, model, check);
     drafts(k, model, check);
 }

@@ -53,22 +53,48 @@ void norms(const Kernels &k, Check &check) {
         for (int i = n; i < stride; ++i) check.that(codes[size(i)] == 0, "padding is zero");
         check.that(sum == wanted_sum, "the sum is that of the codes");
         check.close(double{scale}, absmax / 127, relative * absmax / 127);
+
+        check.begin(std::string(k.name) + " quantise, without a norm, " + std::to_string(n));
+        double largest = 0;
+        for (int i = 0; i < n; ++i) largest = std::max(largest, std::abs(double{x[size(i)]}));
+        k.norm_quantise(x.data(), nullptr, n, kEpsilon, codes.data(), stride, &scale, &sum);
+        for (int i = 0; i < n; ++i)
+            check.close(codes[size(i)], x[size(i)] * 127 / largest, 0.5 + 127 * 2 * kUnit, i);
+        check.close(double{scale}, largest / 127, 2 * kUnit * largest / 127);
     }
+}
+
+double activation(Activation act, double x) {
+    if (act == Activation::relu2) return x > 0 ? x * x : 0;
+    if (act == Activation::silu) return x / (1 + std::exp(-x));
+    const double u = std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
+    return x / (1 + std::exp(-2 * u)); // = x (1 + tanh(u)) / 2, which would cancel
 }
 
 void gates_and_rotations(const Kernels &k, Check &check) {
     Random random(3);
-    for (const int n : {1, 7, 16, 100}) {
-        check.begin(std::string(k.name) + " relu2_gate " + std::to_string(n));
-        std::vector<float> gate = random.floats(size(n), -2, 2), wanted(size(n));
-        const std::vector<float> up = random.floats(size(n), -2, 2);
-        for (std::size_t i = 0; i < wanted.size(); ++i) {
-            const float g = std::max(gate[i], 0.0f);
-            wanted[i] = g * g * up[i];
+    for (const Activation act : {Activation::relu2, Activation::silu, Activation::gelu_tanh})
+        for (const int n : {1, 7, 16, 100, 2000}) {
+            check.begin(std::string(k.name) + " gate " + std::to_string(static_cast<int>(act)) +
+                        ", " + std::to_string(n));
+            std::vector<float> gate = random.floats(size(n), -2, 2), whole, parts;
+            if (n == 2000) gate = random.floats(size(n), -100, 100);
+            gate[0] = -1000; // of which nothing is left
+            const std::vector<float> up = random.floats(size(n), -2, 2);
+            whole = parts = gate;
+            k.gate(act, whole.data(), up.data(), n);
+            for (int i = 0; i < n; ++i) {
+                const double g = gate[size(i)], wanted = activation(act, g) * up[size(i)];
+                // exp is good to 2e-7, in its argument stand up to six roundings of up to 88, and
+                // below exp(-87) it is no longer followed.
+                const double near = (1e-6 + (g < -1 ? 88 * 6 * kUnit : 0)) * std::abs(wanted);
+                check.close(whole[size(i)], wanted, near + 1e-33, i);
+            }
+            // Wherever a part begins and ends: the same bits.
+            for (int begin = 0, length = 1; begin < n; begin += length++)
+                k.gate(act, parts.data() + begin, up.data() + begin, std::min(length, n - begin));
+            check.same(parts.data(), whole.data(), whole.size());
         }
-        k.relu2_gate(gate.data(), up.data(), n);
-        check.same(gate.data(), wanted.data(), wanted.size());
-    }
     for (const int half : {1, 5, 32, 64}) {
         check.begin(std::string(k.name) + " rope " + std::to_string(half));
         const std::vector<float> x = random.floats(size(2, half), -3, 3);

@@ -47,8 +47,10 @@ void linear(const Kernels &k, Check &check) {
         // A file promises 4 bytes of alignment, no more.
         std::vector<std::uint8_t> packed = pack(codes, rows, columns);
         packed.insert(packed.begin(), 4, 0);
-        const Ternary w{packed.data() + 4, 0.37f, rows, columns};
+        const std::vector<float> scales = random.floats(size(rows), 0.1f, 1);
         for (const int count : kCounts) {
+            const int step = count % 2; // a scale for the matrix, or for every row
+            const Ternary w{packed.data() + 4, scales.data(), step, rows, columns};
             check.begin(std::string(k.name) + " linear " + shape_of(rows, columns) + ", " +
                         std::to_string(count) + " tokens");
             Tokens x(count, columns, [&] { return random.between(-128, 127); });
@@ -63,7 +65,8 @@ void linear(const Kernels &k, Check &check) {
                     for (int i = 0; i < columns; ++i)
                         dot += codes[size(r, columns) + size(i)] *
                                x.codes[size(t, x.stride) + size(i)];
-                    const float y = static_cast<float>(dot) * (x.scales[size(t)] * w.scale);
+                    const float y =
+                        static_cast<float>(dot) * (x.scales[size(t)] * scales[size(r, step)]);
                     wanted[size(t, stride) + size(r)] = y;
                     sums[size(t, stride) + size(r)] += y;
                 }
@@ -84,7 +87,8 @@ void linear_extremes(const Kernels &k, Check &check) {
             const std::vector<std::int8_t> codes(size(kRowCount, columns),
                                                  static_cast<std::int8_t>(weight));
             const std::vector<std::uint8_t> packed = pack(codes, kRowCount, columns);
-            const Ternary w{packed.data(), 1, kRowCount, columns};
+            const float one = 1;
+            const Ternary w{packed.data(), &one, 0, kRowCount, columns};
             for (const int activation : {-128, -127, 127})
                 for (const int count : {1, 2, 4, 16}) {
                     check.begin(std::string(k.name) + " linear of " + std::to_string(columns) +

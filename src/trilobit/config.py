@@ -117,6 +117,10 @@ class ModelConfig:
                 )
         if isinstance(self.rope_scaling, YarnScaling) and self.rope_theta == 1:
             raise FormatError("config: rope_theta is 1.0, which YaRN cannot scale")
+        if self.scales != "group" and self.ternary_embeddings:
+            raise FormatError("config: ternary_embeddings is true, but scales are not by group")
+        if self.scales == "group" and self.projection_norm_eps is not None:
+            raise FormatError("config: projection_norm_eps is given, but scales are by group")
         self._check_layer_types()
         # Sound files exist whose end-of-sequence ids lie outside a shrunken vocabulary; they can
         # never be produced, so they are kept, not refused.

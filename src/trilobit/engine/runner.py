@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from .. import _native
 from ..config import ModelConfig
 from ..errors import RequestError
-from ..rope import YarnScaling, frequencies
+from ..rope import frequencies
 from .blocks import BLOCK, BlockPool, blocks_for, key_of
 from .drafts import Drafter
 from .scheduler import Scheduler
@@ -52,7 +51,6 @@ class Runner:
         speculation: bool = False,
         trim: Callable[[], None] | None = None,
     ) -> None:
-        _refuse_unsupported(config)
         try:
             self._decoder = _native.Decoder(
                 config.to_dict(),
@@ -252,30 +250,12 @@ class Runner:
         self._drafter = Drafter() if self._speculation else None
 
 
-def _refuse_unsupported(config: ModelConfig) -> None:
-    """RequestError for what the native decoder does not compute yet."""
-    plain = replace(
-        config,
-        hidden_act="relu2",
-        sub_norms=True,
-        qk_norms=False,
-        post_norms=False,
-        projection_norm_eps=None,
-        embedding_scale=1.0,
-        query_pre_attn_scalar=None,
-        layer_types=(),
-        sliding_window=None,
-        rope_local_base_freq=None,
-        scales="tensor",
-        ternary_embeddings=False,
-    )
-    if config != plain or isinstance(config.rope_scaling, YarnScaling):
-        raise RequestError(f"{config.model_type} models of this shape can be packed, not run yet")
-
-
 def rotary_frequencies(config: ModelConfig) -> NDArray[np.float32]:
-    """Frequencies of RoPE, head_dim / 2."""
-    return frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    """Frequencies of RoPE `[1, head_dim / 2]`, and in a second row those of sliding layers."""
+    rows = [frequencies(config.head_dim, config.rope_theta, config.rope_scaling)]
+    if config.rope_local_base_freq is not None:
+        rows.append(frequencies(config.head_dim, config.rope_local_base_freq))
+    return np.stack(rows)
 
 
 def _int32(values: list[int]) -> NDArray[np.int32]:
