@@ -152,6 +152,20 @@ def test_a_new_commit_replaces_the_old_one_when_it_is_pulled(
     ]
 
 
+def test_a_newer_download_by_another_program_is_told_and_changes_nothing(
+    hub: HubServer, files: dict[str, bytes], newer_files: dict[str, bytes]
+) -> None:
+    hub.add(NAME, files)
+    path = model_file(NAME)
+    assert shelf.find(NAME).state == "ready"
+    hub.add(NAME, newer_files)
+    huggingface_hub.snapshot_download(NAME)
+    assert shelf.find(NAME).state == "stale: a newer download is here"
+    assert model_file(NAME) == path
+    assert pull(NAME).downloaded_bytes == 0
+    assert shelf.find(NAME).state == "ready"
+
+
 def test_a_revision_is_a_model_of_its_own(
     hub: HubServer, files: dict[str, bytes], newer_files: dict[str, bytes]
 ) -> None:
@@ -210,7 +224,7 @@ def test_a_packed_file_of_another_format_is_made_again_without_the_network(
     asked = len(hub.requests)
     monkeypatch.setattr(packed, "VERSION", "0")
     assert [held.state for held in shelf.shelf() if held.name == NAME] == [
-        "stale: packed by another version of Trilobit"
+        "stale: not packed by this version of Trilobit"
     ]
     new = model_file(NAME)
     assert new != old

@@ -187,7 +187,6 @@ def test_four_pulls_at_once_end_with_one_good_copy(
         part = hashlib.sha256(data).hexdigest() if name != "config.json" else name
         assert len(hub.asked("GET", part)) == 1
     assert machine.partial() == []
-    machine.run("generate", "--model", NAME, "Once", "--max-tokens", "2")
 
 
 def test_what_is_packed_opens_without_huggingface_hub(hub: HubServer, machine: Machine) -> None:
@@ -208,7 +207,6 @@ def test_names_are_shown_with_what_they_stand_for(machine: Machine) -> None:
     ]
     if DEFAULT in bundled_models():
         assert lines[0].split()[0] == DEFAULT
-        assert "comes with the package" in machine.fail("rm", DEFAULT)
         assert "up to date" in machine.run("pull", DEFAULT)[0]
 
 
@@ -255,9 +253,8 @@ def test_a_download_that_is_stopped_leaves_nothing_broken(
     assert (process.returncode, out) == (code, "")
     assert err.strip() == ("interrupted" if number == signal.SIGINT else "")
     assert (machine.partial() == []) == (number != signal.SIGKILL)
-    machine.run("pull", NAME)
-    assert machine.partial() == []
     machine.run("generate", "--model", NAME, "Once", "--max-tokens", "2")
+    assert machine.partial() == []
 
 
 def test_a_packing_that_was_killed_is_begun_again(machine: Machine) -> None:
@@ -267,8 +264,10 @@ def test_a_packing_that_was_killed_is_begun_again(machine: Machine) -> None:
     )
     machine.run("pull", NAME, before=kill, code=-9)
     assert machine.partial() != []
-    assert "stale: unfinished; delete it" in machine.run("list")[0]
-    machine.run("pull", NAME)
+    (held,) = [i for i in json.loads(machine.run("list", "--json")[0]) if i["name"] == NAME]
+    assert held["state"] == "stale: not packed by this version of Trilobit"
+    machine.env["HF_HUB_OFFLINE"] = "1"  # the download is whole
+    machine.run("run", NAME, "--max-tokens", "2")
     assert machine.partial() == []
     assert len(machine.packed()) == 1
 

@@ -136,7 +136,7 @@ def test_a_record_that_makes_no_sense_is_shown_and_can_be_removed(folder: Path, 
     for text in ("", "[]", "{}", '{"files": 1}', record.read_text().replace('"title"', '"x"')):
         record.write_text(text)
         (held,) = [item for item in shelf.shelf() if item.folder]
-        assert held.state == "stale: unfinished; delete it"
+        assert held.state == "stale: without a record; delete it"
         assert shelf.find(held.name) == held
     assert model_file(folder) == path  # which is whole, whatever the record says
     shelf.remove(held)

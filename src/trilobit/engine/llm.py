@@ -132,7 +132,8 @@ class LLM:
     same. "auto" screens heads that no cache holds. speculation: where the text repeats itself,
     several tokens are guessed and tried at once; the tokens are the same.
 
-    Raises FormatError for a file that cannot be run, RequestError for an impossible option.
+    Raises FormatError or UnsupportedModel for a file that cannot be run, DownloadError for a name
+    that cannot be fetched, RequestError for an unknown name or an impossible option.
     """
 
     def __init__(

@@ -95,24 +95,22 @@ class Entry:
         """
         from ..convert import convert
 
-        path = self.path(record.state)
+        path, before = self.path(record.state), self.record()
         with _writing(self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
-        self._drop(keep_finished=True)  # what a killed process left
-        if not path.exists():
-            try:
+        for part in self.folder.rglob(".*.part"):  # of a process that was killed
+            _delete(part)
+        try:
+            self._write(record)  # first: what is killed from here on is known by its name
+            if not path.exists():
                 with steps(f"Packing {record.name}") as step:
                     convert(record.source, path, progress=step)
-            except BaseException:
-                with suppress(OSError):  # not empty: an older state stays
-                    path.parent.rmdir()
-                    self.folder.rmdir()
-                raise
-        with _writing(self.folder):
-            written = self.folder / f".{_RECORD}.part"
-            written.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
-            os.replace(written, self.folder / _RECORD)
-        self._drop(keep=path.parent)
+        except BaseException:
+            self._restore(before, path.parent)
+            raise
+        for child in self.folder.iterdir():
+            if child != path.parent and child.name != _RECORD:
+                _delete(child)
         return path
 
     def remove(self) -> int:
@@ -124,15 +122,22 @@ class Entry:
         _delete(self.folder)
         return freed
 
-    def _drop(self, *, keep: Path | None = None, keep_finished: bool = False) -> None:
-        for child in self.folder.iterdir():
-            if child == keep or child.name == _RECORD:
-                continue
-            if not keep_finished:
-                _delete(child)
-                continue
-            for part in child.glob(".*.part"):
-                _delete(part)
+    def _write(self, record: Record) -> None:
+        with _writing(self.folder):
+            written = self.folder / f".{_RECORD}.part"
+            written.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+            os.replace(written, self.folder / _RECORD)
+
+    def _restore(self, before: Record | None, failed: Path) -> None:
+        """After a failure: as it was, or nothing."""
+        with suppress(OSError):
+            if before is not None and self.path(before.state).exists():
+                self._write(before)
+            else:
+                (self.folder / _RECORD).unlink(missing_ok=True)
+        for folder in (failed, self.folder):
+            with suppress(OSError):  # not empty: an older state stays
+                folder.rmdir()
 
 
 def records() -> list[tuple[Path, Record | None]]:

@@ -110,8 +110,8 @@ def _told(repo: Repo, error: Exception) -> TrilobitError | None:
         return _refused(repo, where, page, error.response.status_code)
     if _is_transport(error):
         return Unreachable(
-            f"{repo}: no answer from {where} ({type(error).__name__}); check the network, proxies "
-            "and HF_ENDPOINT, then try again"
+            f"{repo}: no answer from {where} ({type(error).__name__}: {error}); check the network, "
+            "proxies and HF_ENDPOINT, then try again"
         )
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return OutputError(

@@ -123,7 +123,7 @@ def _state(record: Record, path: Path) -> str:
     elif _newer(record):
         return "stale: a newer download is here"
     if not path.exists():
-        return "stale: packed by another version of Trilobit"
+        return "stale: not packed by this version of Trilobit"
     return READY
 
 
@@ -148,10 +148,10 @@ def _download_bytes(record: Record) -> int:
 
 
 def _nameless(folder: Path) -> Held:
-    """What an interrupted first packing or removal left."""
+    """A folder whose record is lost or damaged."""
     return Held(
         name=folder.name,
-        state="stale: unfinished; delete it",
+        state="stale: without a record; delete it",
         size_bytes=folder_bytes(folder),
         folder=str(folder),
     )
