@@ -45,7 +45,7 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     hidden_out_ = Array<float>(n * hidden_stride_);
     if (in_blocks() || first.q_proj.norm)
         normed_ = Array<float>(n * std::max({hidden_stride_, q_stride_, ffn_stride_}));
-    if (first.attn_post_norm) added_ = Array<float>(n * hidden_stride_);
+    if (first.attn_post_norm || first.o_proj.norm) added_ = Array<float>(n * hidden_stride_);
     const int codes = round_up(std::max({c.hidden_size, q, c.intermediate_size}), kColumns);
     const std::size_t scales = in_blocks() ? n * (codes / kColumns) : n;
     codes_ = Array<std::int8_t>((in_blocks() ? 2 : 1) * n * codes);

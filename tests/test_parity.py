@@ -1,15 +1,6 @@
 """Our logits and texts against stock transformers, the reference that we did not write.
 
-Two float implementations of BitNet cannot agree everywhere. An activation that falls within float
-rounding of the middle between two int8 codes gets one code here and the other there; from that
-token on the two compute something different, and both are right. So the claim is split in two, and
-each half is strict:
-
-- where the codes are the same, logits differ by float32 rounding only (`ROUNDINGS`);
-- where they are not, some inputs of stock's quantisers lie within `NEAR` of a step from the middle
-  between two codes, and stock itself gives our logits once just these are moved to the other side.
-
-`rounding_ties` finds those inputs or fails.
+`ties.py` says what can be claimed of two float implementations, and holds it against them.
 """
 
 from __future__ import annotations
@@ -21,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ties import Stock, rounding_ties
 from transformers import BitNetConfig, BitNetForCausalLM
 
 from trilobit import LLM, SamplingParams, _native, ternary
@@ -36,15 +28,6 @@ from trilobit.formats.bitnet import pack_hf
 from trilobit.formats.hf_config import to_hf
 from trilobit.formats.packed import PackedModel
 from trilobit.formats.safetensors import SafetensorsWriter
-
-# Of 2^-24, relative to the token's largest logit. A logit sums `hidden_size` products of numbers
-# that went through some ten roundings each; measured are up to 18.
-ROUNDINGS = 32
-
-# In steps of the int8 codes, so of 1/127 of a token's largest activation. Some ten roundings of
-# 2^-24 make 127 * 10 * 2^-24 = 8e-5 of a step. Behind the attention it is more: the exponential
-# turns a score's absolute error into a relative one, and scores are of the order of ten.
-NEAR, NEAR_ATTENTION = 1e-4, 1e-3
 
 # torch warns about itself when it loads what even an uncompiled torch.compile needs.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -58,141 +41,6 @@ def _plain_torch() -> Iterator[None]:
     with torch.compiler.set_stance("force_eager"):
         yield
     torch.set_num_threads(threads)
-
-
-# ---- stock transformers, with inputs that can be moved ----------------------------------------
-
-
-class Tie(NamedTuple):
-    """An input of a quantiser: the token, the norm whose output it is, the channel."""
-
-    position: int
-    site: int
-    channel: int
-
-
-class Near(NamedTuple):
-    """How far a tie is from the middle, and the side (-1 or 1) it is rounded to."""
-
-    tie: Tie
-    distance: float  # of what `NEAR` or `NEAR_ATTENTION` allows
-    side: int
-
-
-class Stock:
-    """Stock transformers. `sides` of a run moves inputs to a side of their middle."""
-
-    def __init__(self, model: BitNetForCausalLM) -> None:
-        self.model = model.eval()
-        self._sides: dict[Tie, int] = {}
-        self._near: list[Near] = []
-        norms = [
-            norm
-            for layer in model.model.layers
-            for norm in (
-                layer.input_layernorm,
-                layer.self_attn.attn_sub_norm,
-                layer.post_attention_layernorm,
-                layer.mlp.ffn_sub_norm,
-            )
-        ]
-        for site, norm in enumerate(norms):
-            norm.register_forward_hook(lambda _, __, out, site=site: self._move(site, out))
-
-    @torch.inference_mode()
-    def logits(self, ids: list[int], sides: dict[Tie, int]) -> tuple[np.ndarray, list[Near]]:
-        self._sides, self._near = sides, []
-        return self.model(torch.tensor([ids])).logits[0].numpy(), self._near
-
-    @torch.inference_mode()
-    def greedy(self, ids: list[list[int]], count: int) -> list[list[int]]:
-        self._sides = {}
-        prompts = torch.tensor(ids)
-        output = self.model.generate(
-            prompts,
-            attention_mask=torch.ones_like(prompts),
-            do_sample=False,
-            max_new_tokens=count,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-        return output[:, prompts.shape[1] :].tolist()
-
-    def _move(self, site: int, out: torch.Tensor) -> torch.Tensor:
-        if out.shape[0] > 1:  # a batch is only for `greedy`
-            return out
-        x_TK = out[0]
-        t_T1 = 127 / x_TK.abs().amax(dim=-1, keepdim=True).clamp(min=1e-5)
-        steps_TK = x_TK * t_T1
-        middle_TK = torch.floor(steps_TK) + 0.5
-        near = NEAR_ATTENTION if site % 4 == 1 else NEAR
-        for position, channel in ((steps_TK - middle_TK).abs() < near).nonzero().tolist():
-            at = position, channel
-            tie = Tie(position, site, channel)
-            side = 1 if torch.round(steps_TK[at]) > middle_TK[at] else -1
-            distance = abs(float(steps_TK[at] - middle_TK[at])) / near
-            self._near.append(Near(tie, distance, side))
-            if tie in self._sides:
-                x_TK[at] = (middle_TK[at] + self._sides[tie] * near) / t_T1[position, 0]
-        return out
-
-
-def roundings(ours: np.ndarray, stock: np.ndarray) -> np.ndarray:
-    """Largest difference at each position, in 2^-24 of its largest logit."""
-    return np.abs(ours - stock).max(axis=1) / np.abs(stock).max(axis=1) * 2**24
-
-
-def rounding_ties(stock: Stock, ids: list[int], ours: np.ndarray) -> dict[Tie, int]:
-    """The ties that must be rounded the other way for stock to give `ours`; fails without."""
-    sides = _explain(stock, ids, ours, {})
-    assert sides is not None, "logits differ, and no rounding tie explains it"
-    return sides
-
-
-def _explain(
-    stock: Stock, ids: list[int], ours: np.ndarray, sides: dict[Tie, int]
-) -> dict[Tie, int] | None:
-    logits, near = stock.logits(ids, sides)
-    wrong = roundings(ours, logits) > ROUNDINGS
-    if not wrong.any():
-        return sides
-    part = int(wrong.argmax()) + 1
-    for depth in (1, 2):
-        found_one = False
-        for trial in _flips(stock, ids[:part], ours[:part], sides, near, depth):
-            found_one = True
-            found = _explain(stock, ids, ours, trial)
-            if found is not None:
-                return found
-            # It explained this token, but not those behind it: another one did.
-        if found_one:
-            break
-    return None
-
-
-def _flips(
-    stock: Stock,
-    ids: list[int],
-    ours: np.ndarray,
-    sides: dict[Tie, int],
-    near: list[Near],
-    depth: int,
-) -> Iterator[dict[Tie, int]]:
-    """`sides` with up to `depth` more that reconcile all of `ids`, the likeliest first."""
-    last = len(ids) - 1
-    # Those of the last token first; one whose effect was too small to see may lie before it.
-    open_ = [n for n in near if n.tie not in sides and n.tie.position <= last]
-    open_.sort(key=lambda n: (n.tie.position < last, n.distance))
-    for tie, distance, side in open_[:16]:
-        # At a rounding error's distance it is uncertain which side the quantiser chose.
-        for other in (-side, side) if distance < 0.1 else (-side,):
-            trial = {**sides, tie: other}
-            logits, nearer = stock.logits(ids, trial)
-            if roundings(ours, logits).max() <= ROUNDINGS:
-                yield trial
-            elif depth > 1 and tie.position == last:
-                later = [n for n in nearer if n.tie.site > tie.site]
-                yield from _flips(stock, ids, ours, trial, later, depth - 1)
 
 
 # ---- random models ----------------------------------------------------------------------------

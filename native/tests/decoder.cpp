@@ -69,6 +69,18 @@ const Family kGemma{"gemma",
                     0,
                     true};
 
+const Family kEmbedding{"embedding",
+                        with([](Config &c) {
+                            c.hidden_act = Activation::silu;
+                            c.projection_norm_eps = 1e-6f;
+                        }),
+                        false,
+                        true,
+                        false,
+                        true,
+                        0,
+                        false};
+
 constexpr int kLong = kSpan + 20; // a sequence of two spans
 constexpr int kShort = 45;
 constexpr int kBlocks = 32; // for both sequences
@@ -377,7 +389,7 @@ void exactness(const Kernels &k, const Family &family, Float kv_type, Check &che
 
 void test_decoder(const Kernels &k, Check &check) {
     exactness(k, kBitNet, Float::f32, check);
-    for (const Family *family : {&kBitNet, &kLlama, &kBonsai, &kGemma})
+    for (const Family *family : {&kBitNet, &kLlama, &kBonsai, &kGemma, &kEmbedding})
         exactness(k, *family, Float::f16, check);
     Model model(kBitNet);
     sampling(k, model, check);

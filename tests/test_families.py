@@ -1,0 +1,322 @@
+"""Every published family, as a random tiny model of its exact architecture, against stock
+transformers: the same logits from each form that its checkpoints come in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from ties import Stock, rounding_ties
+from transformers import (
+    AutoModelForCausalLM,
+    BitNetConfig,
+    Gemma3TextConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+)
+
+from trilobit import LLM, ternary
+from trilobit.convert import convert
+from trilobit.formats import names
+from trilobit.formats.bitnet import pack_hf
+from trilobit.formats.hf_config import to_hf
+from trilobit.formats.packed import PackedModel
+
+# torch warns about itself when it loads what even an uncompiled torch.compile needs.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+
+CLASSES: dict[str, type[PreTrainedConfig]] = {
+    "bitnet": BitNetConfig,
+    "llama": LlamaConfig,
+    "qwen3": Qwen3Config,
+    "gemma3_text": Gemma3TextConfig,
+}
+SIZES: dict[str, Any] = {
+    "vocab_size": 331,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 700,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 256,
+}
+# The published shapes' proportions: head_dim of its own, groups of heads, tied or not, RoPE.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "1bitLLM": {
+        "model_type": "bitnet",
+        "hidden_act": "silu",
+        "hidden_size": 200,
+        "intermediate_size": 540,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+    },
+    "Llama3-8B-1.58": {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 224,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+    },
+    "Llama 3.1 fine-tuned": {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 224,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "rope_theta": 500000.0,
+        "rope_scaling": LLAMA3,
+    },
+    "Falcon3": {
+        "model_type": "llama",
+        "hidden_size": 96,
+        "intermediate_size": 720,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+        "rope_theta": 1000042.0,
+    },
+    "Falcon-E": {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
+    "Qwen3 fine-tuned": {
+        "model_type": "qwen3",
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": True,
+    },
+    "Gemma3 fine-tuned": {
+        "model_type": "gemma3_text",
+        "hidden_size": 64,
+        "intermediate_size": 204,
+        "num_hidden_layers": 7,  # one of them global
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 12,
+    },
+}
+FAMILIES["BitNet-embedding-0.6B"] = FAMILIES["Qwen3 fine-tuned"]
+FAMILIES["BitNet-embedding-270M"] = {
+    **FAMILIES["Gemma3 fine-tuned"],
+    "query_pre_attn_scalar": 32,
+    "rope_theta": 10000.0,
+}
+
+
+def has_projection_norms(family: str) -> bool:
+    return family.startswith("BitNet-embedding")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_torch() -> Iterator[None]:
+    # transformers compiles its quantisers, which takes a minute and fuses their roundings.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.compiler.set_stance("force_eager"):
+        yield
+    torch.set_num_threads(threads)
+
+
+def random_masters(directory: Path, family: str) -> Path:
+    """A float32 checkpoint as transformers writes it, marked as one of masters (online)."""
+    torch.manual_seed(0)
+    values = {**SIZES, **FAMILIES[family]}
+    model = AutoModelForCausalLM.from_config(CLASSES[values["model_type"]](**values))
+    gemma = values["model_type"] == "gemma3_text"
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name:  # Gemma's multiply by one more than they hold
+                weight.copy_(torch.exp(0.3 * torch.randn_like(weight)) - float(gemma))
+            elif "proj" in name:
+                weight.copy_(torch.randn_like(weight) * weight.shape[1] ** -0.5)
+            else:
+                spread = torch.exp(0.3 * torch.randn(len(weight), 1))
+                weight.copy_(torch.randn_like(weight) * spread)
+    model.save_pretrained(directory)
+    if has_projection_norms(family):
+        tensors = load_file(directory / "model.safetensors")
+        for name in list(tensors):
+            if "_proj.weight" in name:
+                gain = torch.exp(0.3 * torch.randn(tensors[name].shape[1]))
+                tensors[name.replace(".weight", ".rms_norm.weight")] = gain
+        save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    declare(directory, "autobitlinear", "online", use_rms_norm=has_projection_norms(family))
+    return directory
+
+
+def declare(directory: Path, linear_class: str, mode: str, *, use_rms_norm: bool = False) -> None:
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"] = {
+        "quant_method": "bitnet",
+        "linear_class": linear_class,
+        "quantization_mode": mode,
+        **({"use_rms_norm": True, "rms_norm_eps": 1e-6} if use_rms_norm else {}),
+    }
+    path.write_text(json.dumps(config))
+
+
+def stock_model(directory: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager"
+    )
+
+
+def random_ids(seed: int, count: int) -> list[int]:
+    return np.random.default_rng(seed).integers(0, 331, count).tolist()
+
+
+def assert_parity(packed: Path, stock: Stock, prompts: list[list[int]]) -> None:
+    llm = LLM(packed, kv_dtype="f32", threads=1)
+    for ids in prompts:
+        ties = rounding_ties(stock, ids, llm.logits(ids))
+        # Needed for a few tokens only: the search is no way to explain a wrong model.
+        assert len({tie[:2] for tie in ties}) <= 1 + len(ids) // 20
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def masters(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_masters(tmp_path_factory.mktemp("family") / request.param, request.param)
+
+
+def test_float_masters(masters: Path, tmp_path: Path) -> None:
+    convert(masters, tmp_path / "model.trilobit")
+    prompts = [random_ids(length, length) for length in (1, 2, 33, 100)]
+    assert_parity(tmp_path / "model.trilobit", Stock(stock_model(masters)), prompts)
+
+
+@pytest.mark.parametrize("linear_class", ["bitlinear", "autobitlinear"])
+def test_packed_checkpoints(masters: Path, tmp_path: Path, linear_class: str) -> None:
+    convert(masters, tmp_path / "from_masters.trilobit")
+    packed_as_stock(tmp_path / "from_masters.trilobit", tmp_path / "hf", linear_class)
+    convert(tmp_path / "hf", tmp_path / "model.trilobit")
+    assert_parity(
+        tmp_path / "model.trilobit", Stock(stock_model(tmp_path / "hf")), [random_ids(6, 64)]
+    )
+
+
+def packed_as_stock(path: Path, directory: Path, linear_class: str) -> None:
+    """A packed file as a published checkpoint: uint8 codes and `weight_scale`."""
+    model = PackedModel(path)
+    config, arrays = model.config, model.arrays()
+    tensors: dict[str, torch.Tensor] = {}
+    for name, (rows, columns) in names.all_projections(config):
+        codes = ternary.unpack(arrays[f"{name}.weight"], rows, columns)
+        scale = torch.from_numpy(arrays[f"{name}.weight_scale"].copy())
+        tensors[f"{name}.weight"] = torch.from_numpy(pack_hf(codes))
+        tensors[f"{name}.weight_scale"] = 1 / scale if linear_class == "bitlinear" else scale
+    for name, _ in names.all_norms(config):
+        less = config.model_type == "gemma3_text" and "rms_norm" not in name
+        tensors[name] = torch.from_numpy(arrays[name] - np.float32(less))
+    for name in names.tables(config):
+        tensors[name] = torch.from_numpy(model.file.float32(name).copy())
+    values = to_hf(config)
+    CLASSES[config.model_type](**values).save_pretrained(directory)
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    declare(
+        directory,
+        linear_class,
+        "offline",
+        use_rms_norm=config.projection_norm_eps is not None,
+    )
+
+
+def test_long_texts_of_sliding_layers(tmp_path: Path) -> None:
+    masters = random_masters(tmp_path / "masters", "Gemma3 fine-tuned")
+    convert(masters, tmp_path / "model.trilobit")
+    ids = random_ids(11, 600)  # beyond the first span of 512 keys, which no window reaches then
+    ours = LLM(tmp_path / "model.trilobit", kv_dtype="f32", threads=1).logits(ids)
+    # In float64, so that stock's own roundings do not add ties of their own.
+    ties = rounding_ties(Stock(stock_model(masters).double()), ids, ours)
+    assert len(ties) <= len(ids) // 50
+
+
+# ---- checkpoints in names of their own ---------------------------------------------------------
+
+
+def renamed(
+    directory: Path, masters: Path, config: dict[str, Any], *pairs: tuple[str, str]
+) -> Path:
+    directory.mkdir()
+    tensors = load_file(masters / "model.safetensors")
+    for old, new in pairs:
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    values = json.loads((masters / "config.json").read_text())
+    del values["quantization_config"]
+    (directory / "config.json").write_text(json.dumps({**values, **config}))
+    return directory
+
+
+def same_files(masters: Path, theirs: Path, tmp_path: Path) -> None:
+    convert(masters, tmp_path / "a.trilobit")
+    convert(theirs, tmp_path / "b.trilobit")
+    a, b = PackedModel(tmp_path / "a.trilobit"), PackedModel(tmp_path / "b.trilobit")
+    assert a.config == b.config
+    for name, array in a.arrays().items():
+        assert np.array_equal(array, b.arrays()[name]), name
+
+
+def test_1bitllm_names_its_sub_norms_otherwise(tmp_path: Path) -> None:
+    masters = random_masters(tmp_path / "masters", "1bitLLM")
+    theirs = renamed(
+        tmp_path / "1bitLLM",
+        masters,
+        {
+            "architectures": ["BitnetForCausalLM"],
+            "model_type": "llama",
+            "weight_bits": 1,
+            "input_bits": 8,
+        },
+        (".attn_sub_norm.", ".inner_attn_ln."),
+        (".ffn_sub_norm.", ".ffn_layernorm."),
+    )
+    same_files(masters, theirs, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["BitNet-embedding-0.6B", "BitNet-embedding-270M"])
+def test_embedding_models_have_no_head_and_their_own_names(family: str, tmp_path: Path) -> None:
+    masters = random_masters(tmp_path / "masters", family)
+    architecture = "Qwen3Model" if family.endswith("0.6B") else "Gemma3TextModel"
+    theirs = renamed(
+        tmp_path / "embedding",
+        masters,
+        {"architectures": [architecture]},
+        ("model.", ""),
+        (".rms_norm.", ".norm."),
+    )
+    same_files(masters, theirs, tmp_path)
+
+
+# ---- group scales ------------------------------------------------------------------------------
+
+# Bonsai's activations are floats; ours are rounded to 16 bits by 128 columns, 2^-16 of the block's
+# largest at most. Logits of a random model of four projections in a row move by less than 2^-12.
+SIXTEEN_BITS = 2**-12
