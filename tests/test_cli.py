@@ -492,7 +492,7 @@ def test_truncated_file_is_refused(model_file: Path, tmp_path: Path) -> None:
         ("run {folder}", "trilobit convert"),
         ("run {checkpoint}/model.safetensors", "not a packed Trilobit model"),
         ("convert no/such/directory {folder}/out", "missing"),
-        ("convert {folder}/nothing {folder}/out", "missing; give a packed file"),
+        ("convert {folder}/nothing {folder}/out", "missing; give a packed or GGUF file"),
         ("convert {checkpoint} {folder}", "is a directory"),
         ("convert {checkpoint} {folder}/no/such/folder/out", "No such file or directory"),
         ("convert {checkpoint} {model}/out", "Not a directory"),

@@ -21,7 +21,7 @@ from trilobit.errors import DownloadError, OutputError, RequestError, Unsupporte
 from trilobit.formats import packed
 from trilobit.formats.bitnet import BitNetCheckpoint
 from trilobit.hub import download, shelf
-from trilobit.hub.models import known_file, model_file, pull
+from trilobit.hub.models import known_file, model_file, pull, source_path
 from trilobit.hub.names import Repo
 from trilobit.synth import synth
 
@@ -193,6 +193,36 @@ def test_one_gguf_of_several_is_fetched_alone_and_runs(
         LLM("org/ggufs:q/m.gguf", threads=1).generate([1, 2, 3], GREEDY).token_ids
         == LLM(tmp_path / "m.gguf", threads=1).generate([1, 2, 3], GREEDY).token_ids
     )
+
+
+def test_a_name_can_be_converted_and_is_fetched_for_that(
+    hub: HubServer, files: dict[str, bytes], newer_files: dict[str, bytes]
+) -> None:
+    hub.add(NAME, files)
+    folder = source_path(NAME)
+    assert {path.name for path in folder.iterdir()} == set(files)
+    model_file(NAME)
+    hub.add(NAME, newer_files)
+    assert source_path(NAME) == folder  # that of the model which runs
+    assert source_path(folder) == folder
+
+
+def test_a_download_that_was_deleted_is_fetched_again_at_its_commit(
+    hub: HubServer,
+    files: dict[str, bytes],
+    newer_files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub.add(NAME, files, revision="old")
+    hub.add(NAME, files)
+    text = greedy(NAME)
+    shelf.remove_download(shelf.find(NAME))
+    assert greedy(NAME) == text
+    hub.add(NAME, newer_files)
+    monkeypatch.setattr(packed, "VERSION", "0")
+    done = model_file(NAME)
+    assert done.stat().st_size
+    assert shelf.find(NAME).commit == hub.repositories[NAME].commit("old")
 
 
 def test_a_model_of_a_download_by_another_program_needs_no_network(

@@ -6,14 +6,14 @@ What was prepared is opened without a look at the network. `pull` asks the Hub f
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .names import Repo, resolve
 
 if TYPE_CHECKING:
-    from .cache import Entry
+    from .cache import Entry, Record
     from .download import Snapshot
 
 
@@ -46,6 +46,19 @@ def known_file(model: str | os.PathLike[str]) -> Path | None:
     return _ready(_entry(found)) if isinstance(found, Repo) else found
 
 
+def source_path(model: str | os.PathLike[str]) -> Path:
+    """What to convert of a model: the path that was named, or the download of a name."""
+    found = resolve(model)
+    if not isinstance(found, Repo):
+        return found
+    entry = _entry(found)
+    with entry.locked():
+        record = entry.record()
+        if record is not None and _is_whole(record):
+            return Path(record.source)
+        return _fetch(found, record).source
+
+
 def pull(model: str | os.PathLike[str]) -> Pulled:
     """Have the newest state of a model here, ready to run.
 
@@ -76,28 +89,37 @@ def _ready(entry: Entry) -> Path | None:
 
 def _prepare(repo: Repo, entry: Entry) -> Path:
     """Pack what is here of a repository; download it if that is not enough."""
-    from .download import download, downloaded, look_up, verify
-    from .faults import Unreachable
-
     with entry.locked():
         ready = _ready(entry)  # another process may have made it meanwhile
         if ready is not None:
             return ready
         record = entry.record()
-        if record is not None and all(
-            os.path.exists(os.path.join(record.snapshot, name)) for name in record.files
-        ):
-            return entry.make(record)  # the packed format has changed since
-        try:
-            snapshot = look_up(repo)
-        except Unreachable:
-            here = downloaded(repo)
-            if here is None:
-                raise
-            verify(here)
-            return _make(entry, here)
-        download(snapshot)
-        return _make(entry, snapshot)
+        if record is not None and _is_whole(record):
+            return entry.make(record)  # the packed format has changed, or packing was killed
+        return _make(entry, _fetch(repo, record))
+
+
+def _fetch(repo: Repo, record: Record | None) -> Snapshot:
+    """Have a download here: of the commit of the record, the Hub's newest, or what there is."""
+    from .download import download, downloaded, look_up, verify
+    from .faults import Unreachable
+
+    wanted = replace(repo, revision=record.state) if record else repo
+    try:
+        snapshot = look_up(wanted)
+    except Unreachable:
+        here = downloaded(wanted)
+        if here is None:
+            raise
+        verify(here)
+        return here
+    download(snapshot)
+    return snapshot
+
+
+def _is_whole(record: Record) -> bool:
+    """Whether the download that a record is about is still here."""
+    return all(os.path.exists(os.path.join(record.snapshot, name)) for name in record.files)
 
 
 def _pull(repo: Repo) -> Pulled:
