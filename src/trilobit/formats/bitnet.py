@@ -1,9 +1,10 @@
 """Ternary models as Hugging Face checkpoints have them: codes, gains and tables by name.
 
-Three forms of a projection become one, codes in {-1, 0, 1} and a scale that multiplies:
-float masters, ternarised here as at every step of their training ("online"); codes with a scale
-that multiplies (AutoBitLinear); codes with a scale that divides (BitLinear). Names that differ
-between families become those of `names.py`, and Gemma's gains, which it stores less one, whole.
+Every form of a matrix becomes one, codes in {-1, 0, 1} and scales that multiply: float masters,
+ternarised here as at every step of their training ("online"); codes with a scale that multiplies
+(AutoBitLinear) or divides (BitLinear); and weights that are ternary by groups (`groups.py`). Names
+that differ between families become those of `names.py`, and Gemma's gains, which it stores less
+one, whole.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import math
 import os
 import reprlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,9 @@ from ..config import ModelConfig
 from ..errors import FormatError, UnsupportedModel
 from . import names
 from .files import read_json
+from .groups import GROUP, from_floats, from_mlx
 from .hf_config import model_config, with_projection_norms
-from .safetensors import FLOATS, Checkpoint, SafetensorsFile
+from .safetensors import FLOATS, Checkpoint, SafetensorsFile, as_float32
 from .tables import check_finite, row_blocks
 from .text import TextFiles, read_text_files, with_generation_config
 
@@ -37,12 +40,30 @@ _IF_MASTERS = (
 _LEAST_SCALE = 1e-30
 
 
+_EMBEDDING = names.EMBEDDING.removesuffix(".weight")
+_FIRST_ROWS = 64  # that tell ternary weights from others
 # Names of 1bitLLM's and of BitNet-embedding's checkpoints -> those of transformers.
 _ALIASES = (
     (".inner_attn_ln.", ".attn_sub_norm."),
     (".ffn_layernorm.", ".ffn_sub_norm."),
     ("_proj.norm.", "_proj.rms_norm."),
 )
+
+
+# What the matrices of a checkpoint are: float masters; codes whose scale multiplies, or divides;
+# floats that are ternary already; MLX's words.
+Form = Literal["masters", "codes", "divided codes", "floats", "mlx"]
+
+
+# Tensors that a matrix has beside its weight. Masters and floats must have none, which is checked
+# with an advice where it matters.
+_PARTS: dict[Form, tuple[str, ...]] = {
+    "masters": ("weight_scale",),
+    "codes": ("weight_scale",),
+    "divided codes": ("weight_scale",),
+    "floats": (),
+    "mlx": ("scales", "biases"),
+}
 
 
 class BitNetCheckpoint:
@@ -59,9 +80,11 @@ class BitNetCheckpoint:
         raw = read_json(where)
         config = with_generation_config(model_config(raw, str(where)), directory)
         self._tensors = Checkpoint(directory)
-        self.config = with_projection_norms(config, self._tensors)
-        self._divides, self._has_codes = _quantization(raw, self.config, where)
+        config = with_projection_norms(config, self._tensors)
+        form = _form(raw, config, where)
         self._stored = self._names_by_ours()
+        self._form: Form = form or "floats"
+        self.config = config if form and form != "mlx" else self._with_scales(config, where)
         self._projections = dict(names.all_projections(self.config))
         self._check_names()
         for name in self._projections:
@@ -82,12 +105,16 @@ class BitNetCheckpoint:
 
     @property
     def float_dtype(self) -> str:
-        """Type of the embedding and of the head, by safetensors' name."""
+        """Type of embedding, head and group scales, by safetensors' name."""
+        if self._form == "mlx" and self.config.ternary_embeddings:
+            return self._dtype(f"{_EMBEDDING}.scales")
         return self._dtype(names.EMBEDDING)
 
     def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-        """Codes `[outputs, inputs]` of a projection and the scale `[1]` that multiplies them."""
-        codes, scale = self._codes(name) if self._has_codes else self._master(name)
+        """Codes `[outputs, inputs]` of a matrix and the scales that multiply them."""
+        if self._form in ("floats", "mlx"):
+            return self._groups(name)
+        codes, scale = self._master(name) if self._form == "masters" else self._codes(name)
         return codes, np.array([scale], dtype=np.float32)
 
     def gain(self, name: str) -> NDArray[np.float32]:
@@ -176,13 +203,84 @@ class BitNetCheckpoint:
         values = file.float32(stored).reshape(-1)
         value = float(values[0]) if values.size == 1 else math.nan
         # In float64: rounding the quotient to float32 afterwards gives the float32 quotient.
-        scale = 1 / value if self._divides and value else value
+        scale = 1 / value if self._form == "divided codes" and value else value
         if not _LEAST_SCALE <= scale <= 1 / _LEAST_SCALE:
             raise FormatError(
                 f"{self.directory}: '{name}' is {values[:4].tolist()}; "
                 "expected one positive number; download it again"
             )
         return np.float32(scale)
+
+    def _groups(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        rows, columns = self._projections[name]
+        codes = np.empty((rows, columns), dtype=np.int8)
+        scales = np.empty((rows, -(-columns // GROUP)), dtype=np.float32)
+        try:
+            for block in row_blocks(codes):
+                codes[block], scales[block] = self._groups_of(name, block, codes.shape)
+        except FormatError as error:
+            raise FormatError(f"{self.directory}: '{name}': {error}") from None
+        if self.config.scales == "group":
+            return codes, scales
+        used = np.unique(scales[scales > 0])
+        if len(used) != 1:
+            raise FormatError(
+                f"{self.directory}: '{name}' has {len(used)} magnitudes, other matrices have one"
+            )
+        return codes, used
+
+    def _groups_of(
+        self, name: str, rows: slice, shape: tuple[int, int]
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Codes and group scales of some rows of a matrix."""
+        weight = f"{name}.weight"
+        if self._form == "floats":
+            values = as_float32(self._array(weight, shape)[rows], self._dtype(weight))
+            if not np.isfinite(values).all():
+                raise FormatError("holds NaN or infinity; download it again")
+            return from_floats(values)
+        groups = shape[0], shape[1] // GROUP
+        words = self._array(weight, (shape[0], shape[1] // 16))[rows]
+        scales, biases = (
+            as_float32(self._array(part, groups)[rows], self._dtype(part))
+            for part in (f"{name}.scales", f"{name}.biases")
+        )
+        if words.dtype != np.uint32 or not np.isfinite(scales).all():
+            raise FormatError("is not of 32-bit words and finite scales; download it again")
+        return from_mlx(words, scales, biases)
+
+    def _with_scales(self, config: ModelConfig, where: Path) -> ModelConfig:
+        """What has a scale of its own in a checkpoint whose config does not say it.
+
+        UnsupportedModel for a float model. Looks at the first rows; `projection` at the others.
+        """
+        if self._form == "mlx":
+            ternary_tables = f"{_EMBEDDING}.scales" in self._stored
+            return replace(config, scales="group", ternary_embeddings=ternary_tables)
+        first = next(iter(names.projections(config, 0)))
+        _, scales = self._first_groups(first, where)
+        if len(np.unique(scales[scales > 0])) == 1:
+            return config
+        try:
+            self._first_groups(_EMBEDDING, where)
+        except UnsupportedModel:
+            return replace(config, scales="group")
+        return replace(config, scales="group", ternary_embeddings=True)
+
+    def _first_groups(self, name: str, where: Path) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        file, stored = self._at(f"{name}.weight")
+        info = file.info(stored)
+        try:
+            if info.dtype not in FLOATS or len(info.shape) != 2:
+                raise FormatError(f"weights are {info.dtype}")
+            rows = file.array(stored)[: min(info.shape[0], _FIRST_ROWS)]
+            return from_floats(as_float32(rows, info.dtype))
+        except FormatError:
+            raise UnsupportedModel(
+                f"{where}: no quantization_config, so this is a float model; if it was trained "
+                "with BitLinear, add one of quant_method bitnet, linear_class autobitlinear and "
+                "quantization_mode online"
+            ) from None
 
     # ---- checks -------------------------------------------------------------------------------
 
@@ -208,7 +306,8 @@ class BitNetCheckpoint:
         """Every tensor is one that we use: one left over would silently change the model."""
         known = {names.EMBEDDING, names.HEAD, *(name for name, _ in names.all_norms(self.config))}
         for name in self._projections:
-            known |= {f"{name}.weight", f"{name}.weight_scale"}
+            known.add(f"{name}.weight")
+            known |= {f"{name}.{part}" for part in _PARTS[self._form]}
         foreign = sorted(n for n in self._stored if n not in known and "rotary_emb" not in n)
         if foreign:
             raise UnsupportedModel(
@@ -217,6 +316,8 @@ class BitNetCheckpoint:
             )
 
     def _check_tables(self) -> None:
+        if self.config.ternary_embeddings:
+            return
         shape = (self.config.vocab_size, self.config.hidden_size)
         embedding = self._array(names.EMBEDDING, shape)
         if self.float_dtype not in FLOATS:
@@ -242,17 +343,14 @@ class BitNetCheckpoint:
         self.forget()
 
 
-def _quantization(raw: Mapping[str, Any], config: ModelConfig, where: Path) -> tuple[bool, bool]:
-    """Whether the scales divide, and whether there are codes (or masters), by the config."""
+def _form(raw: Mapping[str, Any], config: ModelConfig, where: Path) -> Form | None:
+    """What the matrices are by the config; None where it does not say."""
     quantization = raw.get("quantization_config")
-    if quantization is None:
+    if quantization is None or "quantization" in raw:  # MLX writes its own twice
         # 1bitLLM's and BitNet-embedding's models: their code ternarises whatever is loaded.
         if "BitnetForCausalLM" in (raw.get("architectures") or []) or config.projection_norm_eps:
-            return False, False
-        raise UnsupportedModel(
-            f"{where}: no quantization_config, so this is a float model; "
-            "give a checkpoint that was trained in ternary"
-        )
+            return "masters"
+        return _mlx_form(raw["quantization"], where) if "quantization" in raw else None
     method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
     if method != "bitnet":
         raise UnsupportedModel(
@@ -274,8 +372,20 @@ def _quantization(raw: Mapping[str, Any], config: ModelConfig, where: Path) -> t
         raise UnsupportedModel(f"{where}: unknown quantization_mode {reprlib.repr(mode)}")
     # BitLinear has codes whatever the mode and divides by its scale, 1/mean|W|; AutoBitLinear
     # multiplies, by mean|W|.
-    divides = linear_class == "bitlinear"
-    return divides, divides or mode == "offline"
+    if linear_class == "bitlinear":
+        return "divided codes"
+    return "codes" if mode == "offline" else "masters"
+
+
+def _mlx_form(quantization: Any, where: Path) -> Form:
+    values = quantization if isinstance(quantization, Mapping) else {}
+    bits, size = values.get("bits"), values.get("group_size")
+    if (bits, size) != (2, GROUP):
+        raise UnsupportedModel(
+            f"{where}: MLX's {reprlib.repr(bits)} bits in groups of {reprlib.repr(size)} are not "
+            f"supported; supported: ternary weights in 2 bits and groups of {GROUP}"
+        )
+    return "mlx"
 
 
 def unpack_hf(stored: NDArray[np.uint8], rows: int) -> NDArray[np.int8]:
