@@ -18,6 +18,11 @@ _STEP_TOKENS = 8
 _USUAL_SHARE = 0.3
 # What a guess must bring over what it costs: rates and costs are estimates.
 _WORTH = 1.1
+# Looking for guesses takes about so long between two steps, whose memory it finds cold. It may take
+# this part of the time: after a look that found nothing, short steps go by without.
+_LOOK_S = 15e-6
+_LOOK_SHARE = 0.01
+_MOST_UNSEEN = 8  # steps
 
 
 class StepCost:
@@ -52,42 +57,49 @@ class Drafter:
     def __init__(self) -> None:
         self._lookups: dict[Sequence, Lookup] = {}
         self._cost = StepCost()
+        self._unseen = 0  # steps to let go by
+        self._decoding = 0  # sequences of the last step, if they had room for drafts
 
     def draft(self, chunks: Mapping[Sequence, int], room: int) -> dict[Sequence, list[int]]:
         """Guesses to try in a step that computes `chunks`, at most `room` together.
 
         None beside a prompt: its tokens fill the step already.
         """
-        room = min(room, _STEP_TOKENS - len(chunks))
-        if room <= 0 or not all(_decodes(one, count) for one, count in chunks.items()):
+        if self._unseen:
+            self._unseen -= 1
+            self._decoding = 0
             return {}
+        self._decoding = 0
+        room = min(room, _STEP_TOKENS - len(chunks))
+        if room <= 0:
+            return {}
+        for sequence, count in chunks.items():
+            if count != 1 or sequence.pending != 1:
+                return {}
+        self._decoding = len(chunks)
         chances: dict[Sequence, list[float]] = {}
         for sequence in chunks:
-            lookup = self._lookup(sequence)
+            lookup = self._lookups.get(sequence)
+            if lookup is None:
+                lookup = self._lookups[sequence] = Lookup(sequence.tokens)
             lookup.follow()
             if mine := lookup.chances(min(room, sequence.room - 1)):
                 chances[sequence] = mine
+        if not chances:
+            return {}
         lengths = draft_lengths(chances, len(chunks), room, self._cost.share(len(chunks)))
         return {one: self._lookups[one].guess(n) for one, n in lengths.items() if n}
 
-    def observe(self, chunks: Mapping[Sequence, int], drafted: int, seconds: float) -> None:
-        """Learn what a step has cost."""
-        if len(chunks) < _STEP_TOKENS and all(n == 1 for n in chunks.values()):
-            self._cost.observe(len(chunks), drafted, seconds)
+    def observe(self, drafts: Mapping[Sequence, list[int]], seconds: float) -> None:
+        """Learn what the step has cost that `draft` was asked for last."""
+        if self._decoding:
+            if not drafts:
+                self._unseen = min(int(_LOOK_S / (_LOOK_SHARE * seconds)), _MOST_UNSEEN)
+            self._cost.observe(self._decoding, sum(map(len, drafts.values())), seconds)
 
     def forget(self, sequence: Sequence) -> None:
         """Let go of what is known of a sequence's text."""
         self._lookups.pop(sequence, None)
-
-    def _lookup(self, sequence: Sequence) -> Lookup:
-        lookup = self._lookups.get(sequence)
-        if lookup is None:
-            lookup = self._lookups[sequence] = Lookup(sequence.tokens)
-        return lookup
-
-
-def _decodes(sequence: Sequence, count: int) -> bool:
-    return count == 1 and sequence.pending == 1
 
 
 def draft_lengths(

@@ -168,7 +168,7 @@ class Runner:
             self._trim()
         seconds = time.perf_counter() - started
         if self._drafter:
-            self._drafter.observe(chunks, sum(map(len, drafts.values())), seconds)
+            self._drafter.observe(drafts, seconds)
         for sequence, count in chunks.items():
             self._advance(sequence, count, seconds)
         for sequence, tokens in zip(asking, chosen, strict=True):
