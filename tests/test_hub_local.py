@@ -151,6 +151,25 @@ def test_a_full_or_forbidden_home_is_told_with_the_remedy(
         model_file(folder)
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
+def test_a_checkpoint_that_cannot_be_looked_at_is_told(folder: Path) -> None:
+    model_file(folder)
+    folder.chmod(0o300)
+    try:
+        with pytest.raises(FormatError, match="cannot be read"):
+            model_file(folder)
+        assert state(folder) == "stale: its source cannot be read"
+    finally:
+        folder.chmod(0o700)
+
+
+def test_only_a_model_can_be_pulled(home: Path) -> None:
+    (home.parent / "notes.txt").write_text("no model")
+    for name in ("notes.txt", ".", "missing.trilobit"):
+        with pytest.raises(FormatError, match=name):
+            pull(str(home.parent / name))
+
+
 def test_names_that_files_cannot_have_become_plain_ones(home: Path) -> None:
     titles = [Entry(name, name).title for name in ("a/b c", "..", "é", "x" * 300, "a\nb")]
     assert titles == ["a-b-c", "model", "model", "x" * 80, "a-b"]

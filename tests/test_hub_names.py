@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ def test_every_alias_is_a_repository_that_shows_by_its_alias() -> None:
         assert resolve(f"hf://{target}") == repo
         assert resolve(f"hf://{alias}") == repo
         assert repo_of(str(repo)) == repo
+
+
+def test_the_documentation_has_every_alias() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    table = page.split("## Short names")[1].split("## ")[0]
+    assert dict(re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", table, re.MULTILINE)) == ALIASES
 
 
 @pytest.mark.parametrize(

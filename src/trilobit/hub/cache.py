@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import FormatError, OutputError
 from .bar import say, steps
 from .home import home
 
@@ -158,12 +158,17 @@ def read_record(folder: Path) -> Record | None:
 
 
 def fingerprint(path: Path) -> str:
-    """A checkpoint's state without reading it: names, sizes and times of change of its files."""
-    if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.suffix in _READ and f.is_file())
-    else:
+    """A checkpoint's state without reading it: names, sizes and times of change of its files.
+
+    Raises FormatError when that cannot be seen.
+    """
+    try:
         files = [path]
-    facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        if path.is_dir():
+            files = sorted(f for f in path.iterdir() if f.suffix in _READ and f.is_file())
+        facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror}); check the folder") from None
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

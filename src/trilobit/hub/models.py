@@ -70,6 +70,9 @@ def pull(model: str | os.PathLike[str]) -> Pulled:
         return _pull(found)
     if _is_source(found):
         return _pack(found)
+    from ..formats.packed import PackedModel
+
+    PackedModel(found)  # or it says what it is instead
     return Pulled(name=str(model), path=found, downloaded_bytes=0, is_new=False)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..bundled import bundled_models
-from ..errors import RequestError
+from ..errors import FormatError, RequestError
 from .cache import Entry, Record, fingerprint, folder_bytes, records
 from .names import Repo, near_names, repo_of, resolve
 
@@ -118,8 +118,11 @@ def _state(record: Record, path: Path) -> str:
     if not record.is_repo:
         if not os.path.exists(record.source):
             return "stale: its source is gone"
-        if fingerprint(Path(record.source)) != record.state:
-            return "stale: its source has changed"
+        try:
+            if fingerprint(Path(record.source)) != record.state:
+                return "stale: its source has changed"
+        except FormatError:
+            return "stale: its source cannot be read"
     elif _newer(record):
         return "stale: a newer download is here"
     if not path.exists():
