@@ -25,7 +25,8 @@ from trilobit.formats import names, packed
 from trilobit.formats.hf_config import to_hf
 from trilobit.formats.safetensors import DTYPES
 from trilobit.formats.text import TextFiles
-from trilobit.synth import shape, synth
+from trilobit.shapes import shape
+from trilobit.synth import synth
 
 PROMPT = "Once upon a time"
 TIMEOUT_S = 120  # of a command that takes a second: the machine may be busy

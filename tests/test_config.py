@@ -17,7 +17,7 @@ from transformers import BitNetConfig
 from trilobit import FormatError, TrilobitError, UnsupportedModel
 from trilobit.config import ModelConfig
 from trilobit.formats.hf_config import model_config
-from trilobit.synth import SHAPES, shape
+from trilobit.shapes import SHAPES, shape
 
 SOURCE = "some/config.json"
 

@@ -28,54 +28,11 @@ from .formats.text import TextFiles
 
 Form = Literal["packed", "bf16"]
 
-# hidden, ffn, layers, heads, kv heads, vocabulary. 700m, 3b and 2b4t are published models, 8b has
-# the shape of Llama 3; the others are those of bitnet.cpp's generate-dummy-bitnet-model.py, which
-# made the models of its speed tables (arXiv:2410.16144).
-_SHAPES: dict[str, tuple[int, int, int, int, int, int]] = {
-    "125m": (768, 3072, 11, 12, 12, 32002),
-    "350m": (1024, 3072, 24, 16, 16, 32002),
-    "700m": (1536, 4096, 24, 16, 16, 32002),
-    "1b": (2048, 3584, 24, 32, 32, 32002),
-    "1.5b": (1536, 9216, 28, 32, 32, 32002),
-    "2b4t": (2560, 6912, 30, 20, 5, 128256),
-    "3b": (3200, 8640, 26, 32, 32, 32002),
-    "3.8b": (3840, 8192, 24, 32, 32, 32002),
-    "7b": (4096, 12032, 32, 32, 32, 32002),
-    "8b": (4096, 14336, 32, 32, 8, 128256),
-    "13b": (5120, 13824, 40, 40, 40, 32002),
-    "30b": (6656, 16384, 60, 52, 52, 32002),
-    "70b": (8192, 24576, 80, 64, 64, 32002),
-    "100b": (8192, 45568, 72, 64, 64, 32002),
-}
-SHAPES = tuple(_SHAPES)
-
 # The 81 bytes whose four codes are all 0, 1 or 2.
 _TERNARY_BYTES = np.array(
     [b for b in range(256) if all(b >> shift & 3 != 3 for shift in (0, 2, 4, 6))], dtype=np.uint8
 )
 _CHUNK_ROWS = 4096
-
-
-def shape(name: str) -> ModelConfig:
-    """The config of a published shape; RequestError names the known ones."""
-    if name not in _SHAPES:
-        raise RequestError(f"unknown shape {name!r}; known: {', '.join(SHAPES)}")
-    hidden, ffn, layers, heads, kv_heads, vocab = _SHAPES[name]
-    return ModelConfig(
-        vocab_size=vocab,
-        hidden_size=hidden,
-        intermediate_size=ffn,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=hidden // heads,
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-5,
-        rope_theta=500000.0,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_ids=(1,),
-    )
 
 
 def synth(
@@ -88,9 +45,16 @@ def synth(
 ) -> None:
     """Write a random Hugging Face checkpoint into the new or empty directory `out`.
 
-    form: "packed" is uint8 with `weight_scale` (offline), "bf16" float masters (online).
+    form: "packed" is uint8 with `weight_scale` (offline), "bf16" float masters (online), or floats
+        that are ternary already where scales are by group. Those have no packed form of Hugging
+        Face's: RequestError.
     """
     out = Path(out)
+    if config.scales != "tensor" and form == "packed":
+        raise RequestError(
+            f"scales by {config.scales} have no packed form of Hugging Face's; write floats "
+            "(--form bf16) or one packed file (--to-packed-file)"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out}: exists; give a new or empty directory")
     new = not out.exists()
@@ -129,11 +93,15 @@ def synth_packed(
                 progress(done + 1, len(everything))
         for name, length in names.all_norms(config):
             file.write(name, np.ones(length, dtype=np.float32))
-        tables = names.tables(config)
-        head = _table(random, config)
-        packed.write_screen(file, head, "BF16")
-        for name, (_, columns) in everything:
-            file.write(f"{name}.weight_scale", np.array([_scale(columns)], dtype=np.float32))
+        tables = names.float_tables(config)
+        head = _table(random, config) if tables else np.empty((0, 0), dtype="<u2")
+        if tables:
+            packed.write_screen(file, head, "BF16")
+        for name, (rows, columns) in everything:
+            scales = _scales(random, config, rows, columns)
+            file.write(
+                f"{name}.weight_scale", _bf16(scales) if config.scales == "group" else scales
+            )
         for name in tables:
             file.write(name, head if name == tables[-1] else _table(random, config))
 
@@ -148,6 +116,14 @@ def _packed_weights(random: np.random.Generator, rows: int, columns: int) -> NDA
 def _scale(columns: int) -> float:
     # Two thirds of the weights are ±1: the output of K inputs near 1 is near 1.
     return 1 / math.sqrt(columns * 2 / 3)
+
+
+def _scales(
+    random: np.random.Generator, config: ModelConfig, rows: int, columns: int
+) -> NDArray[np.float32]:
+    size = names.scale_shape(config, rows, columns)
+    spread = random.uniform(0.5, 1.5, size) if config.scales != "tensor" else np.ones(size)
+    return (_scale(columns) * spread).astype(np.float32)
 
 
 def _table(random: np.random.Generator, config: ModelConfig) -> NDArray[np.uint16]:
@@ -181,8 +157,13 @@ def _write_weights(
             elif name.endswith("weight_scale"):
                 columns = dict(names.all_projections(config))[name.removesuffix(".weight_scale")][1]
                 array = _bf16(np.array([_scale(columns)], dtype=np.float32))
-            elif "norm" in name:
-                array = _bf16(np.ones(size, dtype=np.float32))
+            elif "norm" in name:  # of which Gemma's hold one less than they multiply with
+                less = config.model_type == "gemma3_text" and "rms_norm" not in name
+                array = _bf16(np.full(size, 1 - less, dtype=np.float32))
+            elif config.scales == "group":
+                codes = random.integers(-1, 2, size, dtype=np.int8)
+                scales = _scales(random, config, *size)
+                array = _bf16(codes * np.repeat(scales, ternary.COLUMNS, axis=1)[:, : size[1]])
             else:
                 array = _bf16(random.standard_normal(size, dtype=np.float32) * np.float32(0.05))
             file.write(name, array)
@@ -204,19 +185,22 @@ def _declare_hf(config: ModelConfig, form: Form) -> Iterator[Declared]:
             yield f"{name}.weight", "BF16", (rows, columns)
     for name, length in names.all_norms(config):
         yield name, "BF16", (length,)
-    table = (config.vocab_size, config.hidden_size)
-    yield names.EMBEDDING, "BF16", table
-    if not config.tie_word_embeddings:
-        yield names.HEAD, "BF16", table
+    for name in names.float_tables(config):
+        yield name, "BF16", (config.vocab_size, config.hidden_size)
 
 
 def _hf_config(config: ModelConfig, form: Form) -> dict[str, Any]:
-    return {
-        **to_hf(config),
-        "torch_dtype": "bfloat16",
-        "quantization_config": {
-            "quant_method": "bitnet",
-            "linear_class": "autobitlinear",
-            "quantization_mode": "offline" if form == "packed" else "online",
-        },
+    values = {**to_hf(config), "torch_dtype": "bfloat16"}
+    if config.scales == "group":
+        return values
+    values["quantization_config"] = {
+        "quant_method": "bitnet",
+        "linear_class": "autobitlinear",
+        "quantization_mode": "offline" if form == "packed" else "online",
     }
+    if config.projection_norm_eps is not None:
+        values["quantization_config"] |= {
+            "use_rms_norm": True,
+            "rms_norm_eps": config.projection_norm_eps,
+        }
+    return values

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trilobit import synth
+from trilobit import shapes, synth
 from trilobit.errors import RequestError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("bench")
 @click.argument("model", required=False)
-@click.option("--shape", type=click.Choice(synth.SHAPES), help="Random weights of this shape.")
+@click.option("--shape", type=click.Choice(shapes.SHAPES), help="Random weights of this shape.")
 @click.option(
     "--prompt",
     type=click.IntRange(min=1),
@@ -110,5 +110,5 @@ def _random_model(shape: str, folder: Path) -> Path:
             raise RequestError(
                 f"{folder}: cannot be made ({error.strerror}); choose another --folder"
             ) from None
-        synth.synth_packed(synth.shape(shape), path)
+        synth.synth_packed(shapes.shape(shape), path)
     return path

@@ -98,6 +98,7 @@ def _model(config: ModelConfig, tensors: Mapping[str, TensorInfo], size_bytes: i
     parts["header"] = size_bytes - sum(parts.values())
     return {
         "size_bytes": size_bytes,
+        "model_type": config.model_type,
         "parameters": config.parameters,
         "ternary_parameters": config.ternary_parameters,
         "bits_per_ternary_weight": 8 * parts["ternary"] / config.ternary_parameters,
@@ -125,7 +126,7 @@ def _convert(directory: Path) -> str:
 
 _KINDS = {
     "packed": "packed Trilobit model",
-    "checkpoint": "Hugging Face checkpoint of a BitNet model",
+    "checkpoint": "Hugging Face checkpoint of a ternary model",
     "safetensors": "safetensors file, no packed Trilobit model",
 }
 
@@ -146,6 +147,7 @@ def _lines(facts: Facts) -> Iterator[str]:
 
 def _model_lines(facts: Facts) -> Iterator[str]:
     config = facts["config"]
+    yield f"  architecture     {', '.join(_features(facts['model_type'], config))}"
     yield (
         f"  shape            {config['num_hidden_layers']} layers, "
         f"hidden {config['hidden_size']}, ffn {config['intermediate_size']}, "
@@ -166,6 +168,35 @@ def _model_lines(facts: Facts) -> Iterator[str]:
     yield f"  tokenizer        {'yes' if facts['tokenizer'] else 'no, runs on token ids'}"
     yield f"  chat template    {'yes' if facts['chat_template'] else 'no'}"
     yield from _table("bytes by part", facts["bytes_by_part"], facts["size_bytes"])
+
+
+_ACTIVATIONS = {"relu2": "relu²", "silu": "SiLU", "gelu_pytorch_tanh": "GELU"}
+_NORMS = {
+    "sub_norms": "sub-norms",
+    "qk_norms": "norms of queries and keys",
+    "post_norms": "norms of outputs",
+}
+
+
+def _features(model_type: str, config: Mapping[str, Any]) -> Iterator[str]:
+    """What tells a family's models from others."""
+    yield model_type
+    yield _ACTIVATIONS[config["hidden_act"]]
+    yield from (text for name, text in _NORMS.items() if config[name])
+    if config["projection_norm_eps"] is not None:
+        yield "a norm before every projection"
+    if config["sliding_window"] is not None:
+        sliding = config["layer_types"].count("sliding_attention")
+        yield f"{sliding} layers see {config['sliding_window']} positions"
+    if config["rope_scaling"] is not None:
+        yield f"{config['rope_scaling']['rope_type']} RoPE"
+    yield {
+        "tensor": "a scale a matrix",
+        "row": "a scale a row",
+        "group": "a scale each 128 weights",
+    }[config["scales"]]
+    if config["ternary_embeddings"]:
+        yield "ternary embedding and head"
 
 
 def _table(title: str, sizes: Mapping[str, int], total: int) -> Iterator[str]:

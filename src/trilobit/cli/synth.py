@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shlex
 import time
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from trilobit.synth import SHAPES, Form, shape, synth, synth_packed
+from trilobit.shapes import SHAPES, resized, shape
+from trilobit.synth import Form, synth, synth_packed
 
 from .units import amount, size
 from .writing import check_free, progress
@@ -67,7 +67,7 @@ def command(
     if to_packed_file and form != "packed":
         raise click.UsageError(f"--to-packed-file holds no float masters; leave out --form {form}")
     changes = {name: value for name, value in fields.items() if value is not None}
-    config = dataclasses.replace(shape(shape_name), **changes)  # type: ignore[arg-type]
+    config = resized(shape(shape_name), changes)
     started = time.monotonic()
     with progress(f"Writing {out.name}") as step:
         if to_packed_file:

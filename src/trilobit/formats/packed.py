@@ -289,7 +289,7 @@ def bytes_by_part(tensors: Mapping[str, Any]) -> dict[str, int]:
             part = "screen"
         elif name == names.TOKENIZER:
             part = "tokenizer"
-        elif name.endswith(".weight_scale"):
+        elif name.endswith((".weight_scale", ".scales", ".biases")):  # the latter of MLX
             part = "scales"
         elif "norm" in name:
             part = "norms"
