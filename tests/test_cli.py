@@ -364,7 +364,7 @@ def test_info_explains_a_checkpoint_and_how_to_pack_it(checkpoint: Path, tmp_pat
     assert values["config"] == tiny_config().to_dict()
     assert values["bits_per_ternary_weight"] == 2
     assert (values["tokenizer"], values["chat_template"]) == (True, False)
-    out = tmp_path / "packed file"
+    out = tmp_path / "packed file.trilobit"
     command = values["convert"].split()
     assert command == ["trilobit", "convert", str(checkpoint), "tiny.trilobit"]
     succeed(*command[1:3], out)
@@ -421,6 +421,24 @@ def test_convert_replaces_a_file_only_when_forced(
     assert out.read_text() == "precious"
     assert f"trilobit run {out}" in succeed("convert", checkpoint, out, "--force")
     assert out.read_bytes() == model_file.read_bytes()
+
+
+def test_convert_writes_a_checkpoint_and_reads_it_again(model_file: Path, tmp_path: Path) -> None:
+    for form in ("hf", "hf-bf16"):
+        out, again = tmp_path / form, tmp_path / f"{form}.trilobit"
+        values = result("convert", model_file, out, "--to", form)
+        assert (values["form"], values["tokenizer"]) == (form, True)
+        assert values["size_bytes"] == sum(path.stat().st_size for path in out.iterdir())
+        assert f"trilobit run {again}" in succeed("convert", out, again)
+        assert again.read_bytes() == model_file.read_bytes()
+    assert f"from_pretrained('{tmp_path}/out')" in succeed("convert", model_file, tmp_path / "out")
+
+
+def test_force_replaces_no_directory(model_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    assert "with something in it" in fail("convert", model_file, tmp_path / "out", "--force")
+    assert (tmp_path / "out" / "mine").exists()
 
 
 def test_force_replaces_no_device(checkpoint: Path) -> None:
@@ -494,7 +512,10 @@ def test_truncated_file_is_refused(model_file: Path, tmp_path: Path) -> None:
         ("run {checkpoint}/model.safetensors", "not a packed Trilobit model"),
         ("convert no/such/directory {folder}/out", "missing"),
         ("convert {folder}/nothing {folder}/out", "missing; give a packed or GGUF file"),
-        ("convert {checkpoint} {folder}", "is a directory"),
+        ("convert {checkpoint} {folder} --to packed", "is a directory"),
+        ("convert {checkpoint} {checkpoint}", "a directory with something in it"),
+        ("convert {checkpoint} {folder}/out.bin", "the suffix '.bin' names no form"),
+        ("convert {checkpoint} {folder}/out --to safetensors", "'safetensors' is not one of"),
         ("convert {checkpoint} {folder}/no/such/folder/out", "No such file or directory"),
         ("convert {checkpoint} {model}/out", "Not a directory"),
         ("synth {model}/out --shape 125m", "Not a directory"),
@@ -654,7 +675,7 @@ def test_interrupted_convert_leaves_nothing(
     table = (names.EMBEDDING, "BF16", (config.vocab_size, config.hidden_size))
     write_sparse(source / "model.safetensors", [*masters, *gains, table], {})
     code, out, err = signalled(
-        "convert", source, results / "out", number=number, when=part_appears(results)
+        "convert", source, results / "out.trilobit", number=number, when=part_appears(results)
     )
     assert (code, out) == (expected, b"")
     assert b"Traceback" not in err

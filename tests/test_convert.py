@@ -170,7 +170,7 @@ def test_packed_weights_have_the_codes_and_scales_of_transformers(
 
 
 def test_codes_saved_as_floats_are_not_quantised_again(source: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "packed")
+    convert(source, tmp_path / "packed.trilobit")
 
     def unpack(tensors: Tensors) -> None:
         for name, (rows, _) in names.all_projections(tiny_config()):
@@ -179,7 +179,7 @@ def test_codes_saved_as_floats_are_not_quantised_again(source: Path, tmp_path: P
 
     change_tensors(source, unpack)
     assert_as_transformers(source)
-    assert (tmp_path / "packed").read_bytes() == (tmp_path / "out.trilobit").read_bytes()
+    assert (tmp_path / "packed.trilobit").read_bytes() == (tmp_path / "out.trilobit").read_bytes()
 
 
 @pytest.mark.parametrize("form", ["packed", "bf16"])
@@ -265,11 +265,11 @@ def test_a_single_file_comes_before_an_index(source: Path, tmp_path: Path) -> No
 
 def test_configs_of_transformers_4_and_5_are_one(source: Path, tmp_path: Path) -> None:
     change_config(source, rope_theta=12345.0)
-    assert convert(source, tmp_path / "4").rope_theta == 12345
+    assert convert(source, tmp_path / "4.trilobit").rope_theta == 12345
     change_config(source, rope_theta=None)
     change_config(source, rope_parameters={"rope_type": "default", "rope_theta": 12345.0})
-    convert(source, tmp_path / "5")
-    assert (tmp_path / "4").read_bytes() == (tmp_path / "5").read_bytes()
+    convert(source, tmp_path / "5.trilobit")
+    assert (tmp_path / "4.trilobit").read_bytes() == (tmp_path / "5.trilobit").read_bytes()
 
 
 def test_untied_head_is_kept_apart(source: Path, tmp_path: Path) -> None:
@@ -665,14 +665,14 @@ def test_tokenizer_of_another_model_is_refused(source: Path, tokenizer_json: Pat
 def test_directory_as_output_is_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match="is a directory; give a file name"):
-        convert(source, tmp_path / "folder")
+        convert(source, tmp_path / "folder", "packed")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_the_checkpoint_is_not_overwritten(source: Path, name: str) -> None:
     before = (source / name).read_bytes()
     with pytest.raises(OutputError, match="a file of the checkpoint itself"):
-        convert(source, source / name)
+        convert(source, source / name, "packed")
     assert (source / name).read_bytes() == before
     convert(source, source / "model.trilobit")
     convert(source, source / "model.trilobit")

@@ -178,7 +178,7 @@ def test_engine_gives_the_perplexity_of_transformers(
 def test_masters_and_packed_codes_convert_to_the_same_model(run: Run, tmp_path: Path) -> None:
     arrays = []
     for form in FORMS:
-        convert(run.output / form, tmp_path / form)
+        convert(run.output / form, tmp_path / form, "packed")
         arrays.append(PackedModel(tmp_path / form).arrays())
     from_masters, from_packed = arrays
     assert from_masters.keys() == from_packed.keys()

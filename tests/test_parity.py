@@ -22,7 +22,7 @@ from transformers import BitNetConfig, BitNetForCausalLM
 
 from trilobit import LLM, SamplingParams, _native, ternary
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.convert import convert
+from trilobit.convert import Form, convert
 from trilobit.formats import names
 from trilobit.formats.bitnet import pack_hf
 from trilobit.formats.hf_config import to_hf
@@ -218,6 +218,13 @@ def test_published_packed_checkpoints(plain: Path, tmp_path: Path, linear_class:
         tmp_path / "from_masters.trilobit", tmp_path / "packed", linear_class
     )
     assert_parity(checkpoint, tmp_path, [random_ids(6, 64)])
+
+
+@pytest.mark.parametrize("form", ["hf", "hf-bf16"])
+def test_written_checkpoints(plain: Path, tmp_path: Path, form: Form) -> None:
+    convert(plain, tmp_path / "from_masters.trilobit")
+    convert(tmp_path / "from_masters.trilobit", tmp_path / "written", form)
+    assert_parity(tmp_path / "written", tmp_path, [random_ids(7, 64)])
 
 
 @pytest.mark.parametrize("isa", _native.isas())

@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from . import ternary
 from .config import ModelConfig
-from .errors import OutputError
+from .errors import OutputError, RequestError
 from .formats import names, packed
+from .formats.hf import write_hf, write_hf_bf16
 from .formats.safetensors import from_float32
 from .formats.source import Source, open_source
 
-Form = Literal["packed"]
+# Of a Hugging Face directory there are two: packed weights, and weights as floats.
+Form = Literal["packed", "hf", "hf-bf16"]
 FORMS: tuple[Form, ...] = get_args(Form)
-_FORM_OF_SUFFIX: dict[str, Form] = {".trilobit": "packed"}
+_FORM_OF_SUFFIX: dict[str, Form] = {".trilobit": "packed", "": "hf"}
 Progress = Callable[[int, int], None]  # done, total: projections
 
 
@@ -37,19 +39,29 @@ def convert(
     """Write the model `source` as `out`, in the form `to` (None: the form that `out` is named for).
 
     Raises FormatError for a damaged model, UnsupportedModel for one we do not run, OutputError when
-    `out` cannot be written.
+    `out` cannot be written, RequestError when its name stands for no form.
     """
     form = to or form_of(out)
     out = Path(out)
     model = open_source(source)
-    _check_output(out, model.path)
+    _check_output(out, form, model.path)
     _WRITERS[form](model, out, progress)
     return model.config
 
 
 def form_of(out: str | os.PathLike[str]) -> Form:
-    """The form that the suffix of a name stands for; packed where it stands for none."""
-    return _FORM_OF_SUFFIX.get(Path(out).suffix, "packed")
+    """The form that the suffix of a name stands for; a Hugging Face directory has none.
+
+    RequestError when it stands for no form.
+    """
+    suffix = "" if os.path.isdir(out) else Path(out).suffix
+    if suffix not in _FORM_OF_SUFFIX:
+        known = ", ".join(filter(None, _FORM_OF_SUFFIX))
+        raise RequestError(
+            f"{os.fspath(out)}: the suffix {suffix!r} names no form; end it in {known}, leave it "
+            f"out for a Hugging Face directory, or choose one with --to: {', '.join(FORMS)}"
+        )
+    return _FORM_OF_SUFFIX[suffix]
 
 
 def write_packed(source: Source, out: Path, progress: Progress | None = None) -> None:
@@ -82,10 +94,14 @@ def write_packed(source: Source, out: Path, progress: Progress | None = None) ->
 
 _WRITERS: dict[Form, Callable[[Source, Path, Progress | None], None]] = {
     "packed": write_packed,
+    "hf": write_hf,
+    "hf-bf16": write_hf_bf16,
 }
 
 
-def _check_output(out: Path, source: Path) -> None:
+def _check_output(out: Path, form: Form, source: Path) -> None:
+    if form.startswith("hf"):
+        return  # a new directory; whoever makes it looks
     if os.path.isdir(out):
         raise OutputError(f"{out}: is a directory; give a file name, such as {out}/model.trilobit")
     if not os.path.exists(out):

@@ -36,7 +36,7 @@ from .errors import FormatError
 ROWS = 4  # rows interleaved in one block
 COLUMNS = 128  # columns of one block: 32 bytes of four codes
 
-_EPSILON = np.float32(1e-5)  # the floor of both scales, as in the reference implementation
+EPSILON = np.float32(1e-5)  # the floor of both scales, as in the reference implementation
 _SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)
 
 
@@ -54,7 +54,7 @@ def absmean_ternary(w_NK: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.flo
     mean = np.float32(scaled_NK.mean(dtype=np.float64))
     if not np.isfinite(mean):
         raise FormatError("weights hold NaN or infinity; the checkpoint is damaged")
-    s = np.float32(1) / max(mean, _EPSILON)
+    s = np.float32(1) / max(mean, EPSILON)
     # In place: a projection of the largest models has 4 * 10^8 weights.
     np.multiply(w_NK, s, out=scaled_NK)
     np.clip(np.rint(scaled_NK, out=scaled_NK), -1, 1, out=scaled_NK)
@@ -71,7 +71,7 @@ def sign_binary(w_NK: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32
     scale = np.float32(np.abs(w_NK).mean(dtype=np.float64))
     if not np.isfinite(scale):
         raise FormatError("weights hold NaN or infinity; the checkpoint is damaged")
-    return np.where(w_NK - mean >= 0, 1, -1).astype(np.int8), max(scale, _EPSILON)
+    return np.where(w_NK - mean >= 0, 1, -1).astype(np.int8), max(scale, EPSILON)
 
 
 def absmax_int8(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -81,7 +81,7 @@ def absmax_int8(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     bear it all the same.
     """
     x_TK = np.asarray(x_TK, dtype=np.float32)
-    t_T = np.float32(127) / np.maximum(np.abs(x_TK).max(axis=-1), _EPSILON)
+    t_T = np.float32(127) / np.maximum(np.abs(x_TK).max(axis=-1), EPSILON)
     codes_TK = np.clip(np.rint(x_TK * t_T[..., None]), -128, 127).astype(np.int8)
     return codes_TK, np.float32(1) / t_T
 

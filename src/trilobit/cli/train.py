@@ -91,7 +91,7 @@ def command(
     if packed is not None and result.packed is not None:
         from trilobit.convert import convert
 
-        convert(result.packed, packed)
+        convert(result.packed, packed, "packed")
     if as_json:
         print(
             json.dumps(

@@ -96,7 +96,12 @@ class BitNetCheckpoint:
     @property
     def label(self) -> str:
         """Where the model came from first, for people."""
-        return self.directory.name
+        return self._tensors.metadata.get("source", self.directory.name)
+
+    @property
+    def has_masters(self) -> bool:
+        """Whether its projections are float masters, not codes."""
+        return self._form == "masters"
 
     @cached_property
     def text(self) -> TextFiles:
@@ -121,9 +126,7 @@ class BitNetCheckpoint:
         """Gain of an RMSNorm."""
         file, stored = self._at(name)
         gain = self._float32(name, file.info(stored).shape)
-        # Gemma's norms multiply by one more than they store; a projection's own norm does not.
-        whole = self.config.model_type != "gemma3_text" or "_proj.rms_norm." in name
-        return gain if whole else np.float32(1) + gain
+        return np.float32(1) + gain if stores_less_one(self.config, name) else gain
 
     def table(self, name: str) -> NDArray[Any]:
         """Embedding or head as a view of the file (BF16 as uint16), without NaN or infinity."""
@@ -341,6 +344,11 @@ class BitNetCheckpoint:
                 "embedding; set it to false in config.json"
             )
         self.forget()
+
+
+def stores_less_one(config: ModelConfig, name: str) -> bool:
+    """Whether a norm multiplies by one more than it stores: Gemma's, but for a projection's own."""
+    return config.model_type == "gemma3_text" and "_proj.rms_norm." not in name
 
 
 def _form(raw: Mapping[str, Any], config: ModelConfig, where: Path) -> Form | None:

@@ -183,6 +183,16 @@ def from_float32(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     return stored
 
 
+def nearest(values: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    """The numbers of the format's type `dtype` next to floats, as float32."""
+    if dtype == "BF16":
+        bits = np.ascontiguousarray(values).view(np.uint32)
+        even = bits + 0x7FFF + (bits >> 16 & 1)  # to even where it lies in the middle
+        return (even & np.uint32(0xFFFF0000)).view(np.float32)
+    with np.errstate(over="ignore"):
+        return as_float32(values.astype(DTYPES[dtype]), dtype)
+
+
 def _runs(tensors: Iterable[TensorInfo]) -> list[tuple[int, int]]:
     """Bytes (begin, end) of tensors, those that touch each other as one."""
     runs: list[tuple[int, int]] = []
@@ -312,6 +322,11 @@ class Checkpoint:
         return {name: file.tensors[name] for name, file in self._where.items()}
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """The metadata of the first shard."""
+        return self._files[0].metadata
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all shards."""
         return sum(file.size_bytes for file in self._files)
@@ -337,6 +352,22 @@ class Checkpoint:
 Declared = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 
 
+def size_of(tensor: Declared) -> int:
+    """Bytes of a tensor's data."""
+    _, dtype, shape = tensor
+    return math.prod(shape) * DTYPES[dtype].itemsize
+
+
+def check_space(path: Path, size_bytes: int) -> None:
+    """OutputError when a disk has no room for a file: before hours of work, not after them."""
+    free = shutil.disk_usage(path.parent).free
+    if size_bytes > free:
+        raise OutputError(
+            f"{path}: needs {size_bytes / 1e9:.2f} GB, and the disk has "
+            f"{free / 1e9:.2f} GB free; free space or choose another place"
+        )
+
+
 class SafetensorsWriter:
     """Writes declared tensors one after another; the file appears under its name only when whole.
 
@@ -354,7 +385,7 @@ class SafetensorsWriter:
         header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
         offset = 0
         for name, dtype, shape in self._declared:
-            size = math.prod(shape) * DTYPES[dtype].itemsize
+            size = size_of((name, dtype, shape))
             header[name] = {
                 "dtype": dtype,
                 "shape": list(shape),
@@ -372,13 +403,7 @@ class SafetensorsWriter:
             # A rename would put the file in the place of /dev/null.
             raise OutputError(f"{self.path}: a directory, pipe or device; choose another place")
         try:
-            # Before hours of work, not after them.
-            free = shutil.disk_usage(self.path.parent).free
-            if self.size_bytes > free:
-                raise OutputError(
-                    f"{self.path}: needs {self.size_bytes / 1e9:.2f} GB, and the disk has "
-                    f"{free / 1e9:.2f} GB free; free space or choose another place"
-                )
+            check_space(self.path, self.size_bytes)
             self._file = open(self._temporary, "wb")
             self._file.write(len(self._start).to_bytes(8, "little") + self._start)
         except BaseException as error:

@@ -30,6 +30,22 @@ class Table(Protocol):
     def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
 
 
+class WideTable:
+    """A table of a type of floats (safetensors' name) as float32, made when rows are asked for."""
+
+    def __init__(self, table: Table, dtype: str) -> None:
+        self._table = table
+        self._dtype = dtype
+        self.shape = table.shape
+        self.dtype = np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.float32]:
+        return as_float32(self._table[rows], self._dtype)
+
+
 def row_blocks(table: Table) -> Iterator[slice]:
     """Slices of some rows each, which together are all rows."""
     for row in range(0, len(table), _BLOCK_ROWS):

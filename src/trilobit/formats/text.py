@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..config import ModelConfig
 from ..errors import FormatError
@@ -72,3 +74,28 @@ def read_text_files(source: Path, config: ModelConfig) -> TextFiles:
         chat_template=template if isinstance(template, str) else None,
         add_bos=bool(adds and usable),
     )
+
+
+def write_text_files(directory: Path, text: TextFiles, config: ModelConfig) -> None:
+    """Write tokenizer and chat template into a Hugging Face directory; nothing without them."""
+    if text.tokenizer is None:
+        return
+    from ..tokenizer import Tokenizer
+
+    (directory / "tokenizer.json").write_bytes(text.tokenizer)
+    tokenizer = Tokenizer(text.tokenizer, "tokenizer.json")
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": text.add_bos,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config.max_position_embeddings,
+    }
+    eos = config.eos_token_ids[0] if config.eos_token_ids else None
+    for key, token_id in (("bos_token", config.bos_token_id), ("eos_token", eos)):
+        if token_id is not None and (token := tokenizer.token(token_id)) is not None:
+            settings[key] = token
+    settings_text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    (directory / "tokenizer_config.json").write_text(settings_text, encoding="utf-8")
+    if text.chat_template is not None:
+        template = text.chat_template.encode("utf-8")
+        (directory / "chat_template.jinja").write_bytes(template)

@@ -104,7 +104,7 @@ class Entry:
             self._write(record)  # first: what is killed from here on is known by its name
             if not path.exists():
                 with steps(f"Packing {record.name}") as step:
-                    convert(record.source, path, progress=step)
+                    convert(record.source, path, "packed", progress=step)
         except BaseException:
             self._restore(before, path.parent)
             raise
