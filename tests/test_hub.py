@@ -440,6 +440,15 @@ def test_a_disk_too_small_is_known_before_anything_is_fetched(
     assert fetched(hub) == []
 
 
+def test_a_cache_that_cannot_be_written_is_told_with_the_remedy(
+    hub: HubServer, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.add(NAME, files)
+    (tmp_path / "hf").write_bytes(b"")
+    with pytest.raises(OutputError, match=f"{NAME}: cannot be stored in .* set HF_HOME to another"):
+        pull(NAME)
+
+
 def test_pickles_and_a_choice_of_files_are_refused_before_anything_is_fetched(
     hub: HubServer, files: dict[str, bytes]
 ) -> None:

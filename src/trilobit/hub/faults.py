@@ -19,6 +19,7 @@ Result = TypeVar("Result")
 _WAITS_S = (0.5, 1.0, 2.0)
 _PASSING = (408, 429, 500, 502, 503, 504)  # statuses that another try may find gone
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 class Unreachable(DownloadError):
@@ -113,10 +114,11 @@ def _told(repo: Repo, error: Exception) -> TrilobitError | None:
             f"{repo}: no answer from {where} ({type(error).__name__}: {error}); check the network, "
             "proxies and HF_ENDPOINT, then try again"
         )
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if isinstance(error, OSError) and error.errno in (*_NO_ROOM, *_NO_PLACE):
+        where = f" in {error.filename}" if error.filename else ""
         return OutputError(
-            f"{repo}: cannot be stored ({error.strerror}); free space, or set HF_HOME to another "
-            "disk"
+            f"{repo}: cannot be stored{where} ({error.strerror}); free space, or set HF_HOME to "
+            "another place"
         )
     if isinstance(error, OSError):
         text = error.strerror or str(error).split(". ")[0]
