@@ -88,8 +88,9 @@ class Recorder:
         chosen = self._decoder.verify(samplers, drafts)
         if self._script is not None:
             chosen = [self._told(id(s), d) for s, d in zip(samplers, drafts, strict=True)]
-        self._times.append(time.perf_counter())
-        self._tokens.append(sum(map(len, chosen)))
+        if chosen:
+            self._times.append(time.perf_counter())
+            self._tokens.append(sum(map(len, chosen)))
         return chosen
 
     def _told(self, sampler: int, draft: list[int]) -> list[int]:
@@ -164,7 +165,7 @@ def main() -> None:
                 compare(f"own, {name}", [opening], params, None)
     if arguments.json:
         facts = {
-            "model": arguments.model and Path(arguments.model).name,
+            "model": llm.path.name,
             "prompt_tokens": PROMPT,
             "output_tokens": OUTPUT,
             "threads": arguments.threads,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupt import interrupt_at
@@ -27,6 +28,7 @@ from trilobit.engine.runner import Runner
 from trilobit.engine.scheduler import Scheduler
 from trilobit.engine.sequence import Completion, Sequence
 from trilobit.formats.packed import PackedModel
+from trilobit.synth import synth_packed
 from trilobit.tokenizer import Tokenizer
 
 STORY = (
@@ -239,6 +241,19 @@ def test_texts_are_the_same(pairs: dict[str, tuple[LLM, LLM]], name: str, kind: 
     got = [fast.generate(prompt, params) for prompt in PROMPTS]
     assert [*map(told, got)] == [told(plain.generate(prompt, params)) for prompt in PROMPTS]
     assert 0 < sum(one.accepted_tokens for one in got) < sum(one.drafted_tokens for one in got)
+
+
+@pytest.mark.usefixtures("eager")
+def test_texts_of_sliding_layers_are_the_same(tmp_path: Path) -> None:
+    """Drafts reach over the border of a window, and wrong ones lie where it will begin."""
+    window = {"layer_types": ("sliding_attention", "full_attention"), "sliding_window": 40}
+    synth_packed(tiny_config(**window), tmp_path / "sliding.trilobit", seed=1)
+    fast, plain = (LLM(tmp_path / "sliding.trilobit", speculation=on) for on in (True, False))
+    for sampling in (SAMPLINGS["greedy"], {**SAMPLINGS["hot"], "logit_bias": FEW}):
+        params = SamplingParams(max_tokens=150, ignore_eos=True, seed=1, **sampling)
+        got = fast.generate(LOOP, params)
+        assert told(got) == told(plain.generate(LOOP, params))
+        assert 0 < got.accepted_tokens < got.drafted_tokens
 
 
 @pytest.mark.usefixtures("eager")
