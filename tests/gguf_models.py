@@ -113,7 +113,7 @@ def gguf_name(name: str, gemma: bool = False) -> str:
     return f"blk.{layer}.{({**NAMES, **GEMMA} if gemma else NAMES)[rest]}"
 
 
-def packed(type_id: int, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def packed(type_id: int, values: NDArray[np.float32], layout: str = "x86") -> NDArray[np.uint8]:
     """Floats as blocks of a type; ternary ones must be 0 or ± the scale of their run."""
     if type_id == types.IQ2_BN:  # as ik_llama.cpp packs it: a row of zeros is scale 0, codes +1
         scales = np.abs(values).max(axis=1, keepdims=True).astype("<f4")
@@ -128,12 +128,23 @@ def packed(type_id: int, values: NDArray[np.float32]) -> NDArray[np.uint8]:
         return np.concatenate([scales.view(np.uint8), codes], axis=1).reshape(-1)
     if type_id != types.I2_S:
         return gguf.quantize(values, Reference(type_id)).reshape(-1).view(np.uint8)
-    scale = np.abs(values).max()
-    codes = (np.sign(values) + 1).astype(np.uint8).reshape(-1, 4, 32)
-    data = codes[:, 0] << 6 | codes[:, 1] << 4 | codes[:, 2] << 2 | codes[:, 3]
-    tail = np.zeros(8, dtype="<f4")
-    tail[0] = scale
-    return np.concatenate([data.reshape(-1), tail.view(np.uint8)])
+    return i2_s(np.sign(values).astype(np.int8), layout, np.abs(values).max())
+
+
+def i2_s(codes: NDArray[np.int8], layout: str, scale: np.float32) -> NDArray[np.uint8]:
+    """Bytes of I2_S, each code put where microsoft/BitNet's quantize_i2_s puts it."""
+    i = np.arange(codes.size)
+    row, column = np.divmod(i, codes.shape[1])
+    if layout == "rows":
+        byte, group = row // 4 * codes.shape[1] + column, row % 4
+    else:
+        block = {"x86": 128, "arm": 64}[layout]
+        byte = i // block * (block // 4) + i % (block // 4)
+        group = i % block // (block // 4)
+    data = np.zeros(codes.size // 4 + 32, dtype=np.uint8)
+    np.bitwise_or.at(data, byte, (codes.reshape(-1) + 1).astype(np.uint8) << (6 - 2 * group))
+    data[codes.size // 4 :][:4] = np.frombuffer(np.float32(scale).tobytes(), dtype=np.uint8)
+    return data
 
 
 def floats(source: Source, name: str) -> NDArray[np.float32]:
@@ -198,11 +209,12 @@ def write_gguf(
     more: Sequence[bytes] = (),
     beside: Mapping[str, object] | None = None,
     left_out: tuple[str, ...] = (),
+    layout: str = "x86",
 ) -> None:
     """The model as bitnet.cpp's or llama.cpp's converter would write it.
 
     more: further keys. beside: further float32 tensors. left_out: what the keys and tensors not to
-    be written have in their names.
+    be written have in their names. layout: of I2_S.
     """
     config, gemma = source.config, architecture == "gemma3"
     arrays: list[tuple[str, tuple[int, ...], int, NDArray[np.uint8]]] = []
@@ -210,7 +222,7 @@ def write_gguf(
         values = floats(source, name)
         if architecture == "llama" and name.endswith(("q_proj", "k_proj")):
             values = interleaved(values, config.head_dim)
-        arrays.append((gguf_name(name), shape, ternary, packed(ternary, values)))
+        arrays.append((gguf_name(name), shape, ternary, packed(ternary, values, layout)))
     for name, length in names.all_norms(config):
         gain = source.gain(name).view(np.uint8)
         arrays.append((gguf_name(name.removesuffix(".weight"), gemma), (length,), types.F32, gain))

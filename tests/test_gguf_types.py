@@ -6,6 +6,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Reference
+from gguf_models import i2_s
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from trilobit.formats.gguf.ternary_blocks import decode, encode
 
 CODES = np.random.default_rng(0).integers(-1, 2, (8, 512), dtype=np.int8)
 SCALE = np.float32(0.0123)
+SCALES = np.array([SCALE])
 
 
 def raw(values: object, dtype: str = "u1") -> NDArray[np.uint8]:
@@ -54,26 +56,10 @@ def test_q8_0_is_quantised_as_by_the_gguf_package() -> None:
 @pytest.mark.parametrize("type_id", [types.TQ1_0, types.TQ2_0])
 def test_ternary_blocks_are_those_of_the_gguf_package(type_id: int) -> None:
     reference = gguf.quantize(CODES.astype(np.float32) * SCALE, Reference(type_id))
-    assert np.array_equal(encode(type_id, CODES, SCALE), reference.reshape(-1))
+    assert np.array_equal(encode(type_id, CODES, SCALES), reference.reshape(-1))
     decoded = decode(type_id, reference.reshape(-1), CODES.shape)
     assert np.array_equal(decoded.codes, CODES)
     assert np.array_equal(decoded.scales, np.full((8, 2), np.float32(np.float16(SCALE))))
-
-
-def i2_s(codes: NDArray[np.int8], layout: str) -> NDArray[np.uint8]:
-    """Bytes of I2_S, one code at a time, as microsoft/BitNet's quantize_i2_s writes them."""
-    columns = codes.shape[1]
-    packed = np.zeros(codes.size // 4 + 32, dtype=np.uint8)
-    for i, code in enumerate((codes + 1).reshape(-1).tolist()):
-        if layout == "rows":
-            row, column = divmod(i, columns)
-            packed[row // 4 * columns + column] |= code << 6 - 2 * (row % 4)
-        else:
-            block = 128 if layout == "x86" else 64
-            group, position = divmod(i % block, block // 4)
-            packed[i // block * (block // 4) + position] |= code << 6 - 2 * group
-    packed[codes.size // 4 :][:4] = raw([SCALE], "<f4")
-    return packed
 
 
 @pytest.mark.parametrize("layout", ternary_blocks.I2S_LAYOUTS)
@@ -82,16 +68,20 @@ def test_i2_s_is_read_in_every_layout(
     layout: ternary_blocks.I2SLayout, shape: tuple[int, int]
 ) -> None:
     codes = CODES[: shape[0], : shape[1]]
-    decoded = decode(types.I2_S, i2_s(codes, layout), shape, layout)
+    decoded = decode(types.I2_S, i2_s(codes, layout, SCALE), shape, layout)
     assert np.array_equal(decoded.codes, codes)
     assert np.array_equal(decoded.scales, np.full((shape[0], 1), SCALE))
     if layout == "x86":
-        assert np.array_equal(encode(types.I2_S, codes, SCALE), i2_s(codes, layout))
+        assert np.array_equal(encode(types.I2_S, codes, SCALES), i2_s(codes, layout, SCALE))
 
 
 def test_i2_s_is_refused_in_a_layout_that_cannot_be() -> None:
     for shape, layout, message in [
-        ((4, 16), "x86", "no multiple of 128, as the x86 form of I2_S needs; it may be: arm, rows"),
+        (
+            (4, 16),
+            "x86",
+            "no multiple of 128, as the x86 form of I2_S needs; it may be laid out as arm or rows",
+        ),
         ((3, 128), "rows", "3 rows are no multiple of 4"),
     ]:
         data = np.zeros(shape[0] * shape[1] // 4 + 32, dtype=np.uint8)
@@ -186,7 +176,7 @@ def test_the_byte_of_four_weights_holds_no_fifth() -> None:
 @pytest.mark.parametrize("type_id", [types.I2_S, types.TQ1_0, types.TQ2_0])
 def test_a_scale_that_cannot_be_is_refused(type_id: int, scale: float) -> None:
     with pytest.raises(FormatError, match="negative, infinite or NaN"):
-        decode(type_id, encode(type_id, CODES, np.float32(scale)), CODES.shape)
+        decode(type_id, encode(type_id, CODES, np.array([scale], np.float32)), CODES.shape)
 
 
 @given(
@@ -200,6 +190,6 @@ def test_what_is_encoded_is_decoded(
     type_id: int, rows: int, blocks: int, seed: int, scale: float
 ) -> None:
     codes = np.random.default_rng(seed).integers(-1, 2, (rows, 256 * blocks), dtype=np.int8)
-    decoded = decode(type_id, encode(type_id, codes, np.float32(scale)), codes.shape)
+    decoded = decode(type_id, encode(type_id, codes, np.array([scale], np.float32)), codes.shape)
     assert np.array_equal(decoded.codes, codes)
     assert (decoded.scales == scale).all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,14 +19,18 @@ from . import ternary
 from .config import ModelConfig
 from .errors import OutputError, RequestError
 from .formats import names, packed
+from .formats.gguf import is_gguf
+from .formats.gguf.ternary_blocks import I2SLayout
+from .formats.gguf.writer import write_gguf
 from .formats.hf import write_hf, write_hf_bf16
 from .formats.safetensors import from_float32
 from .formats.source import Source, open_source
 
 # Of a Hugging Face directory there are two: packed weights, and weights as floats.
-Form = Literal["packed", "hf", "hf-bf16"]
+# Of GGUF there is one for each type of the projections, and one whose embedding is in 8 bits.
+Form = Literal["packed", "hf", "hf-bf16", "gguf", "gguf-q8", "gguf-tq1_0", "gguf-tq2_0"]
 FORMS: tuple[Form, ...] = get_args(Form)
-_FORM_OF_SUFFIX: dict[str, Form] = {".trilobit": "packed", "": "hf"}
+_FORM_OF_SUFFIX: dict[str, Form] = {".trilobit": "packed", ".gguf": "gguf", "": "hf"}
 Progress = Callable[[int, int], None]  # done, total: projections
 
 
@@ -34,16 +39,21 @@ def convert(
     out: str | os.PathLike[str],
     to: Form | None = None,
     *,
+    i2s_layout: I2SLayout | None = None,
     progress: Progress | None = None,
 ) -> ModelConfig:
     """Write the model `source` as `out`, in the form `to` (None: the form that `out` is named for).
+
+    i2s_layout: how a GGUF source lays out I2_S, where it is not as x86 builds do.
 
     Raises FormatError for a damaged model, UnsupportedModel for one we do not run, OutputError when
     `out` cannot be written, RequestError when its name stands for no form.
     """
     form = to or form_of(out)
     out = Path(out)
-    model = open_source(source)
+    if i2s_layout is not None and not is_gguf(Path(source)):
+        raise RequestError(f"{os.fspath(source)}: i2s_layout is of GGUF files, and this is none")
+    model = open_source(source, i2s_layout=i2s_layout)
     _check_output(out, form, model.path)
     _WRITERS[form](model, out, progress)
     return model.config
@@ -96,6 +106,10 @@ _WRITERS: dict[Form, Callable[[Source, Path, Progress | None], None]] = {
     "packed": write_packed,
     "hf": write_hf,
     "hf-bf16": write_hf_bf16,
+    "gguf": write_gguf,
+    "gguf-q8": partial(write_gguf, q8_tables=True),
+    "gguf-tq1_0": partial(write_gguf, ternary="tq1_0"),
+    "gguf-tq2_0": partial(write_gguf, ternary="tq2_0"),
 }
 
 

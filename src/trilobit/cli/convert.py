@@ -10,11 +10,16 @@ from pathlib import Path
 import click
 
 from trilobit.convert import FORMS, Form, convert, form_of
+from trilobit.formats.gguf.ternary_blocks import I2S_LAYOUTS, I2SLayout
 
 _FORMS = {
     "packed": "packed Trilobit model",
     "hf": "Hugging Face directory, packed weights",
     "hf-bf16": "Hugging Face directory, weights as floats",
+    "gguf": "GGUF file, I2_S",
+    "gguf-q8": "GGUF file, I2_S with an embedding of 8 bits",
+    "gguf-tq1_0": "GGUF file, TQ1_0",
+    "gguf-tq2_0": "GGUF file, TQ2_0",
 }
 
 
@@ -22,9 +27,22 @@ _FORMS = {
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(FORMS), help="Form of OUT; else as its suffix says.")
+@click.option(
+    "--i2s-layout",
+    type=click.Choice(I2S_LAYOUTS),
+    help="How a GGUF MODEL lays out I2_S, if not as x86 builds do: files of ARM builds since "
+    "November 2025, or of builds that interleave four rows.",
+)
 @click.option("--force", is_flag=True, help="Replace OUT if it is a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(model: str, out: Path, to: Form | None, force: bool, as_json: bool) -> None:
+def command(
+    model: str,
+    out: Path,
+    to: Form | None,
+    i2s_layout: I2SLayout | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Write MODEL in another form, as OUT.
 
     Reads packed files, GGUF files, and directories with checkpoints in safetensors: float masters,
@@ -33,7 +51,8 @@ def command(model: str, out: Path, to: Form | None, force: bool, as_json: bool) 
 
     OUT.trilobit is a packed file, ready to run; OUT without a suffix is a Hugging Face directory
     with packed weights, and --to hf-bf16 makes it one of float weights. Both load in stock
-    transformers.
+    transformers. OUT.gguf is a GGUF file with I2_S weights for bitnet.cpp, --to gguf-tq1_0 and
+    gguf-tq2_0 make it one for llama.cpp, with scales rounded to float16.
     """
     from trilobit.formats.source import open_source
     from trilobit.hub.models import source_path
@@ -46,7 +65,7 @@ def command(model: str, out: Path, to: Form | None, force: bool, as_json: bool) 
     source = source_path(model)
     started = time.monotonic()
     with progress(f"Converting {source.name}") as step:
-        convert(source, out, form, progress=step)
+        convert(source, out, form, i2s_layout=i2s_layout, progress=step)
     seconds = time.monotonic() - started
     written = open_source(out)
     size_bytes = sum(file.stat().st_size for file in (out.iterdir() if out.is_dir() else [out]))
@@ -64,7 +83,7 @@ def command(model: str, out: Path, to: Form | None, force: bool, as_json: bool) 
         return
     print(f"{out}: {_FORMS[form]}, {size(size_bytes)}, written in {seconds:.1f} s")
     name = shlex.quote(str(out))
-    if form != "packed":
+    if form.startswith("hf"):
         print(f"Load it: transformers.AutoModelForCausalLM.from_pretrained({str(out)!r})")
     elif has_tokenizer:
         print(f"Run it: trilobit run {name}")

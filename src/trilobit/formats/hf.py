@@ -33,7 +33,6 @@ from .masters import masters
 from .safetensors import (
     Declared,
     SafetensorsWriter,
-    check_space,
     from_float32,
     nearest,
     size_of,
@@ -41,6 +40,7 @@ from .safetensors import (
 from .source import Source
 from .tables import Table, WideTable
 from .text import write_text_files
+from .whole_file import check_space
 
 Projections = Literal["packed", "masters", "floats"]
 Progress = Callable[[int, int], None]  # done, total: projections

@@ -13,7 +13,6 @@ import math
 import mmap
 import os
 import reprlib
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, OutputError
 from .files import open_file, read_json
+from .whole_file import WholeFile
 
 if TYPE_CHECKING:
     from .tables import Table
@@ -51,7 +51,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"),
     "F64": np.dtype("<f8"),
 }
-_PART_ROWS = 512  # of a table in memory at once, as it is written
 FLOATS = ("BF16", "F16", "F32")  # what weights come in
 
 
@@ -275,12 +274,6 @@ def _clean(name: str) -> str:
     return f"'{text}…'" if len(name) > 120 else f"'{text}'"
 
 
-def _parts(table: Table) -> Iterator[NDArray[Any]]:
-    """A table that is made as it is read, some rows at a time."""
-    for row in range(0, len(table), _PART_ROWS):
-        yield table[row : row + _PART_ROWS]
-
-
 class Checkpoint:
     """The tensors of a directory: one safetensors file, or shards with their index."""
 
@@ -358,16 +351,6 @@ def size_of(tensor: Declared) -> int:
     return math.prod(shape) * DTYPES[dtype].itemsize
 
 
-def check_space(path: Path, size_bytes: int) -> None:
-    """OutputError when a disk has no room for a file: before hours of work, not after them."""
-    free = shutil.disk_usage(path.parent).free
-    if size_bytes > free:
-        raise OutputError(
-            f"{path}: needs {size_bytes / 1e9:.2f} GB, and the disk has "
-            f"{free / 1e9:.2f} GB free; free space or choose another place"
-        )
-
-
 class SafetensorsWriter:
     """Writes declared tensors one after another; the file appears under its name only when whole.
 
@@ -379,7 +362,6 @@ class SafetensorsWriter:
         self, path: str | os.PathLike[str], tensors: Iterable[Declared], metadata: Mapping[str, str]
     ) -> None:
         self.path = Path(path)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self._declared = list(tensors)
         self._next = 0
         header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -395,20 +377,13 @@ class SafetensorsWriter:
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         if len(text) > MAX_HEADER_BYTES - ALIGNMENT:
             raise OutputError(f"{self.path}: a header of {len(text)} bytes, more than readers take")
-        self._start = text + b" " * (-(8 + len(text)) % ALIGNMENT)
-        self.size_bytes = 8 + len(self._start) + offset
+        text += b" " * (-(8 + len(text)) % ALIGNMENT)
+        start = len(text).to_bytes(8, "little") + text
+        self.size_bytes = len(start) + offset
+        self._file = WholeFile(self.path, start, self.size_bytes)
 
     def __enter__(self) -> SafetensorsWriter:
-        if self.path.exists() and not self.path.is_file():
-            # A rename would put the file in the place of /dev/null.
-            raise OutputError(f"{self.path}: a directory, pipe or device; choose another place")
-        try:
-            check_space(self.path, self.size_bytes)
-            self._file = open(self._temporary, "wb")
-            self._file.write(len(self._start).to_bytes(8, "little") + self._start)
-        except BaseException as error:
-            self._discard()
-            raise (self._failure(error) if isinstance(error, OSError) else error) from None
+        self._file.__enter__()
         return self
 
     def write(self, name: str, array: NDArray[Any] | Table) -> None:
@@ -418,11 +393,7 @@ class SafetensorsWriter:
         assert array.shape == shape, f"{name}: {array.shape} written, {shape} declared"
         assert array.dtype == DTYPES[dtype], f"{name}: {array.dtype} written, {dtype} declared"
         self._next += 1
-        try:
-            for part in [array] if isinstance(array, np.ndarray) else _parts(array):
-                self._file.write(np.ascontiguousarray(part).data if part.size else b"")
-        except OSError as error:
-            raise self._failure(error) from None
+        self._file.write(array)
 
     def __exit__(
         self,
@@ -430,28 +401,4 @@ class SafetensorsWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            if kind is None:
-                assert self._next == len(self._declared), "not all declared tensors were written"
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._file.close()
-                os.replace(self._temporary, self.path)
-        except OSError as failure:
-            raise self._failure(failure) from None
-        finally:
-            self._discard()
-
-    def _discard(self) -> None:
-        """Remove the temporary file, if it is there."""
-        with suppress(OSError, AttributeError):  # Ctrl-C may come before the file has its name here
-            self._file.close()
-        with suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
-
-    def _failure(self, error: OSError) -> OutputError:
-        if isinstance(error, OutputError):
-            return error
-        return OutputError(
-            f"{self.path}: cannot be written ({error.strerror}); free space or choose another place"
-        )
+        self._file.__exit__(kind, error, trace)

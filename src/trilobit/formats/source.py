@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..config import ModelConfig
 from ..errors import FormatError
 from .gguf import is_gguf
+from .gguf.ternary_blocks import I2SLayout
 from .tables import Table
 from .text import TextFiles
 
@@ -63,7 +64,7 @@ class Source(Protocol):
         """Let go of the memory of what was read so far."""
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
+def open_source(path: str | os.PathLike[str], *, i2s_layout: I2SLayout | None = None) -> Source:
     """Open a model in whatever form it is: Hugging Face directory, GGUF or packed file.
 
     Raises FormatError for what is no model, UnsupportedModel for one that we do not run.
@@ -81,7 +82,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     if is_gguf(path):
         from .gguf.model import GGUFModel
 
-        return GGUFModel(path)
+        return GGUFModel(path, i2s_layout)
     from .packed_source import PackedSource
 
     return PackedSource(path)

@@ -20,7 +20,7 @@ from ...rope import Llama3Scaling, RopeScaling, YarnScaling, frequencies, scalin
 from .container import GGUFFile
 from .float_blocks import PLAIN, dequantise
 from .header import shown
-from .tokenizer import read_vocabulary
+from .tokenizer import control_tokens, special_id
 
 EMBEDDING, HEAD, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 # Tokens that end a reply, by their text: converters name one end, models have more.
@@ -81,8 +81,9 @@ def architecture(file: GGUFFile) -> tuple[str, Architecture]:
 
 
 def read_config(file: GGUFFile, *, ternary_embeddings: bool) -> ModelConfig:
-    """The shape of a model, with one scale a matrix: others show only in the tensors' data.
+    """The shape of a model, as far as the header tells: with one scale a matrix.
 
+    Whether there are more shows only in the data; ternary embeddings always have them by group.
     Raises FormatError for what is missing, impossible or contradictory.
     """
     name, kind = architecture(file)
@@ -116,6 +117,7 @@ def read_config(file: GGUFFile, *, ternary_embeddings: bool) -> ModelConfig:
             embedding_scale=math.sqrt(hidden) if kind.gemma else 1.0,
             query_pre_attn_scalar=float(head_dim) if kind.gemma else None,
             rope_scaling=_rope_scaling(keys, head_dim, theta),
+            scales="group" if ternary_embeddings else "tensor",
             ternary_embeddings=ternary_embeddings,
             **_ends(file),
             **slides,
@@ -183,13 +185,13 @@ def _vocab_size(file: GGUFFile) -> int:
 
 def _ends(file: GGUFFile) -> dict[str, Any]:
     """First token of a text, and all that end one."""
-    vocabulary = read_vocabulary(file)
-    if vocabulary is None:
-        return {"bos_token_id": None, "eos_token_ids": ()}
-    named = [vocabulary.eos, vocabulary.special_id("eot"), vocabulary.special_id("eom")]
-    ids = [i for i in named if i is not None]
-    ids += [i for i in vocabulary.controls(_ENDS) if i not in ids]
-    return {"bos_token_id": vocabulary.bos, "eos_token_ids": tuple(dict.fromkeys(ids))}
+    named = [special_id(file, role) for role in ("eos", "eot", "eom")]
+    controls = control_tokens(file)
+    ids = [*named, *(controls.get(text) for text in _ENDS)]
+    return {
+        "bos_token_id": special_id(file, "bos"),
+        "eos_token_ids": tuple(dict.fromkeys(i for i in ids if i is not None)),
+    }
 
 
 def _sliding(keys: _Keys, layers: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,25 +140,29 @@ class GGUFFile:
             raise self._wrong(key, "an array")
         return value.count
 
-    def strings(self, key: str) -> list[str] | None:
-        """An array of strings, None when the key is missing."""
+    def strings(self, key: str, items: Sequence[int] | None = None) -> list[str] | None:
+        """An array of strings (all, or some by ascending index), None when the key is missing."""
         value = self._values.get(key)
         if value is None:
             return None
         if not value.is_array or value.kind != STRING:
             raise self._wrong(key, "an array of strings")
-        items, position, data = [], value.begin, self._map
-        length = U64.unpack_from
+        wanted = range(value.count) if items is None else items
+        found: list[str] = []
+        position, data, length, i = value.begin, self._map, U64.unpack_from, 0
         try:
-            for _ in range(value.count):
+            for item in wanted:
+                for _ in range(item - i):
+                    position += 8 + length(data, position)[0]
                 begin = position + 8
                 position = begin + length(data, position)[0]
-                items.append(data[begin:position].decode("utf-8"))
+                found.append(data[begin:position].decode("utf-8"))
+                i = item + 1
         except UnicodeDecodeError:
             raise FormatError(
-                f"{self.path}: item {len(items)} of {shown(key)} is not UTF-8; {DAMAGED}"
+                f"{self.path}: item {i} of {shown(key)} is not UTF-8; {DAMAGED}"
             ) from None
-        return items
+        return found
 
     def numbers(self, key: str) -> NDArray[Any] | None:
         """An array of numbers, None when the key is missing."""

@@ -21,6 +21,7 @@ from .container import GGUFFile
 from .float_blocks import PLAIN, dequantise
 from .names import gguf_name
 from .tables import QuantisedTable
+from .tensors import TensorInfo
 from .ternary_blocks import I2SLayout, Ternary, decode
 from .text import read_text
 
@@ -34,29 +35,40 @@ _SCALE_OF_ZEROS = np.float32(1e-5)
 class GGUFModel:
     """The ternary model in a GGUF file: all that can be checked without reading it all.
 
-    i2s_layout: how its I2_S tensors are laid out, which the file does not say.
+    i2s_layout: how its I2_S tensors are laid out, which the file does not say; None: as on x86,
+    as published files are, unless their sizes show that it cannot be.
     Raises FormatError for a damaged file, UnsupportedModel for a model that we do not run.
     """
 
-    def __init__(self, path: str | os.PathLike[str], i2s_layout: I2SLayout = "x86") -> None:
+    def __init__(self, path: str | os.PathLike[str], i2s_layout: I2SLayout | None = None) -> None:
         self.file = GGUFFile(path)
         self.path = self.file.path
-        self._layout: I2SLayout = i2s_layout
         _, self._architecture = architecture(self.file)
         embedding = self.file.info("token_embd.weight")
         # What the header tells: whether scales differ within a matrix shows only when it is read.
         self.shape = read_config(self.file, ternary_embeddings=embedding.type_id in types.TERNARY)
         self._projections = dict(names.all_projections(self.shape))
         self._check_tensors()
+        self._layout = i2s_layout or self._proven_layout()
 
     @property
     def label(self) -> str:
         """Where the model came from first, for people."""
         return self.file.text("general.name") or self.path.stem
 
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """The tensors that we use, by our names."""
+        ours = [f"{name}.weight" for name in self._projections]
+        ours += [name for name, _ in names.all_norms(self.shape)]
+        ours += self._tables
+        return {name: self.file.info(gguf_name(name, self.shape)) for name in ours}
+
     @cached_property
     def config(self) -> ModelConfig:
         """Its shape; reads the scales of types that have many."""
+        if self.shape.scales == "group":
+            return self.shape
         kinds = {self._scales_of(name) for name in self._projections}
         scales: Scales = "tensor"
         if kinds - {"tensor"}:
@@ -187,6 +199,16 @@ class GGUFModel:
                 f"{self.path}: '{name}' is {info.dtype} {list(info.shape)}; expected F32 [1]"
             )
         return np.float32(self.file.data(name).view("<f4")[0])
+
+    def _proven_layout(self) -> I2SLayout:
+        sizes = [
+            rows * columns
+            for name, (rows, columns) in self._projections.items()
+            if self.file.info(gguf_name(f"{name}.weight", self.shape)).type_id == types.I2_S
+        ]
+        if all(size % 128 == 0 for size in sizes) or any(size % 64 for size in sizes):
+            return "x86"
+        return "arm"
 
     # ---- checks -------------------------------------------------------------------------------
 

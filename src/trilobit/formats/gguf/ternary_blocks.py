@@ -91,17 +91,18 @@ def _i2_s(
     if rows * columns % block:
         raise FormatError(
             f"{rows * columns} weights are no multiple of {block}, as the {layout} form of I2_S "
-            f"needs; {i2s_remedy(shape)}"
+            f"needs; {_other_layouts(shape)}"
         )
     return _pairs(packed.reshape(-1, block // 4), (6, 4, 2, 0)).reshape(shape), scales
 
 
-def i2s_remedy(shape: tuple[int, int]) -> str:
-    """Which other layouts of I2_S a tensor of `shape` may have."""
+def _other_layouts(shape: tuple[int, int]) -> str:
     rows, columns = shape
     others = [name for name, block in _I2S_BLOCKS.items() if rows * columns % block == 0]
     others += ["rows"] if rows % 4 == 0 else []
-    return f"it may be: {', '.join(others)}" if others else "no layout fits; the file is damaged"
+    if not others:
+        return "no layout fits: the file is damaged"
+    return f"it may be laid out as {' or '.join(others)}: trilobit convert --i2s-layout"
 
 
 def _tq1_0(
@@ -181,19 +182,22 @@ def _halves(stored: NDArray[np.uint8], rows: int) -> NDArray[np.float32]:
 # ---- encoding -----------------------------------------------------------------------------------
 
 
-def encode(type_id: int, codes_RK: NDArray[np.int8], scale: np.float32) -> NDArray[np.uint8]:
-    """Bytes of codes with one scale, as I2_S (x86), TQ1_0 or TQ2_0; K is a multiple of 256.
+def encode(
+    type_id: int, codes_RK: NDArray[np.int8], scales: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """Bytes of codes as I2_S (x86; one scale), TQ1_0 or TQ2_0 (one, or one a row).
 
-    TQ1_0 and TQ2_0 round the scale to float16.
+    The weights of I2_S are a multiple of 128, K of the others is one of 256. TQ1_0 and TQ2_0 round
+    scales to float16.
     """
     digits = codes_RK.view(np.uint8) + np.uint8(1)
     if type_id == I2_S:
-        return _encode_i2_s(digits, scale)
+        return _encode_i2_s(digits, scales.reshape(1)[0])
     blocks = digits.reshape(-1, 256)
-    half = np.frombuffer(np.float16(scale).astype("<f2").tobytes(), dtype=np.uint8)
-    scales = np.broadcast_to(half, (len(blocks), 2))
+    with np.errstate(over="ignore"):
+        halves = np.repeat(scales.astype("<f2"), len(blocks) // len(scales))
     packed = _encode_tq1_0(blocks) if type_id == TQ1_0 else _encode_tq2_0(blocks)
-    return np.concatenate([packed, scales], axis=1).reshape(-1)
+    return np.concatenate([packed, halves[:, None].view(np.uint8)], axis=1).reshape(-1)
 
 
 def _encode_i2_s(digits: NDArray[np.uint8], scale: np.float32) -> NDArray[np.uint8]:

@@ -51,8 +51,8 @@ class Vocabulary:
                 f"{file.path}: the token {shown(twice)} is there twice; download it again"
             )
         self.types = self._numbers("token_type", "iu", NORMAL)
-        self.bos = self.special_id("bos")
-        self.eos = self.special_id("eos")
+        self.bos = special_id(file, "bos")
+        self.eos = special_id(file, "eos")
 
     @property
     def pre(self) -> str:
@@ -119,22 +119,6 @@ class Vocabulary:
         for i in np.flatnonzero(np.isin(self.types, types)).tolist():
             yield i, self.tokens[i]
 
-    def special_id(self, name: str) -> int | None:
-        """Id of a token by its role (`bos`, `eos`, `eot` ...), None where the file names none."""
-        key = f"{PREFIX}{name}_token_id"
-        token_id = self._file.integer(key)
-        if token_id is None or 0 <= token_id < len(self.tokens):
-            return token_id
-        raise FormatError(
-            f"{self._file.path}: '{key}' is {token_id}, and there are {len(self.tokens)} tokens; "
-            "download it again"
-        )
-
-    def controls(self, texts: Sequence[str]) -> list[int]:
-        """Ids of those of the texts that are control tokens."""
-        ids = [self.ids[text] for text in texts if text in self.ids]
-        return [i for i in ids if self.types[i] == CONTROL]
-
     def _numbers(self, name: str, kinds: str, default: float) -> NDArray[Any]:
         values = self._file.numbers(f"{PREFIX}{name}")
         if values is None:
@@ -145,6 +129,26 @@ class Vocabulary:
                 "download it again"
             )
         return values
+
+
+def special_id(file: GGUFFile, role: str) -> int | None:
+    """Id of a token by its role (`bos`, `eos`, `eot` ...), None where the file names none."""
+    key = f"{PREFIX}{role}_token_id"
+    token_id, count = file.integer(key), file.length(f"{PREFIX}tokens") or 0
+    if token_id is None or 0 <= token_id < count:
+        return token_id
+    raise FormatError(
+        f"{file.path}: '{key}' is {token_id}, and there are {count} tokens; download it again"
+    )
+
+
+def control_tokens(file: GGUFFile) -> dict[str, int]:
+    """Texts and ids of the tokens that are no text, without reading the others."""
+    types = file.numbers(f"{PREFIX}token_type")
+    if types is None or len(types) != file.length(f"{PREFIX}tokens"):
+        return {}
+    ids = np.flatnonzero(types == CONTROL).tolist()
+    return dict(zip(file.strings(f"{PREFIX}tokens", ids) or [], ids, strict=True))
 
 
 def read_vocabulary(file: GGUFFile) -> Vocabulary | None:

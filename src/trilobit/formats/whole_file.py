@@ -1,0 +1,101 @@
+"""A file that appears under its name only when it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OutputError
+
+if TYPE_CHECKING:
+    from .tables import Table
+
+_PART_ROWS = 512  # of a table in memory at once
+
+
+def check_space(path: Path, size_bytes: int) -> None:
+    """OutputError when a disk has no room for a file: before hours of work, not after them."""
+    free = shutil.disk_usage(path.parent).free
+    if size_bytes > free:
+        raise OutputError(
+            f"{path}: needs {size_bytes / 1e9:.2f} GB, and the disk has "
+            f"{free / 1e9:.2f} GB free; free space or choose another place"
+        )
+
+
+class WholeFile:
+    """Written beside its name and renamed at the end; on any error, Ctrl-C included, removed.
+
+    start: its first bytes. size_bytes: of all that will be written, asked for before anything is.
+    Raises OutputError when the disk is full or the place cannot be written.
+    """
+
+    def __init__(self, path: Path, start: bytes, size_bytes: int) -> None:
+        self.path, self.size_bytes, self._start = path, size_bytes, start
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+
+    def __enter__(self) -> WholeFile:
+        if self.path.exists() and not self.path.is_file():
+            # A rename would put the file in the place of /dev/null.
+            raise OutputError(f"{self.path}: a directory, pipe or device; choose another place")
+        try:
+            check_space(self.path, self.size_bytes)
+            self._file = open(self._temporary, "wb")
+            self._file.write(self._start)
+        except BaseException as error:
+            self._discard()
+            raise (self._failure(error) if isinstance(error, OSError) else error) from None
+        return self
+
+    def write(self, data: bytes | NDArray[np.generic] | Table) -> None:
+        """Write bytes, an array, or a table that is made as it is read."""
+        try:
+            if isinstance(data, bytes):
+                self._file.write(data)
+            elif isinstance(data, np.ndarray):
+                self._file.write(np.ascontiguousarray(data).data if data.size else b"")
+            else:
+                for row in range(0, len(data), _PART_ROWS):
+                    part = np.ascontiguousarray(data[row : row + _PART_ROWS])
+                    self._file.write(part.data)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                assert self._file.tell() == self.size_bytes, "not all declared tensors were written"
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                os.replace(self._temporary, self.path)
+        except OSError as failure:
+            raise self._failure(failure) from None
+        finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Remove the temporary file, if it is there."""
+        with suppress(OSError, AttributeError):  # Ctrl-C may come before the file has its name here
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+    def _failure(self, error: OSError) -> OutputError:
+        if isinstance(error, OutputError):
+            return error
+        return OutputError(
+            f"{self.path}: cannot be written ({error.strerror}); free space or choose another place"
+        )
