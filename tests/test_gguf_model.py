@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from gguf_image import F32, STRING, U32, array, pair, scalar
-from gguf_models import RandomSource, whole_config, write_gguf
+from gguf_models import RandomSource, tokens, whole_config, write_gguf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trilobit import LLM, FormatError, SamplingParams, UnsupportedModel
+from trilobit.cli.info import command as info
 from trilobit.convert import convert
 from trilobit.formats import names
 from trilobit.formats.bitnet import BitNetCheckpoint
 from trilobit.formats.gguf import types
+from trilobit.formats.gguf.container import GGUFFile
 from trilobit.formats.gguf.model import GGUFModel
 from trilobit.formats.packed import PackedModel
 from trilobit.formats.safetensors import as_float32
@@ -94,6 +100,49 @@ def test_a_gguf_runs_where_it_lies(
     first = LLM(path, threads=1).logits([5, 6, 7])
     convert(path, tmp_path / "m.trilobit")
     assert np.array_equal(first, LLM(tmp_path / "m.trilobit", threads=1).logits([5, 6, 7]))
+
+
+def facts(path: Path) -> dict[str, object]:
+    result = CliRunner().invoke(info, [str(path), "--json"])
+    assert result.exit_code == 0, result.output
+    read: dict[str, object] = json.loads(result.stdout)
+    return read
+
+
+def test_info_explains_a_gguf_from_its_header(tmp_path: Path, source: BitNetCheckpoint) -> None:
+    path = tmp_path / "m.gguf"
+    write_gguf(path, source)
+    told = facts(path)
+    assert told["kind"] == "gguf"
+    assert told["architecture"] == "bitnet-b1.58"
+    assert told["parameters"] == source.config.parameters
+    assert told["bits_per_ternary_weight"] == pytest.approx(2, abs=0.01)  # and 32 bytes a tensor
+    parts = told["bytes_by_part"]
+    assert isinstance(parts, dict)
+    assert sum(parts.values()) == path.stat().st_size
+    assert parts["embedding"] == 320 * 256 * 2
+    lines = CliRunner().invoke(info, [str(path)]).stdout
+    assert "GGUF file" in lines
+    assert f"Pack it: trilobit convert {path} m.trilobit" in lines
+
+
+def test_info_reads_no_data(tmp_path: Path, source: BitNetCheckpoint) -> None:
+    """Codes that are none: info does not see them, convert does."""
+    path = tmp_path / "m.gguf"
+    write_gguf(path, source)
+    begin = GGUFFile(path).info("blk.0.attn_q.weight").begin
+    content = path.read_bytes()
+    path.write_bytes(content[:begin] + b"\xff" * (len(content) - begin))
+    assert facts(path)["parameters"] == source.config.parameters
+
+
+def test_info_explains_a_model_that_does_not_run(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_gguf(path, RandomSource(whole_config()), "mamba", ternary=types.Q8_0)
+    told = facts(path)
+    assert str(told["not_run"]).startswith("architecture 'mamba' is not supported")
+    assert told["bytes_by_dtype"]
+    assert "Trilobit does not run it: architecture" in CliRunner().invoke(info, [str(path)]).stdout
 
 
 # ---- families -----------------------------------------------------------------------------------
@@ -252,6 +301,63 @@ def test_llama_3_scaling_is_known_by_its_factors(tmp_path: Path) -> None:
     write_gguf(path, source, "llama", beside={"rope_freqs.weight": factors + 0.1})
     with pytest.raises(UnsupportedModel, match="none of the scalings of Llama 3"):
         GGUFModel(path)
+
+
+# ---- mutations ----------------------------------------------------------------------------------
+
+
+def small(path: Path) -> bytes:
+    """A whole model of a few kilobytes, with a tokenizer."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "head_dim": 8}
+    words = ["<s>", "</s>", "a", "b", "ab"]
+    more = tokens(words, ["a b"], [0, 1])
+    more += [pair("tokenizer.chat_template", scalar(STRING, "{{ messages }}"))]
+    source = RandomSource(whole_config(**sizes, vocab_size=16))
+    write_gguf(path, source, ternary=types.I2_S, more=more)
+    return path.read_bytes()
+
+
+def read_model(path: Path) -> None:
+    """Everything that conversion reads."""
+    model = open_source(path)
+    assert model.config.vocab_size <= path.stat().st_size
+    assert model.text.add_bos in (True, False)
+    for name, _ in names.all_projections(model.config):
+        codes, scales = model.projection(name)
+        assert np.abs(codes).max() <= 1
+        assert np.isfinite(scales).all()
+    for name, _ in names.all_norms(model.config):
+        assert np.isfinite(model.gain(name)).all()
+    for name in names.float_tables(model.config):
+        assert np.isfinite(as_float32(model.table(name)[:], model.float_dtype)).all()
+
+
+def test_the_model_to_be_mutated_is_sound(tmp_path: Path) -> None:
+    small(tmp_path / "m.gguf")
+    read_model(tmp_path / "m.gguf")
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+def test_a_mutated_model_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "mutated_model.gguf"
+    content = bytearray(small(path))
+    header = content.index(b"token_embd") + 500  # the rest is data, where most bytes are sound
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, header))
+        if data.draw(st.booleans()):
+            content[at] = data.draw(st.integers(0, 255))
+        else:
+            number = data.draw(st.sampled_from([0, 1, 7, 1 << 31, (1 << 64) - 1]))
+            content[at : at + 8] = number.to_bytes(8, "little")
+    path.write_bytes(content)
+    try:
+        read_model(path)
+    except (FormatError, UnsupportedModel) as error:
+        assert str(error).startswith(f"{path}: ")  # noqa: PT017
+        assert str(error).isprintable()  # noqa: PT017
 
 
 # ---- refusals -----------------------------------------------------------------------------------

@@ -13,7 +13,10 @@ import click
 
 if TYPE_CHECKING:
     from trilobit.config import ModelConfig
+    from trilobit.formats.gguf.tensors import TensorInfo as GGUFTensor
     from trilobit.formats.safetensors import TensorInfo
+
+    Sized = TensorInfo | GGUFTensor
 
 Facts = dict[str, Any]  # JSON values
 
@@ -24,7 +27,7 @@ Facts = dict[str, Any]  # JSON values
 def command(model: str, as_json: bool) -> None:
     """Explain MODEL: a packed file, or the name of one that comes with the package or was pulled.
 
-    Also a Hugging Face checkpoint: its directory, or one .safetensors file of it.
+    Also a GGUF file, or a Hugging Face checkpoint: its directory, or one .safetensors file of it.
     """
     from trilobit.errors import RequestError
     from trilobit.hub.models import known_file
@@ -44,9 +47,12 @@ def command(model: str, as_json: bool) -> None:
 
 
 def _file(path: Path) -> Facts:
+    from trilobit.formats.gguf import is_gguf
     from trilobit.formats.packed import FORMAT, PackedModel
     from trilobit.formats.safetensors import SafetensorsFile
 
+    if is_gguf(path):
+        return _gguf(path)
     if path.exists() and (file := SafetensorsFile(path)).metadata.get("format") != FORMAT:
         return {
             "path": str(path),
@@ -63,6 +69,31 @@ def _file(path: Path) -> Facts:
         **_model(packed.config, packed.file.tensors, packed.file.size_bytes),
         "tokenizer": packed.text.tokenizer is not None,
         "chat_template": packed.text.chat_template is not None,
+    }
+
+
+def _gguf(path: Path) -> Facts:
+    """Of a model that we do not run, what its header says and the reason."""
+    from trilobit.errors import UnsupportedModel
+    from trilobit.formats.gguf.container import GGUFFile
+    from trilobit.formats.gguf.model import GGUFModel
+
+    file = GGUFFile(path)
+    facts: Facts = {"path": str(path), "kind": "gguf", "size_bytes": file.size_bytes}
+    try:
+        model = GGUFModel(path)
+        facts |= _model(model.shape, model.tensors, file.size_bytes)
+    except UnsupportedModel as error:
+        facts["not_run"] = str(error).removeprefix(f"{path}: ")
+    return {
+        **facts,
+        "architecture": file.text("general.architecture"),
+        "name": file.text("general.name"),
+        "tensors": len(file.tensors),
+        "tokenizer": "tokenizer.ggml.tokens" in file,
+        "chat_template": "tokenizer.chat_template" in file,
+        "bytes_by_dtype": _bytes_by_dtype(file.tensors),
+        **({} if "not_run" in facts else {"convert": _convert(path)}),
     }
 
 
@@ -90,7 +121,7 @@ def _directory(path: Path) -> Facts:
     }
 
 
-def _model(config: ModelConfig, tensors: Mapping[str, TensorInfo], size_bytes: int) -> Facts:
+def _model(config: ModelConfig, tensors: Mapping[str, Sized], size_bytes: int) -> Facts:
     from trilobit.engine.blocks import BLOCK, block_bytes
     from trilobit.formats.packed import bytes_by_part
 
@@ -110,16 +141,21 @@ def _model(config: ModelConfig, tensors: Mapping[str, TensorInfo], size_bytes: i
     }
 
 
-def _bytes_by_dtype(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
+def _bytes_by_dtype(tensors: Mapping[str, Sized]) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for info in tensors.values():
         sizes[info.dtype] += info.size_bytes
     return dict(sizes.most_common())
 
 
-def _convert(directory: Path) -> str:
-    packed = f"{directory.name or 'model'}.trilobit"
-    return f"trilobit convert {shlex.quote(str(directory))} {shlex.quote(packed)}"
+def _convert(model: Path) -> str:
+    packed = f"{model.name.removesuffix('.gguf') or 'model'}.trilobit"
+    return f"trilobit convert {shlex.quote(str(model))} {shlex.quote(packed)}"
+
+
+def _printable(text: object) -> str:
+    """Text of a file as it may stand on a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(text)[:120])
 
 
 # ---- facts as text ----------------------------------------------------------------------------
@@ -128,6 +164,7 @@ _KINDS = {
     "packed": "packed Trilobit model",
     "checkpoint": "Hugging Face checkpoint of a ternary model",
     "safetensors": "safetensors file, no packed Trilobit model",
+    "gguf": "GGUF file",
 }
 
 
@@ -135,12 +172,18 @@ def _lines(facts: Facts) -> Iterator[str]:
     from .units import size
 
     yield f"{facts['path']}: {_KINDS[facts['kind']]}, {size(facts['size_bytes'])}"
+    if "architecture" in facts:
+        yield f"  architecture     {_printable(facts['architecture'])}"
+    if facts.get("name"):
+        yield f"  name             {_printable(facts['name'])}"
     if "config" in facts:
         yield from _model_lines(facts)
     else:
         yield f"  tensors          {facts['tensors']:,}"
     if "bytes_by_dtype" in facts:
         yield from _table("bytes by type", facts["bytes_by_dtype"], facts["size_bytes"])
+    if "not_run" in facts:
+        yield f"Trilobit does not run it: {facts['not_run']}"
     if "convert" in facts:
         yield f"Pack it: {facts['convert']}"
 
