@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-FUZZ_SECONDS ?= 30
+FUZZ_SECONDS ?= 20
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 
@@ -26,9 +26,10 @@ dev: $(VENV)/.developed ## Install what training, tests and checks need (PyTorch
 test: $(VENV)/.developed ## Run all tests
 	$(BIN)/pytest
 
-fuzz: $(VENV)/.developed ## Throw mutated files at the readers, FUZZ_SECONDS each (30)
+fuzz: $(VENV)/.developed ## Throw mutated files at the readers, FUZZ_SECONDS each (20)
 	@mkdir -p build
 	$(BIN)/python tests/fuzz.py gguf $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz.py gguf-model $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py safetensors $(FUZZ_SECONDS)
 
 check: $(VENV)/.developed ## Formats, lint, types, and who may import whom

@@ -1,4 +1,4 @@
-"""Fuzz a reader of files: `python tests/fuzz.py gguf SECONDS` (or safetensors).
+"""Fuzz a reader of files: `python tests/fuzz.py gguf SECONDS` (or gguf-model, safetensors).
 
 Coverage-guided mutations of small sound files. Whatever comes, the reader either reads it or raises
 FormatError or UnsupportedModel. Exits with 1 when it did something else, or when nothing was run.
@@ -20,10 +20,18 @@ IN_MEMORY = "/dev/shm"  # on a disk, writing the inputs takes most of the time
 
 
 def fuzz_gguf() -> tuple[Callable[[Path], None], list[bytes]]:
-    """The reader of GGUF files and its seeds."""
+    """The reader of GGUF headers and its seeds."""
     import test_gguf_container as sound
 
     return sound.read_all, [sound.GOOD, sound.SOUND, sound.image([sound.ARCH])]
+
+
+def fuzz_gguf_model() -> tuple[Callable[[Path], None], list[bytes]]:
+    """The reader of whole models in GGUF, tokenizer and blocks included."""
+    from test_gguf_model import read_model, small
+
+    with tempfile.TemporaryDirectory() as folder:
+        return read_model, [small(Path(folder) / "m.gguf")]
 
 
 def fuzz_safetensors() -> tuple[Callable[[Path], None], list[bytes]]:
@@ -42,7 +50,7 @@ def fuzz_safetensors() -> tuple[Callable[[Path], None], list[bytes]]:
     return read_all, [SOUND, image({**two, "__metadata__": {"k": "v"}}, bytes(14)), image({})]
 
 
-TARGETS = {"gguf": fuzz_gguf, "safetensors": fuzz_safetensors}
+TARGETS = {"gguf": fuzz_gguf, "gguf-model": fuzz_gguf_model, "safetensors": fuzz_safetensors}
 
 
 def main() -> int:
@@ -70,7 +78,7 @@ def run(target: str, seconds: int, folder: Path) -> None:
 
     for number, seed in enumerate(seeds):
         (folder / f"seed{number}").write_bytes(seed)
-    path = folder / "input" / f"fuzzed.{target}"
+    path = folder / "input" / f"fuzzed.{target.split('-')[0]}"
     path.parent.mkdir()
 
     def one(data: bytes) -> None:
@@ -88,7 +96,7 @@ def run(target: str, seconds: int, folder: Path) -> None:
         f"-max_total_time={seconds}",
         f"-rss_limit_mb={MEMORY_MB}",
         "-timeout=10",
-        "-max_len=4096",
+        "-max_len=16384",
         f"-artifact_prefix={os.getcwd()}/build/",  # where an input that fails is kept
     ]
     atheris.Setup([sys.argv[0], *options, str(corpus), str(folder)], one)
