@@ -126,6 +126,16 @@ def test_info_explains_a_gguf_from_its_header(tmp_path: Path, source: BitNetChec
     assert f"Pack it: trilobit convert {path} m.trilobit" in lines
 
 
+def test_a_name_from_the_file_is_printable(tmp_path: Path, source: BitNetCheckpoint) -> None:
+    path = tmp_path / "m.gguf"
+    name = pair("general.name", scalar(STRING, "\x1b[31mred\nline" + "x" * 5000))
+    write_gguf(path, source, left_out=("general.name",), more=[name])
+    assert GGUFModel(path).label.isprintable()
+    assert len(GGUFModel(path).label) == 200
+    assert CliRunner().invoke(info, [str(path)]).stdout.count("red") == 1
+    assert "\x1b" not in CliRunner().invoke(info, [str(path)]).stdout
+
+
 def test_info_reads_no_data(tmp_path: Path, source: BitNetCheckpoint) -> None:
     """Codes that are none: info does not see them, convert does."""
     path = tmp_path / "m.gguf"

@@ -14,6 +14,7 @@ from gguf_models import write_gguf as as_converter
 from test_gguf_model import FAMILIES, LLAMA, assert_same
 
 from trilobit import OutputError, UnsupportedModel
+from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.cli.convert import command
 from trilobit.convert import convert
 from trilobit.formats import names
@@ -185,6 +186,13 @@ def test_convert_writes_every_form_of_gguf(tmp_path: Path) -> None:
         assert file.info("blk.0.attn_q.weight").dtype == projection
         assert file.info("token_embd.weight").dtype == table
         assert file.text("general.name") == "random"
+
+
+def test_the_bundled_model_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    bundled = bundled_models()[DEFAULT]
+    convert(bundled, tmp_path / "m.gguf")
+    convert(tmp_path / "m.gguf", tmp_path / "m.trilobit")
+    assert (tmp_path / "m.trilobit").read_bytes() == bundled.read_bytes()
 
 
 @pytest.mark.parametrize("layout", ["arm", "rows"])

@@ -25,6 +25,7 @@ from .tensors import TensorInfo
 from .ternary_blocks import I2SLayout, Ternary, decode
 from .text import read_text
 
+_LONGEST_LABEL = 200  # characters
 _GROUP = 128  # columns that share a scale in our group form
 # No weights are so small or large; their products with activations stay normal float32.
 _LEAST_SCALE = 1e-30
@@ -54,7 +55,8 @@ class GGUFModel:
     @property
     def label(self) -> str:
         """Where the model came from first, for people."""
-        return self.file.text("general.name") or self.path.stem
+        name = self.file.text("general.name") or self.path.stem
+        return "".join(c if c.isprintable() else "?" for c in name[:_LONGEST_LABEL])
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:

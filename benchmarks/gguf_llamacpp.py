@@ -1,0 +1,97 @@
+"""Does llama.cpp compute from our GGUF files what we compute? Needs `pip install llama-cpp-python`.
+
+    python benchmarks/gguf_llamacpp.py [MODEL] [--texts 20]
+
+Lets the model (default: the bundled one) write texts, and compares their perplexity: ours from the
+packed file, llama.cpp's from TQ1_0 and TQ2_0. llama.cpp has no relu² BitNet, so the weights run as
+the two shapes that it knows: `bitnet` (SiLU) and `llama` (no sub-norms). What such a model says is
+worth nothing; that both programs compute the same of it is the question. They cannot agree to the
+bit: llama.cpp rounds activations in blocks of 256, to 8 bits, and scales to float16.
+Also compares the token ids that both make of the texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from trilobit import LLM, SamplingParams
+from trilobit.config import ModelConfig
+from trilobit.convert import write_packed
+from trilobit.formats.gguf.writer import write_gguf
+from trilobit.formats.packed_source import PackedSource
+from trilobit.hub.models import known_file
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "bitnet": {"hidden_act": "silu"},
+    "llama": {"hidden_act": "silu", "sub_norms": False},
+}
+
+
+class Reshaped(PackedSource):
+    """A packed model with another shape of the same sizes."""
+
+    def __init__(self, path: Path, changes: dict[str, Any]) -> None:
+        super().__init__(path)
+        self.config: ModelConfig = replace(self.config, **changes)
+
+
+def theirs(path: Path, ids: list[int]) -> float:
+    """Mean log-probability of ids after the first, by llama.cpp."""
+    model = llama_cpp.Llama(
+        str(path), n_ctx=len(ids), n_batch=len(ids), n_threads=2, logits_all=True, verbose=False
+    )
+    model.eval(ids)
+    logits = np.array(model.scores[: len(ids) - 1], dtype=np.float64)
+    top = logits.max(axis=1, keepdims=True)
+    sums = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
+    return float((logits[np.arange(len(ids) - 1), ids[1:]] - sums).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default="trilobit-stories-5m")
+    parser.add_argument("--texts", type=int, default=20)
+    arguments = parser.parse_args()
+    original = known_file(arguments.model)
+    if original is None:
+        parser.error(f"{arguments.model}: not here; pull it first")
+    llm = LLM(original)
+    texts = [
+        llm.generate("Once upon a time", SamplingParams(max_tokens=300, seed=seed)).text
+        for seed in range(arguments.texts)
+    ]
+    print(f"llama-cpp-python {llama_cpp.__version__}, {len(texts)} texts of {original.stem}")
+    with tempfile.TemporaryDirectory() as folder:
+        for shape, changes in SHAPES.items():
+            source = Reshaped(original, changes)
+            packed = Path(folder) / f"{shape}.trilobit"
+            write_packed(source, packed)
+            ours = LLM(packed)
+            windows = [ours.encode(text) for text in texts]
+            own = np.array([ours.score(ids).logprobs.mean(dtype=np.float64) for ids in windows])
+            for kind in ("tq1_0", "tq2_0"):
+                path = Path(folder) / f"{shape}-{kind}.gguf"
+                write_gguf(source, path, ternary=kind)
+                other = np.array([theirs(path, ids) for ids in windows])
+                vocabulary = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+                same = sum(
+                    vocabulary.tokenize(text.encode(), add_bos=True) == ids
+                    for text, ids in zip(texts, windows, strict=True)
+                )
+                print(
+                    f"{shape:7}{kind:6} perplexity ours {np.exp(-own.mean()):12.4f}, "
+                    f"llama.cpp {np.exp(-other.mean()):12.4f}, largest difference of a text's "
+                    f"mean log-probability {np.abs(own - other).max():.5f}; "
+                    f"ids equal in {same} of {len(texts)} texts"
+                )
+
+
+if __name__ == "__main__":
+    main()
