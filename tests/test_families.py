@@ -22,8 +22,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from trilobit import LLM, UnsupportedModel, ternary
+from trilobit import LLM, UnsupportedModel, _native, ternary
 from trilobit.convert import convert
+from trilobit.engine.runner import rotary_frequencies
 from trilobit.formats import names
 from trilobit.formats.bitnet import pack_hf
 from trilobit.formats.hf_config import to_hf
@@ -313,6 +314,28 @@ def test_embedding_models_have_no_head_and_their_own_names(family: str, tmp_path
         (".rms_norm.", ".norm."),
     )
     same_files(masters, theirs, tmp_path)
+
+
+@pytest.mark.parametrize("family", ["BitNet-embedding-0.6B", "BitNet-embedding-270M"])
+def test_hidden_states_are_what_the_head_multiplies(family: str, tmp_path: Path) -> None:
+    convert(random_masters(tmp_path / "masters", family), tmp_path / "model.trilobit")
+    model = PackedModel(tmp_path / "model.trilobit")
+    decoder = _native.Decoder(
+        model.config.to_dict(), model.arrays(), rotary_frequencies(model.config), 1, 40, 4, "f32"
+    )
+    # Two sequences, of whose last tokens the states are wanted, as an embedding takes them
+    ids, positions = random_ids(1, 40), [*range(25), *range(15)]
+    owners = [0] * 25 + [1] * 15
+    batch = (np.array(values, dtype=np.int32) for values in (ids, positions, owners))
+    last = np.array([24, 39], dtype=np.int32)
+    decoder.forward(*batch, np.array([[0], [1]], dtype=np.int32), last)
+    hidden, logits = decoder.hidden(), decoder.logits()
+    assert hidden.shape == (2, model.config.hidden_size)
+    table = model.file.float32(names.EMBEDDING)
+    # Sums of 64 products of float32, in another order
+    assert np.abs(hidden @ table.T - logits).max() < 2**-18 * np.abs(logits).max()
+    single = LLM(tmp_path / "model.trilobit", kv_dtype="f32", threads=1).logits(ids[:25])
+    assert np.array_equal(logits[0], single[-1])
 
 
 # ---- group scales ------------------------------------------------------------------------------
