@@ -388,6 +388,36 @@ Matrix kernel_linear(const std::string &isa, const Bytes &packed, int rows, int 
     return out;
 }
 
+Matrix kernel_linear_blocks(const std::string &isa, const Bytes &packed, const Floats &scales,
+                            int rows, int columns, const Floats &x, int threads) {
+    const Kernels &k = kernels_named(isa);
+    require(rows > 0 && columns > 0 && threads >= 1, "rows, columns and threads must be positive");
+    Ternary w{packed.data(), nullptr, 0, rows, columns};
+    w.block_scales = {scales.data(), Float::f32, rows, w.blocks()};
+    require(packed.size() == static_cast<std::size_t>(w.groups()) * w.blocks() * kBlockBytes &&
+                scales.size() == static_cast<std::size_t>(rows) * w.blocks(),
+            "packed or scales do not have the size of [rows, columns]");
+    require(x.ndim() == 2 && x.shape(1) == static_cast<std::size_t>(columns),
+            "x must be [tokens, columns]");
+    const int tokens = static_cast<int>(x.shape(0)), stride = round_up(columns, kColumns);
+    const std::size_t blocks = static_cast<std::size_t>(tokens) * w.blocks();
+    Array<std::int8_t> codes(2 * blocks * kColumns);
+    Array<float> code_scales(blocks);
+    Array<std::int32_t> sums(blocks);
+    for (std::ptrdiff_t t = 0; t < tokens; ++t)
+        k.quantise_blocks(x.data() + t * columns, columns, codes.data() + 2 * t * stride, stride,
+                          code_scales.data() + t * w.blocks(), sums.data() + t * w.blocks());
+    Matrix out = new_matrix(static_cast<std::size_t>(tokens), static_cast<std::size_t>(rows));
+    const BlockActivations a{codes.data(), code_scales.data(), sums.data(), tokens, stride};
+    Pool pool(threads);
+    Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
+    pool.split(w.groups(), [&](int begin, int end, int thread) {
+        k.linear_blocks(w, a, begin, end, out.data(), rows, false,
+                        scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
+    });
+    return out;
+}
+
 nb::tuple kernel_norm_quantise(const std::string &isa, const Floats &x, const Floats &gain,
                                float eps) {
     const Kernels &k = kernels_named(isa);
@@ -446,6 +476,9 @@ NB_MODULE(_native, m) {
         "Median rate of u8 × s8 multiply-adds from registers, in 10^9 a second.");
     m.def("kernel_linear", &kernel_linear, "isa"_a, "packed"_a, "rows"_a, "columns"_a, "x"_a,
           "threads"_a = 1, "Integer products [tokens, rows] of one kernel, as float32.");
+    m.def("kernel_linear_blocks", &kernel_linear_blocks, "isa"_a, "packed"_a, "scales"_a, "rows"_a,
+          "columns"_a, "x"_a, "threads"_a = 1,
+          "Products [tokens, rows] of one kernel with scales [rows, blocks], of float32 x.");
     m.def("kernel_norm_quantise", &kernel_norm_quantise, "isa"_a, "x"_a, "gain"_a, "eps"_a,
           "(codes, scale, sum of codes) of one token.");
 

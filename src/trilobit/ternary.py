@@ -9,6 +9,12 @@ BitNet b1.58 (arXiv:2402.17764) replaces a linear layer y = x Wᵀ by
 with `round` to nearest, ties to even, all in float32. A weight's `scale` here is 1/s, so a
 dequantised weight is `codes * scale`.
 
+Other models have a scale for each 128 columns of a row, and are trained with float activations
+(Bonsai). Those are rounded to 16 bits by 128 columns, finer than bfloat16:
+
+    x̃ = round(x·t)                        t = 32512 / max|x|             one t a token and group g
+    y  = Σ_g (x̃_g W̃_gᵀ) · (scale_g / t_g)  the products are exact, g by g they are added as float32
+
 The packed layout
 -----------------
 A code is `w + 1` (0, 1 or 2; 3 never occurs) in two bits. Rows are padded to a multiple of 4 and
@@ -37,6 +43,7 @@ ROWS = 4  # rows interleaved in one block
 COLUMNS = 128  # columns of one block: 32 bytes of four codes
 
 EPSILON = np.float32(1e-5)  # the floor of both scales, as in the reference implementation
+_LARGEST_16, _LEAST_16 = np.float32(127 * 256), np.float32(1e-30)
 _SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)
 
 
@@ -86,13 +93,50 @@ def absmax_int8(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     return codes_TK, np.float32(1) / t_T
 
 
+def absmax_groups(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """16-bit activations, and their scales `[T, groups]` of 128 columns each.
+
+    The largest code is 127 * 256, so that its high byte, rounded to nearest, is at most 127. A
+    group of numbers below 1e-30 is 0.
+    """
+    x_TK = np.asarray(x_TK, dtype=np.float32)
+    tokens, columns = x_TK.shape
+    x_TGE = np.zeros((tokens, -(-columns // COLUMNS), COLUMNS), dtype=np.float32)
+    x_TGE.reshape(tokens, -1)[:, :columns] = x_TK
+    largest_TG = np.abs(x_TGE).max(axis=2)
+    t_TG = np.zeros_like(largest_TG)
+    np.divide(_LARGEST_16, largest_TG, out=t_TG, where=largest_TG > _LEAST_16)
+    codes_TGE = np.rint(x_TGE * t_TG[:, :, None]).astype(np.int32)
+    scales_TG = np.zeros_like(t_TG)
+    np.divide(np.float32(1), t_TG, out=scales_TG, where=t_TG > 0)
+    return codes_TGE.reshape(tokens, -1)[:, :columns], scales_TG
+
+
 def bit_linear(
-    x_TK: NDArray[np.float32], codes_NK: NDArray[np.int8], scale: np.float32
+    x_TK: NDArray[np.float32],
+    codes_NK: NDArray[np.int8],
+    scale: np.float32 | NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """What a BitLinear layer computes, `[T, N]`: exact integer products, one float scale."""
+    """What a BitLinear layer computes, `[T, N]`: exact integer products and float scales.
+
+    scale: of the matrix, or `[N]` of its rows.
+    """
     x_codes_TK, x_scale_T = absmax_int8(x_TK)
     dots_TN = x_codes_TK.astype(np.int64) @ codes_NK.astype(np.int64).T
-    return dots_TN.astype(np.float32) * (x_scale_T * scale)[:, None]
+    return dots_TN.astype(np.float32) * (x_scale_T[:, None] * scale)
+
+
+def group_linear(
+    x_TK: NDArray[np.float32], codes_NK: NDArray[np.int8], scales_NG: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The same where weights have a scale for each 128 columns, and activations are floats."""
+    x_codes_TK, x_scales_TG = absmax_groups(x_TK)
+    y_TN = np.zeros((len(x_codes_TK), len(codes_NK)), dtype=np.float32)
+    for group in range(scales_NG.shape[1]):
+        columns = slice(group * COLUMNS, (group + 1) * COLUMNS)
+        dots_TN = x_codes_TK[:, columns].astype(np.int64) @ codes_NK[:, columns].astype(np.int64).T
+        y_TN += dots_TN.astype(np.float32) * (x_scales_TG[:, group, None] * scales_NG[:, group])
+    return y_TN
 
 
 def packed_shape(rows: int, columns: int) -> tuple[int, int, int, int]:
