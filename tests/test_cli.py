@@ -181,7 +181,7 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -
 
 def test_help_names_every_command_and_loads_none() -> None:
     output = succeed("--help")
-    for name in ("run", "generate", "chat", "info", "convert", "synth", "train", "bench"):
+    for name in ("run", "generate", "chat", "info", "convert", "verify", "synth", "train", "bench"):
         assert re.search(rf"^  {name} ", output, re.MULTILINE)
     modules = loaded_modules("", "--help")
     assert "trilobit.cli" in modules

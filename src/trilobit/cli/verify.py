@@ -1,0 +1,61 @@
+"""`trilobit verify`: is this model what it claims to be?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+_MARKS = {True: "ok", False: "WRONG", None: "-"}
+
+
+@click.command("verify")
+@click.argument("model")
+@click.option(
+    "--golden",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Compare with the values in this JSON file (docs/verify.md).",
+)
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Measure the perplexity of this text; of WikiText-2 (wiki.test.raw) some are known.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+@click.pass_context
+def command(
+    context: click.Context, model: str, golden: Path | None, text: Path | None, as_json: bool
+) -> None:
+    """Check MODEL: every tensor, its text, its answers.
+
+    MODEL is a packed file, a checkpoint's directory, a GGUF file or a name. Where answers of the
+    real model are known, such as those that transformers tests microsoft/bitnet-b1.58-2B-4T with,
+    its own are compared with them. Exits with 1 when something is wrong.
+    """
+    from trilobit.formats.files import read_text
+    from trilobit.hub.models import source_path
+    from trilobit.verify import golden as golden_values
+    from trilobit.verify import verify
+
+    from .writing import progress
+
+    values = golden_values.read(golden) if golden else None
+    words = read_text(text) if text else None
+    path = source_path(model)
+    checks = []
+    for check in verify(path, golden=values, text=words, progress=progress):
+        checks.append(check)
+        if not as_json:
+            print(f"{check.name:<13}{_MARKS[check.passed]:<7}{check.found}", flush=True)
+    wrong = sum(check.passed is False for check in checks)
+    if as_json:
+        rows = [dataclasses.asdict(check) for check in checks]
+        print(json.dumps({"path": str(path), "wrong": wrong, "checks": rows}))
+    elif wrong:
+        print(f"{path}: {wrong} of {len(checks)} checks failed")
+    if wrong:
+        context.exit(1)

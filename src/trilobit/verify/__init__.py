@@ -1,0 +1,62 @@
+"""Whether a model is what it claims to be: its file, its text, its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from ..engine.llm import LLM
+from ..formats.source import open_source
+from . import golden as golden_values
+from .answers import check_golden, check_itself, check_text
+from .check import Check
+from .golden import Golden
+from .perplexity import windowed_perplexity
+from .weights import check_sums, check_weights
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
+
+
+def verify(
+    path: Path, *, golden: Golden | None, text: str | None, progress: Progress
+) -> Iterator[Check]:
+    """Check the model at `path` (any form), one thing after the other.
+
+    golden: answers to compare with; None takes those of a published model of this shape. text: of
+    which to measure the perplexity. progress: shows what the long ones are at.
+
+    Raises FormatError or UnsupportedModel for what cannot be opened at all, RequestError for a text
+    that no perplexity can be measured of.
+    """
+    source = open_source(path)
+    yield from check_sums(path)
+    with progress("Reading the weights") as step:
+        weights = list(check_weights(source, step))
+    yield from weights
+    if not all(check.passed for check in weights):
+        return
+    # float32 keys and values, as the references have them.
+    one, two = (LLM(path, threads=count, kv_dtype="f32") for count in (1, 2))
+    yield from check_text(two)
+    yield from check_itself(one, two)
+    del one
+    if golden is None:
+        golden = golden_values.known(source.config)
+    if golden is None:
+        yield Check("golden", None, "no golden values are known of this model")
+    else:
+        yield Check("golden", True, f"values of {golden.origin}")
+        yield from check_golden(two, golden)
+    if text is not None:
+        with progress("Measuring the perplexity") as step:
+            found, windows = windowed_perplexity(two, text, step)
+        yield _perplexity(found, windows, golden)
+
+
+def _perplexity(found: float, windows: int, golden: Golden | None) -> Check:
+    words = f"{found:.4f} in {windows} windows of 512 tokens"
+    if golden is None or golden.perplexity is None:
+        return Check("perplexity", None, f"{words}; no golden value is known")
+    passed = abs(found - golden.perplexity) <= golden.perplexity_tolerance
+    return Check("perplexity", passed, f"{words}; {golden.perplexity:.4f} is known")
