@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from interrupt import interrupt_at
 
-from trilobit import LLM, RequestError, SamplingParams
+from trilobit import LLM, RequestError, SamplingParams, _native
 from trilobit.engine import drafts as drafts_module
 from trilobit.engine import lookup as lookup_module
 from trilobit.engine.blocks import BLOCK, ROOT, blocks_for, key_of
@@ -519,3 +519,17 @@ def test_short_steps_are_not_all_spent_on_looking(
 def test_the_switch_is_a_switch(model_file: Path) -> None:
     with pytest.raises(RequestError, match="speculation is 3; expected True or False"):
         LLM(model_file, speculation=3)  # type: ignore[arg-type]
+
+
+def test_drafts_that_do_not_fit_the_outputs_are_refused(model: PackedModel) -> None:
+    decoder = make_runner(model)._decoder
+    ids = np.arange(3, dtype=np.int32)
+    decoder.forward(ids, ids, np.zeros_like(ids), np.zeros((1, 1), dtype=np.int32), ids)
+    sampler = _native.Sampler(temperature=0.0)
+    with pytest.raises(ValueError, match="one draft for each sampler"):
+        decoder.verify([sampler], [[1], [2]])
+    for draft in ([1], [1, 2, 3]):
+        with pytest.raises(ValueError, match="an output row for each"):
+            decoder.verify([sampler], [draft])
+    [chosen] = decoder.verify([sampler], [[1, 2]])
+    assert 1 <= len(chosen) <= 3
