@@ -19,7 +19,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from trilobit import FormatError, UnsupportedModel
+from trilobit import FormatError, TrilobitError, UnsupportedModel
 from trilobit.config import ModelConfig
 from trilobit.formats.hf_config import model_config, to_hf, with_projection_norms
 from trilobit.rope import frequencies
@@ -234,3 +234,55 @@ def test_impossible_values_are_refused(family: str, changes: dict[str, Any], rea
     with pytest.raises(FormatError, match=f"^config.json: .*{reason}") as error:
         model_config({"model_type": family, **SIZES, **changes}, "config.json")
     assert "\n" not in str(error.value)
+
+
+HOSTILE: list[Any] = [
+    None, 0, -1, 1 << 40, 10**4000, 0.5, float("nan"), float("inf"), "", "x", "a\nb", True, [], [1],
+    [[]], {}, {"a": 1}, {"rope_type": []}, {"full_attention": []}, ["full_attention"] * 7,
+    {"rope_type": "yarn", "factor": "x"}, {"rope_type": "llama3", "factor": 1.0},
+]  # fmt: skip
+COMPLETE: dict[str, Any] = {
+    **SIZES,
+    "architectures": ["X"],
+    "bos_token_id": 1,
+    "eos_token_id": [1],
+    "head_dim": 2,
+    "hidden_act": "silu",
+    "hidden_activation": "silu",
+    "layer_types": None,
+    "max_position_embeddings": 64,
+    "max_window_layers": 2,
+    "original_max_position_embeddings": 32,
+    "quantization_config": {"use_rms_norm": True, "rms_norm_eps": 1e-6},
+    "query_pre_attn_scalar": 2,
+    "rms_norm_eps": 1e-5,
+    "rope_local_base_freq": 1e4,
+    "rope_parameters": None,
+    "rope_scaling": None,
+    "rope_theta": 1e4,
+    "sliding_window": 4,
+    "sliding_window_pattern": 2,
+    "tie_word_embeddings": True,
+    "use_sliding_window": True,
+    "input_bits": 8,
+}
+
+
+@pytest.mark.parametrize("family", [*CLASSES, "1bitLLM"])
+def test_whatever_a_file_says_is_read_or_refused_in_one_line(family: str) -> None:
+    raw = {"model_type": family, **COMPLETE}
+    if family == "1bitLLM":
+        raw |= {"model_type": "llama", "architectures": ["BitnetForCausalLM"]}
+    model_config(raw, "config.json")
+    refusals = []
+    for name in raw:
+        for value in HOSTILE:
+            try:
+                model_config({**raw, name: value}, "config.json")
+            except TrilobitError as error:
+                refusals.append(str(error))
+    assert len(refusals) > 100
+    for message in refusals:
+        assert message.startswith("config.json: ")
+        assert "\n" not in message
+        assert len(message) < 300

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import math
 import os
-import reprlib
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +26,7 @@ from . import names
 from .files import read_json
 from .groups import GROUP, from_floats, from_mlx
 from .hf_config import model_config, with_projection_norms
+from .hf_quantization import Form, quantization_form
 from .safetensors import FLOATS, Checkpoint, SafetensorsFile, as_float32
 from .tables import check_finite, row_blocks
 from .text import TextFiles, read_text_files, with_generation_config
@@ -38,8 +37,6 @@ _IF_MASTERS = (
 )
 # No weights are so small or large; their products with activations stay normal float32.
 _LEAST_SCALE = 1e-30
-
-
 _EMBEDDING = names.EMBEDDING.removesuffix(".weight")
 _FIRST_ROWS = 64  # that tell ternary weights from others
 # Names of 1bitLLM's and of BitNet-embedding's checkpoints -> those of transformers.
@@ -48,11 +45,6 @@ _ALIASES = (
     (".ffn_layernorm.", ".ffn_sub_norm."),
     ("_proj.norm.", "_proj.rms_norm."),
 )
-
-
-# What the matrices of a checkpoint are: float masters; codes whose scale multiplies, or divides;
-# floats that are ternary already; MLX's words.
-Form = Literal["masters", "codes", "divided codes", "floats", "mlx"]
 
 
 # Tensors that a matrix has beside its weight. Masters and floats must have none, which is checked
@@ -81,7 +73,7 @@ class BitNetCheckpoint:
         config = with_generation_config(model_config(raw, str(where)), directory)
         self._tensors = Checkpoint(directory)
         config = with_projection_norms(config, self._tensors)
-        form = _form(raw, config, where)
+        form = quantization_form(raw, config, where)
         self._stored = self._names_by_ours()
         self._form: Form = form or "floats"
         self.config = config if form and form != "mlx" else self._with_scales(config, where)
@@ -349,51 +341,6 @@ class BitNetCheckpoint:
 def stores_less_one(config: ModelConfig, name: str) -> bool:
     """Whether a norm multiplies by one more than it stores: Gemma's, but for a projection's own."""
     return config.model_type == "gemma3_text" and "_proj.rms_norm." not in name
-
-
-def _form(raw: Mapping[str, Any], config: ModelConfig, where: Path) -> Form | None:
-    """What the matrices are by the config; None where it does not say."""
-    quantization = raw.get("quantization_config")
-    if quantization is None or "quantization" in raw:  # MLX writes its own twice
-        # 1bitLLM's and BitNet-embedding's models: their code ternarises whatever is loaded.
-        if "BitnetForCausalLM" in (raw.get("architectures") or []) or config.projection_norm_eps:
-            return "masters"
-        return _mlx_form(raw["quantization"], where) if "quantization" in raw else None
-    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
-    if method != "bitnet":
-        raise UnsupportedModel(
-            f"{where}: quant_method {reprlib.repr(method)} is not supported; supported: 'bitnet'"
-        )
-    skipped = quantization.get("modules_to_not_convert") or []
-    if not isinstance(skipped, list):
-        raise FormatError(
-            f"{where}: modules_to_not_convert is {reprlib.repr(skipped)}; expected a list"
-        )
-    if any(str(module).split(".")[-1].endswith("_proj") for module in skipped):
-        raise UnsupportedModel(f"{where}: modules_to_not_convert keeps a projection in float")
-    # What is left out takes the default of transformers' BitNetQuantConfig.
-    linear_class = quantization.get("linear_class", "bitlinear")
-    if linear_class not in ("bitlinear", "autobitlinear"):
-        raise UnsupportedModel(f"{where}: unknown linear_class {reprlib.repr(linear_class)}")
-    mode = quantization.get("quantization_mode", "offline")
-    if mode not in ("online", "offline"):
-        raise UnsupportedModel(f"{where}: unknown quantization_mode {reprlib.repr(mode)}")
-    # BitLinear has codes whatever the mode and divides by its scale, 1/mean|W|; AutoBitLinear
-    # multiplies, by mean|W|.
-    if linear_class == "bitlinear":
-        return "divided codes"
-    return "codes" if mode == "offline" else "masters"
-
-
-def _mlx_form(quantization: Any, where: Path) -> Form:
-    values = quantization if isinstance(quantization, Mapping) else {}
-    bits, size = values.get("bits"), values.get("group_size")
-    if (bits, size) != (2, GROUP):
-        raise UnsupportedModel(
-            f"{where}: MLX's {reprlib.repr(bits)} bits in groups of {reprlib.repr(size)} are not "
-            f"supported; supported: ternary weights in 2 bits and groups of {GROUP}"
-        )
-    return "mlx"
 
 
 def unpack_hf(stored: NDArray[np.uint8], rows: int) -> NDArray[np.int8]:

@@ -6,6 +6,7 @@ Both generations are read: transformers 4 (`rope_theta`, `rope_scaling`) and 5 (
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,7 +14,8 @@ from typing import Any
 
 from ..config import ACTIVATIONS, ModelConfig, number, token_ids
 from ..errors import FormatError, UnsupportedModel
-from ..rope import SCALINGS, RopeScaling, YarnScaling, scaling_from_dict, scaling_to_dict
+from ..rope import scaling_to_dict
+from .hf_rope import read_rope
 
 _SIZES = (
     "vocab_size",
@@ -94,6 +96,15 @@ def model_config(raw: Mapping[str, Any], source: str) -> ModelConfig:
         raise type(error)(f"{where}{error}") from None
 
 
+def is_one_bit(raw: Mapping[str, Any]) -> bool:
+    """Whether a config is 1bitLLM's, whose model_type is llama.
+
+    Microsoft's architecture is BitNetForCausalLM, with a capital N.
+    """
+    architectures = raw.get("architectures")
+    return isinstance(architectures, list) and "BitnetForCausalLM" in architectures
+
+
 def with_projection_norms(config: ModelConfig, tensors: Iterable[str]) -> ModelConfig:
     """The config of a checkpoint with these tensors.
 
@@ -146,9 +157,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def _family(raw: Mapping[str, Any], source: str) -> str:
-    architectures = raw.get("architectures")
-    # Of 1bitLLM, whose model_type is llama. Microsoft's is BitNetForCausalLM, with a capital N.
-    if isinstance(architectures, list) and "BitnetForCausalLM" in architectures:
+    if is_one_bit(raw):
         return "1bitLLM"
     model_type = raw.get("model_type")
     if isinstance(model_type, str) and model_type in _DEFAULTS:
@@ -197,7 +206,7 @@ def _refuse(values: Mapping[str, Any], family: str, source: str) -> None:
 def _read(values: Mapping[str, Any], family: str, source: str) -> ModelConfig:
     gemma = family == "gemma3_text"
     heads, kv_heads = values["num_attention_heads"], values["num_key_value_heads"]
-    theta, scaling, local = _rope(values, gemma)
+    theta, scaling, local = read_rope(values, gemma)
     types = _layer_types(values, family)
     slides = "sliding_attention" in types
     return ModelConfig(
@@ -219,7 +228,7 @@ def _read(values: Mapping[str, Any], family: str, source: str) -> ModelConfig:
         qk_norms=gemma or family == "qwen3",
         post_norms=gemma,
         projection_norm_eps=_projection_norm_eps(values),
-        embedding_scale=float(values["hidden_size"]) ** 0.5 if gemma else 1.0,
+        embedding_scale=_embedding_scale(values["hidden_size"]) if gemma else 1.0,
         query_pre_attn_scalar=(
             number(values["query_pre_attn_scalar"], "query_pre_attn_scalar") if gemma else None
         ),
@@ -228,6 +237,11 @@ def _read(values: Mapping[str, Any], family: str, source: str) -> ModelConfig:
         sliding_window=values["sliding_window"] if slides else None,
         rope_local_base_freq=local if slides else None,
     )
+
+
+def _embedding_scale(hidden: Any) -> float:
+    """Gemma's, of a size that is checked with the others."""
+    return math.sqrt(hidden) if isinstance(hidden, int) and 0 < hidden < 1 << 32 else 1.0
 
 
 def _head_dim(values: Mapping[str, Any], source: str) -> Any:
@@ -267,103 +281,16 @@ def _layer_types(values: Mapping[str, Any], family: str) -> tuple[Any, ...]:
         if not isinstance(types, list) or not all(isinstance(one, str) for one in types):
             raise FormatError(f"config: layer_types is {_shown(types)}; expected a list of names")
         return tuple(types)
+    name = "max_window_layers" if family == "qwen3" else "sliding_window_pattern"
+    number_of = values[name]
+    if not isinstance(number_of, int) or number_of < 1 - (family == "qwen3"):
+        raise FormatError(f"config: {name} is {_shown(number_of)}; expected a number of layers")
+    numbers = range(min(layers, 1 << 10))
     if family == "qwen3":
-        full = values["max_window_layers"]
-        slides = [layer >= full for layer in range(min(layers, 1 << 10))]
+        slides = [layer >= number_of for layer in numbers]
     else:
-        every = values["sliding_window_pattern"]
-        if not isinstance(every, int) or every < 1:
-            raise FormatError(
-                f"config: sliding_window_pattern is {_shown(every)}; expected 1 or more"
-            )
-        slides = [(layer + 1) % every != 0 for layer in range(min(layers, 1 << 10))]
+        slides = [(layer + 1) % number_of != 0 for layer in numbers]
     return tuple("sliding_attention" if one else "full_attention" for one in slides)
-
-
-def _rope(values: Mapping[str, Any], gemma: bool) -> tuple[float, RopeScaling | None, float | None]:
-    """theta, how it is scaled, and theta of sliding layers (Gemma3)."""
-    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    if not isinstance(rope, Mapping):
-        raise FormatError(f"config: rope_parameters is {_shown(rope)}; expected an object")
-    if not gemma:
-        return (*_rope_of(rope, values, values["rope_theta"], "rope_theta"), None)
-    by_type = rope if "full_attention" in rope or "sliding_attention" in rope else {}
-    full = by_type.get("full_attention") or ({} if by_type else rope)
-    local = by_type.get("sliding_attention") or {}
-    theta, scaling = _rope_of(full, values, values["rope_theta"], "rope_theta")
-    name = "rope_local_base_freq"
-    local_theta, local_scaling = _rope_of(local, values, values[name], name)
-    if local_scaling is not None:
-        raise UnsupportedModel("config: scaled RoPE of sliding layers is not supported")
-    return theta, scaling, local_theta
-
-
-def _rope_of(
-    rope: Any, values: Mapping[str, Any], theta: Any, name: str
-) -> tuple[float, RopeScaling | None]:
-    if not isinstance(rope, Mapping):
-        raise FormatError(f"config: rope_parameters is {_shown(rope)}; expected an object")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    base = number(rope.get("rope_theta", theta), name)
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UnsupportedModel("config: partial_rotary_factor is not supported")
-    if kind == "default":
-        return base, None
-    if kind not in SCALINGS:
-        raise UnsupportedModel(
-            f"config: rope_type {_shown(kind)} is not supported; "
-            f"supported: default, {', '.join(SCALINGS)}"
-        )
-    try:
-        return base, _SCALING[kind](rope, values)
-    except FormatError as error:
-        raise FormatError(f"config: {error}") from None
-
-
-def _linear(rope: Mapping[str, Any], values: Mapping[str, Any]) -> RopeScaling:
-    return scaling_from_dict({"rope_type": "linear", "factor": rope.get("factor")})
-
-
-def _llama3(rope: Mapping[str, Any], values: Mapping[str, Any]) -> RopeScaling:
-    names = ("factor", "low_freq_factor", "high_freq_factor")
-    return scaling_from_dict(
-        {
-            "rope_type": "llama3",
-            **{name: rope.get(name) for name in names},
-            "original_max_position_embeddings": _original_context(rope, values),
-        }
-    )
-
-
-def _yarn(rope: Mapping[str, Any], values: Mapping[str, Any]) -> RopeScaling:
-    for name in ("mscale", "mscale_all_dim"):
-        if rope.get(name):
-            raise UnsupportedModel(f"config: rope_scaling with {name} is not supported")
-    if rope.get("truncate", True) is not True:
-        raise UnsupportedModel("config: rope_scaling without truncate is not supported")
-    factor = rope.get("factor")
-    if isinstance(factor, (int, float)) and rope.get("attention_factor") is None:
-        attention = YarnScaling.default_attention_factor(factor)
-    else:
-        attention = rope.get("attention_factor", 1.0)
-    return scaling_from_dict(
-        {
-            "rope_type": "yarn",
-            "factor": factor,
-            "original_max_position_embeddings": _original_context(rope, values),
-            "attention_factor": attention,
-            "beta_fast": rope.get("beta_fast") or 32.0,
-            "beta_slow": rope.get("beta_slow") or 1.0,
-        }
-    )
-
-
-_SCALING = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
-
-
-def _original_context(rope: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
-    name = "original_max_position_embeddings"
-    return rope.get(name) or values.get(name) or values["max_position_embeddings"]
 
 
 def _shown(value: object) -> str:
