@@ -83,8 +83,9 @@ struct Tensors {
         Ternary t{nullptr, nullptr, 0, rows, columns};
         const std::string scales = name + ".weight_scale";
         if (scales_by == "group") {
-            require(t.blocks() <= 1 << 12, "tensor '" + name + "' has more than 4096 groups a row");
-            t.block_scales = dense(scales, rows, t.blocks());
+            require(t.scale_groups() <= 1 << 12,
+                    "tensor '" + name + "' has more than 4096 groups a row");
+            t.group_scales = dense(scales, rows, t.scale_groups());
         } else {
             t.scale_step = scales_by == "row";
             t.scales = floats(scales, t.scale_step ? static_cast<std::size_t>(rows) : 1);
@@ -130,7 +131,7 @@ Screen read_screen(const Tensors &t, int rows, int columns) {
     Screen s{};
     if (!t.dict.contains("lm_head.screen.codes")) return s;
     s.rows = rows;
-    s.columns = round_up(columns, kScreenColumns);
+    s.columns = round_up(columns, kScreenPad);
     s.block = std::min(s.columns & -s.columns, 512);
     const Any codes = t.get("lm_head.screen.codes");
     const std::size_t bytes = static_cast<std::size_t>(round_up(rows, kRows)) * s.columns / 2;
@@ -366,19 +367,21 @@ Matrix kernel_linear(const std::string &isa, const Bytes &packed, int rows, int 
                 packed.size() == static_cast<std::size_t>(w.groups()) * w.blocks() * kBlockBytes,
             "packed does not have the size of [rows, columns]");
     require(x.shape(1) == static_cast<std::size_t>(columns), "x must be [tokens, columns]");
-    const int tokens = static_cast<int>(x.shape(0)), stride = round_up(columns, kColumns);
-    const std::vector<float> ones(static_cast<std::size_t>(tokens), 1.0f);
-    Array<std::int8_t> codes(static_cast<std::size_t>(tokens) * stride);
+    const int tokens = static_cast<int>(x.shape(0)), padded = round_up(columns, kColumns);
+    Array<float> scales(static_cast<std::size_t>(tokens));
+    Array<std::int8_t> codes(static_cast<std::size_t>(tokens) * padded);
     Array<std::int32_t> sums(static_cast<std::size_t>(tokens));
-    for (int t = 0; t < tokens; ++t)
+    const Activations a{codes.data(), scales.data(), sums.data(),
+                        tokens,       padded,        k.tile_tokens(tokens)};
+    for (int t = 0; t < tokens; ++t) {
+        scales[t] = 1;
         for (int i = 0; i < columns; ++i) {
             const std::int8_t code = x.data()[std::ptrdiff_t{t} * columns + i];
-            codes[std::ptrdiff_t{t} * stride + i] = code;
+            a.first(t)[i / 4 * 4 * a.tokens_beside(t) + i % 4] = code;
             sums[t] += code;
         }
+    }
     Matrix out = new_matrix(static_cast<std::size_t>(tokens), static_cast<std::size_t>(rows));
-    const Activations a{codes.data(), const_cast<float *>(ones.data()), sums.data(), tokens,
-                        stride};
     Pool pool(threads);
     Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
     pool.split(w.groups(), [&](int begin, int end, int thread) {
@@ -388,31 +391,31 @@ Matrix kernel_linear(const std::string &isa, const Bytes &packed, int rows, int 
     return out;
 }
 
-Matrix kernel_linear_blocks(const std::string &isa, const Bytes &packed, const Floats &scales,
+Matrix kernel_linear_groups(const std::string &isa, const Bytes &packed, const Floats &scales,
                             int rows, int columns, const Floats &x, int threads) {
     const Kernels &k = kernels_named(isa);
     require(rows > 0 && columns > 0 && threads >= 1, "rows, columns and threads must be positive");
     Ternary w{packed.data(), nullptr, 0, rows, columns};
-    w.block_scales = {scales.data(), Float::f32, rows, w.blocks()};
+    w.group_scales = {scales.data(), Float::f32, rows, w.scale_groups()};
     require(packed.size() == static_cast<std::size_t>(w.groups()) * w.blocks() * kBlockBytes &&
-                scales.size() == static_cast<std::size_t>(rows) * w.blocks(),
+                scales.size() == static_cast<std::size_t>(rows) * w.scale_groups(),
             "packed or scales do not have the size of [rows, columns]");
     require(x.ndim() == 2 && x.shape(1) == static_cast<std::size_t>(columns),
             "x must be [tokens, columns]");
-    const int tokens = static_cast<int>(x.shape(0)), stride = round_up(columns, kColumns);
-    const std::size_t blocks = static_cast<std::size_t>(tokens) * w.blocks();
-    Array<std::int8_t> codes(2 * blocks * kColumns);
-    Array<float> code_scales(blocks);
-    Array<std::int32_t> sums(blocks);
-    for (std::ptrdiff_t t = 0; t < tokens; ++t)
-        k.quantise_blocks(x.data() + t * columns, columns, codes.data() + 2 * t * stride, stride,
-                          code_scales.data() + t * w.blocks(), sums.data() + t * w.blocks());
+    const int tokens = static_cast<int>(x.shape(0));
+    const std::size_t groups = static_cast<std::size_t>(tokens) * w.scale_groups();
+    Array<std::int8_t> codes(2 * groups * kScaleColumns);
+    Array<float> code_scales(groups);
+    Array<std::int32_t> sums(groups);
+    const WideActivations a{{codes.data(), code_scales.data(), sums.data(), 2 * tokens,
+                             w.scale_groups() * kScaleColumns, k.wide_tile_tokens(2 * tokens)}};
+    for (int t = 0; t < tokens; ++t)
+        k.quantise_groups(x.data() + std::ptrdiff_t{t} * columns, columns, a, t);
     Matrix out = new_matrix(static_cast<std::size_t>(tokens), static_cast<std::size_t>(rows));
-    const BlockActivations a{codes.data(), code_scales.data(), sums.data(), tokens, stride};
     Pool pool(threads);
     Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
     pool.split(w.groups(), [&](int begin, int end, int thread) {
-        k.linear_blocks(w, a, begin, end, out.data(), rows, false,
+        k.linear_groups(w, a, begin, end, out.data(), rows, false,
                         scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
     });
     return out;
@@ -422,14 +425,15 @@ nb::tuple kernel_norm_quantise(const std::string &isa, const Floats &x, const Fl
                                float eps) {
     const Kernels &k = kernels_named(isa);
     require(x.size() == gain.size() && x.size() > 0, "x and gain must have the same length");
-    const int n = static_cast<int>(x.size()), stride = round_up(n, kColumns);
-    Array<float> padded(static_cast<std::size_t>(stride)), gains(static_cast<std::size_t>(stride));
+    const int n = static_cast<int>(x.size()), size = round_up(n, kColumns);
+    Array<float> padded(static_cast<std::size_t>(size)), gains(static_cast<std::size_t>(size));
     std::copy_n(x.data(), n, padded.data());
     std::copy_n(gain.data(), n, gains.data());
-    Array<std::int8_t> codes(static_cast<std::size_t>(stride));
+    Array<std::int8_t> codes(static_cast<std::size_t>(size));
     float scale = 0;
     std::int32_t sum = 0;
-    k.norm_quantise(padded.data(), gains.data(), n, eps, codes.data(), stride, &scale, &sum);
+    k.norm_quantise(padded.data(), gains.data(), n, eps, {codes.data(), &scale, &sum, 1, size, 1},
+                    0);
     return nb::make_tuple(std::vector<int>(codes.data(), codes.data() + n), scale, sum);
 }
 
@@ -476,7 +480,7 @@ NB_MODULE(_native, m) {
         "Median rate of u8 × s8 multiply-adds from registers, in 10^9 a second.");
     m.def("kernel_linear", &kernel_linear, "isa"_a, "packed"_a, "rows"_a, "columns"_a, "x"_a,
           "threads"_a = 1, "Integer products [tokens, rows] of one kernel, as float32.");
-    m.def("kernel_linear_blocks", &kernel_linear_blocks, "isa"_a, "packed"_a, "scales"_a, "rows"_a,
+    m.def("kernel_linear_groups", &kernel_linear_groups, "isa"_a, "packed"_a, "scales"_a, "rows"_a,
           "columns"_a, "x"_a, "threads"_a = 1,
           "Products [tokens, rows] of one kernel with scales [rows, blocks], of float32 x.");
     m.def("kernel_norm_quantise", &kernel_norm_quantise, "isa"_a, "x"_a, "gain"_a, "eps"_a,

@@ -43,12 +43,12 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
         sin_[local] = Array<float>(n * c.head_dim / 2);
     }
     hidden_out_ = Array<float>(n * hidden_stride_);
-    if (in_blocks() || first.q_proj.norm)
+    if (in_groups() || first.q_proj.norm)
         normed_ = Array<float>(n * std::max({hidden_stride_, q_stride_, ffn_stride_}));
     if (first.attn_post_norm || first.o_proj.norm) added_ = Array<float>(n * hidden_stride_);
-    const int codes = round_up(std::max({c.hidden_size, q, c.intermediate_size}), kColumns);
-    const std::size_t scales = in_blocks() ? n * (codes / kColumns) : n;
-    codes_ = Array<std::int8_t>((in_blocks() ? 2 : 1) * n * codes);
+    const int codes = round_up(std::max({c.hidden_size, q, c.intermediate_size}), kScaleColumns);
+    const std::size_t scales = in_groups() ? n * (codes / kScaleColumns) : n;
+    codes_ = Array<std::int8_t>((in_groups() ? 2 : 1) * n * codes);
     code_scales_ = Array<float>(scales);
     code_sums_ = Array<std::int32_t>(scales);
     scratch_ = Array<unsigned char>(threads * kScratchBytes);
@@ -128,7 +128,7 @@ void Decoder::embed(const Batch &batch) {
         const int id = batch.token_ids[static_cast<std::size_t>(t)];
         float *x = x_.data() + t * hidden_stride_;
         if (weights_.ternary_embed_tokens.packed)
-            k_.embed_blocks(weights_.ternary_embed_tokens, id, x);
+            k_.embed_groups(weights_.ternary_embed_tokens, id, x);
         else
             k_.embed(weights_.embed_tokens, id, x);
         if (config_.embedding_scale == 1) return;
@@ -163,11 +163,16 @@ void Decoder::normalise(const float *x, int stride, const float *gain, int n) {
 
 // RMSNorm with `gain`, or nothing where that is null, then codes.
 void Decoder::quantise(const float *x, int stride, const float *gain, int n, float eps) {
-    const int padded = round_up(n, kColumns), blocks = padded / kColumns;
-    if (!in_blocks()) {
+    const int together = in_groups() ? 2 * tokens_ : tokens_;
+    quantised_ = {codes_.data(),
+                  code_scales_.data(),
+                  code_sums_.data(),
+                  together,
+                  round_up(n, in_groups() ? kScaleColumns : kColumns),
+                  in_groups() ? k_.wide_tile_tokens(together) : k_.tile_tokens(together)};
+    if (!in_groups()) {
         each_token([&](std::ptrdiff_t t) {
-            k_.norm_quantise(x + t * stride, gain, n, eps, codes_.data() + t * padded, padded,
-                             &code_scales_[t], &code_sums_[t]);
+            k_.norm_quantise(x + t * stride, gain, n, eps, quantised_, static_cast<int>(t));
         });
         return;
     }
@@ -175,8 +180,7 @@ void Decoder::quantise(const float *x, int stride, const float *gain, int n, flo
         const float *from = x + t * stride;
         float *normed = normed_.data() + t * round_up(n, kFloatPad);
         if (gain) k_.norm(from, gain, n, eps, normed);
-        k_.quantise_blocks(gain ? normed : from, n, codes_.data() + 2 * t * padded, padded,
-                           code_scales_.data() + t * blocks, code_sums_.data() + t * blocks);
+        k_.quantise_groups(gain ? normed : from, n, {quantised_}, static_cast<int>(t));
     });
 }
 
@@ -218,10 +222,6 @@ void Decoder::project_into_stream(const float *x, int stride, const float *gain,
 // The quantised tokens times several matrices in one parallel part. `gated`: gate_ and up_ are
 // complete then, and gate_ becomes act(gate_) * up_ where the thread has just written both.
 void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool gated) {
-    const int padded = round_up(first->projection->weight.columns, kColumns);
-    const Activations x{codes_.data(), code_scales_.data(), code_sums_.data(), tokens_, padded};
-    const BlockActivations blocks{codes_.data(), code_scales_.data(), code_sums_.data(), tokens_,
-                                  padded};
     const int n = pool_.threads();
     pool_.run([&](int thread) {
         void *scratch = scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes;
@@ -229,10 +229,11 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
             const Ternary &w = job->projection->weight;
             const int begin = Pool::share(w.groups(), thread, n);
             const int end = Pool::share(w.groups(), thread + 1, n);
-            if (w.block_scales.data)
-                k_.linear_blocks(w, blocks, begin, end, job->out, job->stride, accumulate, scratch);
+            if (w.group_scales.data)
+                k_.linear_groups(w, {quantised_}, begin, end, job->out, job->stride, accumulate,
+                                 scratch);
             else
-                k_.linear(w, x, begin, end, job->out, job->stride, accumulate, scratch);
+                k_.linear(w, quantised_, begin, end, job->out, job->stride, accumulate, scratch);
         }
         if (!gated) return;
         const int ffn = config_.intermediate_size, groups = (ffn + kRows - 1) / kRows;

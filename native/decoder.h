@@ -156,7 +156,7 @@ class Decoder {
     int first_visible(int token) const {
         return window_ ? std::max(positions_[token] - window_ + 1, 0) : 0;
     }
-    bool in_blocks() const { return weights_.layers[0].q_proj.weight.block_scales.data; }
+    bool in_groups() const { return weights_.layers[0].q_proj.weight.group_scales.data; }
     unsigned char *kv_block(int layer, bool value, int block, int kv_head) const;
 
     Config config_;
@@ -174,6 +174,7 @@ class Decoder {
     Array<std::int8_t> codes_;
     Array<float> code_scales_;
     Array<std::int32_t> code_sums_;
+    Activations quantised_{};      // what lies in these three
     Array<unsigned char> scratch_; // kScratchBytes a thread
     Array<unsigned char> kv_;
     std::vector<Item> items_;

@@ -34,10 +34,10 @@ Head::Head(const Dense &weights, const Ternary &ternary, const Screen &screen, i
     const std::size_t n = static_cast<std::size_t>(rows_at_once);
     if (ternary.packed) {
         weights_.rows = ternary.rows;
-        const std::size_t blocks = n * static_cast<std::size_t>(ternary.blocks());
-        codes_ = Array<std::int8_t>(2 * blocks * kColumns);
-        code_scales_ = Array<float>(blocks);
-        code_sums_ = Array<std::int32_t>(blocks);
+        const std::size_t groups = n * static_cast<std::size_t>(ternary.scale_groups());
+        codes_ = Array<std::int8_t>(2 * groups * kScaleColumns);
+        code_scales_ = Array<float>(groups);
+        code_sums_ = Array<std::int32_t>(groups);
         scratch_ = Array<unsigned char>(static_cast<std::size_t>(threads) * kScratchBytes);
     }
     scores_ = Array<float>(n * static_cast<std::size_t>(weights_.rows));
@@ -76,17 +76,16 @@ void Head::logits(const Kernels &k, Pool &pool, const float *x, int stride, int 
 
 void Head::ternary_logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens,
                           float *out) {
-    const int vocab = ternary_.rows, blocks = ternary_.blocks(), padded = blocks * kColumns;
+    const int vocab = ternary_.rows;
     for (int first = 0; first < tokens; first += rows_at_once_) {
         const int count = std::min(rows_at_once_, tokens - first);
+        const WideActivations codes{{codes_.data(), code_scales_.data(), code_sums_.data(),
+                                     2 * count, ternary_.scale_groups() * kScaleColumns,
+                                     k.wide_tile_tokens(2 * count)}};
         for (int t = 0; t < count; ++t)
-            k.quantise_blocks(x + std::ptrdiff_t{first + t} * stride, ternary_.columns,
-                              codes_.data() + std::ptrdiff_t{2} * t * padded, padded,
-                              code_scales_.data() + t * blocks, code_sums_.data() + t * blocks);
-        const BlockActivations codes{codes_.data(), code_scales_.data(), code_sums_.data(), count,
-                                     padded};
+            k.quantise_groups(x + std::ptrdiff_t{first + t} * stride, ternary_.columns, codes, t);
         pool.split(ternary_.groups(), [&](int begin, int end, int thread) {
-            k.linear_blocks(ternary_, codes, begin, end, out + std::ptrdiff_t{first} * vocab, vocab,
+            k.linear_groups(ternary_, codes, begin, end, out + std::ptrdiff_t{first} * vocab, vocab,
                             false,
                             scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes);
         });
@@ -108,12 +107,13 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
         });
         return;
     }
+    const Activations codes{codes_.data(), code_scales_.data(), code_sums_.data(),
+                            tokens,        screen_.columns,     std::min(tokens, kScreenTokens)};
     pool.each(tokens, [&](int t, int) {
-        prepare(k, t, x + std::ptrdiff_t{t} * stride, *samplers[static_cast<std::size_t>(t)]);
+        prepare(k, codes, t, x + std::ptrdiff_t{t} * stride,
+                *samplers[static_cast<std::size_t>(t)]);
     });
     std::fill(leaders_.begin(), leaders_.end(), -1);
-    const Activations codes{codes_.data(), code_scales_.data(), code_sums_.data(), tokens,
-                            screen_.columns};
     pool.split((weights_.rows + kRows - 1) / kRows, [&](int begin, int end, int thread) {
         k.screen(screen_, codes, begin, end, scores_.data(), weights_.rows);
         for (int t = 0; t < tokens; ++t)
@@ -137,10 +137,12 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
 }
 
 // Rotate and quantise one hidden state; what its rounding can do to a logit goes into the margins.
-void Head::prepare(const Kernels &k, int t, const float *x, const Sampler &sampler) {
+void Head::prepare(const Kernels &k, const Activations &out, int t, const float *x,
+                   const Sampler &sampler) {
     const int n = screen_.columns;
     float *rotated = rotated_.data() + std::ptrdiff_t{t} * n;
-    std::int8_t *codes = codes_.data() + std::ptrdiff_t{t} * n;
+    std::int8_t *codes = out.first(t);
+    const std::ptrdiff_t step = 4 * out.tokens_beside(t);
     k.rotate(x, signs_.data(), weights_.columns, n, screen_.block, rotated);
     float largest = 1e-30f;
     for (int i = 0; i < n; ++i) largest = std::max(largest, std::fabs(rotated[i]));
@@ -150,13 +152,13 @@ void Head::prepare(const Kernels &k, int t, const float *x, const Sampler &sampl
     for (int i = 0; i < n; ++i) {
         const float code = std::nearbyint(rotated[i] / scale);
         const double missed = double{rotated[i]} - double{code} * scale;
-        codes[i] = static_cast<std::int8_t>(code);
-        sum += codes[i];
+        codes[i / 4 * step + i % 4] = static_cast<std::int8_t>(code);
+        sum += static_cast<std::int32_t>(code);
         norm += double{rotated[i]} * rotated[i];
         error += missed * missed;
     }
-    code_scales_[t] = scale;
-    code_sums_[t] = sum;
+    out.scales[t] = scale;
+    out.sums[t] = sum;
     Pass &pass = passes_[static_cast<std::size_t>(t)];
     // |Σ residual·x| has the deviation |residual|·|x|/√n; |row| is at most 7·scale·√n.
     pass.residual_weight = kDeviations * static_cast<float>(std::sqrt(norm / n));

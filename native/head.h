@@ -45,7 +45,8 @@ class Head {
 
     void ternary_logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens,
                         float *out);
-    void prepare(const Kernels &k, int t, const float *x, const Sampler &sampler);
+    void prepare(const Kernels &k, const Activations &out, int t, const float *x,
+                 const Sampler &sampler);
     void race(const Kernels &k, int t, int begin, int end, int thread);
     bool decide(const Kernels &k, int t, const float *x, Sampler &sampler, std::int32_t *out);
     float margin(const Pass &pass, int row) const {

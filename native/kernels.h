@@ -10,10 +10,13 @@
 
 namespace trilobit {
 
-inline constexpr int kRows = 4;           // rows interleaved in a packed block
-inline constexpr int kColumns = 128;      // columns of a packed block: 32 bytes of 4 codes a row
-inline constexpr int kBlockBytes = 128;   // kRows * kColumns / 4
-inline constexpr int kScreenColumns = 64; // of a block of the screen: 32 bytes of 2 codes a row
+inline constexpr int kRows = 16;          // rows interleaved in a packed block
+inline constexpr int kColumns = 16;       // columns of a packed block: 4 bytes of 4 codes a row
+inline constexpr int kBlockBytes = 64;    // kRows * kColumns / 4
+inline constexpr int kScaleColumns = 128; // of a row that share a scale, where groups have scales
+inline constexpr int kScreenColumns = 8;  // of a block of the screen: 4 bytes of 2 codes a row
+inline constexpr int kScreenPad = 64;     // columns of the screen are padded to a multiple
+inline constexpr int kScreenTokens = 8;   // that share a pass over the screen
 inline constexpr int kFloatPad = 16;
 inline constexpr int kKvBlock = 32;   // positions of one KV block
 inline constexpr int kSpan = 512;     // keys whose softmax is summed before spans are merged
@@ -38,17 +41,18 @@ struct Dense {
 };
 
 // A ternary matrix [rows, columns] in the packed layout of docs/format.md. A weight's scale is
-// scales[row * scale_step], or one of `block_scales` where they are given.
+// scales[row * scale_step], or one of `group_scales` where they are given.
 struct Ternary {
     const std::uint8_t *packed;
     const float *scales;
     int scale_step; // 0: one for the matrix
     int rows;
     int columns;
-    Dense block_scales{}; // [rows, blocks()]
+    Dense group_scales{}; // [rows, scale_groups()]
 
     int groups() const { return (rows + kRows - 1) / kRows; }
     int blocks() const { return (columns + kColumns - 1) / kColumns; }
+    int scale_groups() const { return (columns + kScaleColumns - 1) / kScaleColumns; }
 };
 
 // A four-bit copy of the head [rows, columns], rotated, in the packed layout of screen.py.
@@ -57,27 +61,38 @@ struct Screen {
     const float *scales;    // [rows]
     const float *residuals; // [rows]: norm of what the codes miss
     int rows;
-    int columns; // padded to kScreenColumns
+    int columns; // padded to kScreenPad
     int block;   // columns of a Hadamard block
 };
 
-// Int8 activations [T, stride], zero beyond K; x ≈ codes * scales[t].
+// Int8 activations of T tokens, zero beyond K; x ≈ codes * scales[t]. Tokens that a kernel takes
+// together make a tile, in which they lie four codes each in turn: [tile][columns / 4][token][4].
 struct Activations {
     std::int8_t *codes;
     float *scales;
     std::int32_t *sums; // sum of a token's codes
     int tokens;
-    int stride;
+    int columns; // padded
+    int tile;    // tokens of a tile, but for a smaller last one
+
+    int tokens_beside(int t) const {
+        const int left = tokens - t / tile * tile;
+        return left < tile ? left : tile;
+    }
+    // The first four codes of a token; the next four stand 4 * tokens_beside(t) bytes further.
+    std::int8_t *first(int t) const {
+        return codes + std::ptrdiff_t{t / tile * tile} * columns + t % tile * 4;
+    }
 };
 
-// Activations of 16 bits with a scale for every block, as two int8 of which the first counts 256
-// times: codes [T, 2, stride], zero beyond K; scales and sums [T, stride / kColumns].
-struct BlockActivations {
-    std::int8_t *codes;
-    float *scales;
-    std::int32_t *sums; // sum of a block's codes
-    int tokens;
-    int stride;
+// Activations of 16 bits with a scale for every kScaleColumns: two int8 of which the first counts
+// 256 times, as if they were two tokens: `bytes` has 2 T tokens, in tiles of an even number, and
+// scales and sums are [T, columns / kScaleColumns].
+struct WideActivations {
+    Activations bytes;
+
+    int tokens() const { return bytes.tokens / 2; }
+    int groups() const { return bytes.columns / kScaleColumns; }
 };
 
 // One pass of up to kMaxQueries queries of one KV head over one span of keys.
@@ -100,23 +115,25 @@ struct Kernels {
     // out[t * out_stride + row] (+)= x[t] · w[row] for the rows of [group_begin, group_end).
     void (*linear)(const Ternary &w, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride, bool accumulate, void *scratch);
-    // The same where every block has a scale.
-    void (*linear_blocks)(const Ternary &w, const BlockActivations &x, int group_begin,
+    // The same where groups of columns have scales.
+    void (*linear_groups)(const Ternary &w, const WideActivations &x, int group_begin,
                           int group_end, float *out, int out_stride, bool accumulate,
                           void *scratch);
-    // RMSNorm with gain, or nothing where that is null, then absmax int8 codes of one token.
-    void (*norm_quantise)(const float *x, const float *gain, int n, float eps, std::int8_t *codes,
-                          int stride, float *scale, std::int32_t *sum);
-    // 16-bit codes of every block of one token.
-    void (*quantise_blocks)(const float *x, int n, std::int8_t *codes, int stride, float *scales,
-                            std::int32_t *sums);
+    // Tokens of a tile of `linear`, of so many in all; of `linear_groups`.
+    int (*tile_tokens)(int tokens);
+    int (*wide_tile_tokens)(int tokens);
+    // RMSNorm with gain, or nothing where that is null, then absmax int8 codes of token t of `out`.
+    void (*norm_quantise)(const float *x, const float *gain, int n, float eps,
+                          const Activations &out, int t);
+    // 16-bit codes of token t of `out`.
+    void (*quantise_groups)(const float *x, int n, const WideActivations &out, int t);
     void (*norm)(const float *x, const float *gain, int n, float eps, float *out);
     // gate[i] = act(gate[i]) * up[i]
     void (*gate)(Activation act, float *gate, const float *up, int n);
     // Rotate the pairs (i, i + half) of one head.
     void (*rope)(const float *x, const float *cos, const float *sin, int half, float *out);
     void (*embed)(const Dense &table, int row, float *out);
-    void (*embed_blocks)(const Ternary &table, int row, float *out);
+    void (*embed_groups)(const Ternary &table, int row, float *out);
     // out[t * out_stride + row] = x[t] · w[row] for the rows of [row_begin, row_end).
     void (*dense)(const Dense &w, int row_begin, int row_end, const float *x, int x_stride,
                   int tokens, float *out, int out_stride);

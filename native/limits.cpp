@@ -43,6 +43,40 @@ double dram_read_gb_per_s(const Kernels &kernels, int threads, int repeats) {
     return static_cast<double>(kBytes) / seconds * 1e-9;
 }
 
+double linear_seconds(const Kernels &kernels, int rows, int columns, int tokens, int threads,
+                      int repeats) {
+    const float scale = 1;
+    Ternary w{nullptr, &scale, 0, rows, columns};
+    const std::size_t bytes =
+        static_cast<std::size_t>(w.groups()) * static_cast<std::size_t>(w.blocks()) * kBlockBytes;
+    const std::size_t matrices = (std::size_t{256} << 20) / bytes + 1;
+    Array<unsigned char> packed(matrices * bytes);
+    std::memset(packed.data(), 0x55, matrices * bytes);
+    const int padded = round_up(columns, kColumns);
+    Array<std::int8_t> codes(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(padded));
+    std::memset(codes.data(), 1, codes.size());
+    Array<float> scales(static_cast<std::size_t>(tokens));
+    Array<std::int32_t> sums(static_cast<std::size_t>(tokens));
+    Array<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(rows));
+    const Activations x{codes.data(), scales.data(), sums.data(),
+                        tokens,       padded,        kernels.tile_tokens(tokens)};
+    Pool pool(threads);
+    Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
+    const Pool::Step step(pool);
+    const int passes = static_cast<int>(matrices);
+    std::size_t next = 0;
+    const double seconds = median_seconds(repeats, [&] {
+        for (int i = 0; i < passes; ++i) {
+            w.packed = packed.data() + next++ % matrices * bytes;
+            pool.split(w.groups(), [&](int begin, int end, int thread) {
+                kernels.linear(w, x, begin, end, out.data(), rows, false,
+                               scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
+            });
+        }
+    });
+    return seconds / passes;
+}
+
 double int8_gmac_per_s(const Kernels &kernels, int threads, int repeats) {
     constexpr int kRounds = 400'000;
     std::vector<int> macs(static_cast<std::size_t>(threads));

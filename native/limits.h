@@ -9,6 +9,9 @@
 namespace trilobit {
 
 double dram_read_gb_per_s(const Kernels &kernels, int threads, int repeats);
+// Of one product of `tokens` tokens with ternary matrices that lie in memory, not in a cache.
+double linear_seconds(const Kernels &kernels, int rows, int columns, int tokens, int threads,
+                      int repeats);
 double int8_gmac_per_s(const Kernels &kernels, int threads, int repeats);
 
 // No two-bit code of packed ternary weights is 3.

@@ -36,7 +36,7 @@ def test_kernels_give_the_bits_of_the_definition(
     x[:, columns // 2] *= 1000
     wanted = ternary.group_linear(x, codes, scales)
     for threads in (1, 3):
-        found = _native.kernel_linear_blocks(
+        found = _native.kernel_linear_groups(
             isa, ternary.pack(codes), scales, rows, columns, x, threads
         )
         assert np.array_equal(found, wanted)
@@ -50,7 +50,7 @@ def test_the_largest_sums_of_a_block_are_exact(isa: str, weight: int, value: flo
         codes = np.full((4, 1280), weight, dtype=np.int8)
         x = np.full((tokens, 1280), value, dtype=np.float32)
         scales = np.ones((4, 10), dtype=np.float32)
-        found = _native.kernel_linear_blocks(isa, ternary.pack(codes), scales, 4, 1280, x)
+        found = _native.kernel_linear_groups(isa, ternary.pack(codes), scales, 4, 1280, x)
         assert np.array_equal(found, ternary.group_linear(x, codes, scales))
         assert found == pytest.approx(1280 * weight * value, rel=1e-6)
 
@@ -73,7 +73,7 @@ def test_a_block_of_zeros_adds_nothing() -> None:
     assert not codes.any()
     assert not scales.any()
     ones = np.ones((1, 256), dtype=np.int8)
-    found = _native.kernel_linear_blocks(
+    found = _native.kernel_linear_groups(
         ISAS[-1], ternary.pack(ones), np.ones((1, 2), np.float32), 1, 256, x
     )
     assert found.tolist() == [[0.0]]

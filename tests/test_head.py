@@ -191,8 +191,8 @@ def test_codes_scale_and_residual_describe_the_rotated_rows(shape: tuple[int, in
     head = np.random.default_rng(columns).standard_normal(shape).astype(np.float32)
     codes, scales, residuals = screen.screen(head)
     assert codes.shape == screen.screen_shape(rows, columns)
-    halves = np.stack([codes & 15, codes >> 4], axis=3)  # [N/4, K/64, 4, 2, 32]
-    q = halves.transpose(0, 2, 1, 3, 4).reshape(codes.shape[0] * 4, -1)[:rows].astype(int) - 8
+    halves = np.stack([codes & 15, codes >> 4], axis=3)  # [N/16, K/8, 16, 2, 4]
+    q = halves.transpose(0, 2, 1, 3, 4).reshape(codes.shape[0] * 16, -1)[:rows].astype(int) - 8
     assert np.abs(q).max() <= screen.LARGEST
     missed = screen.rotate(head) - q * scales[:, None]
     assert np.allclose(np.linalg.norm(missed, axis=1), residuals, rtol=1e-5, atol=1e-6)

@@ -215,7 +215,7 @@ def read_as_documented(path: Path) -> dict[str, NDArray[Any]]:
             name = f"model.layers.{n}.{name}"
             blocks = file.get_tensor(f"{name}.weight")
             r, k = np.ogrid[:rows, :columns]
-            codes = blocks[r // 4, k // 128, r % 4, k % 32] >> (2 * (k % 128 // 32)) & 3
+            codes = blocks[r // 16, k // 16, r % 16, k % 4] >> (2 * (k % 16 // 4)) & 3
             weights[name] = (codes.astype(np.float32) - 1) * file.get_tensor(f"{name}.weight_scale")
         return weights
 
@@ -243,10 +243,10 @@ def test_the_description_suffices_to_read_a_converted_checkpoint(
 
 def test_the_documents_example_is_true() -> None:
     page = Path(__file__).parents[1] / "docs" / "format.md"
-    codes = np.zeros((4, 128), dtype=np.int8)
-    codes[1, [5, 37, 69, 101]] = 1, 0, -1, 1
-    byte = ternary.pack(codes)[0, 0, 1, 5]
-    assert f"`packed[0, 0, 1, 5] = 2 | 1 << 2 | 0 << 4 | 2 << 6 = {byte:#x}`" in page.read_text(
+    codes = np.zeros((16, 16), dtype=np.int8)
+    codes[1, [2, 6, 10, 14]] = 1, 0, -1, 1
+    byte = ternary.pack(codes)[0, 0, 1, 2]
+    assert f"`packed[0, 0, 1, 2] = 2 | 1 << 2 | 0 << 4 | 2 << 6 = {byte:#x}`" in page.read_text(
         encoding="utf-8"
     )
 
@@ -372,11 +372,11 @@ DAMAGE: dict[str, tuple[Callable[[Loose], object], tuple[str, ...]]] = {
     "norm infinite": (lambda f: f.set_float(NORM, 0, -np.inf), (f"'{NORM}' holds NaN", CONVERT)),
     "code 3": (lambda f: f.poke(WEIGHT, 5, b"\xff"), ("self_attn.v_proj'", "code 3", CONVERT)),
     "code 3 in the padding": (
-        lambda f: f.poke(WEIGHT, 255, b"\x75"),
+        lambda f: f.poke(WEIGHT, 63, b"\x75"),
         ("self_attn.v_proj'", "code 3", CONVERT),
     ),
-    "padding of rows": (lambda f: f.poke(WEIGHT, 255, b"\x54"), ("v_proj'", "padding", CONVERT)),
-    "padding of columns": (lambda f: f.poke(WEIGHT, 31, b"\x56"), ("v_proj'", "padding", CONVERT)),
+    "padding of rows": (lambda f: f.poke(WEIGHT, 63, b"\x54"), ("v_proj'", "padding", CONVERT)),
+    "padding of columns": (lambda f: f.poke(WEIGHT, 3, b"\x95"), ("v_proj'", "padding", CONVERT)),
     "misaligned": (
         # three bytes of tokenizer before everything else
         lambda f: f.first(names.TOKENIZER, ("U8", [3], b"{} ")),
@@ -395,10 +395,10 @@ DAMAGE: dict[str, tuple[Callable[[Loose], object], tuple[str, ...]]] = {
         (f"'{names.EMBEDDING}' is BF16 [36, 11]", CONVERT),
     ),
     "weights not in blocks": (
-        lambda f: reshaped(f, WEIGHT, "U8", [2, 1, 128]),
-        (f"'{WEIGHT}' is U8 [2, 1, 128]", "[2, 1, 4, 32]", CONVERT),
+        lambda f: reshaped(f, WEIGHT, "U8", [1, 1, 64]),
+        (f"'{WEIGHT}' is U8 [1, 1, 64]", "[1, 1, 16, 4]", CONVERT),
     ),
-    "weights signed": (lambda f: reshaped(f, WEIGHT, "I8", [2, 1, 4, 32]), (f"'{WEIGHT}' is I8",)),
+    "weights signed": (lambda f: reshaped(f, WEIGHT, "I8", [1, 1, 16, 4]), (f"'{WEIGHT}' is I8",)),
     "scale half": (lambda f: reshaped(f, SCALE, "F16", [1]), (f"'{SCALE}' is F16", CONVERT)),
     "scale by row": (lambda f: reshaped(f, SCALE, "F32", [134]), (f"'{SCALE}' is F32 [134]",)),
     "norm of another length": (
@@ -483,8 +483,8 @@ def test_part_of_a_screen_is_refused(missing: tuple[int, ...], sound: Path, tmp_
 @pytest.mark.parametrize(
     ("name", "dtype", "shape"),
     [
-        (names.SCREEN_CODES, "I8", [10, 1, 4, 32]),
-        (names.SCREEN_CODES, "U8", [9, 1, 4, 32]),
+        (names.SCREEN_CODES, "I8", [3, 8, 16, 4]),
+        (names.SCREEN_CODES, "U8", [2, 8, 16, 4]),
         (names.SCREEN_SCALES, "F32", [36]),
         (names.SCREEN_RESIDUALS, "F16", [37]),
     ],

@@ -144,59 +144,39 @@ def test_unpack_inverts_pack(w: np.ndarray) -> None:
 def test_every_code_lies_where_the_layout_says(w: np.ndarray) -> None:
     data = ternary.pack(w).tobytes()
     rows, columns = w.shape
-    blocks = -(-columns // 128)
-    for n in range(-(-rows // 4) * 4):
-        for k in range(blocks * 128):
-            p = k % 32
-            byte = data[((n // 4 * blocks + k // 128) * 4 + n % 4) * 32 + p]
-            code = byte >> 2 * (k % 128 // 32) & 3
+    blocks = -(-columns // 16)
+    for n in range(-(-rows // 16) * 16):
+        for k in range(blocks * 16):
+            byte = data[((n // 16 * blocks + k // 16) * 16 + n % 16) * 4 + k % 4]
+            code = byte >> 2 * (k % 16 // 4) & 3
             inside = n < rows and k < columns
             assert code == (w[n, k] + 1 if inside else 1)
 
 
 def test_a_byte_worked_out_by_hand() -> None:
-    # Row 5 of 6, columns 130, 162, 194 and 226 of 256: byte 2 of row 1 in group 1, block 1.
-    w = np.zeros((6, 256), np.int8)
-    w[5, [130, 162, 194, 226]] = [1, -1, 0, 1]
+    # Row 19 of 20, columns 18, 22, 26 and 30 of 32: byte 2 of row 3 in group 1, block 1.
+    w = np.zeros((20, 32), np.int8)
+    w[19, [18, 22, 26, 30]] = [1, -1, 0, 1]
     packed = ternary.pack(w)
-    assert packed.shape == (2, 2, 4, 32)
-    assert packed[1, 1, 1, 2] == 0b10_01_00_10
-    # at byte ((group 1 * 2 blocks + block 1) * 4 rows + row 1) * 32 + 2
-    assert packed.tobytes()[418] == 0b10_01_00_10
-    others = np.delete(packed.reshape(-1), 418)
-    assert (others == 0b01_01_01_01).all()
+    assert packed.shape == (2, 2, 16, 4)
+    assert packed[1, 1, 3, 2] == 0b10_01_00_10
+    # at byte ((group 1 * 2 blocks + block 1) * 16 rows + row 3) * 4 + 2
+    assert packed.tobytes()[206] == 0b10_01_00_10
 
 
-@pytest.mark.parametrize("value", [-128, -2, 2, 3, 127])
-def test_pack_refuses_what_is_not_ternary(value: int) -> None:
-    w = np.zeros((2, 3), np.int8)
-    w[0, 2] = value
-    with pytest.raises(FormatError, match="not all -1, 0 or 1"):
-        ternary.pack(w)
-
-
-@given(codes(5, 140), st.data())
-def test_code_3_is_refused_wherever_it_is(w: np.ndarray, data: st.DataObject) -> None:
-    packed = ternary.pack(w)
-    position = data.draw(st.integers(0, packed.size - 1))
-    packed.reshape(-1)[position] |= 3 << 2 * data.draw(st.integers(0, 3))
-    with pytest.raises(FormatError, match="code 3, which is no ternary value"):
-        ternary.unpack(packed, *w.shape)
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(9, 128), (8, 129), (4, 128), (8, 0)])
+@pytest.mark.parametrize(("rows", "columns"), [(33, 128), (32, 129), (16, 128), (32, 0)])
 def test_a_shape_that_does_not_fit_is_refused(rows: int, columns: int) -> None:
     with pytest.raises(FormatError, match="does not hold"):
-        ternary.unpack(ternary.pack(np.zeros((8, 128), np.int8)), rows, columns)
+        ternary.unpack(ternary.pack(np.zeros((32, 128), np.int8)), rows, columns)
 
 
 @pytest.mark.parametrize(
     ("rows", "columns", "place"),
     [
-        (5, 128, (1, 0, 1, 0)),  # row 5
-        (5, 128, (1, 0, 3, 31)),  # row 7
-        (4, 130, (0, 1, 0, 2)),  # column 130
-        (4, 130, (0, 1, 3, 31)),  # the last column
+        (17, 128, (1, 0, 1, 0)),  # row 17
+        (17, 128, (1, 0, 15, 3)),  # row 31
+        (16, 17, (0, 1, 0, 1)),  # column 17
+        (16, 17, (0, 1, 15, 3)),  # the last column
     ],
 )
 @pytest.mark.parametrize("byte", [0b01_01_01_00, 0b10_01_01_01, 0])

@@ -23,14 +23,19 @@
 #define TRILOBIT_CLOBBER _ReadWriteBarrier();
 #endif
 
-// Above this many tokens unpacking once for all of them pays; measured, see docs/log.md.
-constexpr int kStreamTokens = 8;
+#if defined(__GNUC__)
+inline void prefetch(const void *p) { __builtin_prefetch(p); }
+#elif defined(_M_X64)
+inline void prefetch(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
+#else
+inline void prefetch(const void *) {}
+#endif
 
 #include "ternary.inl"
 
 #include "float.inl"
 
-#include "blocks.inl"
+#include "groups.inl"
 
 #include "attention.inl"
 
@@ -39,7 +44,27 @@ constexpr int kStreamTokens = 8;
 #include "limits.inl"
 
 constexpr Kernels table(const char *name) {
-    return {name,  linear, linear_blocks, norm_quantise, quantise_blocks, norm,        gate,
-            rope,  embed,  embed_blocks,  dense,         store_key,       store_value, attend,
-            merge, finish, rotate,        screen,        gumbel,          read,        multiply};
+    return {name,
+            linear,
+            linear_groups,
+            tile_tokens,
+            wide_tile_tokens,
+            norm_quantise,
+            quantise_groups,
+            norm,
+            gate,
+            rope,
+            embed,
+            embed_groups,
+            dense,
+            store_key,
+            store_value,
+            attend,
+            merge,
+            finish,
+            rotate,
+            screen,
+            gumbel,
+            read,
+            multiply};
 }

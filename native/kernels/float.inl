@@ -42,30 +42,31 @@ inline void norm(const float *x, const float *gain, int n, float eps, float *out
     }
 }
 
-// Absmax int8 codes of 16 values at a time of load(i), which gives eight.
-template <typename Load>
-inline void quantise(int n, Load load, std::int8_t *codes, int stride, float *scale,
-                     std::int32_t *sum) {
+// Absmax int8 codes of token t of `out`, from load(i), which gives eight values.
+template <typename Load> inline void quantise(int n, Load load, const Activations &out, int t) {
     F8 largest = all8(0);
     for (int i = 0; i < n; i += 8) largest = max(largest, abs(load(i)));
     const float absmax = max_lanes(largest);
-    const float t = 127.0f / (absmax > 1e-5f ? absmax : 1e-5f);
-    const F8 t8 = all8(t);
-    I32 codes_sum = zero_i32();
-    int i = 0;
-    for (; i < n; i += kFloatPad)
-        codes_sum = store_i8(codes + i, mul(load(i), t8), mul(load(i + 8), t8), codes_sum);
-    for (; i < stride; ++i) codes[i] = 0;
-    *scale = 1.0f / t;
-    *sum = total(codes_sum);
+    const float scale = 127.0f / (absmax > 1e-5f ? absmax : 1e-5f);
+    const F8 scale8 = all8(scale);
+    I32 sum = zero_i32();
+    std::int8_t *codes = out.first(t);
+    const std::ptrdiff_t step = 4 * out.tokens_beside(t);
+    for (int i = 0; i < n; i += kFloatPad) {
+        std::int8_t part[kFloatPad];
+        sum = store_i8(part, mul(load(i), scale8), mul(load(i + 8), scale8), sum);
+        for (int j = 0; j < kFloatPad; j += 4, codes += step) std::memcpy(codes, part + j, 4);
+    }
+    out.scales[t] = 1.0f / scale;
+    out.sums[t] = total(sum);
 }
 
-inline void norm_quantise(const float *x, const float *gain, int n, float eps, std::int8_t *codes,
-                          int stride, float *scale, std::int32_t *sum) {
-    if (!gain) return quantise(n, [&](int i) { return load8(x + i); }, codes, stride, scale, sum);
+inline void norm_quantise(const float *x, const float *gain, int n, float eps,
+                          const Activations &out, int t) {
+    if (!gain) return quantise(n, [&](int i) { return load8(x + i); }, out, t);
     const F8 r = all8(inverse_rms(x, n, eps));
     const auto normed = [&](int i) { return mul(load8(gain + i), mul(load8(x + i), r)); };
-    quantise(n, normed, codes, stride, scale, sum);
+    quantise(n, normed, out, t);
 }
 
 // exp(x) for x ≤ 0, relative error below 2e-7: x = n·ln2 + r, then a polynomial in r (Cephes).

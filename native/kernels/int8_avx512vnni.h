@@ -1,75 +1,42 @@
-// u8 × s8 products on AVX-512 VNNI: a vector holds two rows of a packed block.
+// u8 × s8 products on AVX-512 VNNI: a vector holds the 16 rows of a packed block.
 
 struct Int8 {
     static constexpr int kBytes = 64;
-    static constexpr int kBlocksPerWiden = 1 << 24; // int32 lanes never need widening
-    static constexpr int kScreenBlocksPerWiden = 1 << 24;
-    static constexpr int kTileVectors = 8;
-    static constexpr int kStreamTokens = 4;
-    static constexpr int kTileRows = 4;
-    static constexpr int kTileTokens = 6; // 24 accumulators of 32 registers
+    static constexpr int kSteps = 1 << 24; // int32 lanes never need widening
+    static constexpr int kScreenSteps = 1 << 24;
+    static constexpr int kAccumulators = 24;      // of 32 registers
+    static constexpr int kChains = 4;             // a product takes 4 to 5 cycles
+    static constexpr int kTileTokens = 12;        // of a tile whose codes are unpacked in registers
+    static constexpr int kStreamTokens = 1 << 24; // from here on unpacking once for all pays
+    static constexpr int kPanelTileTokens = 12;
     using Vec = __m512i;
     using Acc = __m512i;
-    using Wide = __m512i;
 
     static Vec load(const void *p) { return _mm512_loadu_si512(p); }
-    // 32 columns, the same for both rows of the vector
-    static Vec activations(const std::int8_t *p) {
-        return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+    static void store(std::uint8_t *p, Vec a) { _mm512_storeu_si512(p, a); }
+    // The same four activations for every row
+    static Vec broadcast(const std::int8_t *p) {
+        std::int32_t four;
+        std::memcpy(&four, p, 4);
+        return _mm512_set1_epi32(four);
     }
-    static Vec ones(Vec a) { return _mm512_and_si512(a, _mm512_set1_epi8(0x03)); }
-    static Vec fours(Vec a) { return _mm512_and_si512(a, _mm512_set1_epi8(0x0c)); }
-    static Vec nibbles(Vec a) { return _mm512_and_si512(a, _mm512_set1_epi8(0x0f)); }
-    static Vec upper(Vec a) { return _mm512_srli_epi16(a, 4); }
-    // The codes of 32 packed bytes, by their place in the byte
-    static void unpack(const std::uint8_t *bytes, std::uint8_t *a, std::uint8_t *b, std::uint8_t *c,
-                       std::uint8_t *d) {
-        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(bytes));
-        const __m256i three = _mm256_set1_epi8(3);
-        const auto put = [&](std::uint8_t *to, __m256i codes) {
-            _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_and_si256(codes, three));
-        };
-        put(a, v);
-        put(b, _mm256_srli_epi16(v, 2));
-        put(c, _mm256_srli_epi16(v, 4));
-        put(d, _mm256_srli_epi16(v, 6));
+    // The codes of `Bits` bits at one place of every byte, the lowest first
+    template <int Bits> static Vec codes(Vec bytes, int place) {
+        return _mm512_and_si512(_mm512_srli_epi16(bytes, static_cast<unsigned>(Bits * place)),
+                                _mm512_set1_epi8((1 << Bits) - 1));
     }
     static Acc zero() { return _mm512_setzero_si512(); }
-    static Wide zero_wide() { return _mm512_setzero_si512(); }
     static Acc dot(Acc sum, Vec u8, Vec s8) { return _mm512_dpbusd_epi32(sum, u8, s8); }
-    // Pin a sum to one register where it stands: gcc keeps the old and the new value of every sum
-    // of a tile alive at once otherwise, and sends half of them through memory.
+    // Pin a value to one register where it stands: gcc keeps the old and the new value of every
+    // sum of a tile alive at once otherwise, and sends half of them through memory.
     template <typename T> static void keep(T &value) {
 #if defined(__GNUC__)
         __asm__("" : "+v"(value));
+#else
+        (void)value;
 #endif
     }
-    // sum + 4 * ones + fours: four times the dot product
-    static Wide widen(Wide sum, Acc ones, Acc fours) {
-        return _mm512_add_epi32(sum, _mm512_add_epi32(_mm512_slli_epi32(ones, 2), fours));
-    }
-    static Wide add(Wide sum, Acc a) { return _mm512_add_epi32(sum, a); }
-    static constexpr int kVectorsPerRows = 2; // vectors of int32 lanes that hold four rows
-    // c[r] = the sum of the lanes of row r
-    static void sum_rows(const Wide *w, std::int32_t *c) {
-        const __m256i s = _mm256_hadd_epi32(
-            _mm256_hadd_epi32(_mm512_castsi512_si256(w[0]), _mm512_extracti64x4_epi64(w[0], 1)),
-            _mm256_hadd_epi32(_mm512_castsi512_si256(w[1]), _mm512_extracti64x4_epi64(w[1], 1)));
-        _mm_storeu_si128(reinterpret_cast<__m128i *>(c),
-                         _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1)));
-    }
-    // c[r] += the sum of the lanes of row r
-    static void add_rows(std::int32_t *c, Acc r0, Acc r1, Acc r2, Acc r3) {
-        const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(fold(r0), fold(r1)),
-                                            _mm256_hadd_epi32(fold(r2), fold(r3)));
-        const __m128i rows =
-            _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
-        __m128i *out = reinterpret_cast<__m128i *>(c);
-        _mm_storeu_si128(out, _mm_add_epi32(_mm_loadu_si128(out), rows));
-    }
-
-  private:
-    static __m256i fold(__m512i a) {
-        return _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    static void add_to(std::int32_t *sums, Acc a) {
+        _mm512_storeu_si512(sums, _mm512_add_epi32(_mm512_loadu_si512(sums), a));
     }
 };

@@ -12,41 +12,39 @@ inline std::uint64_t read(const void *data, std::size_t bytes) {
     return sum_lanes(sum[0]) > 0;
 }
 
-// Products from registers and adds, as in the widest tile of `linear`.
+// Products from registers and adds, as in the widest tile of `linear`. sink: [kRows], zeros.
 inline int multiply(int rounds, std::int32_t *sink) {
-    constexpr int R = Int8::kTileRows, kTile = Int8::kTileTokens;
-    Int8::Acc acc[kTile][R];
-    TRILOBIT_UNROLL
-    for (int t = 0; t < kTile; ++t)
-        TRILOBIT_UNROLL
-        for (int r = 0; r < R; ++r) acc[t][r] = Int8::zero();
-    alignas(64) std::uint8_t codes[R][Int8::kBytes];
-    alignas(64) std::int8_t x[kTile][Int8::kBytes];
+    constexpr int V = kVectors, T = Int8::kPanelTileTokens;
+    alignas(64) std::uint8_t codes[V][Int8::kBytes];
+    alignas(64) std::int8_t x[T][Int8::kBytes];
     for (int i = 0; i < Int8::kBytes; ++i) {
-        for (auto &row : codes) row[i] = static_cast<std::uint8_t>(i % 3);
-        for (auto &row : x) row[i] = static_cast<std::int8_t>(i - 16 + *sink);
+        for (auto &vector : codes) vector[i] = 1;
+        for (auto &token : x) token[i] = static_cast<std::int8_t>(1 + *sink);
     }
+    Int8::Acc acc[T][V];
+    TRILOBIT_UNROLL
+    for (int t = 0; t < T; ++t)
+        TRILOBIT_UNROLL
+        for (int v = 0; v < V; ++v) acc[t][v] = Int8::zero();
     for (int n = 0; n < rounds; ++n) {
-        Int8::Vec w[R];
+        Int8::Vec w[V];
         TRILOBIT_UNROLL
-        for (int r = 0; r < R; ++r) w[r] = Int8::load(codes[r]);
+        for (int v = 0; v < V; ++v) w[v] = Int8::load(codes[v]);
         TRILOBIT_UNROLL
-        for (int t = 0; t < kTile; ++t) {
-            const Int8::Vec a = Int8::load(x[t]);
+        for (int t = 0; t < T; ++t) {
+            Int8::Vec four = Int8::broadcast(x[t]);
+            Int8::keep(four);
             TRILOBIT_UNROLL
-            for (int r = 0; r < R; ++r) {
-                acc[t][r] = Int8::dot(acc[t][r], w[r], a);
-                Int8::keep(acc[t][r]);
+            for (int v = 0; v < V; ++v) {
+                acc[t][v] = Int8::dot(acc[t][v], w[v], four);
+                Int8::keep(acc[t][v]);
             }
         }
         TRILOBIT_CLOBBER
     }
     TRILOBIT_UNROLL
-    for (int t = 0; t < kTile; t += kRows / R) {
-        if constexpr (R == 4)
-            Int8::add_rows(sink, acc[t][0], acc[t][1], acc[t][2], acc[t][3]);
-        else
-            Int8::add_rows(sink, acc[t][0], acc[t][1], acc[t + 1][0], acc[t + 1][1]);
-    }
-    return R * kTile * Int8::kBytes;
+    for (int t = 0; t < T; ++t)
+        TRILOBIT_UNROLL
+        for (int v = 0; v < V; ++v) Int8::add_to(sink + v * kLanes, acc[t][v]);
+    return V * T * Int8::kBytes;
 }

@@ -14,81 +14,34 @@ inline void rotate(const float *x, const float *signs, int n, int padded, int bl
             }
 }
 
-// Dot products of V vectors of a row group with Tn tokens: sums[t][row of the V] = Σ code·a
-template <int V, int Tn>
-TRILOBIT_NOINLINE void screen_tile(const std::uint8_t *w, int blocks, const std::int8_t *x,
-                                   std::ptrdiff_t stride, std::int32_t *sums) {
-    constexpr int kBytes = Int8::kBytes;
-    Int8::Wide wide[Tn * V];
-    TRILOBIT_UNROLL
-    for (int t = 0; t < Tn; ++t)
-        TRILOBIT_UNROLL
-        for (int v = 0; v < V; ++v) wide[t * V + v] = Int8::zero_wide();
-    for (int b = 0; b < blocks;) {
-        const int end =
-            blocks - b > Int8::kScreenBlocksPerWiden ? b + Int8::kScreenBlocksPerWiden : blocks;
-        Int8::Acc acc[Tn][V];
-        TRILOBIT_UNROLL
-        for (int t = 0; t < Tn; ++t)
-            TRILOBIT_UNROLL
-            for (int v = 0; v < V; ++v) acc[t][v] = Int8::zero();
-        for (; b < end; ++b) {
-            const std::uint8_t *block = w + std::ptrdiff_t{b} * kBlockBytes;
-            TRILOBIT_UNROLL
-            for (int v = 0; v < V; ++v) {
-                const Int8::Vec bytes = Int8::load(block + v * kBytes);
-                const Int8::Vec low = Int8::nibbles(bytes), high = Int8::nibbles(Int8::upper(bytes));
-                TRILOBIT_UNROLL
-                for (int t = 0; t < Tn; ++t) {
-                    const std::int8_t *a = x + t * stride + b * kScreenColumns + v * kBytes % 32;
-                    acc[t][v] = Int8::dot(acc[t][v], low, Int8::activations(a));
-                    acc[t][v] = Int8::dot(acc[t][v], high, Int8::activations(a + 32));
-                    Int8::keep(acc[t][v]);
-                }
-            }
-        }
-        TRILOBIT_UNROLL
-        for (int t = 0; t < Tn; ++t)
-            TRILOBIT_UNROLL
-            for (int v = 0; v < V; ++v) wide[t * V + v] = Int8::add(wide[t * V + v], acc[t][v]);
-    }
-    row_sums(wide, sums);
-}
-
-template <int Tn>
-inline void screen_tokens(const Screen &s, const Activations &x, int token, int group, float *out,
-                          int out_stride) {
-    const int blocks = s.columns / kScreenColumns;
-    const std::uint8_t *rows_codes = s.codes + std::ptrdiff_t{group} * blocks * kBlockBytes;
-    const std::int8_t *codes = x.codes + std::ptrdiff_t{token} * x.stride;
-    std::int32_t sums[Tn][kRows];
-    for_vectors<Tn>(sums, [&](int v, std::int32_t *part) {
-        screen_tile<vectors_for<Tn>(), Tn>(rows_codes + v * Int8::kBytes, blocks, codes, x.stride,
-                                           part);
-    });
-    const int rows = min_of(kRows, s.rows - group * kRows);
-    for (int t = 0; t < Tn; ++t)
-        for (int r = 0; r < rows; ++r) {
-            const int row = group * kRows + r;
-            // Codes are stored with 8 added.
-            const std::int32_t dot = sums[t][r] - 8 * x.sums[token + t];
-            out[std::ptrdiff_t{token + t} * out_stride + row] =
-                static_cast<float>(dot) * (s.scales[row] * x.scales[token + t]);
-        }
+template <int T = kScreenTokens>
+inline void screen_tokens(const Screen &s, const Activations &x, int token, int tokens,
+                          int group_begin, int group_end, float *out, int out_stride) {
+    if constexpr (T > 1)
+        if (tokens < T)
+            return screen_tokens<T - 1>(s, x, token, tokens, group_begin, group_end, out,
+                                        out_stride);
+    const std::int8_t *codes = x.codes + std::ptrdiff_t{token} * x.columns;
+    for_groups<4, T>(s.codes, s.columns / kScreenColumns, codes, group_begin, group_end,
+                     [&](int group, const std::int32_t *sums) {
+                         const int first = group * kRows, rows = min_of(kRows, s.rows - first);
+                         for (int t = 0; t < T; ++t) {
+                             // Codes are stored with 8 added.
+                             const std::int32_t eights = 8 * x.sums[token + t];
+                             const float scale = x.scales[token + t];
+                             float *scores = out + std::ptrdiff_t{token + t} * out_stride + first;
+                             for (int r = 0; r < rows; ++r)
+                                 scores[r] = static_cast<float>(sums[t * kRows + r] - eights) *
+                                             (s.scales[first + r] * scale);
+                         }
+                     });
 }
 
 inline void screen(const Screen &s, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride) {
-    for (int group = group_begin; group < group_end; ++group) {
-        int t = 0;
-        for (; t + 4 <= x.tokens; t += 4) screen_tokens<4>(s, x, t, group, out, out_stride);
-        switch (x.tokens - t) {
-        case 3: screen_tokens<3>(s, x, t, group, out, out_stride); break;
-        case 2: screen_tokens<2>(s, x, t, group, out, out_stride); break;
-        case 1: screen_tokens<1>(s, x, t, group, out, out_stride); break;
-        default: break;
-        }
-    }
+    for (int t = 0; t < x.tokens; t += x.tile)
+        screen_tokens(s, x, t, min_of(x.tile, x.tokens - t), group_begin, group_end, out,
+                      out_stride);
 }
 
 // Natural logarithm of a positive normal number, relative error below 2e-7 (Cephes' logf), in

@@ -103,9 +103,9 @@ inline std::vector<std::uint8_t> pack(const std::vector<std::int8_t> &codes, int
     for (int r = 0; r < rows; ++r)
         for (int c = 0; c < columns; ++c) {
             const int block = r / kRows * shape.blocks() + c / kColumns;
-            const int shift = c % kColumns / 32 * 2;
-            std::uint8_t &byte = packed[size(block, kBlockBytes) + size(r % kRows, 32) +
-                                        static_cast<std::size_t>(c % 32)];
+            const int shift = c % kColumns / 4 * 2;
+            std::uint8_t &byte = packed[size(block, kBlockBytes) + size(r % kRows, 4) +
+                                        static_cast<std::size_t>(c % 4)];
             const int code = codes[size(r, columns) + static_cast<std::size_t>(c)] + 1;
             byte = static_cast<std::uint8_t>((byte & ~(3 << shift)) | code << shift);
         }

@@ -153,10 +153,12 @@ class Model {
             for (int i = 0; i < kColumnCount; ++i) {
                 const int code = static_cast<int>(std::lround(row[i] / scale));
                 squares += (row[i] - code * scale) * (row[i] - code * scale);
-                std::uint8_t &byte = screen_codes_[size(r / kRows, kBlockBytes) +
-                                                   size(r % kRows, 32) + size(i % 32)];
-                byte = static_cast<std::uint8_t>(i < 32 ? (byte & 0xf0) | (code + 8)
-                                                        : (byte & 0x0f) | (code + 8) << 4);
+                const int block = r / kRows * (kColumnCount / kScreenColumns) + i / kScreenColumns;
+                std::uint8_t &byte =
+                    screen_codes_[size(block, kBlockBytes) + size(r % kRows, 4) + size(i % 4)];
+                byte = static_cast<std::uint8_t>(i % kScreenColumns < 4
+                                                     ? (byte & 0xf0) | (code + 8)
+                                                     : (byte & 0x0f) | (code + 8) << 4);
             }
             screen_scales_.push_back(static_cast<float>(scale));
             screen_residuals_.push_back(static_cast<float>(std::sqrt(squares)));
@@ -179,10 +181,10 @@ class Model {
         packed_.push_back(pack(codes, rows, columns));
         Ternary w{packed_.back().data(), nullptr, 0, rows, columns};
         const bool blocks = family_.scale_step == 128;
-        const int scales = blocks ? rows * w.blocks() : family_.scale_step ? rows : 1;
+        const int scales = blocks ? rows * w.scale_groups() : family_.scale_step ? rows : 1;
         gains_.push_back(random_.floats(size(scales), 0.05f, 0.2f));
         if (blocks) {
-            w.block_scales = {gains_.back().data(), Float::f32, rows, w.blocks()};
+            w.group_scales = {gains_.back().data(), Float::f32, rows, w.scale_groups()};
         } else {
             w.scales = gains_.back().data();
             w.scale_step = family_.scale_step;

@@ -17,7 +17,8 @@ void norms(const Kernels &k, Check &check) {
     constexpr float kEpsilon = 1e-5f;
     Random random(2);
     for (const int n : {1, 15, 16, 100, 640, 2560, 6912}) {
-        const int padded = round_up(n, kFloatPad), stride = round_up(n, kColumns);
+        const int padded = round_up(n, kFloatPad);
+        static_assert(kFloatPad == kColumns);
         std::vector<float> x = random.floats(size(padded), -4, 4);
         std::vector<float> gain = random.floats(size(padded), 0.5f, 2);
         std::fill(x.begin() + n, x.end(), 0.0f);
@@ -40,27 +41,38 @@ void norms(const Kernels &k, Check &check) {
             check.close(out[size(i)], y[size(i)], relative * std::abs(y[size(i)]), i);
 
         check.begin(std::string(k.name) + " norm_quantise " + std::to_string(n));
-        std::vector<std::int8_t> codes(size(stride), 99);
-        float scale = 0;
-        std::int32_t sum = 0, wanted_sum = 0;
-        k.norm_quantise(x.data(), gain.data(), n, kEpsilon, codes.data(), stride, &scale, &sum);
-        // The root is in every value and in the largest: it cancels. Six roundings are left.
-        const double slack = 127 * 6 * kUnit;
-        for (int i = 0; i < n; ++i) {
-            check.close(codes[size(i)], y[size(i)] * 127 / absmax, 0.5 + slack, i);
-            wanted_sum += codes[size(i)];
-        }
-        for (int i = n; i < stride; ++i) check.that(codes[size(i)] == 0, "padding is zero");
-        check.that(sum == wanted_sum, "the sum is that of the codes");
-        check.close(double{scale}, absmax / 127, relative * absmax / 127);
+        // Token 4 of five, alone in its tile or behind others
+        for (const int tile : {1, 2, 3, 5}) {
+            constexpr int kToken = 4, kCount = 5;
+            std::vector<std::int8_t> codes(size(kCount, padded), 99);
+            float scales[kCount] = {};
+            std::int32_t sums[kCount] = {}, wanted_sum = 0;
+            const Activations a{codes.data(), scales, sums, kCount, padded, tile};
+            k.norm_quantise(x.data(), gain.data(), n, kEpsilon, a, kToken);
+            const int first = kToken / tile * tile, together = std::min(tile, kCount - first);
+            const auto code = [&](int i) {
+                return codes[size(first, padded) +
+                             size((i / 4 * together + kToken - first) * 4 + i % 4)];
+            };
+            // The root is in every value and in the largest: it cancels. Six roundings are left.
+            const double slack = 127 * 6 * kUnit;
+            for (int i = 0; i < n; ++i) {
+                check.close(code(i), y[size(i)] * 127 / absmax, 0.5 + slack, i);
+                wanted_sum += code(i);
+            }
+            for (int i = n; i < padded; ++i) check.that(code(i) == 0, "padding is zero");
+            check.that(std::count(codes.begin(), codes.end(), 99) >= (kCount - 1) * padded,
+                       "other tokens stay as they are");
+            check.that(sums[kToken] == wanted_sum, "the sum is that of the codes");
+            check.close(double{scales[kToken]}, absmax / 127, relative * absmax / 127);
 
-        check.begin(std::string(k.name) + " quantise, without a norm, " + std::to_string(n));
-        double largest = 0;
-        for (int i = 0; i < n; ++i) largest = std::max(largest, std::abs(double{x[size(i)]}));
-        k.norm_quantise(x.data(), nullptr, n, kEpsilon, codes.data(), stride, &scale, &sum);
-        for (int i = 0; i < n; ++i)
-            check.close(codes[size(i)], x[size(i)] * 127 / largest, 0.5 + 127 * 2 * kUnit, i);
-        check.close(double{scale}, largest / 127, 2 * kUnit * largest / 127);
+            double largest = 0;
+            for (int i = 0; i < n; ++i) largest = std::max(largest, std::abs(double{x[size(i)]}));
+            k.norm_quantise(x.data(), nullptr, n, kEpsilon, a, kToken);
+            for (int i = 0; i < n; ++i) // without a norm
+                check.close(code(i), x[size(i)] * 127 / largest, 0.5 + 127 * 2 * kUnit, i);
+            check.close(double{scales[kToken]}, largest / 127, 2 * kUnit * largest / 127);
+        }
     }
 }
 

@@ -45,7 +45,7 @@ void screen(const Kernels &k, Check &check) {
             for (std::uint8_t &byte : codes)
                 byte = static_cast<std::uint8_t>(extreme ? 0xff : random.between(0, 255));
             const Screen s{codes.data(), scales.data(), residuals.data(), rows, columns, 64};
-            for (const int count : {1, 2, 3, 4, 5, 8}) {
+            for (const int count : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17}) {
                 check.begin(std::string(k.name) + " screen " + shape_of(rows, columns) + ", " +
                             std::to_string(count) + (extreme ? " extreme" : "") + " tokens");
                 std::vector<std::int8_t> x(size(count, columns), -128);
@@ -65,16 +65,25 @@ void screen(const Kernels &k, Check &check) {
                         std::int32_t dot = 0;
                         for (int i = 0; i < columns; ++i) {
                             const int block = r / kRows * blocks + i / kScreenColumns;
-                            const std::uint8_t byte = codes[size(block, kBlockBytes) +
-                                                            size(r % kRows, 32) + size(i % 32)];
-                            const int code = i % kScreenColumns < 32 ? byte & 15 : byte >> 4;
+                            const std::uint8_t byte =
+                                codes[size(block, kBlockBytes) + size(r % kRows, 4) + size(i % 4)];
+                            const int code = i % kScreenColumns < 4 ? byte & 15 : byte >> 4;
                             dot += (code - 8) * x[size(t, columns) + size(i)];
                         }
                         wanted[size(t, rows) + size(r)] =
                             static_cast<float>(dot) * (scales[size(r)] * x_scales[size(t)]);
                     }
-                k.screen(s, {x.data(), x_scales.data(), sums.data(), count, columns}, 0,
-                         (rows + kRows - 1) / kRows, out.data(), rows);
+                const int tile = std::min(count, kScreenTokens);
+                std::vector<std::int8_t> tiled(x.size());
+                const Activations activations{tiled.data(), x_scales.data(), sums.data(),
+                                              count,        columns,         tile};
+                for (int t = 0; t < count; ++t) {
+                    const int first = t / tile * tile, together = std::min(tile, count - first);
+                    for (int i = 0; i < columns; ++i)
+                        tiled[size(first, columns) + size((i / 4 * together + t - first) * 4 +
+                                                          i % 4)] = x[size(t, columns) + size(i)];
+                }
+                k.screen(s, activations, 0, (rows + kRows - 1) / kRows, out.data(), rows);
                 check.same(out.data(), wanted.data(), wanted.size());
             }
         }

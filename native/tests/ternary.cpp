@@ -12,33 +12,38 @@ namespace {
 
 // Activations of one test, with the scales and sums that the kernel expects beside the codes.
 struct Tokens {
-    std::vector<std::int8_t> codes;
+    std::vector<std::int8_t> codes, tiled; // [count, columns], and as the kernel wants them
     std::vector<float> scales;
     std::vector<std::int32_t> sums;
-    int count, stride;
+    int count, columns, tile;
 
     template <typename F>
-    Tokens(int count, int columns, F &&code)
-        : codes(size(count, round_up(columns, kColumns))), sums(size(count)), count(count),
-          stride(round_up(columns, kColumns)) {
+    Tokens(const Kernels &k, int count, int columns, F &&code)
+        : codes(size(count, columns)), tiled(size(count, round_up(columns, kColumns))),
+          sums(size(count)), count(count), columns(columns), tile(k.tile_tokens(count)) {
         for (int t = 0; t < count; ++t) {
             scales.push_back(0.5f + static_cast<float>(t) / 7);
+            const int first = t / tile * tile, together = std::min(tile, count - first);
             for (int i = 0; i < columns; ++i) {
                 const std::int8_t c = static_cast<std::int8_t>(code());
-                codes[size(t, stride) + size(i)] = c;
+                codes[size(t, columns) + size(i)] = c;
+                tiled[size(first, round_up(columns, kColumns)) +
+                      size((i / 4 * together + t - first) * 4 + i % 4)] = c;
                 sums[size(t)] += c;
             }
         }
     }
 
-    Activations view() { return {codes.data(), scales.data(), sums.data(), count, stride}; }
+    Activations view() {
+        return {tiled.data(), scales.data(), sums.data(), count, round_up(columns, kColumns), tile};
+    }
 };
 
 void linear(const Kernels &k, Check &check) {
-    constexpr int kShapes[][2] = {{1, 1},   {3, 31},   {5, 100},  {4, 128},
-                                  {6, 130}, {50, 257}, {7, 2561}, {9, 2560}};
+    constexpr int kShapes[][2] = {{1, 1},     {3, 31},   {5, 100},  {16, 16},  {17, 130},
+                                  {150, 257}, {7, 2561}, {200, 96}, {40, 2560}};
     // around the tile sizes, the last that is streamed, beyond a panel
-    constexpr int kCounts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 193};
+    constexpr int kCounts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 25, 41, 257};
     Random random(1);
     Array<unsigned char> scratch(kScratchBytes);
     for (const auto [rows, columns] : kShapes) {
@@ -53,7 +58,7 @@ void linear(const Kernels &k, Check &check) {
             const Ternary w{packed.data() + 4, scales.data(), step, rows, columns};
             check.begin(std::string(k.name) + " linear " + shape_of(rows, columns) + ", " +
                         std::to_string(count) + " tokens");
-            Tokens x(count, columns, [&] { return random.between(-128, 127); });
+            Tokens x(k, count, columns, [&] { return random.between(-128, 127); });
             const int stride = rows + 3;
             const std::vector<float> before = random.floats(size(count, stride), -9, 9);
             std::vector<float> written = before, added = before, wanted = before, sums = before;
@@ -63,8 +68,8 @@ void linear(const Kernels &k, Check &check) {
                 for (int r = begin * kRows; r < std::min(end * kRows, rows); ++r) {
                     std::int32_t dot = 0;
                     for (int i = 0; i < columns; ++i)
-                        dot += codes[size(r, columns) + size(i)] *
-                               x.codes[size(t, x.stride) + size(i)];
+                        dot +=
+                            codes[size(r, columns) + size(i)] * x.codes[size(t, columns) + size(i)];
                     const float y =
                         static_cast<float>(dot) * (x.scales[size(t)] * scales[size(r, step)]);
                     wanted[size(t, stride) + size(r)] = y;
@@ -95,7 +100,7 @@ void linear_extremes(const Kernels &k, Check &check) {
                                 " × " + std::to_string(weight) + " × " +
                                 std::to_string(activation) + ", " + std::to_string(count) +
                                 " tokens");
-                    Tokens x(count, columns, [&] { return activation; });
+                    Tokens x(k, count, columns, [&] { return activation; });
                     std::fill(x.scales.begin(), x.scales.end(), 1.0f);
                     std::vector<float> out(size(count, kRowCount));
                     const std::vector<float> wanted(

@@ -9,7 +9,7 @@ namespace trilobit::test {
 class Check;
 
 void test_ternary(const Kernels &kernels, Check &check);
-void test_blocks(const Kernels &kernels, Check &check);
+void test_groups(const Kernels &kernels, Check &check);
 void test_float(const Kernels &kernels, Check &check);
 void test_attention(const Kernels &kernels, Check &check);
 void test_screen(const Kernels &kernels, Check &check);

@@ -12,11 +12,11 @@ behave like independent noise: the error of a logit has the deviation |residual|
 Quantisation. A rotated row becomes integers -7..7 times one scale, chosen to keep the residual
 (what the integers miss) small.
 
-Layout. Columns are padded to a multiple of 64, rows to a multiple of 4. Four rows by 64 columns
-make one block of 128 bytes: 32 bytes of each row; byte p holds the columns p and p+32 of the block,
-as code + 8, in its low and high half:
+Layout. Columns are padded to a multiple of 64, rows to a multiple of 16. 16 rows by 8 columns make
+one block of 64 bytes: four bytes of each row; byte p holds the columns p and p+4 of the block, as
+code + 8, in its low and high half:
 
-    codes[rows/4, columns/64, 4, 32]
+    codes[rows/16, columns/8, 16, 4]
 """
 
 # N rows (tokens of the vocabulary), K columns, B columns of a Hadamard block
@@ -26,10 +26,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS = 4
-COLUMNS = 64
+ROWS = 16
+COLUMNS = 8  # of one block: four bytes of two codes
 LARGEST = 7  # of the integers
 
+_PADDED = 64  # the least columns of a Hadamard block
 _HADAMARD = 512  # the most columns of a Hadamard block
 # Steps in units of the row's root mean square. 0.335 is the best for a Gaussian (Max, 1960); rows
 # with heavier tails want longer ones.
@@ -38,12 +39,12 @@ _STEPS = (0.335, 0.45)
 
 def screen_shape(rows: int, columns: int) -> tuple[int, int, int, int]:
     """Shape of the codes of a `[rows, columns]` head, in bytes."""
-    return -(-rows // ROWS), -(-columns // COLUMNS), ROWS, COLUMNS // 2
+    return -(-rows // ROWS), _padded(columns) // COLUMNS, ROWS, COLUMNS // 2
 
 
 def hadamard_block(columns: int) -> int:
     """Columns of a Hadamard block: the largest power of two that divides the padded columns."""
-    padded = -(-columns // COLUMNS) * COLUMNS
+    padded = _padded(columns)
     return min(padded & -padded, _HADAMARD)
 
 
@@ -61,7 +62,7 @@ def signs(columns: int) -> NDArray[np.float32]:
 def rotate(x_NK: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rotated rows, padded with zeros to a multiple of 64 columns before the rotation."""
     rows, columns = x_NK.shape
-    padded = -(-columns // COLUMNS) * COLUMNS
+    padded = _padded(columns)
     block = hadamard_block(columns)
     wide = np.zeros((rows, padded), dtype=np.float32)
     wide[:, :columns] = x_NK
@@ -88,6 +89,10 @@ def screen(
         best_scale[better] = scale[better, 0]
         best[better] = residual[better]
     return _pack(best_q), best_scale, best
+
+
+def _padded(columns: int) -> int:
+    return -(-columns // _PADDED) * _PADDED
 
 
 def _pack(q_NK: NDArray[np.int8]) -> NDArray[np.uint8]:

@@ -163,7 +163,9 @@ def _write_weights(
             elif config.scales == "group":
                 codes = random.integers(-1, 2, size, dtype=np.int8)
                 scales = _scales(random, config, *size)
-                array = _bf16(codes * np.repeat(scales, ternary.COLUMNS, axis=1)[:, : size[1]])
+                array = _bf16(
+                    codes * np.repeat(scales, ternary.SCALE_COLUMNS, axis=1)[:, : size[1]]
+                )
             else:
                 array = _bf16(random.standard_normal(size, dtype=np.float32) * np.float32(0.05))
             file.write(name, array)

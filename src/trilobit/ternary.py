@@ -17,17 +17,18 @@ Other models have a scale for each 128 columns of a row, and are trained with fl
 
 The packed layout
 -----------------
-A code is `w + 1` (0, 1 or 2; 3 never occurs) in two bits. Rows are padded to a multiple of 4 and
-columns to a multiple of 128 with the code 1 (a zero weight); any other padding is refused, so that
-a matrix has one packed form. Four rows by 128 columns make one block of 128 bytes: 32 bytes of row
-0, then of rows 1, 2, 3. In a row's 32 bytes, byte p holds the columns p, p+32, p+64 and p+96 of the
-block at bits 0-1, 2-3, 4-5 and 6-7:
+A code is `w + 1` (0, 1 or 2; 3 never occurs) in two bits. Rows and columns are padded to multiples
+of 16 with the code 1 (a zero weight); any other padding is refused, so that a matrix has one packed
+form. 16 rows by 16 columns make one block of 64 bytes: four bytes of row 0, then of rows 1 to 15.
+In a row's four bytes, byte p holds the columns p, p+4, p+8 and p+12 of the block at bits 0-1, 2-3,
+4-5 and 6-7:
 
-    packed[rows/4, columns/128, 4, 32]
+    packed[rows/16, columns/16, 16, 4]
 
-so that a thread which owns some rows reads one linear stream, and four rows share every load of
-activations. Codes are never negative: the kernel sums `code * x̃` as unsigned × signed and
-subtracts `sum(x̃)`, which it computes once for all rows.
+so that a thread which owns some rows reads one linear stream, and a shift and a mask give 16 rows
+by four columns: rows lie in the lanes of a vector (of 4, 8 or 16 int32 lanes), all lanes meet the
+same four activations, and no sum has to be taken across lanes. Codes are never negative: the kernel
+sums `code * x̃` as unsigned × signed and subtracts `sum(x̃)`, which it computes once for all rows.
 """
 
 # T tokens, N rows (outputs), K columns (inputs)
@@ -39,8 +40,9 @@ from numpy.typing import NDArray
 
 from .errors import FormatError
 
-ROWS = 4  # rows interleaved in one block
-COLUMNS = 128  # columns of one block: 32 bytes of four codes
+ROWS = 16  # rows interleaved in one block
+COLUMNS = 16  # columns of one block: four bytes of four codes
+SCALE_COLUMNS = 128  # of a row that share a scale, where scales are by group
 
 EPSILON = np.float32(1e-5)  # the floor of both scales, as in the reference implementation
 _LARGEST_16, _LEAST_16 = np.float32(127 * 256), np.float32(1e-30)
@@ -101,7 +103,7 @@ def absmax_groups(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray
     """
     x_TK = np.asarray(x_TK, dtype=np.float32)
     tokens, columns = x_TK.shape
-    x_TGE = np.zeros((tokens, -(-columns // COLUMNS), COLUMNS), dtype=np.float32)
+    x_TGE = np.zeros((tokens, -(-columns // SCALE_COLUMNS), SCALE_COLUMNS), dtype=np.float32)
     x_TGE.reshape(tokens, -1)[:, :columns] = x_TK
     largest_TG = np.abs(x_TGE).max(axis=2)
     t_TG = np.zeros_like(largest_TG)
@@ -133,7 +135,7 @@ def group_linear(
     x_codes_TK, x_scales_TG = absmax_groups(x_TK)
     y_TN = np.zeros((len(x_codes_TK), len(codes_NK)), dtype=np.float32)
     for group in range(scales_NG.shape[1]):
-        columns = slice(group * COLUMNS, (group + 1) * COLUMNS)
+        columns = slice(group * SCALE_COLUMNS, (group + 1) * SCALE_COLUMNS)
         dots_TN = x_codes_TK[:, columns].astype(np.int64) @ codes_NK[:, columns].astype(np.int64).T
         y_TN += dots_TN.astype(np.float32) * (x_scales_TG[:, group, None] * scales_NG[:, group])
     return y_TN
@@ -194,6 +196,6 @@ def check_padding(packed: NDArray[np.uint8], rows: int, columns: int) -> None:
 
 def _weights(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
     """Codes less one, padding included."""
-    u = packed[:, :, :, None, :] >> _SHIFTS[:, None] & np.uint8(3)  # [N/4, K/128, 4, 4, 32]
+    u = packed[:, :, :, None, :] >> _SHIFTS[:, None] & np.uint8(3)  # [N/16, K/16, 16, 4, 4]
     u = u.transpose(0, 2, 1, 3, 4).reshape(packed.shape[0] * ROWS, packed.shape[1] * COLUMNS)
     return u.view(np.int8) - np.int8(1)

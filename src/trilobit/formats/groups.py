@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .. import ternary
 from ..errors import FormatError
 
-GROUP = ternary.COLUMNS
+GROUP = ternary.SCALE_COLUMNS
 _WORD = 16  # two-bit weights in one of MLX's 32-bit words, the first in the lowest bits
 
 

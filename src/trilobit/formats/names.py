@@ -80,7 +80,7 @@ def all_projections(config: ModelConfig) -> Iterator[tuple[str, tuple[int, int]]
 def scale_shape(config: ModelConfig, rows: int, columns: int) -> tuple[int, ...]:
     """Shape of the `.weight_scale` of a ternary matrix."""
     if config.scales == "group":
-        return rows, -(-columns // ternary.COLUMNS)
+        return rows, -(-columns // ternary.SCALE_COLUMNS)
     return (rows,) if config.scales == "row" else (1,)
 
 

@@ -14,41 +14,41 @@ struct Tokens {
     std::vector<std::int8_t> codes;
     std::vector<float> scales;
     std::vector<std::int32_t> sums;
-    int count, stride;
+    WideActivations wide;
 
     Tokens(const Kernels &k, int count, int columns, const std::vector<float> &x)
-        : codes(size(count, 2, round_up(columns, kColumns)), 99),
-          scales(size(count, round_up(columns, kColumns) / kColumns)), sums(scales.size()),
-          count(count), stride(round_up(columns, kColumns)) {
-        for (int t = 0; t < count; ++t) {
-            const int blocks = stride / kColumns;
-            k.quantise_blocks(x.data() + t * columns, columns, codes.data() + 2 * t * stride,
-                              stride, scales.data() + t * blocks, sums.data() + t * blocks);
-        }
+        : codes(size(count, 2, round_up(columns, kScaleColumns)), 99),
+          scales(size(count, round_up(columns, kScaleColumns) / kScaleColumns)),
+          sums(scales.size()),
+          wide{{codes.data(), scales.data(), sums.data(), 2 * count,
+                round_up(columns, kScaleColumns), k.wide_tile_tokens(2 * count)}} {
+        for (int t = 0; t < count; ++t) k.quantise_groups(x.data() + t * columns, columns, wide, t);
     }
 
     int code(int token, int column) const {
-        const std::int8_t *high = codes.data() + 2 * token * stride + column;
-        return 256 * high[0] + high[stride];
+        const int first = 2 * token / wide.bytes.tile * wide.bytes.tile;
+        const int together = std::min(wide.bytes.tile, wide.bytes.tokens - first);
+        const std::size_t at = size(first, wide.bytes.columns) +
+                               size((column / 4 * together + 2 * token - first) * 4 + column % 4);
+        return 256 * codes[at] + codes[at + 4];
     }
-    BlockActivations view() { return {codes.data(), scales.data(), sums.data(), count, stride}; }
 };
 
 void quantise(const Kernels &k, Check &check) {
     Random random(21);
     for (const int columns : {1, 60, 128, 300, 2560}) {
-        check.begin(std::string(k.name) + " quantise_blocks " + std::to_string(columns));
+        check.begin(std::string(k.name) + " quantise_groups " + std::to_string(columns));
         std::vector<float> x = random.floats(size(columns), -3, 3);
         x[0] = 1000;                                               // in the first block only
         if (columns > 256) std::fill_n(x.data() + 128, 128, 0.0f); // nothing in the second
         const Tokens tokens(k, 1, columns, x);
-        for (int b = 0; b < tokens.stride / kColumns; ++b) {
+        for (int b = 0; b < tokens.wide.groups(); ++b) {
             double largest = 0;
             std::int32_t sum = 0;
-            const int end = std::min((b + 1) * kColumns, columns);
-            for (int i = b * kColumns; i < end; ++i)
+            const int end = std::min((b + 1) * kScaleColumns, columns);
+            for (int i = b * kScaleColumns; i < end; ++i)
                 largest = std::max(largest, std::abs(double{x[size(i)]}));
-            for (int i = b * kColumns; i < (b + 1) * kColumns; ++i) {
+            for (int i = b * kScaleColumns; i < (b + 1) * kScaleColumns; ++i) {
                 sum += tokens.code(0, i);
                 const double wanted = i < end && largest > 0 ? x[size(i)] * 32512 / largest : 0;
                 // Half a step, and two roundings of what is up to 32512 steps
@@ -83,7 +83,7 @@ struct Scales {
 };
 
 void linear(const Kernels &k, Check &check) {
-    constexpr int kShapes[][2] = {{1, 1}, {3, 31}, {5, 128}, {6, 130}, {21, 2561}};
+    constexpr int kShapes[][2] = {{1, 1}, {3, 31}, {16, 128}, {17, 130}, {53, 2561}};
     constexpr int kCounts[] = {1, 2, 3, 4, 5, 6, 7, 131};
     Random random(22);
     Array<unsigned char> scratch(kScratchBytes);
@@ -92,19 +92,19 @@ void linear(const Kernels &k, Check &check) {
             std::vector<std::int8_t> codes(size(rows, columns));
             for (std::int8_t &c : codes) c = static_cast<std::int8_t>(random.between(-1, 1));
             const std::vector<std::uint8_t> packed = pack(codes, rows, columns);
-            const int blocks = round_up(columns, kColumns) / kColumns;
+            const int blocks = round_up(columns, kScaleColumns) / kScaleColumns;
             const Scales scales(random, type, rows, blocks);
             const Ternary w{packed.data(), nullptr, 0, rows, columns, scales.dense};
             for (int r = 0; r < rows; ++r) {
                 std::vector<float> row(size(columns));
-                k.embed_blocks(w, r, row.data());
+                k.embed_groups(w, r, row.data());
                 for (int i = 0; i < columns; ++i)
                     check.that(row[size(i)] == codes[size(r, columns) + size(i)] *
                                                    scales.floats[size(r, blocks) + size(i / 128)],
                                "an embedding is a row of codes times their scales");
             }
             for (const int count : kCounts) {
-                check.begin(std::string(k.name) + " linear_blocks " + shape_of(rows, columns) +
+                check.begin(std::string(k.name) + " linear_groups " + shape_of(rows, columns) +
                             ", " + std::to_string(count) + " tokens");
                 Tokens x(k, count, columns, random.floats(size(count, columns), -2, 2));
                 const int stride = rows + 3, begin = w.groups() / 4;
@@ -125,11 +125,10 @@ void linear(const Kernels &k, Check &check) {
                         wanted[size(t, stride) + size(r)] = y;
                         sums[size(t, stride) + size(r)] += y;
                     }
-                k.linear_blocks(w, x.view(), begin, end, written.data(), stride, false,
+                k.linear_groups(w, x.wide, begin, end, written.data(), stride, false,
                                 scratch.data());
                 check.same(written.data(), wanted.data(), wanted.size());
-                k.linear_blocks(w, x.view(), begin, end, added.data(), stride, true,
-                                scratch.data());
+                k.linear_groups(w, x.wide, begin, end, added.data(), stride, true, scratch.data());
                 check.same(added.data(), sums.data(), sums.size());
             }
         }
@@ -137,7 +136,7 @@ void linear(const Kernels &k, Check &check) {
 
 } // namespace
 
-void test_blocks(const Kernels &k, Check &check) {
+void test_groups(const Kernels &k, Check &check) {
     quantise(k, check);
     linear(k, check);
 }
