@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from gguf_models import RandomSource, floats, gguf_name, interleaved, whole_config
 from gguf_models import write_gguf as as_converter
-from test_gguf_model import FAMILIES, LLAMA, assert_same
+from test_gguf_model import FAMILIES, GEMMA, LLAMA, assert_same
 
 from trilobit import OutputError, UnsupportedModel
 from trilobit.bundled import DEFAULT, bundled_models
@@ -131,6 +131,16 @@ def test_rope_scaling_is_kept(
     assert isinstance(found, YarnScaling)
     assert replace(found, attention_factor=1.5) == scaling
     assert found.attention_factor == pytest.approx(1.5, rel=1e-6)  # a float32 of the file
+
+
+@pytest.mark.parametrize("full", [(5,), (1, 3, 5), (0, 4)])
+def test_any_pattern_of_sliding_layers_is_kept(tmp_path: Path, full: tuple[int, ...]) -> None:
+    kinds = ("full_attention" if i in full else "sliding_attention" for i in range(7))
+    source = RandomSource(whole_config(**{**GEMMA, "layer_types": tuple(kinds)}))
+    model = rewritten(tmp_path / "m.gguf", source)
+    assert model.config.layer_types == source.config.layer_types
+    regular = full != (0, 4)
+    assert model.file.is_array("gemma3.attention.sliding_window_pattern") != regular
 
 
 IMPOSSIBLE: dict[str, tuple[dict[str, object], GGUFType, str]] = {

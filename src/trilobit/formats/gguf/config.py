@@ -35,7 +35,7 @@ _LLAMA3_SCALINGS = tuple(
     )
     for factor in (8.0, 32.0)
 )
-_GEMMA3_PATTERN = 6  # one layer in six sees everything
+GEMMA3_PATTERN = 6  # one layer in six sees everything
 _GEMMA3_LOCAL_THETA = 10000.0
 _TOLERANCE = 1e-5  # relative, of float32 factors computed by another program
 
@@ -209,7 +209,7 @@ def _sliding(keys: _Keys, layers: int) -> dict[str, Any]:
             raise FormatError(f"{keys.file.path}: '{key}' does not fit {layers} layers")
         slides = [bool(one) for one in pattern]
     else:
-        every = keys.file.integer(key) or _GEMMA3_PATTERN
+        every = keys.file.integer(key) or GEMMA3_PATTERN
         slides = [(layer + 1) % every != 0 for layer in range(min(layers, 1 << 10))]
     if not any(slides):
         return {}

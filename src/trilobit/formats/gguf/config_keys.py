@@ -9,7 +9,7 @@ from ...config import ModelConfig
 from ...errors import UnsupportedModel
 from ...rope import LinearScaling, Llama3Scaling, YarnScaling, frequencies
 from . import types, values
-from .config import ARCHITECTURES, Architecture
+from .config import ARCHITECTURES, GEMMA3_PATTERN, Architecture
 
 # llama.cpp's and bitnet.cpp's numbers of the types that most tensors have.
 _FILE_TYPES = {types.I2_S: 40, types.TQ1_0: 36, types.TQ2_0: 37}
@@ -64,9 +64,8 @@ def config_keys(config: ModelConfig, label: str, ternary: int) -> list[bytes]:
     more: list[bytes] = []
     if config.sliding_window is not None:
         integers["attention.sliding_window"] = config.sliding_window
-        pattern = [kind == "sliding_attention" for kind in config.layer_types]
         key = f"{name}.attention.sliding_window_pattern"
-        more.append(values.pair(key, values.booleans(pattern)))
+        more.append(values.pair(key, _pattern(config.layer_types)))
         if config.rope_local_base_freq is not None:
             floats["rope.freq_base_swa"] = config.rope_local_base_freq
     scaling = config.rope_scaling
@@ -89,6 +88,18 @@ def config_keys(config: ModelConfig, label: str, ternary: int) -> list[bytes]:
         *(values.pair(f"{name}.{key}", values.text(value)) for key, value in texts.items()),
         *more,
     ]
+
+
+def _pattern(layer_types: tuple[str, ...]) -> bytes:
+    """The period of the layers that see everything, which is all that llama.cpp's Gemma 3 knows.
+
+    Where there is none, what every layer does.
+    """
+    slides = [kind == "sliding_attention" for kind in layer_types]
+    for period in (GEMMA3_PATTERN, *range(1, len(slides) + 1)):
+        if slides == [(layer + 1) % period != 0 for layer in range(len(slides))]:
+            return values.u32(period)
+    return values.booleans(slides)
 
 
 def rope_factors(config: ModelConfig) -> NDArray[np.float32] | None:
