@@ -94,14 +94,14 @@ def verified(model: Path, *args: object) -> tuple[int, dict[str, bool | None]]:
 # ---- sound models -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["packed", "hf"])
+@pytest.mark.parametrize("form", ["packed", "hf", "gguf"])
 def test_a_sound_model_has_the_answers_of_transformers_in_every_form(
     bundled: Path, values: dict[str, Any], form: str, tmp_path: Path
 ) -> None:
     (tmp_path / "golden.json").write_text(json.dumps(values))
     model = bundled
     if form != "packed":
-        model = tmp_path / "model"
+        model = tmp_path / ("model.gguf" if form == "gguf" else "model")
         convert(bundled, model, form)  # type: ignore[arg-type]
     code, checks = verified(model, "--golden", tmp_path / "golden.json")
     assert code == 0
