@@ -22,7 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from trilobit import LLM, UnsupportedModel, _native, ternary
+from trilobit import LLM, RequestError, UnsupportedModel, _native, ternary
 from trilobit.convert import convert
 from trilobit.engine.runner import rotary_frequencies
 from trilobit.formats import names
@@ -392,6 +392,8 @@ def test_bonsai_is_stock_qwen3_of_the_same_weights(
     source = bonsai(tmp_path / "hf", tied=tied, dtype=dtype)
     config = convert(source, tmp_path / "model.trilobit")
     assert (config.scales, config.ternary_embeddings) == ("group", True)
+    with pytest.raises(RequestError, match="no screen of the head; it is ternary"):
+        LLM(tmp_path / "model.trilobit", head="screened")
     llm = LLM(tmp_path / "model.trilobit", kv_dtype="f32", threads=1)
     stock = stock_model(source)
     for ids in (random_ids(1, 1), random_ids(2, 40), random_ids(3, 300)):

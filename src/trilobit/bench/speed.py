@@ -22,6 +22,7 @@ from ..engine.blocks import BLOCK, block_bytes
 from ..engine.llm import LLM, Head
 from ..engine.machine import peak_rss_mb
 from ..errors import RequestError
+from ..formats import names
 from ..formats.packed import PackedModel, bytes_by_part
 from ..sampling import SamplingParams
 from .limits import measure_limits
@@ -167,6 +168,8 @@ def _decode_bytes(llm: LLM, position: int) -> int:
     else:
         head = parts["embedding" if packed.config.tie_word_embeddings else "head"]
     weights = parts["ternary"] + parts["norms"] + parts["scales"]
+    if packed.config.ternary_embeddings and not packed.config.tie_word_embeddings:
+        weights -= packed.file.info(names.EMBEDDING).size_bytes  # of which one row is read
     return weights + head + position * _kv_bytes(packed.config)
 
 

@@ -169,7 +169,9 @@ class LLM:
         if not isinstance(speculation, bool):
             raise RequestError(f"speculation is {speculation!r}; expected True or False")
         if head == "screened" and not packed.has_screen:
-            raise RequestError(f"{packed.path}: has no screen of the head; convert it again")
+            ternary = packed.config.ternary_embeddings
+            remedy = "it is ternary: leave out head" if ternary else "convert it again"
+            raise RequestError(f"{packed.path}: has no screen of the head; {remedy}")
         self.head_is_screened: bool = packed.has_screen and (
             head == "screened" or (head == "auto" and _head_bytes(packed) >= _SCREENED_HEAD_BYTES)
         )
