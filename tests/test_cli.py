@@ -371,6 +371,44 @@ def test_info_explains_a_checkpoint_and_how_to_pack_it(checkpoint: Path, tmp_pat
     assert result("info", out)["kind"] == "packed"
 
 
+WEIGHTS = {
+    "codes": {"linear_class": "autobitlinear", "quantization_mode": "offline"},
+    "masters": {"linear_class": "autobitlinear", "quantization_mode": "online"},
+    "divided codes": {},
+}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_info_says_what_a_checkpoint_s_weights_are(weights: str, tmp_path: Path) -> None:
+    synth(tiny_config(), tmp_path, form="bf16" if weights == "masters" else "packed")
+    change_config(tmp_path, {"quant_method": "bitnet", **WEIGHTS[weights]})
+    assert result("info", tmp_path)["weights"] == weights
+    word = {"codes": "multiply", "masters": "made ternary", "divided codes": "divide"}[weights]
+    assert word in succeed("info", tmp_path)
+
+
+def change_config(folder: Path, quantization: dict[str, str], **values: object) -> None:
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), "quantization_config": quantization, **values}
+    path.write_text(json.dumps(config))
+
+
+def test_info_explains_a_checkpoint_that_does_not_run(tmp_path: Path) -> None:
+    synth(tiny_config(), tmp_path)
+    change_config(tmp_path, {"quant_method": "gptq"})
+    values = result("info", tmp_path)
+    assert values["not_run"] == "quant_method 'gptq' is not supported; supported: 'bitnet'"
+    assert values["config"] == tiny_config().to_dict()
+    assert "convert" not in values
+    change_config(tmp_path, {"quant_method": "gptq"}, model_type="mamba")
+    values = result("info", tmp_path)
+    assert values["not_run"].startswith("model_type 'mamba' is not supported")
+    assert values["tensors"] == 38
+    output = succeed("info", tmp_path)
+    assert "Trilobit does not run it: model_type 'mamba'" in output
+    assert "Pack it" not in output
+
+
 def test_info_explains_one_file_of_a_checkpoint(checkpoint: Path) -> None:
     path = checkpoint / "model.safetensors"
     values = result("info", path)
@@ -380,20 +418,24 @@ def test_info_explains_one_file_of_a_checkpoint(checkpoint: Path) -> None:
     assert "Pack it: trilobit convert" in succeed("info", path)
 
 
-def test_info_reads_no_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["packed", "checkpoint"])
+def test_info_reads_no_weights(form: str, tmp_path: Path) -> None:
     config, path = shape("30b"), tmp_path / "30b.trilobit"
-    write_sparse(
-        path,
-        packed.declare(config, "BF16", TextFiles()),
-        packed.metadata(config, TextFiles(), "nowhere"),
-    )
+    declared, metadata = packed.declare(config, "BF16", TextFiles()), {}
+    if form == "packed":
+        metadata = packed.metadata(config, TextFiles(), "nowhere")
+    else:
+        (tmp_path / "config.json").write_text(json.dumps(to_hf(config)))
+        path = tmp_path / "model.safetensors"
+    write_sparse(path, declared, metadata)
+    path = path if form == "packed" else tmp_path
     report = (
         "import atexit; from trilobit.engine.machine import peak_rss_mb\n"
         "atexit.register(lambda: print(peak_rss_mb()))"
     )
     output = trilobit_after(report, "info", path).stdout.splitlines()
     assert f"{config.parameters:,}" in "".join(output)
-    assert path.stat().st_size > 7e9
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) > 7e9
     assert float(output[-1]) < 300  # MB: Python, numpy and the header
 
 

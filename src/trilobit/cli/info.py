@@ -67,6 +67,7 @@ def _file(path: Path) -> Facts:
         "path": str(path),
         "kind": "packed",
         **_model(packed.config, packed.file.tensors, packed.file.size_bytes),
+        "source": packed.file.metadata.get("source"),
         "tokenizer": packed.text.tokenizer is not None,
         "chat_template": packed.text.chat_template is not None,
     }
@@ -98,26 +99,33 @@ def _gguf(path: Path) -> Facts:
 
 
 def _directory(path: Path) -> Facts:
-    from trilobit.errors import FormatError
+    """Of a model that we do not run, what its header says and the reason."""
+    from trilobit.errors import FormatError, UnsupportedModel
     from trilobit.formats.files import read_json
     from trilobit.formats.hf_config import model_config, with_projection_norms
+    from trilobit.formats.hf_quantization import quantization_form
     from trilobit.formats.safetensors import Checkpoint
 
-    if not (path / "config.json").exists():
+    where = path / "config.json"
+    if not where.exists():
         raise FormatError(f"{path}: no config.json here; give a packed file or a checkpoint")
-    config = model_config(read_json(path / "config.json"), str(path / "config.json"))
-    checkpoint = Checkpoint(path)
-    config = with_projection_norms(config, checkpoint)
+    raw, checkpoint = read_json(where), Checkpoint(path)
     settings_path = path / "tokenizer_config.json"
     settings = read_json(settings_path) if settings_path.exists() else {}
+    facts: Facts = {"path": str(path), "kind": "checkpoint", "size_bytes": checkpoint.size_bytes}
+    try:
+        config = with_projection_norms(model_config(raw, str(where)), checkpoint)
+        facts |= _model(config, checkpoint.tensors, checkpoint.size_bytes)
+        facts["weights"] = quantization_form(raw, config, where) or "floats"
+    except UnsupportedModel as error:
+        facts["not_run"] = str(error).removeprefix(f"{where}: ")
     return {
-        "path": str(path),
-        "kind": "checkpoint",
-        **_model(config, checkpoint.tensors, checkpoint.size_bytes),
+        **facts,
+        "tensors": len(checkpoint.tensors),
         "tokenizer": (path / "tokenizer.json").exists(),
         "chat_template": (path / "chat_template.jinja").exists() or "chat_template" in settings,
         "bytes_by_dtype": _bytes_by_dtype(checkpoint.tensors),
-        "convert": _convert(path),
+        **({} if "not_run" in facts else {"convert": _convert(path)}),
     }
 
 
@@ -162,9 +170,19 @@ def _printable(text: object) -> str:
 
 _KINDS = {
     "packed": "packed Trilobit model",
-    "checkpoint": "Hugging Face checkpoint of a ternary model",
+    "checkpoint": "Hugging Face checkpoint",
     "safetensors": "safetensors file, no packed Trilobit model",
     "gguf": "GGUF file",
+}
+
+
+# What a checkpoint's matrices are, by formats/hf_quantization.py.
+_WEIGHTS = {
+    "masters": "float masters, made ternary as they are read",
+    "codes": "ternary codes and scales that multiply",
+    "divided codes": "ternary codes and scales that divide",
+    "floats": "floats, which run if they are ternary in groups of 128",
+    "mlx": "MLX's two-bit codes",
 }
 
 
@@ -206,6 +224,10 @@ def _model_lines(facts: Facts) -> Iterator[str]:
         f"  bits per weight  {facts['bits_per_ternary_weight']:.2f} ternary, "
         f"{facts['bits_per_weight']:.2f} in all"
     )
+    if "weights" in facts:
+        yield f"  weights          {_WEIGHTS[facts['weights']]}"
+    if facts.get("source"):
+        yield f"  made from        {_printable(facts['source'])}"
     yield f"  context          {facts['context']:,} tokens"
     yield f"  KV cache         {facts['kv_bytes_per_token']:,} bytes a token"
     yield f"  tokenizer        {'yes' if facts['tokenizer'] else 'no, runs on token ids'}"
