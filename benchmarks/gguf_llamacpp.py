@@ -4,7 +4,7 @@
 
 Lets the model (default: the bundled one) write texts, and compares their perplexity: ours from the
 packed file, llama.cpp's from TQ1_0 and TQ2_0. llama.cpp has no relu² BitNet, so the weights run as
-the two shapes that it knows: `bitnet` (SiLU) and `llama` (no sub-norms). What such a model says is
+the shapes that it knows, with gains of 1 for norms that the model lacks. What such a model says is
 worth nothing; that both programs compute the same of it is the question. They cannot agree to the
 bit: llama.cpp rounds activations in blocks of 256, to 8 bits, and scales to float16.
 Also compares the token ids that both make of the texts.
@@ -20,17 +20,44 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+from numpy.typing import NDArray
 
 from trilobit import LLM, SamplingParams
 from trilobit.config import ModelConfig
 from trilobit.convert import write_packed
+from trilobit.formats import names
 from trilobit.formats.gguf.writer import write_gguf
 from trilobit.formats.packed_source import PackedSource
 from trilobit.hub.models import known_file
+from trilobit.rope import Llama3Scaling
 
+_SILU = {"hidden_act": "silu"}
 SHAPES: dict[str, dict[str, Any]] = {
-    "bitnet": {"hidden_act": "silu"},
-    "llama": {"hidden_act": "silu", "sub_norms": False},
+    "bitnet": _SILU,
+    "llama": {**_SILU, "sub_norms": False},
+    "llama, scaled": {
+        **_SILU,
+        "sub_norms": False,
+        "rope_scaling": Llama3Scaling(
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=8192,
+        ),
+    },
+    "qwen3": {**_SILU, "sub_norms": False, "qk_norms": True},
+    "gemma3": {
+        "hidden_act": "gelu_pytorch_tanh",
+        "sub_norms": False,
+        "qk_norms": True,
+        "post_norms": True,
+        "embedding_scale": 16.0,
+        "query_pre_attn_scalar": 64.0,
+        "layer_types": ("sliding_attention",) * 5 + ("full_attention",),
+        "sliding_window": 64,
+        "rope_local_base_freq": 10000.0,
+        "rope_theta": 1e6,
+    },
 }
 
 
@@ -40,6 +67,12 @@ class Reshaped(PackedSource):
     def __init__(self, path: Path, changes: dict[str, Any]) -> None:
         super().__init__(path)
         self.config: ModelConfig = replace(self.config, **changes)
+        self._lengths = dict(names.all_norms(self.config))
+
+    def gain(self, name: str) -> NDArray[np.float32]:
+        if name in self.file:
+            return super().gain(name)
+        return np.ones(self._lengths[name], dtype=np.float32)
 
 
 def theirs(path: Path, ids: list[int]) -> float:
@@ -86,7 +119,7 @@ def main() -> None:
                     for text, ids in zip(texts, windows, strict=True)
                 )
                 print(
-                    f"{shape:7}{kind:6} perplexity ours {np.exp(-own.mean()):12.4f}, "
+                    f"{shape:14}{kind:6} perplexity ours {np.exp(-own.mean()):12.4f}, "
                     f"llama.cpp {np.exp(-other.mean()):12.4f}, largest difference of a text's "
                     f"mean log-probability {np.abs(own - other).max():.5f}; "
                     f"ids equal in {same} of {len(texts)} texts"
