@@ -287,7 +287,7 @@ def test_the_official_2b_4t_file_is_mended(tmp_path: Path) -> None:
         *tokens(words, [], [128000, 128001, 128009]),
         pair("tokenizer.chat_template", scalar(STRING, old)),
     ]
-    as_converter(path, RandomSource(whole_config(vocab_size=128256)), more=more)
+    as_converter(path, RandomSource(whole_config(vocab_size=128256, hidden_size=32)), more=more)
     model = GGUFModel(path)
     assert Vocabulary(model.file).pre == "llama-bpe"
     assert model.config.eos_token_ids == (128001, 128009)
@@ -298,7 +298,6 @@ def test_the_official_2b_4t_file_is_mended(tmp_path: Path) -> None:
         "User: hi<|eot_id|>Assistant: yes<|eot_id|>Assistant: "
     )
     assert model.text.tokenizer is not None
-    assert Tokenizer(model.text.tokenizer, "m").encode("ab<|eot_id|>", special=True)[-1] == 128009
 
 
 def test_the_default_pre_tokenizer_is_llama_cpp_s(tmp_path: Path) -> None:
