@@ -18,7 +18,9 @@ from .errors import (
 from .sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from .engine.embedder import Embedder
     from .engine.llm import LLM
+    from .vectors import pack_vectors, similarity, unpack_vectors
 
 __version__ = version("trilobit")
 
@@ -26,6 +28,7 @@ __all__ = [
     "LLM",
     "ContextOverflow",
     "DownloadError",
+    "Embedder",
     "FormatError",
     "OutputError",
     "RecipeError",
@@ -34,6 +37,9 @@ __all__ = [
     "TrilobitError",
     "UnsupportedModel",
     "__version__",
+    "pack_vectors",
+    "similarity",
+    "unpack_vectors",
 ]
 
 
@@ -43,4 +49,12 @@ def __getattr__(name: str) -> Any:
         from .engine.llm import LLM
 
         return LLM
+    if name == "Embedder":
+        from .engine.embedder import Embedder
+
+        return Embedder
+    if name in ("pack_vectors", "similarity", "unpack_vectors"):
+        from . import vectors
+
+        return getattr(vectors, name)
     raise AttributeError(f"module 'trilobit' has no attribute {name!r}")

@@ -79,8 +79,11 @@ def write_packed(source: Source, out: Path, progress: Progress | None = None) ->
     config, text = source.config, source.text
     projections = [name for name, _ in names.all_projections(config)]
     tables, grouped = names.float_tables(config), config.scales == "group"
+    screened = bool(tables) and text.pooling is None  # embeddings need no head
     scales: dict[str, NDArray[np.float32]] = {}
-    with packed.writer(out, config, source.float_dtype, text, source.label) as file:
+    with packed.writer(
+        out, config, source.float_dtype, text, source.label, screened=screened
+    ) as file:
         for done, name in enumerate(projections):
             codes, scales[name] = source.projection(name)
             file.write(f"{name}.weight", ternary.pack(codes))
@@ -89,7 +92,7 @@ def write_packed(source: Source, out: Path, progress: Progress | None = None) ->
                 progress(done + 1, len(projections))
         for name, _ in names.all_norms(config):
             file.write(name, source.gain(name))
-        if tables:  # the last one is the head, whether or not it is the embedding too
+        if screened:  # the last one is the head, whether or not it is the embedding too
             head = source.table(tables[-1])
             packed.write_screen(file, head, source.float_dtype, source.forget)
         for name in projections:

@@ -74,13 +74,11 @@ class Tokenizer:
 
     def special_prefix(self) -> list[int]:
         """Special ids that the tokenizer itself would put before a text."""
-        encode = partial(self._inner.encode, "a")
-        with_special = self._guarded(encode, "failed").ids
-        plain = self._guarded(partial(encode, add_special_tokens=False), "failed").ids
-        for start in range(len(with_special)):
-            if with_special[start : start + len(plain)] == plain:
-                return list(with_special[:start])
-        return []
+        return self._added()[0]
+
+    def special_suffix(self) -> list[int]:
+        """Special ids that the tokenizer itself would put behind a text."""
+        return self._added()[1]
 
     def encode_chat(
         self,
@@ -108,6 +106,16 @@ class Tokenizer:
     def stream(self) -> TextStream:
         """A decoder of one output, token by token."""
         return TextStream(self)
+
+    def _added(self) -> tuple[list[int], list[int]]:
+        encode = partial(self._inner.encode, "a")
+        with_special = list(self._guarded(encode, "failed").ids)
+        plain = list(self._guarded(partial(encode, add_special_tokens=False), "failed").ids)
+        for start in range(len(with_special)):
+            end = start + len(plain)
+            if with_special[start:end] == plain:
+                return with_special[:start], with_special[end:]
+        return [], []
 
     def _mark_special(
         self, messages: Sequence[Mapping[str, str]], template: str

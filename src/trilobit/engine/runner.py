@@ -51,24 +51,14 @@ class Runner:
         speculation: bool = False,
         trim: Callable[[], None] | None = None,
     ) -> None:
-        try:
-            self._decoder = _native.Decoder(
-                config.to_dict(),
-                dict(arrays),
-                rotary_frequencies(config),
-                threads,
-                batch_tokens,
-                blocks,
-                kv_dtype,
-            )
-        except MemoryError:
-            raise RequestError(
-                "not enough memory for the KV cache and the batch; lower kv_memory_mb, context "
-                "or max_batch_tokens"
-            ) from None
-        except RuntimeError as error:  # an instruction set that TRILOBIT_ISA cannot have
-            raise RequestError(str(error)) from None
-        assert _native.Decoder.BLOCK == BLOCK
+        self._decoder = open_decoder(
+            config,
+            arrays,
+            threads=threads,
+            batch_tokens=batch_tokens,
+            blocks=blocks,
+            kv_dtype=kv_dtype,
+        )
         self._trim, self._steps = trim, 0
         self._speculation = speculation
         self._blocks, self._batch_tokens, self._sequences = blocks, batch_tokens, sequences
@@ -248,6 +238,36 @@ class Runner:
             BlockPool(self._blocks), batch_tokens=self._batch_tokens, sequences=self._sequences
         )
         self._drafter = Drafter() if self._speculation else None
+
+
+def open_decoder(
+    config: ModelConfig,
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    threads: int,
+    batch_tokens: int,
+    blocks: int,
+    kv_dtype: str,
+) -> _native.Decoder:
+    """A decoder over `arrays`; RequestError when the machine cannot hold or run it."""
+    assert _native.Decoder.BLOCK == BLOCK
+    try:
+        return _native.Decoder(
+            config.to_dict(),
+            dict(arrays),
+            rotary_frequencies(config),
+            threads,
+            batch_tokens,
+            blocks,
+            kv_dtype,
+        )
+    except MemoryError:
+        raise RequestError(
+            "not enough memory for the KV cache and the batch; lower kv_memory_mb, context "
+            "or max_batch_tokens"
+        ) from None
+    except RuntimeError as error:  # an instruction set that TRILOBIT_ISA cannot have
+        raise RequestError(str(error)) from None
 
 
 def rotary_frequencies(config: ModelConfig) -> NDArray[np.float32]:

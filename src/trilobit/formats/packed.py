@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .. import screen, ternary
 from ..config import ModelConfig
 from ..errors import FormatError
-from . import names
+from . import names, pooling
 from .safetensors import DTYPES, FLOATS, Declared, SafetensorsFile, SafetensorsWriter, as_float32
 from .tables import Table
 from .text import TextFiles
@@ -78,20 +78,22 @@ class PackedModel:
             tokenizer=self.file.array(names.TOKENIZER).tobytes() if tokenizer else None,
             chat_template=metadata.get("chat_template"),
             add_bos=metadata.get("add_bos") == "true",
+            pooling=self._pooling(),
         )
 
-    def arrays(self, *, screened: bool = False) -> dict[str, NDArray[Any]]:
+    def arrays(self, *, screened: bool = False, headless: bool = False) -> dict[str, NDArray[Any]]:
         """Every tensor of the model as a view of the file (BF16 as uint16); not the tokenizer.
 
         screened: with the screen of the head, whose table is then left on disk until rows of it
-        are wanted. Checks the values too: FormatError for a scale or gain that is not finite,
-        for codes 3 and for padding that is not zero.
+        are wanted. headless: without the head; then so is the embedding. Checks the values too:
+        FormatError for a scale or gain that is not finite, for codes 3 and for padding that is
+        not zero.
         """
         left_out = {names.TOKENIZER} if screened else {names.TOKENIZER, *names.SCREEN}
-        tables = {names.EMBEDDING, names.HEAD} if screened else set()
+        tables = {names.EMBEDDING, names.HEAD} if screened or headless else set()
         arrays = {}
         for name in self.file.tensors:
-            if name not in left_out:
+            if name not in left_out and not (headless and name.startswith("lm_head.")):
                 arrays[name] = self.file.array(name)
         self.file.populate(name for name in arrays if name not in tables)
         for name, _ in names.all_norms(self.config):
@@ -104,6 +106,8 @@ class PackedModel:
                 if not (np.isfinite(arrays[name]).all() and (arrays[name] >= 0).all()):
                     raise FormatError(f"{self.path}: '{name}' holds no sizes; convert again")
         for name, (rows, columns) in names.all_projections(self.config):
+            if f"{name}.weight" not in arrays:
+                continue
             dtype = self.file.info(f"{name}.weight_scale").dtype
             self.check_scales(name, as_float32(arrays[f"{name}.weight_scale"], dtype))
             if not _codes_are_ternary(arrays[f"{name}.weight"]):
@@ -138,6 +142,13 @@ class PackedModel:
     def has_screen(self) -> bool:
         """Whether the file holds the four-bit copy of the head."""
         return names.SCREEN_CODES in self.file
+
+    def _pooling(self) -> pooling.Pooling | None:
+        text = self.file.metadata.get("pooling")
+        try:
+            return None if text is None else pooling.from_json(text, self.config)
+        except FormatError as error:
+            raise FormatError(f"{self.path}: {error}") from None
 
     def _check_tensors(self) -> None:
         config = self.config
@@ -227,6 +238,8 @@ def metadata(config: ModelConfig, text: TextFiles, source: str) -> dict[str, str
     }
     if text.chat_template is not None:
         values["chat_template"] = text.chat_template
+    if text.pooling is not None:
+        values["pooling"] = text.pooling.to_json()
     # A lone surrogate (of a file name that is not UTF-8, or a JSON escape) has no encoding.
     return {key: value.encode("utf-8", "replace").decode() for key, value in values.items()}
 

@@ -11,6 +11,7 @@ from typing import Any
 from ..config import ModelConfig
 from ..errors import FormatError
 from .files import read_bytes, read_json, read_text
+from .pooling import Pooling, read_pooling, write_pooling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class TextFiles:
     tokenizer: bytes | None = None  # tokenizer.json as it was
     chat_template: str | None = None
     add_bos: bool = False
+    pooling: Pooling | None = None  # of a model for embeddings
 
 
 def with_generation_config(config: ModelConfig, source: Path) -> ModelConfig:
@@ -73,6 +75,9 @@ def read_text_files(source: Path, config: ModelConfig) -> TextFiles:
         tokenizer=data,
         chat_template=template if isinstance(template, str) else None,
         add_bos=bool(adds and usable),
+        pooling=read_pooling(
+            source, config, tokenizer, add_eos=settings.get("add_eos_token") is True
+        ),
     )
 
 
@@ -94,6 +99,10 @@ def write_text_files(directory: Path, text: TextFiles, config: ModelConfig) -> N
     for key, token_id in (("bos_token", config.bos_token_id), ("eos_token", eos)):
         if token_id is not None and (token := tokenizer.token(token_id)) is not None:
             settings[key] = token
+    if text.pooling is not None:
+        write_pooling(directory, text.pooling, config)
+        if text.pooling.end_ids and not tokenizer.special_suffix():
+            settings["add_eos_token"] = True
     settings_text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
     (directory / "tokenizer_config.json").write_text(settings_text, encoding="utf-8")
     if text.chat_template is not None:

@@ -1,0 +1,241 @@
+"""`Embedder`: texts in, one unit vector each out. Like texts have vectors that point alike.
+
+A text is read once, as a prompt is, and the state behind the last norm is its vector: that of its
+last token, or the mean of all, as the model was trained for (`formats/pooling.py`). No head is
+read. A text's vector has the same bits in every batch, chunk and number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import ModelConfig
+from ..errors import ContextOverflow, FormatError, RequestError
+from ..formats.packed import PackedModel
+from ..formats.pooling import MODES, Mode, Pooling
+from ..hub.models import model_file
+from ..tokenizer import Tokenizer
+from ..vectors import Precision, check_precision, pack_vectors
+from .blocks import BlockPool, blocks_for
+from .chunks import Chunk, plan
+from .machine import available_cores
+from .runner import open_decoder
+
+Progress = Callable[[int, int], None]  # done, total: tokens
+
+# The form that BitNet-embedding's queries (and those of its teachers, E5's) were trained in.
+_INSTRUCTION = "Instruct: {instruction}\nQuery: "
+_TRIM_STEPS = 16
+
+
+class Embedder:
+    """A packed model, ready to make vectors of texts.
+
+    model: as for `LLM`. pooling: "last" or "mean" in place of the model's own; a model that says
+    nothing takes its last token's state. threads: default the physical cores. context: tokens of a
+    text; default what the model was made for, which is also the most. max_batch_tokens: tokens of
+    one step. kv_dtype: "f16", or "f32" to compare with float references.
+
+    Raises FormatError or UnsupportedModel for a file that cannot be run, DownloadError for a name
+    that cannot be fetched, RequestError for an unknown name, an impossible option or a model
+    without a tokenizer.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        pooling: Mode | None = None,
+        threads: int | None = None,
+        context: int | None = None,
+        max_batch_tokens: int = 512,
+        kv_dtype: Literal["f16", "f32"] = "f16",
+    ) -> None:
+        if pooling is not None and pooling not in MODES:
+            raise RequestError(f"pooling is {pooling!r}; expected 'last' or 'mean'")
+        if kv_dtype not in ("f16", "f32"):
+            raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16' or 'f32'")
+        packed = PackedModel(model_file(model))
+        self.path: Path = packed.path
+        self.config: ModelConfig = packed.config
+        most = self.config.max_position_embeddings
+        self.context = most if context is None else _checked("context", context, most)
+        threads = available_cores() if threads is None else threads
+        self._batch_tokens = _checked("max_batch_tokens", max_batch_tokens, 1 << 20)
+        if packed.text.tokenizer is None:
+            raise RequestError(
+                f"{packed.path}: has no tokenizer; convert the checkpoint again with its "
+                "tokenizer.json"
+            )
+        self.tokenizer = Tokenizer(packed.text.tokenizer, str(packed.path))
+        own = packed.text.pooling or Pooling(end_ids=tuple(self.tokenizer.special_suffix()))
+        self.pooling: Pooling = own if pooling is None else replace(own, mode=pooling)
+        if len(own.end_ids) >= self.context:
+            raise RequestError(f"context is {self.context}; that leaves no room for a text")
+        begin = self.config.bos_token_id
+        self._begin_ids = [begin] if packed.text.add_bos and begin is not None else []
+        self._packed = packed
+        self._blocks = blocks_for(max(self.context, self._batch_tokens))
+        self._lock = threading.Lock()  # a decoder computes one batch at a time
+        self._decoder = open_decoder(
+            replace(self.config, tie_word_embeddings=True),  # no head is ever read
+            packed.arrays(headless=True),
+            threads=_checked("threads", threads, 1024),
+            batch_tokens=self._batch_tokens,
+            blocks=self._blocks,
+            kv_dtype=kv_dtype,
+        )
+
+    @property
+    def dimensions(self) -> int:
+        """Values of a vector."""
+        return self.config.hidden_size
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute."""
+        return self._decoder.threads
+
+    def encode(
+        self,
+        texts: str | Items[str],
+        *,
+        instruction: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        precision: Precision = "float32",
+        truncate: bool = False,
+        progress: Progress | None = None,
+    ) -> NDArray[Any]:
+        """One unit vector for each text (one text counts as a list of one), float32 `[n, d]`.
+
+        instruction: what is asked of a query; documents have none. prompt: the name of one of the
+        model's own prompts instead (`pooling.prompts`). dimensions: keep the first ones only, for
+        models that were trained so (Matryoshka), as unit vectors again. precision: of what is
+        returned (`vectors.py`); for other than float32 see `unpack_vectors` and `similarity`.
+        truncate: leave out the end of texts that are too long.
+
+        Raises ContextOverflow for a text that is too long, RequestError for an empty one and for
+        options that are impossible; then nothing is computed.
+        """
+        check_precision(precision)
+        if dimensions is not None:
+            dimensions = _checked("dimensions", dimensions, self.dimensions)
+        several = [texts] if isinstance(texts, str) else list(texts)
+        before = self._prompt(instruction, prompt)
+        ids = [self._ids(n, text, before, truncate) for n, text in enumerate(several)]
+        with self._lock:
+            states = self._pooled(ids, progress)
+        return pack_vectors(self._unit(states[:, :dimensions]), precision)
+
+    # ---- text ---------------------------------------------------------------------------------
+
+    def _prompt(self, instruction: str | None, prompt: str | None) -> str:
+        if instruction is not None and prompt is not None:
+            raise RequestError("give an instruction or the name of a prompt, not both")
+        if instruction is not None:
+            return _INSTRUCTION.format(instruction=instruction)
+        name = self.pooling.default_prompt if prompt is None else prompt
+        if name is None:
+            return ""
+        if name not in self.pooling.prompts:
+            known = ", ".join(self.pooling.prompts) or "none"
+            raise RequestError(f"{self.path}: has no prompt {name!r}; it has {known}")
+        return self.pooling.prompts[name]
+
+    def _ids(self, number: int, text: object, before: str, truncate: bool) -> list[int]:
+        if not isinstance(text, str):
+            raise RequestError(f"text {number} is not a text, but {type(text).__name__}")
+        ids = self._begin_ids + self.tokenizer.encode(before + text)
+        end = list(self.pooling.end_ids)
+        if len(ids) + len(end) > self.context:
+            if not truncate:
+                raise ContextOverflow(
+                    f"text {number} has {len(ids) + len(end)} tokens, the context {self.context}; "
+                    "shorten it, or let its end be left out (truncate)"
+                )
+            del ids[max(0, self.context - len(end)) :]
+        if not ids + end:
+            raise RequestError(f"text {number} is empty; give at least a word")
+        return ids + end
+
+    # ---- numbers ------------------------------------------------------------------------------
+
+    def _pooled(self, texts: list[list[int]], progress: Progress | None) -> NDArray[np.float64]:
+        """States `[n, hidden]`: the last token's, or the sum of all."""
+        states = np.zeros((len(texts), self.dimensions), dtype=np.float64)
+        lengths = [len(ids) for ids in texts]
+        pool, held, done = BlockPool(self._blocks), dict[int, list[int]](), 0
+        steps = plan(lengths, batch_tokens=self._batch_tokens, blocks=self._blocks)
+        for count, step in enumerate(steps, start=1):
+            for chunk in step:
+                if chunk.start == 0:
+                    held[chunk.text] = pool.take(blocks_for(lengths[chunk.text])) or []
+            self._run(step, texts, held, states)
+            for chunk in step:
+                if chunk.end == lengths[chunk.text]:
+                    pool.release(held.pop(chunk.text))
+                done += chunk.end - chunk.start
+            if count % _TRIM_STEPS == 0:
+                self._packed.forget_tables()
+            if progress:
+                progress(done, sum(lengths))
+        return states
+
+    def _run(
+        self,
+        step: list[Chunk],
+        texts: list[list[int]],
+        held: dict[int, list[int]],
+        states: NDArray[np.float64],
+    ) -> None:
+        ids: list[int] = []
+        positions: list[int] = []
+        rows: list[int] = []
+        outputs: list[int] = []
+        owners: list[int] = []  # texts of the outputs
+        table = np.zeros((len(step), max(len(held[chunk.text]) for chunk in step)), dtype=np.int32)
+        for row, (text, start, end) in enumerate(step):
+            first = len(ids)
+            ids += texts[text][start:end]
+            positions += range(start, end)
+            rows += [row] * (end - start)
+            table[row, : len(held[text])] = held[text]
+            if self.pooling.mode == "last":
+                first = len(ids) - (end == len(texts[text]))
+            outputs += range(first, len(ids))
+            owners += [text] * (len(ids) - first)
+        self._decoder.forward(_int32(ids), _int32(positions), _int32(rows), table, _int32(outputs))
+        # One after the other, so that a sum does not depend on where its text was cut.
+        for owner, hidden in zip(owners, self._decoder.hidden(), strict=True):
+            states[owner] += hidden
+
+    def _unit(self, states: NDArray[np.float64]) -> NDArray[np.float32]:
+        length = np.sqrt(np.square(states).sum(axis=1, keepdims=True))
+        good = np.isfinite(length) & (length > 0)
+        if not good.all():
+            raise FormatError(
+                f"{self.path}: the vector of text {int(np.argmin(good))} is zero or not a number; "
+                "is the model damaged? `trilobit verify` tells"
+            )
+        unit: NDArray[np.float32] = (states / length).astype(np.float32)
+        return unit
+
+
+def _int32(values: list[int]) -> NDArray[np.int32]:
+    return np.array(values, dtype=np.int32)
+
+
+def _checked(name: str, value: object, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise RequestError(f"{name} is {value!r}; expected an integer from 1 to {most}")
+    return value
