@@ -11,6 +11,7 @@ namespace {
 constexpr int kSampleRows = 8; // rows of logits held at once while sampling
 // Items below this many a thread are cut into spans, so that a long context keeps all threads busy.
 constexpr int kItemsPerThread = 4;
+constexpr int kFewTokens = 16, kGatedGroups = 8;
 
 } // namespace
 
@@ -225,23 +226,33 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
     const int n = pool_.threads();
     pool_.run([&](int thread) {
         void *scratch = scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes;
-        for (const Job *job = first; job != last; ++job) {
-            const Ternary &w = job->projection->weight;
-            const int begin = Pool::share(w.groups(), thread, n);
-            const int end = Pool::share(w.groups(), thread + 1, n);
+        const auto rows = [&](const Job &job, int begin, int end) {
+            const Ternary &w = job.projection->weight;
             if (w.group_scales.data)
-                k_.linear_groups(w, {quantised_}, begin, end, job->out, job->stride, accumulate,
+                k_.linear_groups(w, {quantised_}, begin, end, job.out, job.stride, accumulate,
                                  scratch);
             else
-                k_.linear(w, quantised_, begin, end, job->out, job->stride, accumulate, scratch);
+                k_.linear(w, quantised_, begin, end, job.out, job.stride, accumulate, scratch);
+        };
+        if (!gated) {
+            for (const Job *job = first; job != last; ++job) {
+                const int groups = job->projection->weight.groups();
+                rows(*job, Pool::share(groups, thread, n), Pool::share(groups, thread + 1, n));
+            }
+            return;
         }
-        if (!gated) return;
         const int ffn = config_.intermediate_size, groups = (ffn + kRows - 1) / kRows;
-        const int begin = Pool::share(groups, thread, n) * kRows;
-        const int end = std::min(Pool::share(groups, thread + 1, n) * kRows, ffn);
-        for (int t = 0; t < tokens_ && begin < end; ++t) {
-            const std::ptrdiff_t at = std::ptrdiff_t{t} * ffn_stride_ + begin;
-            k_.gate(config_.hidden_act, gate_.data() + at, up_.data() + at, end - begin);
+        const int end = Pool::share(groups, thread + 1, n);
+        // What many tokens write meets while it is in the cache; few want one stream of weights.
+        const int step = tokens_ > kFewTokens ? kGatedGroups : groups;
+        for (int begin = Pool::share(groups, thread, n); begin < end; begin += step) {
+            const int stop = std::min(begin + step, end);
+            for (const Job *job = first; job != last; ++job) rows(*job, begin, stop);
+            for (int t = 0; t < tokens_; ++t) {
+                const std::ptrdiff_t at = std::ptrdiff_t{t} * ffn_stride_ + begin * kRows;
+                k_.gate(config_.hidden_act, gate_.data() + at, up_.data() + at,
+                        std::min(stop * kRows, ffn) - begin * kRows);
+            }
         }
     });
 }

@@ -98,24 +98,33 @@ inline void for_groups(const std::uint8_t *packed, int blocks, const std::int8_t
     }
 }
 
-inline void write_rows(const Ternary &w, const Activations &x, int group, int token,
+// The sums of one token with a row group, scaled. `rows`: kRows, or fewer of the last group.
+inline void write_rows(const Ternary &w, const Activations &x, int group, int token, int rows,
                        const std::int32_t *sums, float *out, int out_stride, bool accumulate) {
     const float *scales = w.scales + std::ptrdiff_t{group} * kRows * w.scale_step;
     const std::int32_t all = x.sums[token];
-    const int rows = min_of(kRows, w.rows - group * kRows);
     float *y = out + std::ptrdiff_t{token} * out_stride + std::ptrdiff_t{group} * kRows;
-    float values[kRows];
     if (w.scale_step == 0) {
         const float scale = x.scales[token] * *scales;
-        for (int r = 0; r < kRows; ++r) values[r] = static_cast<float>(sums[r] - all) * scale;
-    } else {
-        for (int r = 0; r < rows; ++r)
-            values[r] = static_cast<float>(sums[r] - all) * (x.scales[token] * scales[r]);
+        if (accumulate)
+            for (int r = 0; r < rows; ++r) y[r] += static_cast<float>(sums[r] - all) * scale;
+        else
+            for (int r = 0; r < rows; ++r) y[r] = static_cast<float>(sums[r] - all) * scale;
+        return;
     }
-    if (accumulate)
-        for (int r = 0; r < rows; ++r) y[r] += values[r];
+    for (int r = 0; r < rows; ++r) {
+        const float value = static_cast<float>(sums[r] - all) * (x.scales[token] * scales[r]);
+        y[r] = accumulate ? y[r] + value : value;
+    }
+}
+
+inline void write_rows(const Ternary &w, const Activations &x, int group, int token,
+                       const std::int32_t *sums, float *out, int out_stride, bool accumulate) {
+    const int rows = w.rows - group * kRows;
+    if (rows >= kRows) // a constant, which the compiler turns into vectors
+        write_rows(w, x, group, token, kRows, sums, out, out_stride, accumulate);
     else
-        for (int r = 0; r < rows; ++r) y[r] = values[r];
+        write_rows(w, x, group, token, rows, sums, out, out_stride, accumulate);
 }
 
 template <int T = Int8::kTileTokens>
