@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import TEXT, tiny_config
+from gguf_image import pair, scalar
+from gguf_models import RandomSource, tokens, whole_config
+from gguf_models import write_gguf as as_converter
 from interrupt import interrupt_at
 from numpy.typing import NDArray
 from test_families import has_projection_norms, random_masters, stock_model
@@ -31,6 +34,7 @@ from trilobit import (
     similarity,
 )
 from trilobit.convert import convert
+from trilobit.formats.gguf.model import GGUFModel
 from trilobit.formats.packed import PackedModel
 from trilobit.formats.pooling import Pooling
 from trilobit.synth import synth
@@ -38,6 +42,7 @@ from trilobit.synth import synth
 # torch warns about itself when it loads what even an uncompiled torch.compile needs.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
+MODES_HF = {"last": "lasttoken", "mean": "mean"}
 WORDS = TEXT.split()
 TEXTS = [
     " ".join(WORDS[n : n + length]) for n, length in ((0, 9), (3, 1), (5, 30), (20, 4), (1, 9))
@@ -210,7 +215,9 @@ def test_no_texts_have_no_vectors(embedder: Embedder) -> None:
 
 def test_texts_that_are_too_long_are_refused_or_cut(model_file: Path) -> None:
     embedder = Embedder(model_file, threads=1, context=12)
-    with pytest.raises(ContextOverflow, match=r"text 1 has \d\d+ tokens, the context 12; shorten"):
+    with pytest.raises(
+        ContextOverflow, match=r"text 1 \('Once.*'…\) has \d\d+ tokens, the context 12"
+    ):
         embedder.encode(["dog", TEXT])
     cut = embedder.encode(["dog", TEXT], truncate=True)
     tokens = embedder.tokenizer.encode(TEXT)[:11]  # and one that begins a text
@@ -385,6 +392,35 @@ def test_pooling_survives_a_hugging_face_directory(plain: Path, tmp_path: Path) 
     convert(tmp_path / "a.trilobit", tmp_path / "hf")
     convert(tmp_path / "hf", tmp_path / "b.trilobit")
     assert (tmp_path / "a.trilobit").read_bytes() == (tmp_path / "b.trilobit").read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["last", "mean"])
+def test_pooling_survives_gguf_but_for_prompts(
+    tmp_path: Path, tokenizer_json: Path, mode: Any
+) -> None:
+    synth(whole_config(), tmp_path / "whole", seed=4)
+    (tmp_path / "whole" / "tokenizer.json").write_bytes(tokenizer_json.read_bytes())
+    write_json(tmp_path / "whole" / "1_Pooling" / "config.json", {"pooling_mode": MODES_HF[mode]})
+    write_json(tmp_path / "whole" / "tokenizer_config.json", {"add_eos_token": True})
+    convert(tmp_path / "whole", tmp_path / "a.trilobit")
+    convert(tmp_path / "whole", tmp_path / "m.gguf")
+    convert(tmp_path / "m.gguf", tmp_path / "b.trilobit")
+    assert PackedModel(tmp_path / "b.trilobit").text.pooling == Pooling(mode=mode, end_ids=(1,))
+    vectors = [Embedder(tmp_path / f"{name}.trilobit", threads=1).encode(TEXTS) for name in "ab"]
+    assert (vectors[0] == vectors[1]).all()
+
+
+def test_other_pooling_of_gguf_is_refused(tmp_path: Path, tokenizer_json: Path) -> None:
+    source = RandomSource(whole_config())
+    words = [f"w{n}" for n in range(source.config.vocab_size)]
+    for number, wanted in ((0, None), (1, Pooling(mode="mean")), (3, Pooling(mode="last"))):
+        more = [*tokens(words, [], [0, 1]), pair("bitnet-b1.58.pooling_type", scalar(4, number))]
+        as_converter(tmp_path / "m.gguf", source, more=more)
+        assert GGUFModel(tmp_path / "m.gguf").text.pooling == wanted
+    more[-1] = pair("bitnet-b1.58.pooling_type", scalar(4, 2))
+    as_converter(tmp_path / "m.gguf", source, more=more)
+    with pytest.raises(UnsupportedModel, match="pooling_type is 2; Trilobit pools by 1"):
+        _ = GGUFModel(tmp_path / "m.gguf").text
 
 
 REFUSED: dict[str, tuple[str, object, type[Exception], str]] = {

@@ -23,6 +23,7 @@ _COMMANDS = {
     "run": "Write a story with the bundled model, or with MODEL.",
     "generate": "Continue a prompt.",
     "chat": "Talk to a model in the terminal.",
+    "embed": "Print vectors of texts, to search and compare them.",
     "info": "Explain a model file: shape, parameters, bits per weight, bytes by part.",
     "pull": "Download a model by name, and pack it.",
     "list": "Show the models that are here.",

@@ -68,7 +68,8 @@ def command(
         convert(source, out, form, i2s_layout=i2s_layout, progress=step)
     seconds = time.monotonic() - started
     written = open_source(out)
-    size_bytes = sum(file.stat().st_size for file in (out.iterdir() if out.is_dir() else [out]))
+    files = out.rglob("*") if out.is_dir() else [out]
+    size_bytes = sum(file.stat().st_size for file in files if file.is_file())
     has_tokenizer = written.text.tokenizer is not None
     if as_json:
         result = {

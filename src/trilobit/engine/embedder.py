@@ -35,6 +35,7 @@ Progress = Callable[[int, int], None]  # done, total: tokens
 # The form that BitNet-embedding's queries (and those of its teachers, E5's) were trained in.
 _INSTRUCTION = "Instruct: {instruction}\nQuery: "
 _TRIM_STEPS = 16
+_SHOWN = 40  # characters of a text, in errors
 
 
 class Embedder:
@@ -160,8 +161,8 @@ class Embedder:
         if len(ids) + len(end) > self.context:
             if not truncate:
                 raise ContextOverflow(
-                    f"text {number} has {len(ids) + len(end)} tokens, the context {self.context}; "
-                    "shorten it, or let its end be left out (truncate)"
+                    f"text {number} ({text[:_SHOWN]!r}…) has {len(ids) + len(end)} tokens, the "
+                    f"context {self.context}; shorten it, or let its end be left out (truncate)"
                 )
             del ids[max(0, self.context - len(end)) :]
         if not ids + end:

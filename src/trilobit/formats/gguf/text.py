@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from ...config import ModelConfig
-from ...errors import FormatError
+from ...errors import FormatError, UnsupportedModel
+from ..pooling import Mode, Pooling
 from ..text import TextFiles
 from .container import GGUFFile
 from .tokenizer import HUGGING_FACE, from_vocabulary, read_vocabulary
+
+# llama.cpp's numbers; 0 is none.
+POOLING_TYPES: dict[Mode, int] = {"mean": 1, "last": 3}
 
 # bitnet.cpp's converter wrote a template of an older model into 2B-4T's file. This is the one of
 # the model's own repository, which it was trained on.
@@ -43,4 +47,26 @@ def read_text(file: GGUFFile, config: ModelConfig) -> TextFiles:
     if template is not None and _OLD_TEMPLATE in template:
         template = _2B_4T_TEMPLATE
     adds_bos = vocabulary is not None and vocabulary.adds_bos
-    return TextFiles(tokenizer=data, chat_template=template, add_bos=adds_bos)
+    mode = _mode(file)
+    end_ids = tokenizer.special_suffix()
+    if not end_ids and vocabulary is not None and vocabulary.adds_eos:
+        end_ids = [i for i in [vocabulary.eos] if i is not None]
+    return TextFiles(
+        tokenizer=data,
+        chat_template=template,
+        add_bos=adds_bos,
+        pooling=Pooling(mode=mode, end_ids=tuple(end_ids)) if mode else None,
+    )
+
+
+def _mode(file: GGUFFile) -> Mode | None:
+    """How an embedding model pools; None for another model."""
+    number = file.integer(f"{file.text('general.architecture')}.pooling_type")
+    if not number:
+        return None
+    for mode, known in POOLING_TYPES.items():
+        if number == known:
+            return mode
+    raise UnsupportedModel(
+        f"{file.path}: pooling_type is {number}; Trilobit pools by 1 (mean) and 3 (last token)"
+    )

@@ -11,7 +11,9 @@ from ...config import ModelConfig
 from ...errors import UnsupportedModel
 from ..text import TextFiles
 from . import values
+from .config_keys import architecture_name
 from .pre_tokenizers import name_of
+from .text import POOLING_TYPES
 from .tokenizer import (
     BYTE,
     CONTROL,
@@ -44,7 +46,13 @@ def tokenizer_keys(text: TextFiles, config: ModelConfig, where: str) -> list[byt
     tokens, types = _tokens(raw, config)
     byte_level = '"ByteLevel"' in json.dumps([raw.get("pre_tokenizer"), raw.get("decoder")])
     kind = _byte_level(raw, where) if byte_level else _sentence_piece(raw, tokens)
-    template = text.chat_template
+    template, pooling = text.chat_template, text.pooling
+    adds_eos = _adds_eos(raw)
+    pooled: list[bytes] = []
+    if pooling is not None:
+        key = f"{architecture_name(config)}.pooling_type"
+        pooled.append(values.pair(key, values.u32(POOLING_TYPES[pooling.mode])))
+        adds_eos = adds_eos or pooling.end_ids == config.eos_token_ids[:1]
     return [
         values.pair(f"{PREFIX}model", values.text("gpt2" if byte_level else "llama")),
         *kind,
@@ -52,7 +60,8 @@ def tokenizer_keys(text: TextFiles, config: ModelConfig, where: str) -> list[byt
         values.pair(f"{PREFIX}token_type", values.numbers("i32", types)),
         *_special(raw, config),
         values.pair(f"{PREFIX}add_bos_token", values.boolean(text.add_bos)),
-        values.pair(f"{PREFIX}add_eos_token", values.boolean(_adds_eos(raw))),
+        values.pair(f"{PREFIX}add_eos_token", values.boolean(adds_eos)),
+        *pooled,
         *([values.pair("tokenizer.chat_template", values.text(template))] if template else []),
         values.pair(HUGGING_FACE, values.text(text.tokenizer.decode("utf-8"))),
     ]
