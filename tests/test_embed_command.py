@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,22 @@ def test_out_is_a_numpy_array_as_the_options_say(model_file: Path, tmp_path: Pat
     succeed("embed", model_file, "--out", out, "--force", "--pooling", "mean", stdin=b"dog\n")
     assert (np.load(out) == Embedder(model_file, pooling="mean").encode("dog")).all()
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.npy"]
+
+
+def test_info_says_how_a_model_pools(checkpoint: Path, model_file: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(checkpoint, tmp_path / "source"))
+    for name, value in (
+        ("config_sentence_transformers.json", {"prompts": {"query": "Find: ", "document": ""}}),
+        ("tokenizer_config.json", {"add_eos_token": True}),
+    ):
+        (source / name).write_text(json.dumps(value))
+    done = succeed("convert", source, tmp_path / "model.trilobit")
+    assert f"Embed with it: trilobit embed {tmp_path}/model.trilobit FILES\n" in done
+    line = "  embeddings       the last token's state, after token 1; prompts query, document\n"
+    assert line in succeed("info", tmp_path / "model.trilobit")
+    facts = json.loads(succeed("info", tmp_path / "model.trilobit", "--json"))
+    assert facts["pooling"]["end_ids"] == [1]
+    assert "embeddings" not in succeed("info", model_file)
 
 
 def test_nothing_in_is_nothing_out(model_file: Path, tmp_path: Path) -> None:

@@ -83,6 +83,15 @@ def test_a_change_that_keeps_size_is_seen_by_its_time(folder: Path) -> None:
     assert model_file(folder) != old
 
 
+def test_how_it_pools_is_part_of_a_checkpoint(folder: Path) -> None:
+    old = model_file(folder)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    new = model_file(folder)
+    assert new != old
+    assert model_file(folder) == new
+
+
 def test_what_is_no_checkpoint_is_left_to_whoever_opens_it(home: Path, model_file: Path) -> None:
     from trilobit.hub.models import model_file as found
 

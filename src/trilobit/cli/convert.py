@@ -86,6 +86,8 @@ def command(
     name = shlex.quote(str(out))
     if form.startswith("hf"):
         print(f"Load it: transformers.AutoModelForCausalLM.from_pretrained({str(out)!r})")
+    elif written.text.pooling is not None:
+        print(f"Embed with it: trilobit embed {name} FILES")
     elif has_tokenizer:
         print(f"Run it: trilobit run {name}")
     else:

@@ -47,6 +47,8 @@ def command(model: str, as_json: bool) -> None:
 
 
 def _file(path: Path) -> Facts:
+    from dataclasses import asdict
+
     from trilobit.formats.gguf import is_gguf
     from trilobit.formats.packed import FORMAT, PackedModel
     from trilobit.formats.safetensors import SafetensorsFile
@@ -63,6 +65,7 @@ def _file(path: Path) -> Facts:
             "convert": _convert(path.absolute().parent),
         }
     packed = PackedModel(path)
+    pooling = packed.text.pooling
     return {
         "path": str(path),
         "kind": "packed",
@@ -70,6 +73,7 @@ def _file(path: Path) -> Facts:
         "source": packed.file.metadata.get("source"),
         "tokenizer": packed.text.tokenizer is not None,
         "chat_template": packed.text.chat_template is not None,
+        "pooling": asdict(pooling) if pooling else None,
     }
 
 
@@ -232,7 +236,18 @@ def _model_lines(facts: Facts) -> Iterator[str]:
     yield f"  KV cache         {facts['kv_bytes_per_token']:,} bytes a token"
     yield f"  tokenizer        {'yes' if facts['tokenizer'] else 'no, runs on token ids'}"
     yield f"  chat template    {'yes' if facts['chat_template'] else 'no'}"
+    if facts.get("pooling"):
+        yield f"  embeddings       {_pooling(facts['pooling'])}"
     yield from _table("bytes by part", facts["bytes_by_part"], facts["size_bytes"])
+
+
+def _pooling(facts: Mapping[str, Any]) -> str:
+    text = {"last": "the last token's state", "mean": "the mean of all states"}[facts["mode"]]
+    if facts["end_ids"]:
+        text += f", after token {', '.join(map(str, facts['end_ids']))}"
+    if facts["prompts"]:
+        text += f"; prompts {_printable(', '.join(facts['prompts']))}"
+    return text
 
 
 _ACTIVATIONS = {"relu2": "relu²", "silu": "SiLU", "gelu_pytorch_tanh": "GELU"}

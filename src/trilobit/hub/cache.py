@@ -27,6 +27,7 @@ from .home import home
 _RECORD = "record.json"
 # What a checkpoint's folder may hold that conversion reads.
 _READ = (".json", ".safetensors", ".gguf", ".jinja", ".model", ".txt")
+_FOLDERS = ("", "1_Pooling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +166,8 @@ def fingerprint(path: Path) -> str:
     try:
         files = [path]
         if path.is_dir():
-            files = sorted(f for f in path.iterdir() if f.suffix in _READ and f.is_file())
+            inside = (f for folder in _FOLDERS for f in (path / folder).glob("*"))
+            files = sorted(f for f in inside if f.suffix in _READ and f.is_file())
         facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror}); check the folder") from None
