@@ -254,7 +254,10 @@ struct PyDecoder {
         require(max_batch_tokens >= 1 && max_batch_tokens <= 1 << 20,
                 "max_batch_tokens must be 1 to 1048576");
         require(kv_blocks >= 1, "kv_blocks must be positive");
-        require(kv_dtype == "f16" || kv_dtype == "f32", "kv_dtype must be 'f16' or 'f32'");
+        const KvType kv_type = kv_dtype == "f32"   ? KvType::f32
+                               : kv_dtype == "f16" ? KvType::f16
+                                                   : KvType::i8;
+        require(kv_type != KvType::i8 || kv_dtype == "i8", "kv_dtype must be 'f16', 'f32' or 'i8'");
         const bool local = value_or(config, "rope_local_base_freq", 0.0f) > 0;
         const std::size_t half = static_cast<std::size_t>(c.head_dim) / 2;
         require(inv_freq.size() == (local ? 2 : 1) * half,
@@ -266,8 +269,7 @@ struct PyDecoder {
         Weights w = read_weights(c, config, {tensors, &kept, scales, projection_norms});
         w.inv_freq = inv_freq.data();
         if (local) w.local_inv_freq = inv_freq.data() + half;
-        const Capacity capacity{threads, max_batch_tokens, kv_blocks,
-                                kv_dtype == "f32" ? Float::f32 : Float::f16};
+        const Capacity capacity{threads, max_batch_tokens, kv_blocks, kv_type};
         decoder = std::make_unique<Decoder>(c, w, capacity, kernels_or_throw());
     }
 

@@ -54,8 +54,7 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     code_sums_ = Array<std::int32_t>(scales);
     scratch_ = Array<unsigned char>(threads * kScratchBytes);
     kv_ = Array<unsigned char>(std::size_t{2} * c.num_hidden_layers * capacity.kv_blocks *
-                               c.num_key_value_heads * head_pad_ * kKvBlock *
-                               size_of(capacity.kv_type));
+                               c.num_key_value_heads * kv_block_bytes(capacity.kv_type, head_pad_));
 
     const int group = c.num_attention_heads / c.num_key_value_heads;
     const int parts = (group + kMaxQueries - 1) / kMaxQueries;
@@ -261,7 +260,7 @@ unsigned char *Decoder::kv_block(int layer, bool value, int block, int kv_head) 
     const std::size_t index = ((std::size_t{2} * layer + value) * capacity_.kv_blocks + block) *
                                   config_.num_key_value_heads +
                               kv_head;
-    return kv_.data() + index * head_pad_ * kKvBlock * size_of(capacity_.kv_type);
+    return kv_.data() + index * kv_block_bytes(capacity_.kv_type, head_pad_);
 }
 
 // Normalise and rotate queries and keys; put keys and values into the cache.

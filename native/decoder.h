@@ -69,7 +69,7 @@ struct Capacity {
     int threads;
     int batch_tokens; // tokens of one forward
     int kv_blocks;    // blocks of kKvBlock positions, shared by all sequences
-    Float kv_type;    // f16 or f32
+    KvType kv_type;
 };
 
 // Tokens of one sequence are contiguous and in order. Sequence s keeps positions

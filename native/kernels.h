@@ -32,6 +32,16 @@ enum class Activation : std::uint8_t { relu2, silu, gelu_tanh };
 
 constexpr int size_of(Float type) { return type == Float::f32 ? 4 : 2; }
 
+// What keys and values are kept as. i8: codes of -127 to 127, and a float32 scale for each position
+// behind the codes of a block.
+enum class KvType : std::uint8_t { f32, f16, i8 };
+
+// Of the keys or the values of one head.
+constexpr int kv_block_bytes(KvType type, int head_dim) {
+    if (type == KvType::i8) return kKvBlock * (head_dim + 4);
+    return kKvBlock * head_dim * (type == KvType::f32 ? 4 : 2);
+}
+
 // A float matrix [rows, columns] as it lies in the file.
 struct Dense {
     const void *data;
@@ -138,9 +148,9 @@ struct Kernels {
     void (*dense)(const Dense &w, int row_begin, int row_end, const float *x, int x_stride,
                   int tokens, float *out, int out_stride);
     // Put one position of one head into its KV block.
-    void (*store_key)(const float *key, int head_dim, void *block, int slot, Float type);
-    void (*store_value)(const float *value, int head_dim, void *block, int slot, Float type);
-    void (*attend)(const AttentionSpan &span, Float type);
+    void (*store_key)(const float *key, int head_dim, void *block, int slot, KvType type);
+    void (*store_value)(const float *value, int head_dim, void *block, int slot, KvType type);
+    void (*attend)(const AttentionSpan &span, KvType type);
     // Fold a span's result into the running (maximum, sum, weighted) of one query.
     void (*merge)(float *maximum, float *sum, float *weighted, float span_maximum, float span_sum,
                   const float *span_weighted, int head_dim);

@@ -7,16 +7,37 @@ constexpr float kMinusInfinity = -__builtin_huge_valf();
 
 inline float exp1(float x) { return first_lane(exp8(all8(x))); }
 
+template <KvType type> inline F8 load_kv(const void *block, std::ptrdiff_t i) {
+    if constexpr (type == KvType::f32) return load8(static_cast<const float *>(block) + i);
+    if constexpr (type == KvType::f16)
+        return load_f16(static_cast<const std::uint16_t *>(block) + i);
+    if constexpr (type == KvType::i8) return load_i8(static_cast<const std::int8_t *>(block) + i);
+}
+
+// The scales of an i8 block's positions.
+inline const float *kv_scales(const void *block, int head_dim) {
+    return reinterpret_cast<const float *>(static_cast<const std::int8_t *>(block) +
+                                           head_dim * kKvBlock);
+}
+
+// Element i of a block that comes next: blocks lie in pages of their own, so that the machine does
+// not foresee them.
+template <KvType type> inline void prefetch_kv(const void *block, std::ptrdiff_t i) {
+    constexpr int kSize = type == KvType::f32 ? 4 : type == KvType::f16 ? 2 : 1;
+    prefetch(static_cast<const char *>(block) + i * kSize);
+}
+
 // scores[q][position] of 16 positions, Q queries
-template <Float type, int Q>
-inline void score(const void *keys, int first, int head_dim, const float *const *queries,
-                  float (*scores)[kKvBlock]) {
+template <KvType type, int Q>
+inline void score(const void *keys, const void *next, int first, int head_dim,
+                  const float *const *queries, float (*scores)[kKvBlock]) {
     F8 a[Q], b[Q];
     TRILOBIT_UNROLL
     for (int q = 0; q < Q; ++q) a[q] = b[q] = all8(0);
     for (int d = 0; d < head_dim; ++d) {
-        const F8 low = load_as<type>(keys, d * kKvBlock + first);
-        const F8 high = load_as<type>(keys, d * kKvBlock + first + 8);
+        const F8 low = load_kv<type>(keys, d * kKvBlock + first);
+        const F8 high = load_kv<type>(keys, d * kKvBlock + first + 8);
+        prefetch_kv<type>(next, d * kKvBlock + first);
         TRILOBIT_UNROLL
         for (int q = 0; q < Q; ++q) {
             const F8 x = all8(queries[q][d]);
@@ -26,16 +47,21 @@ inline void score(const void *keys, int first, int head_dim, const float *const 
             keep(b[q]);
         }
     }
+    F8 low = all8(1), high = all8(1);
+    if constexpr (type == KvType::i8) {
+        low = load8(kv_scales(keys, head_dim) + first);
+        high = load8(kv_scales(keys, head_dim) + first + 8);
+    }
     TRILOBIT_UNROLL
     for (int q = 0; q < Q; ++q) {
-        store8(scores[q] + first, a[q]);
-        store8(scores[q] + first + 8, b[q]);
+        store8(scores[q] + first, type == KvType::i8 ? mul(a[q], low) : a[q]);
+        store8(scores[q] + first + 8, type == KvType::i8 ? mul(b[q], high) : b[q]);
     }
 }
 
 // weighted[q] = weighted[q] * shrink[q] + Σ p[q][position] * value[position]
-template <Float type, int Q>
-inline void weigh(const void *values, int head_dim, const float (*p)[kKvBlock],
+template <KvType type, int Q>
+inline void weigh(const void *values, const void *next, int head_dim, const float (*p)[kKvBlock],
                   const float *shrink, float *weighted) {
     for (int d = 0; d < head_dim; d += kFloatPad) {
         F8 a[Q], b[Q];
@@ -46,8 +72,9 @@ inline void weigh(const void *values, int head_dim, const float (*p)[kKvBlock],
             b[q] = mul(load8(w + 8), all8(shrink[q]));
         }
         for (int j = 0; j < kKvBlock; ++j) {
-            const F8 low = load_as<type>(values, j * head_dim + d);
-            const F8 high = load_as<type>(values, j * head_dim + d + 8);
+            const F8 low = load_kv<type>(values, j * head_dim + d);
+            const F8 high = load_kv<type>(values, j * head_dim + d + 8);
+            prefetch_kv<type>(next, d * kKvBlock + j * kFloatPad);
             TRILOBIT_UNROLL
             for (int q = 0; q < Q; ++q) {
                 const F8 x = all8(p[q][j]);
@@ -86,7 +113,7 @@ inline float soften(float *scores, int first, int visible, float *maximum, float
     return shrink;
 }
 
-template <Float type, int Q> inline void attend_queries(const AttentionSpan &s, int first) {
+template <KvType type, int Q> inline void attend_queries(const AttentionSpan &s, int first) {
     const float *const *queries = s.queries + first;
     const int *begin = s.first + first, *visible = s.visible + first;
     float *weighted = s.weighted + std::ptrdiff_t{first} * s.head_dim;
@@ -101,9 +128,9 @@ template <Float type, int Q> inline void attend_queries(const AttentionSpan &s, 
     for (int i = 0; i < Q * s.head_dim; ++i) weighted[i] = 0;
     float scores[Q][kKvBlock];
     for (int key = unseen / kKvBlock * kKvBlock; key < keys; key += kKvBlock) {
-        const void *block = s.keys[key / kKvBlock];
-        score<type, Q>(block, 0, s.head_dim, queries, scores);
-        score<type, Q>(block, 16, s.head_dim, queries, scores);
+        const int now = key / kKvBlock, next = key + kKvBlock < keys ? now + 1 : now;
+        score<type, Q>(s.keys[now], s.keys[next], 0, s.head_dim, queries, scores);
+        score<type, Q>(s.keys[now], s.keys[next], 16, s.head_dim, queries, scores);
         float shrink[Q];
         TRILOBIT_UNROLL
         for (int q = 0; q < Q; ++q) {
@@ -116,22 +143,29 @@ template <Float type, int Q> inline void attend_queries(const AttentionSpan &s, 
             else
                 for (float &p : scores[q]) p = 0;
         }
-        weigh<type, Q>(s.values[key / kKvBlock], s.head_dim, scores, shrink, weighted);
+        const void *values = s.values[now];
+        if constexpr (type == KvType::i8) // a value's scale goes into its weight
+            for (int q = 0; q < Q; ++q)
+                for (int j = 0; j < kKvBlock; j += 8)
+                    store8(scores[q] + j, mul(load8(scores[q] + j),
+                                              load8(kv_scales(values, s.head_dim) + j)));
+        weigh<type, Q>(values, s.values[next], s.head_dim, scores, shrink, weighted);
     }
 }
 
-template <Float type> inline void attend_as(const AttentionSpan &s) {
+template <KvType type> inline void attend_as(const AttentionSpan &s) {
     int q = 0;
     for (; q + 4 <= s.query_count; q += 4) attend_queries<type, 4>(s, q);
     for (; q + 2 <= s.query_count; q += 2) attend_queries<type, 2>(s, q);
     for (; q < s.query_count; ++q) attend_queries<type, 1>(s, q);
 }
 
-inline void attend(const AttentionSpan &s, Float type) {
-    if (type == Float::f32)
-        attend_as<Float::f32>(s);
-    else
-        attend_as<Float::f16>(s);
+inline void attend(const AttentionSpan &s, KvType type) {
+    switch (type) {
+    case KvType::f32: return attend_as<KvType::f32>(s);
+    case KvType::f16: return attend_as<KvType::f16>(s);
+    case KvType::i8: return attend_as<KvType::i8>(s);
+    }
 }
 
 inline void merge(float *maximum, float *sum, float *weighted, float span_maximum, float span_sum,
@@ -159,22 +193,41 @@ inline void round_to_f16(const float *from, int head_dim, std::uint16_t *to) {
     for (int d = 0; d < head_dim; d += 8) store_f16(to + d, max(lower, min(limit, load8(from + d))));
 }
 
-constexpr int kMaxHeadDim = 1024;
-
-inline void store_key(const float *key, int head_dim, void *block, int slot, Float type) {
-    if (type == Float::f32) {
-        for (int d = 0; d < head_dim; ++d) static_cast<float *>(block)[d * kKvBlock + slot] = key[d];
-        return;
-    }
-    std::uint16_t half[kMaxHeadDim];
-    round_to_f16(key, head_dim, half);
-    for (int d = 0; d < head_dim; ++d)
-        static_cast<std::uint16_t *>(block)[d * kKvBlock + slot] = half[d];
+// codes[i] * the result ≈ from[i]
+inline float round_to_i8(const float *from, int head_dim, std::int8_t *codes) {
+    F8 largest = all8(0);
+    for (int d = 0; d < head_dim; d += 8) largest = max(largest, abs(load8(from + d)));
+    const float absmax = max_lanes(largest), floor = 1e-30f;
+    const F8 t = all8(127.0f / (absmax > floor ? absmax : floor));
+    I32 sum = zero_i32();
+    for (int d = 0; d < head_dim; d += 16)
+        sum = store_i8(codes + d, mul(load8(from + d), t), mul(load8(from + d + 8), t), sum);
+    return absmax / 127;
 }
 
-inline void store_value(const float *value, int head_dim, void *block, int slot, Float type) {
-    if (type == Float::f32)
+constexpr int kMaxHeadDim = 1024;
+
+inline void store_key(const float *key, int head_dim, void *block, int slot, KvType type) {
+    const auto put = [&](auto *to, const auto *from) {
+        for (int d = 0; d < head_dim; ++d) to[d * kKvBlock + slot] = from[d];
+    };
+    if (type == KvType::f32) return put(static_cast<float *>(block), key);
+    if (type == KvType::f16) {
+        std::uint16_t half[kMaxHeadDim];
+        round_to_f16(key, head_dim, half);
+        return put(static_cast<std::uint16_t *>(block), half);
+    }
+    std::int8_t codes[kMaxHeadDim];
+    const_cast<float *>(kv_scales(block, head_dim))[slot] = round_to_i8(key, head_dim, codes);
+    put(static_cast<std::int8_t *>(block), codes);
+}
+
+inline void store_value(const float *value, int head_dim, void *block, int slot, KvType type) {
+    if (type == KvType::f32)
         for (int d = 0; d < head_dim; ++d) static_cast<float *>(block)[slot * head_dim + d] = value[d];
-    else
+    else if (type == KvType::f16)
         round_to_f16(value, head_dim, static_cast<std::uint16_t *>(block) + slot * head_dim);
+    else
+        const_cast<float *>(kv_scales(block, head_dim))[slot] =
+            round_to_i8(value, head_dim, static_cast<std::int8_t *>(block) + slot * head_dim);
 }

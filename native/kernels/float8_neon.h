@@ -37,6 +37,11 @@ inline F8 load_f16(const std::uint16_t *p) {
     const float16x8_t h = vreinterpretq_f16_u16(vld1q_u16(p));
     return {vcvt_f32_f16(vget_low_f16(h)), vcvt_f32_f16(vget_high_f16(h))};
 }
+inline F8 load_i8(const std::int8_t *p) {
+    const int16x8_t words = vmovl_s8(vld1_s8(p));
+    return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))),
+            vcvtq_f32_s32(vmovl_s16(vget_high_s16(words)))};
+}
 inline F8 load_bf16(const std::uint16_t *p) {
     const uint16x8_t h = vld1q_u16(p);
     return {vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(h), 16)),

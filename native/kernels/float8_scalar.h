@@ -100,6 +100,9 @@ inline std::uint16_t to_f16(float f) {
 inline F8 load_f16(const std::uint16_t *p) {
     return each([&](int i) { return from_f16(p[i]); });
 }
+inline F8 load_i8(const std::int8_t *p) {
+    return each([&](int i) { return static_cast<float>(p[i]); });
+}
 inline F8 load_bf16(const std::uint16_t *p) {
     return each([&](int i) { return bits_to_float(static_cast<std::uint32_t>(p[i]) << 16); });
 }

@@ -11,8 +11,20 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-double stored(const void *block, Float type, int i) {
-    return element({block, type, 1, 1}, size(i));
+constexpr KvType kKvTypes[] = {KvType::f32, KvType::f16, KvType::i8};
+constexpr const char *kKvNames[] = {"f32", "f16", "i8"};
+
+const char *name_of(KvType type) { return kKvNames[static_cast<int>(type)]; }
+
+// Element i of a block, which belongs to position `slot`.
+double stored(const void *block, KvType type, int head_dim, int i, int slot) {
+    if (type == KvType::i8) {
+        const std::int8_t *codes = static_cast<const std::int8_t *>(block);
+        float scale;
+        std::memcpy(&scale, codes + head_dim * kKvBlock + 4 * slot, 4);
+        return static_cast<double>(codes[i]) * double{scale};
+    }
+    return element({block, type == KvType::f32 ? Float::f32 : Float::f16, 1, 1}, size(i));
 }
 
 void store(const Kernels &k, Check &check) {
@@ -22,18 +34,26 @@ void store(const Kernels &k, Check &check) {
                                     0x1.8p-25f, 0x1p-25f,     0x1p-26f,     -0x7.5p-24f, 65504,
                                     65519,      65520,        -1e9f,        0,           -0.0f,
                                     3.14159274f};
-    for (const Float type : {Float::f32, Float::f16}) {
-        check.begin(std::string(k.name) + " store " + (type == Float::f32 ? "f32" : "f16"));
-        const std::size_t bytes = size(kHeadDim, kKvBlock, size_of(type));
+    for (const KvType type : kKvTypes) {
+        check.begin(std::string(k.name) + " store " + name_of(type));
+        const std::size_t bytes = size(kv_block_bytes(type, kHeadDim));
         std::vector<unsigned char> keys(bytes), rows(bytes);
-        k.store_key(values, kHeadDim, keys.data(), kSlot, type);
-        k.store_value(values, kHeadDim, rows.data(), kSlot, type);
+        float given[kHeadDim];
+        for (int d = 0; d < kHeadDim; ++d) // 8-bit codes of what spans 14 decades would be zeros
+            given[d] = type == KvType::i8 ? std::clamp(values[d], -4.0f, 4.0f) : values[d];
+        k.store_key(given, kHeadDim, keys.data(), kSlot, type);
+        k.store_value(given, kHeadDim, rows.data(), kSlot, type);
         for (int d = 0; d < kHeadDim; ++d)
             for (int slot = 0; slot < kKvBlock; ++slot) {
-                const double x = double{values[d]};
-                const double wanted = slot != kSlot ? 0 : type == Float::f32 ? x : nearest_f16(x);
-                check.close(stored(keys.data(), type, d * kKvBlock + slot), wanted, 0, d);
-                check.close(stored(rows.data(), type, slot * kHeadDim + d), wanted, 0, d);
+                const double x = double{given[d]};
+                const double wanted = slot != kSlot ? 0 : type == KvType::f16 ? nearest_f16(x) : x;
+                // Half a step of the largest, and the roundings of scale and code
+                const double step = type == KvType::i8 && slot == kSlot ? 4.0 / 127 : 0;
+                const double tolerance = step * (0.5 + 127 * 4 * kUnit);
+                check.close(stored(keys.data(), type, kHeadDim, d * kKvBlock + slot, slot), wanted,
+                            tolerance, d);
+                check.close(stored(rows.data(), type, kHeadDim, slot * kHeadDim + d, slot), wanted,
+                            tolerance, d);
             }
     }
 }
@@ -42,15 +62,15 @@ void store(const Kernels &k, Check &check) {
 struct Cache {
     std::vector<std::vector<unsigned char>> blocks;
     std::vector<const void *> keys, values;
-    Float type;
+    KvType type;
     int head_dim;
 
-    Cache(const Kernels &k, Random &random, Float type, int head_dim, int positions)
+    Cache(const Kernels &k, Random &random, KvType type, int head_dim, int positions)
         : type(type), head_dim(head_dim) {
         for (int p = 0; p < positions; ++p) {
             if (p % kKvBlock == 0)
                 for (auto *list : {&keys, &values}) {
-                    blocks.emplace_back(size(head_dim, kKvBlock, size_of(type)));
+                    blocks.emplace_back(size(kv_block_bytes(type, head_dim)));
                     list->push_back(blocks.back().data());
                 }
             unsigned char *key = blocks[blocks.size() - 2].data(), *value = blocks.back().data();
@@ -62,10 +82,12 @@ struct Cache {
     }
 
     double key(int position, int d) const {
-        return stored(keys[size(position / kKvBlock)], type, d * kKvBlock + position % kKvBlock);
+        return stored(keys[size(position / kKvBlock)], type, head_dim,
+                      d * kKvBlock + position % kKvBlock, position % kKvBlock);
     }
     double value(int position, int d) const {
-        return stored(values[size(position / kKvBlock)], type, position % kKvBlock * head_dim + d);
+        return stored(values[size(position / kKvBlock)], type, head_dim,
+                      position % kKvBlock * head_dim + d, position % kKvBlock);
     }
 
     // softmax(query · keys) · values over the positions [first, visible), and the error allowed.
@@ -103,7 +125,7 @@ void attend(const Kernels &k, Check &check) {
     // Windows that begin in the first block, at its edges, far into and behind the first span
     constexpr int kFirst[kMaxQueries] = {kSpan + 70, 0, 31, kSpan, 32, 5, 160, kSpan - 2};
     Random random(6);
-    for (const Float type : {Float::f32, Float::f16})
+    for (const KvType type : kKvTypes)
         for (const auto &[head_dim, windows] :
              {std::pair(16, false), {112, false}, {128, false}, {16, true}, {256, true}}) {
             const Cache cache(k, random, type, head_dim, kPositions);
@@ -112,8 +134,7 @@ void attend(const Kernels &k, Check &check) {
             for (int q = 0; q < kMaxQueries; ++q) query[q] = queries.data() + q * head_dim;
             std::vector<float> earlier(size(kMaxQueries, head_dim));
             for (const int count : {1, 2, 3, 4, 5, 6, 7, 8}) {
-                check.begin(std::string(k.name) + " attend " +
-                            (type == Float::f32 ? "f32" : "f16") + ", head_dim " +
+                check.begin(std::string(k.name) + " attend " + name_of(type) + ", head_dim " +
                             std::to_string(head_dim) + (windows ? ", windows, " : ", ") +
                             std::to_string(count) + " queries");
                 const std::size_t n = size(count, head_dim);
@@ -181,7 +202,7 @@ void exponential(const Kernels &k, Check &check) {
             block[size(i)] = -0x1p-7f * static_cast<float>(step * i);
         float maximum, sum, weights[kHeadDim];
         k.attend({&queries, &first, &visible, 1, &keys, &values, kHeadDim, &maximum, &sum, weights},
-                 Float::f32);
+                 KvType::f32);
         for (int i = 0; i < kHeadDim; ++i) {
             const double wanted = std::exp(double{block[size(i)]});
             check.close(weights[i], wanted, 2e-7 * wanted, i);

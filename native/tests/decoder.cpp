@@ -210,7 +210,7 @@ class Model {
 class Run {
   public:
     Run(const Kernels &kernels, const Config &config, const Weights &weights, int threads,
-        Float kv_type)
+        KvType kv_type)
         : decoder_(config, weights, {threads, kLong + kShort, kBlocks, kv_type}, kernels),
           table_(2 * kBlocks) {
         Random random(7); // the blocks of both sequences are mixed
@@ -273,8 +273,8 @@ void same_logits(const Run &got, const Run &wanted, Check &check) {
 void sampling(const Kernels &k, Model &model, Check &check) {
     constexpr int kRowCount = 12;
     const int vocab = kConfig.vocab_size;
-    Run full(k, kConfig, model.weights(), 3, Float::f16);
-    Run screened(k, kConfig, model.screened(), 3, Float::f16);
+    Run full(k, kConfig, model.weights(), 3, KvType::f16);
+    Run screened(k, kConfig, model.screened(), 3, KvType::f16);
     full.step(kRowCount, 0);
     screened.step(kRowCount, 0);
     std::vector<float> logits(size(kRowCount, vocab));
@@ -317,7 +317,7 @@ void sampling(const Kernels &k, Model &model, Check &check) {
 void drafts(const Kernels &k, Model &model, Check &check) {
     constexpr int kRowCount = 8;
     for (const bool screened : {false, true}) {
-        Run run(k, kConfig, screened ? model.screened() : model.weights(), 3, Float::f16);
+        Run run(k, kConfig, screened ? model.screened() : model.weights(), 3, KvType::f16);
         run.step(kRowCount, 0);
         std::vector<float> logits(size(kRowCount, kConfig.vocab_size));
         run.decoder().logits(0, kRowCount, logits.data());
@@ -355,14 +355,16 @@ void drafts(const Kernels &k, Model &model, Check &check) {
     }
 }
 
+constexpr const char *kKvNames[] = {" f32", " f16", " i8"};
+
 // However the work is cut, mixed and shared: the same logits, to the bit.
-void exactness(const Kernels &k, const Family &family, Float kv_type, Check &check) {
+void exactness(const Kernels &k, const Family &family, KvType kv_type, Check &check) {
     const Model model(family);
     const auto run = [&](int threads) {
         return std::make_unique<Run>(k, model.config(), model.weights(), threads, kv_type);
     };
     const std::string name =
-        std::string(k.name) + ' ' + family.name + (kv_type == Float::f16 ? " f16" : " f32");
+        std::string(k.name) + ' ' + family.name + kKvNames[static_cast<int>(kv_type)];
     check.begin(name + " decoder");
     const auto whole = run(1);
     whole->finish(kLong);
@@ -390,9 +392,10 @@ void exactness(const Kernels &k, const Family &family, Float kv_type, Check &che
 } // namespace
 
 void test_decoder(const Kernels &k, Check &check) {
-    exactness(k, kBitNet, Float::f32, check);
+    exactness(k, kBitNet, KvType::f32, check);
+    exactness(k, kBitNet, KvType::i8, check);
     for (const Family *family : {&kBitNet, &kLlama, &kBonsai, &kGemma, &kEmbedding})
-        exactness(k, *family, Float::f16, check);
+        exactness(k, *family, KvType::f16, check);
     Model model(kBitNet);
     sampling(k, model, check);
     drafts(k, model, check);

@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import __version__, _native
 from ..config import ModelConfig
-from ..engine.blocks import BLOCK, block_bytes
+from ..engine.blocks import BLOCK, KvDtype, block_bytes
 from ..engine.llm import LLM, Head
 from ..engine.machine import peak_rss_mb
 from ..errors import RequestError
@@ -56,6 +56,7 @@ class Speed:
     threads: int
     isa: str
     head: str
+    kv_dtype: KvDtype
     prompt_tokens: int
     generated_tokens: int
     runs: int
@@ -94,6 +95,7 @@ def measure_speed(
     threads: int | None = None,
     runs: int = 5,
     head: Head = "auto",
+    kv_dtype: KvDtype = "f16",
     progress: Callable[[int, int], None] | None = None,
 ) -> Speed:
     """Measure `runs` runs of `prompt` tokens in and `generate` tokens out.
@@ -104,7 +106,7 @@ def measure_speed(
     """
     begun = time.perf_counter()
     # What a step takes, not how well random weights can be guessed
-    llm = LLM(model, threads=threads, head=head, speculation=False)
+    llm = LLM(model, threads=threads, head=head, kv_dtype=kv_dtype, speculation=False)
     load_s = time.perf_counter() - begun
     llm.generate([0], SamplingParams(max_tokens=1, temperature=0))
     first_token_s = time.perf_counter() - begun
@@ -117,7 +119,7 @@ def measure_speed(
         )
     random = np.random.default_rng(0)
     greedy = SamplingParams(max_tokens=generate, temperature=0, ignore_eos=True)
-    read_bytes = _decode_bytes(llm, prompt + generate // 2)
+    read_bytes = _decode_bytes(llm, prompt + generate // 2, kv_dtype)
     weights = llm.config.ternary_parameters
     prefill, decode, dram, int8, of_dram, of_int8 = ([] for _ in range(6))
     for run in range(runs + 1):
@@ -138,6 +140,7 @@ def measure_speed(
         model=str(model),
         threads=llm.threads,
         isa=_native.isa(),
+        kv_dtype=kv_dtype,
         head="screened" if llm.head_is_screened else "full",
         prompt_tokens=prompt,
         generated_tokens=generate,
@@ -152,14 +155,14 @@ def measure_speed(
         load_s=load_s,
         first_token_s=first_token_s,
         peak_rss_mb=peak_rss_mb(),
-        kv_cache_mb=(prompt + generate) * _kv_bytes(llm.config) / 1e6,
+        kv_cache_mb=(prompt + generate) * _kv_bytes(llm.config, kv_dtype) / 1e6,
         model_bytes=model.stat().st_size,
         machine=_machine(),
         version=__version__,
     )
 
 
-def _decode_bytes(llm: LLM, position: int) -> int:
+def _decode_bytes(llm: LLM, position: int, kv_dtype: KvDtype) -> int:
     """Bytes of the weights, the head and the keys and values that a token at `position` needs."""
     packed = PackedModel(llm.path)
     parts = bytes_by_part(packed.file.tensors)
@@ -170,12 +173,12 @@ def _decode_bytes(llm: LLM, position: int) -> int:
     weights = parts["ternary"] + parts["norms"] + parts["scales"]
     if packed.config.ternary_embeddings and not packed.config.tie_word_embeddings:
         weights -= packed.file.info(names.EMBEDDING).size_bytes  # of which one row is read
-    return weights + head + position * _kv_bytes(packed.config)
+    return weights + head + position * _kv_bytes(packed.config, kv_dtype)
 
 
-def _kv_bytes(config: ModelConfig) -> int:
-    """Of one position, in float16."""
-    return block_bytes(config, "f16") // BLOCK
+def _kv_bytes(config: ModelConfig, kv_dtype: KvDtype) -> int:
+    """Of one position."""
+    return block_bytes(config, kv_dtype) // BLOCK
 
 
 def _machine() -> str:

@@ -12,7 +12,10 @@ import click
 from trilobit import shapes, synth
 from trilobit.errors import RequestError
 
+from .kv_option import kv_option
+
 if TYPE_CHECKING:
+    from trilobit.engine.blocks import KvDtype
     from trilobit.engine.llm import Head
 
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     default="auto",
     help="How tokens are chosen; see docs/head.md.",
 )
+@kv_option
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, metavar="N")
 @click.option(
     "--folder",
@@ -47,6 +51,7 @@ def command(
     generate: int,
     threads: int | None,
     head: Head,
+    kv_dtype: KvDtype,
     runs: int,
     folder: Path | None,
     as_json: bool,
@@ -75,6 +80,7 @@ def command(
         threads=threads,
         runs=runs,
         head=head,
+        kv_dtype=kv_dtype,
         progress=progress,
     )
     if as_json:
@@ -92,7 +98,7 @@ def command(
             line += f", {share.median:.0%} of the machine's limit"
         print(line)
     print(
-        f"{speed.isa}, {speed.threads} threads, {speed.head} head; "
+        f"{speed.isa}, {speed.threads} threads, {speed.head} head, {speed.kv_dtype} cache; "
         f"{speed.prompt_tokens} tokens in, {speed.generated_tokens} out; "
         f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
         f"peak memory {speed.peak_rss_mb:.0f} MB, file {speed.model_bytes / 1e6:.0f} MB"

@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from trilobit.bundled import DEFAULT
 from trilobit.sampling import SamplingParams
 
+from .kv_option import kv_option
 from .sampling_options import sampling_options
 from .speculation_option import speculation_option
+
+if TYPE_CHECKING:
+    from trilobit.engine.blocks import KvDtype
 
 # Ctrl-C is heard between two steps, so a step of a long prompt must not take seconds.
 _STEP_TOKENS = 128
@@ -27,6 +31,7 @@ _STEP_TOKENS = 128
 @click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
 @speculation_option
+@kv_option
 def command(
     model: str,
     system: str | None,
@@ -35,6 +40,7 @@ def command(
     threads: int | None,
     context: int | None,
     speculation: bool,
+    kv_dtype: KvDtype,
 ) -> None:
     """Talk to MODEL: a file, a folder or a name (`trilobit list --names`).
 
@@ -54,6 +60,7 @@ def command(
         max_batch_tokens=_STEP_TOKENS,
         max_sequences=1,
         speculation=speculation,
+        kv_dtype=kv_dtype,
     )
     llm.encode("")  # a model without a tokenizer fails here, not at every message
     interactive = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -13,8 +13,12 @@ from trilobit.bundled import DEFAULT
 from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
 
+from .kv_option import kv_option
 from .sampling_options import sampling_options
 from .speculation_option import speculation_option
+
+if TYPE_CHECKING:
+    from trilobit.engine.blocks import KvDtype
 
 _LONGEST_PROMPT = 16_000_000  # bytes; do not read /dev/zero to its end
 
@@ -35,6 +39,7 @@ def _ids(value: str) -> list[int]:
 @click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
 @speculation_option
+@kv_option
 @click.option("--json", "as_json", is_flag=True, help="Print text, token ids and rates as JSON.")
 def command(
     prompt: str | None,
@@ -45,6 +50,7 @@ def command(
     threads: int | None,
     context: int | None,
     speculation: bool,
+    kv_dtype: KvDtype,
     as_json: bool,
 ) -> None:
     """Print what follows PROMPT; `-` reads it from stdin.
@@ -59,7 +65,7 @@ def command(
 
     from .continuation import read, summary
 
-    llm = LLM(model, threads=threads, context=context, speculation=speculation)
+    llm = LLM(model, threads=threads, context=context, speculation=speculation, kv_dtype=kv_dtype)
     stream = llm.stream(asked, params)
     finished = read(stream, shown=not as_json)
     if as_json:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from trilobit.bundled import DEFAULT
 from trilobit.sampling import SamplingParams
 
+from .kv_option import kv_option
 from .sampling_options import sampling_options
 from .speculation_option import speculation_option
+
+if TYPE_CHECKING:
+    from trilobit.engine.blocks import KvDtype
 
 
 @click.command("run")
@@ -18,6 +24,7 @@ from .speculation_option import speculation_option
 @click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
 @speculation_option
+@kv_option
 def command(
     model: str,
     prompt: str,
@@ -25,6 +32,7 @@ def command(
     threads: int | None,
     context: int | None,
     speculation: bool,
+    kv_dtype: KvDtype,
 ) -> None:
     """Write a story that begins with PROMPT ("Once upon a time").
 
@@ -36,7 +44,7 @@ def command(
     from .continuation import read, summary
     from .terminal import note
 
-    llm = LLM(model, threads=threads, context=context, speculation=speculation)
+    llm = LLM(model, threads=threads, context=context, speculation=speculation, kv_dtype=kv_dtype)
     stream = llm.stream(prompt, params)
     finished = read(stream, shown=True, prompt=prompt)
     print()

@@ -12,12 +12,14 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Literal
 
 from ..config import ModelConfig
 
 BLOCK = 32  # positions; the native module's Decoder.BLOCK
 
 Key = bytes
+KvDtype = Literal["f16", "f32", "i8"]
 ROOT: Key = b""  # the key before a sequence's first block
 
 
@@ -110,8 +112,9 @@ def blocks_for(tokens: int) -> int:
     return -(-tokens // BLOCK)
 
 
-def block_bytes(config: ModelConfig, kv_dtype: str) -> int:
+def block_bytes(config: ModelConfig, kv_dtype: KvDtype) -> int:
     """Bytes of one block: keys and values of every layer, heads padded as the decoder pads them."""
     head = -(-config.head_dim // 16) * 16
-    width = {"f16": 2, "f32": 4}[kv_dtype]
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * head * BLOCK * width
+    # Of one position of one head; i8 has a scale beside its codes.
+    size = {"f16": 2 * head, "f32": 4 * head, "i8": head + 4}[kv_dtype]
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * BLOCK * size

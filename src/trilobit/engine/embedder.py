@@ -13,7 +13,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from ..formats.pooling import MODES, Mode, Pooling
 from ..hub.models import model_file
 from ..tokenizer import Tokenizer
 from ..vectors import Precision, check_precision, pack_vectors
-from .blocks import BlockPool, blocks_for
+from .blocks import BlockPool, KvDtype, blocks_for
 from .chunks import Chunk, plan
 from .machine import available_cores
 from .runner import open_decoder
@@ -44,7 +44,7 @@ class Embedder:
     model: as for `LLM`. pooling: "last" or "mean" in place of the model's own; a model that says
     nothing takes its last token's state. threads: default the physical cores. context: tokens of a
     text; default what the model was made for, which is also the most. max_batch_tokens: tokens of
-    one step. kv_dtype: "f16", or "f32" to compare with float references.
+    one step. kv_dtype: as in `LLM`.
 
     Raises FormatError or UnsupportedModel for a file that cannot be run, DownloadError for a name
     that cannot be fetched, RequestError for an unknown name, an impossible option or a model
@@ -59,12 +59,12 @@ class Embedder:
         threads: int | None = None,
         context: int | None = None,
         max_batch_tokens: int = 512,
-        kv_dtype: Literal["f16", "f32"] = "f16",
+        kv_dtype: KvDtype = "f16",
     ) -> None:
         if pooling is not None and pooling not in MODES:
             raise RequestError(f"pooling is {pooling!r}; expected 'last' or 'mean'")
-        if kv_dtype not in ("f16", "f32"):
-            raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16' or 'f32'")
+        if kv_dtype not in ("f16", "f32", "i8"):
+            raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16', 'f32' or 'i8'")
         packed = PackedModel(model_file(model))
         self.path: Path = packed.path
         self.config: ModelConfig = packed.config

@@ -27,7 +27,7 @@ from ..formats.packed import PackedModel
 from ..hub.models import model_file
 from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer
-from .blocks import block_bytes, blocks_for
+from .blocks import KvDtype, block_bytes, blocks_for
 from .machine import available_cores
 from .runner import Runner
 from .sequence import Completion, Sequence
@@ -127,7 +127,9 @@ class LLM:
     context: tokens of a sequence, prompt and output; default what the model was made for, which
     is also the most. kv_memory_mb: memory (10^6 bytes) of the KV cache that all sequences share,
     at least one context. max_batch_tokens: tokens of one step. max_sequences: running at once.
-    kv_dtype: "f16", or "f32" to compare with float references. head: "screened" chooses tokens from
+    kv_dtype: what keys and values are kept as: "f16"; "f32" to compare with float references; "i8",
+    half of the memory and of the reading at a long context (docs/architecture.md has its cost).
+    head: "screened" chooses tokens from
     the few rows of the head that can win (docs/head.md), "full" computes all; the tokens are the
     same. "auto" screens heads that no cache holds. speculation: where the text repeats itself,
     several tokens are guessed and tried at once; the tokens are the same.
@@ -145,7 +147,7 @@ class LLM:
         kv_memory_mb: int = _KV_MEMORY_MB,
         max_batch_tokens: int = 256,
         max_sequences: int = 16,
-        kv_dtype: Literal["f16", "f32"] = "f16",
+        kv_dtype: KvDtype = "f16",
         head: Head = "auto",
         speculation: bool = True,
     ) -> None:
@@ -162,8 +164,8 @@ class LLM:
         ):
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
                 raise RequestError(f"{name} is {value!r}; expected an integer from 1 to {most}")
-        if kv_dtype not in ("f16", "f32"):
-            raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16' or 'f32'")
+        if kv_dtype not in ("f16", "f32", "i8"):
+            raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16', 'f32' or 'i8'")
         if head not in ("auto", "screened", "full"):
             raise RequestError(f"head is {head!r}; expected 'auto', 'screened' or 'full'")
         if not isinstance(speculation, bool):

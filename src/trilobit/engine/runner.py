@@ -24,7 +24,9 @@ from .drafts import Drafter
 from .scheduler import Scheduler
 from .sequence import Sequence
 
-_TRIM_STEPS = 16
+# Rows of large tables that are read one at a time before they are let go of: the system maps from
+# 64 KB to 2 MB around each.
+_TRIM_ROWS = 64
 # Logits of one pass over the head, when a caller wants them all: 64 MB of float32.
 _LOGITS_ELEMENTS = 1 << 24
 
@@ -34,7 +36,7 @@ class Runner:
 
     blocks: of the KV cache. batch_tokens: of one step. sequences: running at once, at most.
     speculation: try guesses of the next tokens where they are expected to pay; changes no token.
-    trim: called every few steps, to let go of memory that single rows have drawn in.
+    trim: called after some reading of single rows, to let go of memory that they have drawn in.
     Raises RequestError when the machine cannot hold or run it.
     """
 
@@ -59,7 +61,7 @@ class Runner:
             blocks=blocks,
             kv_dtype=kv_dtype,
         )
-        self._trim, self._steps = trim, 0
+        self._trim, self._embedded, self._trimmed = trim, 0, 0
         self._speculation = speculation
         self._blocks, self._batch_tokens, self._sequences = blocks, batch_tokens, sequences
         self._logit_rows = min(batch_tokens, max(1, _LOGITS_ELEMENTS // config.vocab_size))
@@ -153,9 +155,7 @@ class Runner:
         chosen = self._decoder.verify(
             [one.sampler for one in asking], [drafts.get(one, []) for one in asking]
         )
-        self._steps += 1
-        if self._trim is not None and self._steps % _TRIM_STEPS == 0:
-            self._trim()
+        self._let_go(sum(chunks.values()))
         seconds = time.perf_counter() - started
         if self._drafter:
             self._drafter.observe(drafts, seconds)
@@ -166,6 +166,14 @@ class Runner:
             if sequence in drafts:
                 sequence.drafted += len(drafts[sequence])
                 self._scheduler.take_back(sequence)
+
+    def _let_go(self, embedded: int) -> None:
+        """Trim, if many rows of the embedding and of the head were read since the last time."""
+        self._embedded += embedded
+        read = self._embedded + self._decoder.rescored_rows
+        if self._trim is not None and read - self._trimmed >= _TRIM_ROWS:
+            self._trimmed = read
+            self._trim()
 
     def _draft(self, chunks: dict[Sequence, int]) -> dict[Sequence, list[int]]:
         """Guesses of what follows, with room for their keys and values."""
