@@ -19,7 +19,7 @@ _THREE_DIGITS = "[0-9][0-9][0-9]"
 
 # Expressions that split one after another. The first name of a row is the one that we write.
 _SPLITS: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "lfm2"): (_LLAMA3,),
+    ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "falcon_e", "lfm2"): (_LLAMA3,),
     ("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"): (_QWEN2,),
     ("gpt-2", "phi-2", "mpt", "olmo", "jais"): (_GPT2,),
     ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"): (r"\p{N}", _GPT2),
