@@ -46,7 +46,7 @@ def command(
     """Write MODEL in another form, as OUT.
 
     Reads packed files, GGUF files, and directories with checkpoints in safetensors: float masters,
-    or packed weights with their scale. A checkpoint without tokenizer.json gives a model that runs
+    or packed weights with their scale. A checkpoint without a tokenizer gives a model that runs
     on token ids. A name is downloaded first (`trilobit list --names`).
 
     OUT.trilobit is a packed file, ready to run; OUT without a suffix is a Hugging Face directory

@@ -109,6 +109,7 @@ def _directory(path: Path) -> Facts:
     from trilobit.formats.hf_config import model_config, with_projection_norms
     from trilobit.formats.hf_quantization import quantization_form
     from trilobit.formats.safetensors import Checkpoint
+    from trilobit.formats.text import has_tokenizer
 
     where = path / "config.json"
     if not where.exists():
@@ -126,7 +127,7 @@ def _directory(path: Path) -> Facts:
     return {
         **facts,
         "tensors": len(checkpoint.tensors),
-        "tokenizer": (path / "tokenizer.json").exists(),
+        "tokenizer": has_tokenizer(path),
         "chat_template": (path / "chat_template.jinja").exists() or "chat_template" in settings,
         "bytes_by_dtype": _bytes_by_dtype(checkpoint.tensors),
         **({} if "not_run" in facts else {"convert": _convert(path)}),

@@ -11,14 +11,18 @@ from typing import Any
 from ..config import ModelConfig
 from ..errors import FormatError
 from .files import read_bytes, read_json, read_text
+from .older_tokenizer import PIECES, VOCAB, read_older_tokenizer
 from .pooling import Pooling, read_pooling, write_pooling
+
+# Any one of these is a tokenizer, the last one with merges.txt.
+TOKENIZERS = ("tokenizer.json", PIECES, VOCAB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFiles:
     """What a model knows about text: its tokenizer, chat template and how it begins a text."""
 
-    tokenizer: bytes | None = None  # tokenizer.json as it was
+    tokenizer: bytes | None = None  # a tokenizer.json; as it was, where there was one
     chat_template: str | None = None
     add_bos: bool = False
     pooling: Pooling | None = None  # of a model for embeddings
@@ -40,25 +44,34 @@ def with_generation_config(config: ModelConfig, source: Path) -> ModelConfig:
         raise FormatError(f"{path}: {error}") from None
 
 
+def has_tokenizer(source: Path) -> bool:
+    """Whether a Hugging Face directory has a tokenizer, whatever its form."""
+    return any(os.path.exists(source / name) for name in TOKENIZERS)
+
+
 def read_text_files(source: Path, config: ModelConfig) -> TextFiles:
     """Tokenizer, chat template and settings of a Hugging Face directory; empty without tokenizer.
 
     Raises FormatError when one is damaged or belongs to another model.
     """
+    settings_path = source / "tokenizer_config.json"
+    settings = read_json(settings_path) if os.path.exists(settings_path) else {}
     path = source / "tokenizer.json"
-    if not os.path.exists(path):
-        return TextFiles()
+    if os.path.exists(path):
+        data = read_bytes(path)
+    else:
+        older = read_older_tokenizer(source, config, settings)
+        if older is None:
+            return TextFiles()
+        data, path = older
     from ..tokenizer import Tokenizer
 
-    data = read_bytes(path)
     tokenizer = Tokenizer(data, str(path))
     if tokenizer.vocab_size > config.vocab_size:
         raise FormatError(
             f"{path}: has ids up to {tokenizer.vocab_size - 1}, the model's vocabulary ends at "
             f"{config.vocab_size - 1}; take the tokenizer of this model"
         )
-    settings_path = source / "tokenizer_config.json"
-    settings = read_json(settings_path) if os.path.exists(settings_path) else {}
     template = settings.get("chat_template")
     template_path = source / "chat_template.jinja"
     if os.path.exists(template_path):

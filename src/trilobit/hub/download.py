@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import DownloadError, OutputError, RequestError, UnsupportedModel
 from ..formats.files import read_json
 from ..formats.hf_config import model_config
+from ..formats.text import TOKENIZERS
 from .bar import Advance, as_tqdm, say, transfer
 from .faults import hub_faults, patiently
 from .files import Needed, needed
@@ -112,7 +113,7 @@ def downloaded(repo: Repo) -> Snapshot | None:
         wanted = needed(repo, names)
     except (RequestError, UnsupportedModel):
         return None
-    has_text = wanted.source or {"tokenizer.json", "tokenizer.model"} & set(wanted.files)
+    has_text = wanted.source or set(TOKENIZERS) & set(wanted.files)
     if not has_text:  # another program may have wanted the weights only
         return None
     files = tuple(_from_cache(folder, name) for name in wanted.files)

@@ -6,8 +6,9 @@ from ...config import ModelConfig
 from ...errors import FormatError, UnsupportedModel
 from ..pooling import Mode, Pooling
 from ..text import TextFiles
+from ..tokenizer_json import from_vocabulary
 from .container import GGUFFile
-from .tokenizer import HUGGING_FACE, from_vocabulary, read_vocabulary
+from .tokenizer import HUGGING_FACE, read_vocabulary
 
 # llama.cpp's numbers; 0 is none.
 POOLING_TYPES: dict[Mode, int] = {"mean": 1, "last": 3}

@@ -1,4 +1,4 @@
-"""The tokenizer in a GGUF file's metadata as a tokenizer.json, and what else it says of text.
+"""The tokenizer in a GGUF file's metadata, checked (`tokenizer_json.py` makes a file of it).
 
 Two kinds: byte-level BPE (model `gpt2`: tokens, merges and the name of a pre-tokenizer) and
 SentencePiece BPE (model `llama`: tokens and scores, from which the merges follow).
@@ -6,22 +6,20 @@ SentencePiece BPE (model `llama`: tokens and scores, from which the merges follo
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import FormatError, UnsupportedModel
+from ..tokenizer_json import CONTROL, NORMAL
 from . import pre_tokenizers
 from .container import GGUFFile
 from .header import shown
 
 PREFIX = "tokenizer.ggml."
 HUGGING_FACE = "tokenizer.huggingface.json"  # the whole tokenizer.json, by the format
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-_SPACE = "▁"
 
 # bitnet.cpp's converter left out the name of 2B-4T's pre-tokenizer, which has Llama 3's tokens.
 _LLAMA3_BOS = {128000: "<|begin_of_text|>"}
@@ -156,136 +154,3 @@ def read_vocabulary(file: GGUFFile) -> Vocabulary | None:
     if file.text(f"{PREFIX}model") in (None, "no_vocab", "none"):
         return None
     return Vocabulary(file)
-
-
-def from_vocabulary(vocabulary: Vocabulary) -> bytes:
-    """A tokenizer.json of tokens and merges, or of tokens and scores."""
-    parts = _byte_level(vocabulary) if vocabulary.model == "gpt2" else _sentence_piece(vocabulary)
-    whole = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": _added_tokens(vocabulary),
-        "post_processor": _post_processor(vocabulary),
-        **parts,
-    }
-    return json.dumps(whole, ensure_ascii=False).encode()
-
-
-def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    special = {i for i, _ in vocabulary.of_type(CONTROL, UNKNOWN)}
-    return [
-        {
-            "id": i,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": i in special,
-        }
-        for i, token in vocabulary.of_type(CONTROL, UNKNOWN, USER_DEFINED)
-        if token
-    ]
-
-
-def _post_processor(vocabulary: Vocabulary) -> dict[str, Any] | None:
-    before = [vocabulary.bos] if vocabulary.adds_bos else []
-    behind = [vocabulary.eos] if vocabulary.adds_eos else []
-    if not before and not behind:
-        return None
-    texts = {i: vocabulary.tokens[i] for i in [*before, *behind] if i is not None}
-
-    def template(*sequences: str) -> list[dict[str, Any]]:
-        pieces: list[dict[str, Any]] = []
-        for kind, sequence in enumerate(sequences):
-            pieces += [
-                {"SpecialToken": {"id": texts[i], "type_id": kind}} for i in before if i in texts
-            ]
-            pieces += [{"Sequence": {"id": sequence, "type_id": kind}}]
-            pieces += [
-                {"SpecialToken": {"id": texts[i], "type_id": kind}} for i in behind if i in texts
-            ]
-        return pieces
-
-    return {
-        "type": "TemplateProcessing",
-        "single": template("A"),
-        "pair": template("A", "B"),
-        "special_tokens": {
-            text: {"id": text, "ids": [i], "tokens": [text]} for i, text in texts.items()
-        },
-    }
-
-
-def _byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
-    name = vocabulary.pre
-    return {
-        "normalizer": {"type": "NFC"} if name in pre_tokenizers.NFC else None,
-        "pre_tokenizer": pre_tokenizers.pre_tokenizer(name),
-        "decoder": {**pre_tokenizers.BYTE_LEVEL, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": name in pre_tokenizers.IGNORE_MERGES,
-            "vocab": vocabulary.ids,
-            "merges": vocabulary.merges,
-        },
-    }
-
-
-def _sentence_piece(vocabulary: Vocabulary) -> dict[str, Any]:
-    prepend = [{"type": "Prepend", "prepend": _SPACE}] if vocabulary.adds_space else []
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-    restore = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
-    unknown = next((text for _, text in vocabulary.of_type(UNKNOWN)), None)
-    return {
-        "normalizer": {"type": "Sequence", "normalizers": [*prepend, replace]},
-        "pre_tokenizer": None,
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                restore,
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                *(strip if vocabulary.adds_space else []),
-            ],
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": unknown,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": any(True for _ in vocabulary.of_type(BYTE)),
-            "ignore_merges": False,
-            "vocab": vocabulary.ids,
-            "merges": _merges_of_scores(vocabulary),
-        },
-    }
-
-
-def _merges_of_scores(vocabulary: Vocabulary) -> Sequence[tuple[str, str]]:
-    """SentencePiece merges the pair whose result has the best score: merges in that order.
-
-    Pairs with one result stand in the order of their halves' ids, as transformers has them. No
-    pair makes a control token: text that spells one is text.
-    """
-    scores = vocabulary.scores
-    ids = {text: i for i, text in vocabulary.of_type(NORMAL, USER_DEFINED, UNUSED)}
-    found: list[tuple[float, int, int, str, str]] = []
-    for i, piece in vocabulary.of_type(NORMAL, USER_DEFINED):
-        score = -float(scores[i])
-        for cut in range(1, len(piece)):
-            left, right = ids.get(piece[:cut]), ids.get(piece[cut:])
-            if left is not None and right is not None:
-                found.append((score, left, right, piece[:cut], piece[cut:]))
-    found.sort(key=lambda pair: pair[:3])
-    return [(left, right) for *_, left, right in found]

@@ -10,20 +10,12 @@ from typing import Any
 from ...config import ModelConfig
 from ...errors import UnsupportedModel
 from ..text import TextFiles
+from ..tokenizer_json import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from . import values
 from .config_keys import architecture_name
 from .pre_tokenizers import name_of
 from .text import POOLING_TYPES
-from .tokenizer import (
-    BYTE,
-    CONTROL,
-    HUGGING_FACE,
-    NORMAL,
-    PREFIX,
-    UNKNOWN,
-    UNUSED,
-    USER_DEFINED,
-)
+from .tokenizer import HUGGING_FACE, PREFIX
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _SPACE = "▁"
