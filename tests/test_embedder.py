@@ -105,13 +105,16 @@ def test_vectors_are_those_of_stock_transformers(masters: Path, tmp_path: Path, 
     key = {"last": "pooling_mode_lasttoken", "mean": "pooling_mode_mean_tokens"}[mode]
     write_json(checkpoint / "1_Pooling" / "config.json", {key: True})
     convert(checkpoint, tmp_path / "model.trilobit")
-    ours = Embedder(tmp_path / "model.trilobit", kv_dtype="f32", threads=1).encode(TEXTS)
+    texts = [*TEXTS, "dog", "a", "park"]  # the shorter, the rarer are ties
+    ours = Embedder(tmp_path / "model.trilobit", kv_dtype="f32", threads=1).encode(texts)
     assert ours.dtype == np.float32
     assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)
-    stock = stock_vectors(masters, TEXTS, mode, [1])
+    stock = stock_vectors(masters, texts, mode, [1])
     off = np.linalg.norm(ours - stock, axis=1)
     assert off.max() < ONE_TIE
-    assert np.sort(off)[1] < 1e-6  # and where no activation lies on a tie, float32 agrees
+    assert (
+        np.sort(off)[len(texts) // 2 - 1] < 1e-6
+    )  # and where no activation lies on a tie, float32 agrees
 
 
 def published(directory: Path, masters: Path) -> Path:
