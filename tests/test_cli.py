@@ -263,11 +263,13 @@ def test_speculation_is_switched_off_and_changes_no_token(model_file: Path) -> N
     again = ",".join(["20", "21", "22", "23"] * 8)
     options = ("--model", model_file, "--max-tokens", 40, "--temperature", 0, "--ignore-eos")
     options = (*options, "--logit-bias", "20:99")
-    on = result("generate", "--token-ids", again, *options)
+    on = result("generate", "--token-ids", again, *options, "--speculation")
     off = result("generate", "--token-ids", again, *options, "--no-speculation")
     assert on["token_ids"] == off["token_ids"]
     assert on["accepted_tokens"] > 0
     assert off["drafted_tokens"] == off["accepted_tokens"] == 0
+    small = result("generate", "--token-ids", again, *options)  # too small to be worth it
+    assert small["drafted_tokens"] == 0
 
 
 def test_plain_output_is_the_text_and_a_newline(model_file: Path) -> None:

@@ -226,7 +226,11 @@ FEW = dict.fromkeys(range(10, 15), 30.0)
 def pairs(model_file: Path) -> dict[str, tuple[LLM, LLM]]:
     """Each with speculation, and without it and with the full head."""
     bundled, random = LLM(speculation=False, head="full"), LLM(model_file, speculation=False)
-    fast = LLM(head="screened", threads=2), LLM(head="full"), LLM(model_file, threads=2)
+    fast = (
+        LLM(head="screened", threads=2, speculation=True),
+        LLM(head="full", speculation=True),
+        LLM(model_file, threads=2, speculation=True),
+    )
     return dict(zip(MODELS, zip(fast, (bundled, bundled, random), strict=True), strict=True))
 
 
@@ -274,7 +278,9 @@ def test_company_changes_no_text(pairs: dict[str, tuple[LLM, LLM]]) -> None:
 @pytest.fixture(scope="module")
 def short(model_file: Path) -> tuple[LLM, LLM]:
     """A random model with speculation and without, and a context that is soon full."""
-    return LLM(model_file, context=80), LLM(model_file, context=80, speculation=False)
+    return LLM(model_file, context=80, speculation=True), LLM(
+        model_file, context=80, speculation=False
+    )
 
 
 LOOP = [20, 21, 22, 23, 24] * 6  # the random model's greedy answer repeats itself in parts

@@ -39,7 +39,7 @@ def command(
     params: SamplingParams,
     threads: int | None,
     context: int | None,
-    speculation: bool,
+    speculation: bool | None,
     kv_dtype: KvDtype,
 ) -> None:
     """Talk to MODEL: a file, a folder or a name (`trilobit list --names`).

@@ -49,7 +49,7 @@ def command(
     params: SamplingParams,
     threads: int | None,
     context: int | None,
-    speculation: bool,
+    speculation: bool | None,
     kv_dtype: KvDtype,
     as_json: bool,
 ) -> None:

@@ -31,7 +31,7 @@ def command(
     params: SamplingParams,
     threads: int | None,
     context: int | None,
-    speculation: bool,
+    speculation: bool | None,
     kv_dtype: KvDtype,
 ) -> None:
     """Write a story that begins with PROMPT ("Once upon a time").

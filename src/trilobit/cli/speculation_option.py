@@ -6,6 +6,7 @@ import click
 
 speculation_option = click.option(
     "--speculation/--no-speculation",
-    default=True,
-    help="Guess ahead where the text repeats itself; the text is the same, and comes sooner.",
+    default=None,
+    help="Guess ahead where the text repeats itself; the text is the same, and comes sooner. "
+    "Default: with models beyond 64 MB.",
 )
