@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 
 from trilobit import FormatError, OutputError
 from trilobit.formats.safetensors import Checkpoint, SafetensorsFile, SafetensorsWriter
+from trilobit.formats.whole_file import check_space
 
 
 def tensor(dtype: str, shape: Any, begin: Any, end: Any) -> dict[str, Any]:
@@ -374,11 +377,28 @@ def test_nothing_is_left_on_a_full_disk(sizes: list[int], tmp_path: Path) -> Non
 
 def test_a_file_larger_than_the_disk_is_refused_before_the_work(tmp_path: Path) -> None:
     with (
-        pytest.raises(OutputError, match="GB free"),
+        pytest.raises(OutputError, match=r"needs [\d.]+ GB, and the disk has [\d.]+ GB free"),
         SafetensorsWriter(tmp_path / "x", [("a", "F64", (1 << 55,))], {}),
     ):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_a_small_disk_is_measured_in_megabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SimpleNamespace(total=2_000_000, free=1_500_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
+    with pytest.raises(OutputError, match=r"needs 3\.73 MB, and the disk has 1\.50 MB free;"):
+        check_space(tmp_path / "x", 3_730_000)
+
+
+def test_a_place_without_a_disk_says_its_own_reason() -> None:
+    if not os.path.exists("/proc/self"):
+        pytest.skip("Linux only")
+    writer = SafetensorsWriter(Path("/proc/x"), [("a", "F64", (1,))], {})
+    with pytest.raises(OutputError, match="cannot be written"), writer:
+        pass
 
 
 def test_a_place_that_is_no_file_is_refused_and_stays(tmp_path: Path) -> None:

@@ -22,12 +22,18 @@ _PART_ROWS = 512  # of a table in memory at once
 
 def check_space(path: Path, size_bytes: int) -> None:
     """OutputError when a disk has no room for a file: before hours of work, not after them."""
-    free = shutil.disk_usage(path.parent).free
-    if size_bytes > free:
+    disk = shutil.disk_usage(path.parent)
+    # /proc and its like have no size at all: opening a file there says what is wrong.
+    if disk.total and size_bytes > disk.free:
         raise OutputError(
-            f"{path}: needs {size_bytes / 1e9:.2f} GB, and the disk has "
-            f"{free / 1e9:.2f} GB free; free space or choose another place"
+            f"{path}: needs {disk_amount(size_bytes)}, and the disk has {disk_amount(disk.free)} "
+            "free; free space or choose another place"
         )
+
+
+def disk_amount(size_bytes: int) -> str:
+    """Bytes as disks are measured: `1.18 GB`, `0.09 MB`."""
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.2f} MB"
 
 
 class WholeFile:

@@ -18,6 +18,7 @@ from ..errors import DownloadError, OutputError, RequestError, UnsupportedModel
 from ..formats.files import read_json
 from ..formats.hf_config import model_config
 from ..formats.text import TOKENIZERS
+from ..formats.whole_file import disk_amount
 from .bar import Advance, as_tqdm, say, transfer
 from .faults import hub_faults, patiently
 from .files import Needed, needed
@@ -257,8 +258,8 @@ def _check_space(repo: Repo, wanted_bytes: int) -> None:
     free_bytes = shutil.disk_usage(place).free
     if wanted_bytes > free_bytes:
         raise OutputError(
-            f"{repo}: needs {wanted_bytes / 1e9:.2f} GB, and the disk of {place} has "
-            f"{free_bytes / 1e9:.2f} GB free; free space, or set HF_HOME to another disk"
+            f"{repo}: needs {disk_amount(wanted_bytes)}, and the disk of {place} has "
+            f"{disk_amount(free_bytes)} free; free space, or set HF_HOME to another disk"
         )
 
 
