@@ -30,7 +30,7 @@ from trilobit.synth import synth
 
 PROMPT = "Once upon a time"
 TIMEOUT_S = 120  # of a command that takes a second: the machine may be busy
-BROKEN_PIPE, INTERRUPTED, TERMINATED = 141, 130, 143
+BROKEN_PIPE, INTERRUPTED, TERMINATED, HUNG_UP = 141, 130, 143, 129
 
 # The command after some lines of Python, for what cannot be set from outside.
 AFTER = "\nimport runpy; runpy.run_module('trilobit', run_name='__main__', alter_sys=True)"
@@ -699,7 +699,8 @@ def test_interrupted_synth_leaves_nothing(form: list[str], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("number", "expected"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)]
+    ("number", "expected"),
+    [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED), (signal.SIGHUP, HUNG_UP)],
 )
 def test_interrupted_convert_leaves_nothing(
     number: signal.Signals, expected: int, tmp_path: Path

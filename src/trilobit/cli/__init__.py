@@ -77,8 +77,11 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """Entry point of the `trilobit` command."""
-    # What stops us politely (`timeout`, a container) must leave no half-written file either.
+    # What stops us politely (`timeout`, a container, a terminal that is closed) must leave no
+    # half-written file either. `nohup` has a closed terminal ignored: so it stays.
     signal.signal(signal.SIGTERM, _terminate)
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows `?`
