@@ -229,6 +229,8 @@ def test_texts_that_are_too_long_are_refused_or_cut(model_file: Path) -> None:
 
 def test_impossible_requests_are_refused(embedder: Embedder, model_file: Path) -> None:
     for options, message in (
+        ({"texts": None}, "expected a text or a list of texts, not NoneType"),
+        ({"texts": b"a"}, "expected a text or a list of texts, not bytes"),
         ({"texts": ["a", 3]}, "text 1 is not a text, but int"),
         ({"texts": "a", "dimensions": 61}, "dimensions is 61; expected an integer from 1 to 60"),
         ({"texts": "a", "precision": "int3"}, "precision is 'int3'"),

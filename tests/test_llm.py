@@ -345,6 +345,27 @@ def test_every_way_in_refuses_bad_ids(llm: LLM) -> None:
                 call(bad)
 
 
+def test_what_is_no_text_is_refused_and_told_what_to_do(llm: LLM) -> None:
+    with pytest.raises(RequestError, match=r"token ids, not a text; give it encode\(text\)$"):
+        llm.logits(PROMPT)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match=r"^encode takes a text, not int$"):
+        llm.encode(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("params", [5, {"max_tokens": 3}, [GREEDY, GREEDY], {}])
+def test_params_of_another_type_are_refused(llm: LLM, params: Any) -> None:
+    free = free_blocks(llm)
+    with pytest.raises(RequestError, match=r"^params is of type .*; expected one SamplingParams"):
+        llm.generate([PROMPT, PROMPT], params)
+    assert free_blocks(llm) == free
+
+
+@pytest.mark.parametrize("model", [None, 5, b"x", []])
+def test_what_is_neither_path_nor_name_is_no_model(model: Any) -> None:
+    with pytest.raises(RequestError, match=r"^model is .*; expected a path or a name$"):
+        LLM(model)
+
+
 def test_an_empty_text_is_the_token_that_begins_a_text(llm: LLM) -> None:
     assert llm.encode("") == [llm.config.bos_token_id]
     assert llm.generate("", GREEDY).prompt_tokens == 1

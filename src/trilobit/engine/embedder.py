@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Items
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +131,8 @@ class Embedder:
         check_precision(precision)
         if dimensions is not None:
             dimensions = _checked("dimensions", dimensions, self.dimensions)
+        if not isinstance(texts, Iterable) or isinstance(texts, (bytes, bytearray)):
+            raise RequestError(f"expected a text or a list of texts, not {type(texts).__name__}")
         several = [texts] if isinstance(texts, str) else list(texts)
         before = self._prompt(instruction, prompt)
         ids = [self._ids(n, text, before, truncate) for n, text in enumerate(several)]

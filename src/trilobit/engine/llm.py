@@ -257,6 +257,8 @@ class LLM:
 
     def logits(self, token_ids: TokenIds) -> NDArray[np.float32]:
         """Logits after every token, float32 `[T, vocab]`."""
+        if isinstance(token_ids, str):
+            raise RequestError("logits takes token ids, not a text; give it encode(text)")
         ids = self._checked_ids(token_ids)
         logits = np.empty((len(ids), self.config.vocab_size), dtype=np.float32)
         done = 0
@@ -286,6 +288,8 @@ class LLM:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt, with the beginning-of-text token where the model wants one."""
+        if not isinstance(text, str):
+            raise RequestError(f"encode takes a text, not {type(text).__name__}")
         ids = self._tokenizer().encode(text)
         return self._with_bos(ids)
 
@@ -356,7 +360,10 @@ class LLM:
         return [sequence.completion() for sequence in sequences]
 
     def _queue(self, prompts: list[list[int]], params: SamplingParams | None) -> list[Sequence]:
-        params = params or SamplingParams()
+        params = SamplingParams() if params is None else params
+        if not isinstance(params, SamplingParams):
+            kind = type(params).__name__
+            raise RequestError(f"params is of type {kind}; expected one SamplingParams for all")
         if params.stop:
             self._tokenizer()  # without text there is nothing to find them in
         for what, ids in (

@@ -103,6 +103,8 @@ def resolve(model: str | os.PathLike[str]) -> Path | Repo:
     """
     if isinstance(model, os.PathLike):
         return Path(model)
+    if not isinstance(model, str):
+        raise RequestError(f"model is {model!r:.80}; expected a path or a name")
     if model.startswith(_HUB_PREFIXES):
         prefix = next(p for p in _HUB_PREFIXES if model.startswith(p))
         rest = model.removeprefix(prefix).rstrip("/")
