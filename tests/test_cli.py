@@ -523,7 +523,7 @@ def test_synth_writes_a_packed_file_that_runs(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "the file is empty"),
-        (b"GGUF\x03\0\0\0" + bytes(64), "a GGUF file"),
+        (b"GGUF\x03\0\0\0" + bytes(64), "the tensors end at byte 24"),
         (pickle.dumps({"weights": [1.0] * 99}), "a pickled PyTorch file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "Git LFS pointer"),
         (b"Once upon a time there was a file that held a story.\n", "not a safetensors file"),
