@@ -439,6 +439,21 @@ nb::tuple kernel_norm_quantise(const std::string &isa, const Floats &x, const Fl
     return nb::make_tuple(std::vector<int>(codes.data(), codes.data() + n), scale, sum);
 }
 
+using Seconds = std::vector<double>(const Kernels &, int rows, int columns, int tokens, int threads,
+                                    int repeats);
+
+std::vector<double> kernel_seconds(Seconds *measure, const std::string &isa, int rows, int columns,
+                                   int tokens, int threads, int repeats) {
+    const Kernels &k = kernels_named(isa);
+    require(rows >= 1 && columns >= 1 && tokens >= 1 && repeats >= 1,
+            "rows, columns, tokens and repeats must be positive");
+    require(rows <= 1 << 20 && columns <= 1 << 16 && tokens <= 1 << 12,
+            "rows, columns or tokens are beyond 2^20, 2^16 or 2^12");
+    require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
+    const nb::gil_scoped_release release;
+    return measure(k, rows, columns, tokens, threads, repeats);
+}
+
 bool check_codes(const Bytes &packed, int threads) {
     require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
     const nb::gil_scoped_release release;
@@ -465,21 +480,38 @@ NB_MODULE(_native, m) {
           "True when no two-bit code of the packed bytes is 3.");
     m.def(
         "dram_read_gb_per_s",
-        [](int threads, int repeats) {
+        [](int threads, int repeats, const std::string &isa) {
             require(threads >= 1 && threads <= 1024 && repeats >= 1, "threads and repeats ≥ 1");
+            const Kernels &k = isa.empty() ? kernels_or_throw() : kernels_named(isa);
             const nb::gil_scoped_release release;
-            return dram_read_gb_per_s(kernels_or_throw(), threads, repeats);
+            return dram_read_gb_per_s(k, threads, repeats);
         },
-        "threads"_a, "repeats"_a = 7, "Median rate of reading 512 MB once, in GB/s (10^9).");
+        "threads"_a, "repeats"_a = 7, "isa"_a = "",
+        "Median rate of reading 512 MB once, in GB/s (10^9).");
     m.def(
         "int8_gmac_per_s",
-        [](int threads, int repeats) {
+        [](int threads, int repeats, const std::string &isa) {
             require(threads >= 1 && threads <= 1024 && repeats >= 1, "threads and repeats ≥ 1");
+            const Kernels &k = isa.empty() ? kernels_or_throw() : kernels_named(isa);
             const nb::gil_scoped_release release;
-            return int8_gmac_per_s(kernels_or_throw(), threads, repeats);
+            return int8_gmac_per_s(k, threads, repeats);
         },
-        "threads"_a, "repeats"_a = 7,
+        "threads"_a, "repeats"_a = 7, "isa"_a = "",
         "Median rate of u8 × s8 multiply-adds from registers, in 10^9 a second.");
+    m.def(
+        "linear_seconds",
+        [](const std::string &isa, int rows, int columns, int tokens, int threads, int repeats) {
+            return kernel_seconds(&linear_seconds, isa, rows, columns, tokens, threads, repeats);
+        },
+        "isa"_a, "rows"_a, "columns"_a, "tokens"_a, "threads"_a = 1, "repeats"_a = 7,
+        "Seconds of one product with a ternary matrix that comes from memory, `repeats` times.");
+    m.def(
+        "screen_seconds",
+        [](const std::string &isa, int rows, int columns, int tokens, int threads, int repeats) {
+            return kernel_seconds(&screen_seconds, isa, rows, columns, tokens, threads, repeats);
+        },
+        "isa"_a, "rows"_a, "columns"_a, "tokens"_a, "threads"_a = 1, "repeats"_a = 7,
+        "Seconds of one pass over a head's screen that comes from memory, `repeats` times.");
     m.def("kernel_linear", &kernel_linear, "isa"_a, "packed"_a, "rows"_a, "columns"_a, "x"_a,
           "threads"_a = 1, "Integer products [tokens, rows] of one kernel, as float32.");
     m.def("kernel_linear_groups", &kernel_linear_groups, "isa"_a, "packed"_a, "scales"_a, "rows"_a,

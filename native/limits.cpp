@@ -11,7 +11,7 @@
 namespace trilobit {
 namespace {
 
-template <typename F> double median_seconds(int repeats, F &&f) {
+template <typename F> std::vector<double> seconds_of(int repeats, F &&f) {
     std::vector<double> seconds;
     for (int i = 0; i < repeats; ++i) {
         const auto start = std::chrono::steady_clock::now();
@@ -19,8 +19,47 @@ template <typename F> double median_seconds(int repeats, F &&f) {
         seconds.push_back(
             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
+    return seconds;
+}
+
+template <typename F> double median_seconds(int repeats, F &&f) {
+    std::vector<double> seconds = seconds_of(repeats, f);
     std::nth_element(seconds.begin(), seconds.begin() + repeats / 2, seconds.end());
     return seconds[static_cast<std::size_t>(repeats / 2)];
+}
+
+// Codes of tokens, as kernels want them; how long they take does not depend on their values.
+struct Tokens {
+    Array<std::int8_t> codes;
+    Array<float> scales;
+    Array<std::int32_t> sums;
+    Activations activations;
+
+    Tokens(int tokens, int columns, int tile)
+        : codes(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(columns)),
+          scales(static_cast<std::size_t>(tokens)), sums(static_cast<std::size_t>(tokens)),
+          activations{codes.data(), scales.data(), sums.data(), tokens, columns, tile} {
+        std::memset(codes.data(), 1, codes.size());
+    }
+};
+
+// Seconds of f(pool, weights), each time with other weights: of so many copies of `bytes` bytes
+// that no cache holds them. What must be warm is warm: there is a pass before the first.
+template <typename F>
+std::vector<double> streamed_seconds(std::size_t bytes, int threads, int repeats, F &&f) {
+    constexpr std::size_t kBeyondCaches = std::size_t{256} << 20;
+    const std::size_t copies = kBeyondCaches / bytes + 1;
+    Array<unsigned char> weights(copies * bytes);
+    std::memset(weights.data(), 0x55, copies * bytes); // a page never written is not read
+    Pool pool(threads);
+    const Pool::Step step(pool);
+    const auto pass = [&] {
+        for (std::size_t i = 0; i < copies; ++i) f(pool, weights.data() + i * bytes);
+    };
+    pass();
+    std::vector<double> seconds = seconds_of(repeats, pass);
+    for (double &s : seconds) s /= static_cast<double>(copies);
+    return seconds;
 }
 
 } // namespace
@@ -43,40 +82,6 @@ double dram_read_gb_per_s(const Kernels &kernels, int threads, int repeats) {
     return static_cast<double>(kBytes) / seconds * 1e-9;
 }
 
-double linear_seconds(const Kernels &kernels, int rows, int columns, int tokens, int threads,
-                      int repeats) {
-    const float scale = 1;
-    Ternary w{nullptr, &scale, 0, rows, columns};
-    const std::size_t bytes =
-        static_cast<std::size_t>(w.groups()) * static_cast<std::size_t>(w.blocks()) * kBlockBytes;
-    const std::size_t matrices = (std::size_t{256} << 20) / bytes + 1;
-    Array<unsigned char> packed(matrices * bytes);
-    std::memset(packed.data(), 0x55, matrices * bytes);
-    const int padded = round_up(columns, kColumns);
-    Array<std::int8_t> codes(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(padded));
-    std::memset(codes.data(), 1, codes.size());
-    Array<float> scales(static_cast<std::size_t>(tokens));
-    Array<std::int32_t> sums(static_cast<std::size_t>(tokens));
-    Array<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(rows));
-    const Activations x{codes.data(), scales.data(), sums.data(),
-                        tokens,       padded,        kernels.tile_tokens(tokens)};
-    Pool pool(threads);
-    Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
-    const Pool::Step step(pool);
-    const int passes = static_cast<int>(matrices);
-    std::size_t next = 0;
-    const double seconds = median_seconds(repeats, [&] {
-        for (int i = 0; i < passes; ++i) {
-            w.packed = packed.data() + next++ % matrices * bytes;
-            pool.split(w.groups(), [&](int begin, int end, int thread) {
-                kernels.linear(w, x, begin, end, out.data(), rows, false,
-                               scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
-            });
-        }
-    });
-    return seconds / passes;
-}
-
 double int8_gmac_per_s(const Kernels &kernels, int threads, int repeats) {
     constexpr int kRounds = 400'000;
     std::vector<int> macs(static_cast<std::size_t>(threads));
@@ -89,6 +94,40 @@ double int8_gmac_per_s(const Kernels &kernels, int threads, int repeats) {
         });
     });
     return static_cast<double>(macs[0]) * kRounds * threads / seconds * 1e-9;
+}
+
+std::vector<double> linear_seconds(const Kernels &kernels, int rows, int columns, int tokens,
+                                   int threads, int repeats) {
+    const float scale = 1;
+    Ternary w{nullptr, &scale, 0, rows, columns};
+    const Tokens x(tokens, round_up(columns, kColumns), kernels.tile_tokens(tokens));
+    Array<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(rows));
+    Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
+    const std::size_t bytes =
+        static_cast<std::size_t>(w.groups()) * static_cast<std::size_t>(w.blocks()) * kBlockBytes;
+    return streamed_seconds(bytes, threads, repeats, [&](Pool &pool, const unsigned char *packed) {
+        w.packed = packed;
+        pool.split(w.groups(), [&](int begin, int end, int thread) {
+            kernels.linear(w, x.activations, begin, end, out.data(), rows, false,
+                           scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
+        });
+    });
+}
+
+std::vector<double> screen_seconds(const Kernels &kernels, int rows, int columns, int tokens,
+                                   int threads, int repeats) {
+    const int padded = round_up(columns, kScreenPad), groups = (rows + kRows - 1) / kRows;
+    Array<float> scales(static_cast<std::size_t>(rows));
+    const Tokens x(tokens, padded, std::min(tokens, kScreenTokens));
+    Array<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(rows));
+    const std::size_t bytes = static_cast<std::size_t>(groups) *
+                              static_cast<std::size_t>(padded / kScreenColumns) * kBlockBytes;
+    return streamed_seconds(bytes, threads, repeats, [&](Pool &pool, const unsigned char *codes) {
+        const Screen screen{codes, scales.data(), nullptr, rows, padded, kScreenPad};
+        pool.split(groups, [&](int begin, int end, int) {
+            kernels.screen(screen, x.activations, begin, end, out.data(), rows);
+        });
+    });
 }
 
 bool codes_are_ternary(const std::uint8_t *packed, std::size_t size, int threads) {
