@@ -123,6 +123,8 @@ def test_info_knows_the_tokenizer_of_an_older_checkpoint(bare: Path, tmp_path: P
     assert result("info", bare)["tokenizer"] is False
     directory = with_files(bare, tmp_path, tokenizer__model=sentence_piece())
     assert result("info", directory)["tokenizer"] is True
+    (directory / "tokenizer.model").rename(directory / "vocab.json")
+    assert result("info", directory)["tokenizer"] is False  # without merges.txt
 
 
 def test_no_bos_and_no_space_where_the_settings_say_so(bare: Path, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 from ..config import ModelConfig
 from ..errors import FormatError
 from .files import read_bytes, read_json, read_text
-from .older_tokenizer import PIECES, VOCAB, read_older_tokenizer
+from .older_tokenizer import MERGES, PIECES, VOCAB, read_older_tokenizer
 from .pooling import Pooling, read_pooling, write_pooling
 
-# Any one of these is a tokenizer, the last one with merges.txt.
-TOKENIZERS = ("tokenizer.json", PIECES, VOCAB)
+# What a tokenizer consists of: any one of these.
+TOKENIZERS = (("tokenizer.json",), (PIECES,), (VOCAB, MERGES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ def with_generation_config(config: ModelConfig, source: Path) -> ModelConfig:
 
 def has_tokenizer(source: Path) -> bool:
     """Whether a Hugging Face directory has a tokenizer, whatever its form."""
-    return any(os.path.exists(source / name) for name in TOKENIZERS)
+    return any(all(os.path.exists(source / name) for name in names) for names in TOKENIZERS)
 
 
 def read_text_files(source: Path, config: ModelConfig) -> TextFiles:

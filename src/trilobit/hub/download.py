@@ -114,7 +114,7 @@ def downloaded(repo: Repo) -> Snapshot | None:
         wanted = needed(repo, names)
     except (RequestError, UnsupportedModel):
         return None
-    has_text = wanted.source or set(TOKENIZERS) & set(wanted.files)
+    has_text = wanted.source or any(set(names) <= set(wanted.files) for names in TOKENIZERS)
     if not has_text:  # another program may have wanted the weights only
         return None
     files = tuple(_from_cache(folder, name) for name in wanted.files)
