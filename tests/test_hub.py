@@ -435,7 +435,7 @@ def test_a_disk_too_small_is_known_before_anything_is_fetched(
     hub.add(NAME, files)
     usage = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(OutputError, match=rf"{NAME}: needs .* GB, and the disk of .* has 0\.00 GB"):
+    with pytest.raises(OutputError, match=rf"{NAME}: needs .* MB, and the disk of .* has 0\.00 MB"):
         pull(NAME)
     assert fetched(hub) == []
 
