@@ -10,6 +10,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -17,6 +18,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -57,10 +59,17 @@ const Kernels &kernels_named(const std::string &name) {
     throw nb::value_error(("instruction set '" + name + "' is not available here").c_str());
 }
 
+[[noreturn]] void raise_format_error(const std::string &message) {
+    const nb::object type = nb::module_::import_("trilobit.errors").attr("FormatError");
+    PyErr_SetString(type.ptr(), message.c_str());
+    throw nb::python_error();
+}
+
 // ---- reading a model's tensors -------------------------------------------------------------
 
 struct Tensors {
     nb::dict dict;
+    nb::dict files; // name: (open file, offset) of tables whose rows are read from there
     std::vector<Any> *kept;
     std::string scales_by; // tensor, row or group
     bool projection_norms;
@@ -123,6 +132,17 @@ struct Tensors {
             require(type == nb::dtype<float>(),
                     "tensor '" + name + "' is not float32, float16 or bfloat16 (as uint16)");
         return {array.data(), kind, rows, columns};
+    }
+
+    DenseTable table(const std::string &name, int rows, int columns) const {
+        DenseTable t{dense(name, rows, columns)};
+        if (!files.contains(name.c_str())) return t;
+        const auto [file, offset] =
+            nb::cast<std::pair<nb::object, std::int64_t>>(files[name.c_str()]);
+        t.file = nb::cast<int>(file.attr("fileno")());
+        t.offset = offset;
+        require(t.file >= 0 && offset >= 0, "the place of '" + name + "' is negative");
+        return t;
     }
 };
 
@@ -208,8 +228,8 @@ Weights read_weights(const Config &c, const nb::dict &d, const Tensors &t) {
         w.ternary_embed_tokens = t.ternary("model.embed_tokens", c.vocab_size, h);
         w.ternary_lm_head = tied ? w.ternary_embed_tokens : t.ternary("lm_head", c.vocab_size, h);
     } else {
-        w.embed_tokens = t.dense("model.embed_tokens.weight", c.vocab_size, h);
-        w.lm_head = tied ? w.embed_tokens : t.dense("lm_head.weight", c.vocab_size, h);
+        w.embed_tokens = t.table("model.embed_tokens.weight", c.vocab_size, h);
+        w.lm_head = tied ? w.embed_tokens : t.table("lm_head.weight", c.vocab_size, h);
         w.screen = read_screen(t, c.vocab_size, h);
     }
     w.norm = t.floats("model.norm.weight", static_cast<std::size_t>(h));
@@ -245,10 +265,13 @@ Weights read_weights(const Config &c, const nb::dict &d, const Tensors &t) {
 
 struct PyDecoder {
     std::vector<Any> kept; // keeps the borrowed buffers alive
+    nb::dict kept_files;   // and these open
     std::unique_ptr<Decoder> decoder;
 
     PyDecoder(const nb::dict &config, const nb::dict &tensors, const Floats &inv_freq, int threads,
-              int max_batch_tokens, int kv_blocks, const std::string &kv_dtype) {
+              int max_batch_tokens, int kv_blocks, const std::string &kv_dtype,
+              const nb::dict &files)
+        : kept_files(nb::cast<nb::dict>(files.attr("copy")())) {
         const Config c = read_config(config);
         require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
         require(max_batch_tokens >= 1 && max_batch_tokens <= 1 << 20,
@@ -266,7 +289,7 @@ struct PyDecoder {
         const std::string scales = value_of<std::string>(config, "scales");
         require(!projection_norms || scales != "group",
                 "config: projection norms with scales by group are not supported");
-        Weights w = read_weights(c, config, {tensors, &kept, scales, projection_norms});
+        Weights w = read_weights(c, config, {tensors, kept_files, &kept, scales, projection_norms});
         w.inv_freq = inv_freq.data();
         if (local) w.local_inv_freq = inv_freq.data() + half;
         const Capacity capacity{threads, max_batch_tokens, kv_blocks, kv_type};
@@ -309,15 +332,31 @@ struct PyDecoder {
         const Batch batch{
             span_of(token_ids),  span_of(positions), span_of(sequence), block_tables.data(), width,
             span_of(output_rows)};
-        const nb::gil_scoped_release release;
-        decoder->forward(batch);
+        run([&] { decoder->forward(batch); });
+    }
+
+    // Without the GIL; FormatError if a row that was needed could not be read from its file.
+    template <typename Function> void run(Function function) {
+        {
+            const nb::gil_scoped_release release;
+            function();
+        }
+        const std::optional<int> failure = decoder->take_failure();
+        if (!failure) return;
+        std::string file = "the model";
+        for (const auto [_, place] : kept_files)
+            file = nb::cast<std::string>(nb::str(place[nb::int_(0)].attr("name")));
+        const std::string reason = *failure == Rows::kFileEnded
+                                       ? "it ends too early"
+                                       : std::system_category().message(*failure);
+        raise_format_error(file + ": a row of the embedding or head cannot be read (" + reason +
+                           "); did the file change while the model ran? Load it again");
     }
 
     Matrix logits() {
         const auto rows = static_cast<std::size_t>(decoder->output_count());
         Matrix out = new_matrix(rows, static_cast<std::size_t>(decoder->config().vocab_size));
-        const nb::gil_scoped_release release;
-        decoder->logits(0, static_cast<int>(rows), out.data());
+        run([&] { decoder->logits(0, static_cast<int>(rows), out.data()); });
         return out;
     }
 
@@ -334,8 +373,7 @@ struct PyDecoder {
         require(samplers.size() == static_cast<std::size_t>(decoder->output_count()),
                 "one sampler for each output row");
         std::vector<std::int32_t> out(samplers.size());
-        const nb::gil_scoped_release release;
-        decoder->sample(samplers, out.data());
+        run([&] { decoder->sample(samplers, out.data()); });
         return out;
     }
 
@@ -352,8 +390,7 @@ struct PyDecoder {
         require(rows == static_cast<std::size_t>(decoder->output_count()),
                 "an output row for each sampler and each token of a draft");
         std::vector<std::vector<std::int32_t>> out;
-        const nb::gil_scoped_release release;
-        decoder->verify(both, &out);
+        run([&] { decoder->verify(both, &out); });
         return out;
     }
 };
@@ -555,9 +592,11 @@ NB_MODULE(_native, m) {
 
     nb::class_<PyDecoder>(m, "Decoder", "A decoder of a ternary model over borrowed weights.")
         .def(nb::init<const nb::dict &, const nb::dict &, const Floats &, int, int, int,
-                      const std::string &>(),
+                      const std::string &, const nb::dict &>(),
              "config"_a, "tensors"_a, "inv_freq"_a, "threads"_a, "max_batch_tokens"_a,
-             "kv_blocks"_a, "kv_dtype"_a = "f16")
+             "kv_blocks"_a, "kv_dtype"_a = "f16", "files"_a = nb::dict(),
+             "files: by a float table's name, an open file and where in it the table begins; rows "
+             "are then read from there.")
         .def("forward", &PyDecoder::forward, "token_ids"_a, "positions"_a, "sequence"_a,
              "block_tables"_a, "output_rows"_a,
              "Run a flat batch; all arrays int32. Sequence tokens are contiguous, in order.")
@@ -577,6 +616,9 @@ NB_MODULE(_native, m) {
         .def_prop_ro(
             "rescored_rows", [](const PyDecoder &d) { return d.decoder->head().rescored_rows(); },
             "Rows of the head computed exactly for them.")
+        .def_prop_ro(
+            "full_passes", [](const PyDecoder &d) { return d.decoder->head().full_passes(); },
+            "Passes over all of a head whose rows are otherwise read from a file, so far.")
         .def_prop_ro("kv_bytes", [](const PyDecoder &d) { return d.decoder->kv_bytes(); })
         .def_prop_ro_static("BLOCK", [](nb::handle) { return kKvBlock; });
 }

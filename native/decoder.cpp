@@ -17,8 +17,8 @@ constexpr int kFewTokens = 16, kGatedGroups = 8;
 
 Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &capacity,
                  const Kernels &kernels)
-    : config_(config), weights_(weights), capacity_(capacity), k_(kernels),
-      pool_(capacity.threads) {
+    : config_(config), weights_(weights), capacity_(capacity), k_(kernels), pool_(capacity.threads),
+      embeddings_(weights.embed_tokens, capacity.threads) {
     if (config.query_pre_attn_scalar == 0)
         config_.query_pre_attn_scalar = static_cast<float>(config.head_dim);
     const Config &c = config_;
@@ -123,16 +123,24 @@ template <typename Function> void Decoder::each_token(Function function) {
     });
 }
 
+std::optional<int> Decoder::take_failure() {
+    const std::optional<int> of_embeddings = embeddings_.take_failure(),
+                             of_head = head_->take_failure();
+    return of_embeddings ? of_embeddings : of_head;
+}
+
 void Decoder::embed(const Batch &batch) {
-    each_token([&](std::ptrdiff_t t) {
-        const int id = batch.token_ids[static_cast<std::size_t>(t)];
-        float *x = x_.data() + t * hidden_stride_;
-        if (weights_.ternary_embed_tokens.packed)
-            k_.embed_groups(weights_.ternary_embed_tokens, id, x);
-        else
-            k_.embed(weights_.embed_tokens, id, x);
-        if (config_.embedding_scale == 1) return;
-        for (int i = 0; i < config_.hidden_size; ++i) x[i] *= config_.embedding_scale;
+    pool_.split(tokens_, [&](int begin, int end, int thread) {
+        for (std::ptrdiff_t t = begin; t < end; ++t) {
+            const int id = batch.token_ids[static_cast<std::size_t>(t)];
+            float *x = x_.data() + t * hidden_stride_;
+            if (weights_.ternary_embed_tokens.packed)
+                k_.embed_groups(weights_.ternary_embed_tokens, id, x);
+            else
+                k_.embed(embeddings_.row(id, thread), 0, x);
+            if (config_.embedding_scale == 1) continue;
+            for (int i = 0; i < config_.hidden_size; ++i) x[i] *= config_.embedding_scale;
+        }
     });
 }
 

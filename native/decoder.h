@@ -8,6 +8,7 @@
 #include "kernels.h"
 #include "memory.h"
 #include "pool.h"
+#include "rows.h"
 #include "sampler.h"
 
 #include <algorithm>
@@ -54,8 +55,8 @@ struct Layer {
 
 // Borrowed; must outlive the decoder. A table is ternary where its packed codes are given.
 struct Weights {
-    Dense embed_tokens;
-    Dense lm_head;
+    DenseTable embed_tokens;
+    DenseTable lm_head;
     Screen screen; // of lm_head; codes may be null
     Ternary ternary_embed_tokens;
     Ternary ternary_lm_head;
@@ -106,6 +107,8 @@ class Decoder {
     int output_count() const { return outputs_; }
     int threads() const { return pool_.threads(); }
     const Head &head() const { return *head_; }
+    // Why what the last call computed is worth nothing, if a row of a table could not be read.
+    std::optional<int> take_failure();
     // Of the last forward's output row: what the head multiplies, [hidden_size].
     const float *hidden(int row) const {
         return hidden_out_.data() + std::ptrdiff_t{row} * hidden_stride_;
@@ -164,6 +167,7 @@ class Decoder {
     Capacity capacity_;
     const Kernels &k_;
     Pool pool_;
+    Rows embeddings_;
     std::optional<Head> head_;
     std::vector<Array<float>> gains_; // padded copies
     int tokens_ = 0, outputs_ = 0;

@@ -27,20 +27,20 @@ float sign_of(std::uint32_t column) {
 
 } // namespace
 
-Head::Head(const Dense &weights, const Ternary &ternary, const Screen &screen, int threads,
+Head::Head(const DenseTable &weights, const Ternary &ternary, const Screen &screen, int threads,
            int rows_at_once)
-    : weights_(weights), ternary_(ternary), screen_(screen), threads_(threads),
+    : rows_(weights, threads), ternary_(ternary), screen_(screen),
+      vocab_(ternary.packed ? ternary.rows : weights.all.rows), threads_(threads),
       rows_at_once_(rows_at_once) {
     const std::size_t n = static_cast<std::size_t>(rows_at_once);
     if (ternary.packed) {
-        weights_.rows = ternary.rows;
         const std::size_t groups = n * static_cast<std::size_t>(ternary.scale_groups());
         codes_ = Array<std::int8_t>(2 * groups * kScaleColumns);
         code_scales_ = Array<float>(groups);
         code_sums_ = Array<std::int32_t>(groups);
         scratch_ = Array<unsigned char>(static_cast<std::size_t>(threads) * kScratchBytes);
     }
-    scores_ = Array<float>(n * static_cast<std::size_t>(weights_.rows));
+    scores_ = Array<float>(n * static_cast<std::size_t>(vocab_));
     if (!screen.codes) return;
     const std::size_t columns = static_cast<std::size_t>(screen.columns);
     signs_ = Array<float>(columns);
@@ -61,14 +61,16 @@ void Head::logits(const Kernels &k, Pool &pool, const float *x, int stride, int 
     if (ternary_.packed) return ternary_logits(k, pool, x, stride, tokens, out);
     // Rows of the head that stay in an L2 cache while a few tokens at a time pass over them.
     constexpr int kHeadRows = 32, kHeadTokens = 3;
-    const int vocab = weights_.rows, chunks = (vocab + kHeadRows - 1) / kHeadRows;
+    const Dense &all = rows_.all();
+    const int vocab = vocab_, chunks = (vocab + kHeadRows - 1) / kHeadRows;
+    if (!rows_.whole(0)) return;
+    if (rows_.in_file()) full_passes_.fetch_add(1, std::memory_order_relaxed);
     pool.split(chunks, [&](int first, int last, int) {
         const int rows_end = std::min(last * kHeadRows, vocab);
-        if (tokens == 1)
-            return k.dense(weights_, first * kHeadRows, rows_end, x, stride, 1, out, vocab);
+        if (tokens == 1) return k.dense(all, first * kHeadRows, rows_end, x, stride, 1, out, vocab);
         for (int row = first * kHeadRows; row < rows_end; row += kHeadRows)
             for (int t = 0; t < tokens; t += kHeadTokens)
-                k.dense(weights_, row, std::min(row + kHeadRows, rows_end),
+                k.dense(all, row, std::min(row + kHeadRows, rows_end),
                         x + std::ptrdiff_t{t} * stride, stride, std::min(kHeadTokens, tokens - t),
                         out + std::ptrdiff_t{t} * vocab, vocab);
     });
@@ -95,7 +97,7 @@ void Head::ternary_logits(const Kernels &k, Pool &pool, const float *x, int stri
 void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
                   std::span<Sampler *const> samplers, std::int32_t *out) {
     const int tokens = static_cast<int>(samplers.size());
-    const std::ptrdiff_t vocab = weights_.rows;
+    const std::ptrdiff_t vocab = vocab_;
     const bool screened =
         screen_.codes && std::none_of(samplers.begin(), samplers.end(),
                                       [](auto s) { return s->needs_every_logit(); });
@@ -103,7 +105,7 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
         logits(k, pool, x, stride, tokens, scores_.data());
         pool.each(tokens, [&](int t, int) {
             out[t] = samplers[static_cast<std::size_t>(t)]->sample(k, scores_.data() + t * vocab,
-                                                                   weights_.rows);
+                                                                   vocab_);
         });
         return;
     }
@@ -114,15 +116,15 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
                 *samplers[static_cast<std::size_t>(t)]);
     });
     std::fill(leaders_.begin(), leaders_.end(), -1);
-    pool.split((weights_.rows + kRows - 1) / kRows, [&](int begin, int end, int thread) {
-        k.screen(screen_, codes, begin, end, scores_.data(), weights_.rows);
+    pool.split((vocab_ + kRows - 1) / kRows, [&](int begin, int end, int thread) {
+        k.screen(screen_, codes, begin, end, scores_.data(), vocab_);
         for (int t = 0; t < tokens; ++t)
-            race(k, t, begin * kRows, std::min(end * kRows, weights_.rows), thread);
+            race(k, t, begin * kRows, std::min(end * kRows, vocab_), thread);
     });
     std::atomic<bool> undecided{false};
-    pool.each(tokens, [&](int t, int) {
+    pool.each(tokens, [&](int t, int thread) {
         if (!decide(k, t, x + std::ptrdiff_t{t} * stride, *samplers[static_cast<std::size_t>(t)],
-                    out + t)) {
+                    thread, out + t)) {
             out[t] = -1;
             undecided.store(true);
         }
@@ -132,7 +134,7 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
         if (out[t] >= 0) continue;
         float *scores = scores_.data() + t * vocab;
         logits(k, pool, x + std::ptrdiff_t{t} * stride, stride, 1, scores);
-        out[t] = samplers[static_cast<std::size_t>(t)]->sample(k, scores, weights_.rows);
+        out[t] = samplers[static_cast<std::size_t>(t)]->sample(k, scores, vocab_);
     }
 }
 
@@ -143,7 +145,7 @@ void Head::prepare(const Kernels &k, const Activations &out, int t, const float 
     float *rotated = rotated_.data() + std::ptrdiff_t{t} * n;
     std::int8_t *codes = out.first(t);
     const std::ptrdiff_t step = 4 * out.tokens_beside(t);
-    k.rotate(x, signs_.data(), weights_.columns, n, screen_.block, rotated);
+    k.rotate(x, signs_.data(), rows_.all().columns, n, screen_.block, rotated);
     float largest = 1e-30f;
     for (int i = 0; i < n; ++i) largest = std::max(largest, std::fabs(rotated[i]));
     const float scale = largest / 127;
@@ -166,14 +168,14 @@ void Head::prepare(const Kernels &k, const Activations &out, int t, const float 
     pass.noisy = sampler.races();
     pass.noise_key = sampler.noise_key();
     pass.temperature = pass.noisy ? sampler.settings().temperature : 1.0f;
-    sampler.adjusted(&pass.adjusted, weights_.rows);
+    sampler.adjusted(&pass.adjusted, vocab_);
 }
 
 // Turn the approximate logits of rows [begin, end) into scores (with noise where the winner of the
 // noisy logits is wanted) and find the best. Tokens that bias or penalties change stand aside.
 void Head::race(const Kernels &k, int t, int begin, int end, int thread) {
     Pass &pass = passes_[static_cast<std::size_t>(t)];
-    float *scores = scores_.data() + std::ptrdiff_t{t} * weights_.rows;
+    float *scores = scores_.data() + std::ptrdiff_t{t} * vocab_;
     if (pass.noisy) {
         const float inverse = 1.0f / pass.temperature;
         float noise[kNoiseTokens];
@@ -194,17 +196,17 @@ void Head::race(const Kernels &k, int t, int begin, int end, int thread) {
 }
 
 // The exact logit of one row, which takes the place of its score.
-float Head::rescored(const Kernels &k, const float *x, int row, float *scores) const {
-    k.dense(weights_, row, row + 1, x, 0, 1, scores, 0);
+float Head::rescored(const Kernels &k, const float *x, int row, int thread, float *scores) {
+    k.dense(rows_.row(row, thread), 0, 1, x, 0, 1, scores + row, 0);
     return scores[row];
 }
 
 // The least exact logit of the `count` rows that look largest: so many rows reach it at least.
 // Those rows' scores become infinite, so that they stay candidates.
-float Head::reached_by(const Kernels &k, const float *x, int count, float *scores) const {
+float Head::reached_by(const Kernels &k, const float *x, int count, int thread, float *scores) {
     std::vector<std::int32_t> heap; // the largest so far, the least of them in front
     const auto larger = [&](std::int32_t a, std::int32_t b) { return scores[a] > scores[b]; };
-    for (std::int32_t row = 0; row < weights_.rows; ++row) {
+    for (std::int32_t row = 0; row < vocab_; ++row) {
         if (static_cast<int>(heap.size()) == count) {
             if (!(scores[row] > scores[heap.front()])) continue;
             std::pop_heap(heap.begin(), heap.end(), larger);
@@ -219,17 +221,18 @@ float Head::reached_by(const Kernels &k, const float *x, int count, float *score
     if (static_cast<int>(heap.size()) < count) return kMinusInfinity;
     float least = std::numeric_limits<float>::infinity();
     for (const std::int32_t row : heap) {
-        least = std::min(least, rescored(k, x, row, scores));
+        least = std::min(least, rescored(k, x, row, thread, scores));
         scores[row] = std::numeric_limits<float>::infinity();
     }
     return least;
 }
 
 // Choose from the rows that can still matter; false when they are too many to be worth it.
-bool Head::decide(const Kernels &k, int t, const float *x, Sampler &sampler, std::int32_t *out) {
+bool Head::decide(const Kernels &k, int t, const float *x, Sampler &sampler, int thread,
+                  std::int32_t *out) {
     const Pass &pass = passes_[static_cast<std::size_t>(t)];
     const SamplerSettings &settings = sampler.settings();
-    float *scores = scores_.data() + std::ptrdiff_t{t} * weights_.rows;
+    float *scores = scores_.data() + std::ptrdiff_t{t} * vocab_;
     std::int32_t leader = -1;
     for (int i = 0; i < threads_; ++i) {
         const std::int32_t row = leaders_[static_cast<std::size_t>(t * threads_ + i)];
@@ -244,19 +247,19 @@ bool Head::decide(const Kernels &k, int t, const float *x, Sampler &sampler, std
         float bound = kMinusInfinity;
         if (pass.noisy || settings.temperature == 0) {
             // The exact score of the leader, which the winner reaches at least
-            bound = rescored(k, x, leader, scores) * inverse + noise;
+            bound = rescored(k, x, leader, thread, scores) * inverse + noise;
         } else {
             // Filters come before the noise: what can pass them, not what can win
-            if (settings.top_k > 0) bound = reached_by(k, x, settings.top_k, scores);
+            if (settings.top_k > 0) bound = reached_by(k, x, settings.top_k, thread, scores);
             if (settings.min_p > 0)
-                bound = std::max(bound, rescored(k, x, leader, scores) +
+                bound = std::max(bound, rescored(k, x, leader, thread, scores) +
                                             settings.temperature * std::log(settings.min_p));
         }
         // Rounding of sums of this size, which a margin near zero does not cover
         bound -= 1e-5f * (1 + std::fabs(bound));
         scores[leader] = std::numeric_limits<float>::infinity();
-        const std::size_t most = static_cast<std::size_t>(weights_.rows) / 8;
-        for (std::int32_t row = 0; row < weights_.rows; ++row) {
+        const std::size_t most = static_cast<std::size_t>(vocab_) / 8;
+        for (std::int32_t row = 0; row < vocab_; ++row) {
             if (!(scores[row] + margin(pass, row) * inverse >= bound)) continue;
             candidates.push_back({0, row});
             if (candidates.size() > most) return false;
@@ -265,7 +268,7 @@ bool Head::decide(const Kernels &k, int t, const float *x, Sampler &sampler, std
     for (const std::int32_t id : pass.adjusted) candidates.push_back({0, id});
     if (candidates.empty()) return false; // no score is a number
     for (Candidate &one : candidates)
-        one.logit = sampler.adjusted_logit(one.id, rescored(k, x, one.id, scores));
+        one.logit = sampler.adjusted_logit(one.id, rescored(k, x, one.id, thread, scores));
     screened_tokens_.fetch_add(1, std::memory_order_relaxed);
     rescored_rows_.fetch_add(candidates.size(), std::memory_order_relaxed);
     *out = sampler.choose(k, candidates);

@@ -7,6 +7,7 @@
 #include "kernels.h"
 #include "memory.h"
 #include "pool.h"
+#include "rows.h"
 #include "sampler.h"
 
 #include <atomic>
@@ -20,7 +21,7 @@ class Head {
   public:
     // The head is `ternary` if that has codes, else `weights`. screen.codes may be null: then every
     // row is computed. `rows_at_once` hidden states are sampled together at most.
-    Head(const Dense &weights, const Ternary &ternary, const Screen &screen, int threads,
+    Head(const DenseTable &weights, const Ternary &ternary, const Screen &screen, int threads,
          int rows_at_once);
 
     // out[t][vocab] of `tokens` hidden states x[t * stride].
@@ -32,6 +33,10 @@ class Head {
     // Since the start: tokens chosen by screening, and rows computed exactly for them.
     std::uint64_t screened_tokens() const { return screened_tokens_; }
     std::uint64_t rescored_rows() const { return rescored_rows_; }
+    // Passes over all of a table whose rows are otherwise read from a file.
+    std::uint64_t full_passes() const { return full_passes_; }
+    // Why the last call's result is worth nothing: see Rows.
+    std::optional<int> take_failure() { return rows_.take_failure(); }
 
   private:
     // What the first pass knows of one hidden state.
@@ -48,18 +53,19 @@ class Head {
     void prepare(const Kernels &k, const Activations &out, int t, const float *x,
                  const Sampler &sampler);
     void race(const Kernels &k, int t, int begin, int end, int thread);
-    bool decide(const Kernels &k, int t, const float *x, Sampler &sampler, std::int32_t *out);
+    bool decide(const Kernels &k, int t, const float *x, Sampler &sampler, int thread,
+                std::int32_t *out);
     float margin(const Pass &pass, int row) const {
         return pass.residual_weight * screen_.residuals[row] +
                pass.scale_weight * screen_.scales[row];
     }
-    float rescored(const Kernels &k, const float *x, int row, float *scores) const;
-    float reached_by(const Kernels &k, const float *x, int count, float *scores) const;
+    float rescored(const Kernels &k, const float *x, int row, int thread, float *scores);
+    float reached_by(const Kernels &k, const float *x, int count, int thread, float *scores);
 
-    Dense weights_{};
+    Rows rows_;
     Ternary ternary_{};
     Screen screen_{};
-    int threads_ = 0, rows_at_once_ = 0;
+    int vocab_ = 0, threads_ = 0, rows_at_once_ = 0;
     Array<float> signs_, rotated_, scores_; // scores_[t][vocab]: approximate, then exact logits
     Array<std::int8_t> codes_;
     Array<float> code_scales_;
@@ -68,7 +74,7 @@ class Head {
     std::vector<Pass> passes_;
     std::vector<std::int32_t> leaders_; // [t][thread]: the row with the best score, or -1
     std::vector<std::vector<Candidate>> candidates_;
-    std::atomic<std::uint64_t> screened_tokens_{0}, rescored_rows_{0};
+    std::atomic<std::uint64_t> screened_tokens_{0}, rescored_rows_{0}, full_passes_{0};
 };
 
 } // namespace trilobit

@@ -5,6 +5,7 @@
 #include "tests.h"
 
 #include "../decoder.h"
+#include "file.h"
 
 #include <algorithm>
 #include <memory>
@@ -101,7 +102,7 @@ class Model {
         const int q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
         const int h = c.hidden_size, f = c.intermediate_size;
         embedding_ = random_.floats(size(c.vocab_size, h), -1, 1);
-        weights_.embed_tokens = {embedding_.data(), Float::f32, c.vocab_size, h};
+        weights_.embed_tokens.all = {embedding_.data(), Float::f32, c.vocab_size, h};
         weights_.lm_head = weights_.embed_tokens;
         if (family.scale_step == 128) {
             weights_.ternary_embed_tokens = ternary(c.vocab_size, h);
@@ -274,9 +275,15 @@ void sampling(const Kernels &k, Model &model, Check &check) {
     constexpr int kRowCount = 12;
     const int vocab = kConfig.vocab_size;
     Run full(k, kConfig, model.weights(), 3, KvType::f16);
-    Run screened(k, kConfig, model.screened(), 3, KvType::f16);
+    Weights weights = model.screened();
+    Run screened(k, kConfig, weights, 3, KvType::f16);
+    const File file(model.weights().embed_tokens.all.data,
+                    size(vocab, kConfig.hidden_size) * sizeof(float), 0);
+    weights.embed_tokens.file = weights.lm_head.file = file.descriptor();
+    Run from_file(k, kConfig, weights, 3, KvType::f16);
     full.step(kRowCount, 0);
     screened.step(kRowCount, 0);
+    from_file.step(kRowCount, 0);
     std::vector<float> logits(size(kRowCount, vocab));
     full.decoder().logits(0, kRowCount, logits.data());
 
@@ -298,6 +305,11 @@ void sampling(const Kernels &k, Model &model, Check &check) {
                    "temperature 0 takes the largest logit");
     }
     check.that(sample(screened, greedy) == largest, "a screened head takes it too");
+    check.same(from_file.logits(0).data(), full.logits(0).data(), size(kRowCount, vocab));
+    const std::uint64_t passes = from_file.decoder().head().full_passes();
+    check.that(passes > 0, "full passes are counted");
+    check.that(sample(from_file, greedy) == largest, "so does one whose rows are in a file");
+    check.that(from_file.decoder().head().full_passes() == passes, "without all of its rows");
     check.that(screened.decoder().head().screened_tokens() > 0, "the screen decides");
     for (const std::uint64_t seed : {0, 1, 2}) {
         SamplerSettings free;
@@ -309,7 +321,9 @@ void sampling(const Kernels &k, Model &model, Check &check) {
         free.min_p = 0.1f;
         free.logit_bias = {{3, 2.0f}};
         check.that(sample(full, free) == sample(screened, free), "and with min-p and a bias");
+        check.that(sample(full, free) == sample(from_file, free), "and with rows in a file");
     }
+    check.that(!from_file.decoder().take_failure(), "all rows could be read");
 }
 
 // Drafts are judged as the tokens would be chosen one at a time, by a sampler that has seen all

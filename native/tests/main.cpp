@@ -19,7 +19,7 @@ int main(int argc, char **argv) {
         if (!wanted) continue;
         for (const auto part :
              {test::test_ternary, test::test_groups, test::test_float, test::test_attention,
-              test::test_screen, test::test_limits, test::test_decoder})
+              test::test_screen, test::test_rows, test::test_limits, test::test_decoder})
             part(*k, check);
         tested.append(" ").append(k->name);
     }

@@ -13,6 +13,7 @@ void test_groups(const Kernels &kernels, Check &check);
 void test_float(const Kernels &kernels, Check &check);
 void test_attention(const Kernels &kernels, Check &check);
 void test_screen(const Kernels &kernels, Check &check);
+void test_rows(const Kernels &kernels, Check &check);
 void test_limits(const Kernels &kernels, Check &check);
 void test_decoder(const Kernels &kernels, Check &check);
 

@@ -34,7 +34,6 @@ Progress = Callable[[int, int], None]  # done, total: tokens
 
 # The form that BitNet-embedding's queries (and those of its teachers, E5's) were trained in.
 _INSTRUCTION = "Instruct: {instruction}\nQuery: "
-_TRIM_STEPS = 16
 _SHOWN = 40  # characters of a text, in errors
 
 
@@ -84,7 +83,6 @@ class Embedder:
             raise RequestError(f"context is {self.context}; that leaves no room for a text")
         begin = self.config.bos_token_id
         self._begin_ids = [begin] if packed.text.add_bos and begin is not None else []
-        self._packed = packed
         self._blocks = blocks_for(max(self.context, self._batch_tokens))
         self._lock = threading.Lock()  # a decoder computes one batch at a time
         self._decoder = open_decoder(
@@ -94,6 +92,7 @@ class Embedder:
             batch_tokens=self._batch_tokens,
             blocks=self._blocks,
             kv_dtype=kv_dtype,
+            files=packed.row_files(),
         )
 
     @property
@@ -179,7 +178,7 @@ class Embedder:
         lengths = [len(ids) for ids in texts]
         pool, held, done = BlockPool(self._blocks), dict[int, list[int]](), 0
         steps = plan(lengths, batch_tokens=self._batch_tokens, blocks=self._blocks)
-        for count, step in enumerate(steps, start=1):
+        for step in steps:
             for chunk in step:
                 if chunk.start == 0:
                     held[chunk.text] = pool.take(blocks_for(lengths[chunk.text])) or []
@@ -188,8 +187,6 @@ class Embedder:
                 if chunk.end == lengths[chunk.text]:
                     pool.release(held.pop(chunk.text))
                 done += chunk.end - chunk.start
-            if count % _TRIM_STEPS == 0:
-                self._packed.forget_tables()
             if progress:
                 progress(done, sum(lengths))
         return states

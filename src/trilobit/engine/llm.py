@@ -183,7 +183,6 @@ class LLM:
         self.head_is_screened: bool = packed.has_screen and (
             head == "screened" or (head == "auto" and _head_bytes(packed) >= _SCREENED_HEAD_BYTES)
         )
-        self._packed = packed
         self._text = packed.text
         self.tokenizer: Tokenizer | None = (
             Tokenizer(packed.text.tokenizer, str(packed.path)) if packed.text.tokenizer else None
@@ -200,7 +199,8 @@ class LLM:
             sequences=max_sequences,
             kv_dtype=kv_dtype,
             speculation=speculation,
-            trim=packed.forget_tables if self.head_is_screened else None,
+            files=packed.row_files(),
+            forget_head=packed.forget_head if self.head_is_screened else None,
         )
 
     @property

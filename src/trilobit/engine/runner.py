@@ -18,25 +18,24 @@ from numpy.typing import NDArray
 from .. import _native
 from ..config import ModelConfig
 from ..errors import RequestError
+from ..formats.files import OpenFile
 from ..rope import frequencies
 from .blocks import BLOCK, BlockPool, blocks_for, key_of
 from .drafts import Drafter
 from .scheduler import Scheduler
 from .sequence import Sequence
 
-# Rows of large tables that are read one at a time before they are let go of: the system maps from
-# 64 KB to 2 MB around each.
-_TRIM_ROWS = 64
+Files = Mapping[str, tuple[OpenFile, int]]
 # Logits of one pass over the head, when a caller wants them all: 64 MB of float32.
 _LOGITS_ELEMENTS = 1 << 24
 
 
 class Runner:
-    """A decoder over `arrays` (see PackedModel.arrays) and the sequences that run on it.
+    """A decoder over `arrays` and `files` (see PackedModel) and the sequences that run on it.
 
     blocks: of the KV cache. batch_tokens: of one step. sequences: running at once, at most.
     speculation: try guesses of the next tokens where they are expected to pay; changes no token.
-    trim: called after some reading of single rows, to let go of memory that they have drawn in.
+    forget_head: called when the head's table was read as a whole and is not any more.
     Raises RequestError when the machine cannot hold or run it.
     """
 
@@ -51,7 +50,8 @@ class Runner:
         sequences: int,
         kv_dtype: str,
         speculation: bool = False,
-        trim: Callable[[], None] | None = None,
+        files: Files | None = None,
+        forget_head: Callable[[], None] | None = None,
     ) -> None:
         self._decoder = open_decoder(
             config,
@@ -60,8 +60,9 @@ class Runner:
             batch_tokens=batch_tokens,
             blocks=blocks,
             kv_dtype=kv_dtype,
+            files=files,
         )
-        self._trim, self._embedded, self._trimmed = trim, 0, 0
+        self._forget_head, self._head_is_mapped, self._full_passes = forget_head, False, 0
         self._speculation = speculation
         self._blocks, self._batch_tokens, self._sequences = blocks, batch_tokens, sequences
         self._logit_rows = min(batch_tokens, max(1, _LOGITS_ELEMENTS // config.vocab_size))
@@ -108,6 +109,7 @@ class Runner:
                 if chunks:
                     self._run(chunks, started)
                     self._retire()
+                    self._let_go()
                 return bool(chunks)
         except Exception as error:
             for sequence in self._live:
@@ -132,6 +134,7 @@ class Runner:
                 )
                 yield self._decoder.logits()
             self._scheduler.pool.release(blocks)
+            self._let_go()
 
     def _run(self, chunks: dict[Sequence, int], started: float) -> None:
         drafts = self._draft(chunks)
@@ -155,7 +158,6 @@ class Runner:
         chosen = self._decoder.verify(
             [one.sampler for one in asking], [drafts.get(one, []) for one in asking]
         )
-        self._let_go(sum(chunks.values()))
         seconds = time.perf_counter() - started
         if self._drafter:
             self._drafter.observe(drafts, seconds)
@@ -167,13 +169,14 @@ class Runner:
                 sequence.drafted += len(drafts[sequence])
                 self._scheduler.take_back(sequence)
 
-    def _let_go(self, embedded: int) -> None:
-        """Trim, if many rows of the embedding and of the head were read since the last time."""
-        self._embedded += embedded
-        read = self._embedded + self._decoder.rescored_rows
-        if self._trim is not None and read - self._trimmed >= _TRIM_ROWS:
-            self._trimmed = read
-            self._trim()
+    def _let_go(self) -> None:
+        """Forget a head that full passes have drawn in, once a step or everybody does without."""
+        passes = self._decoder.full_passes - self._full_passes
+        self._full_passes += passes
+        self._head_is_mapped |= passes > 0
+        if self._forget_head and self._head_is_mapped and not (passes and self._live):
+            self._forget_head()
+            self._head_is_mapped = False
 
     def _draft(self, chunks: dict[Sequence, int]) -> dict[Sequence, list[int]]:
         """Guesses of what follows, with room for their keys and values."""
@@ -256,6 +259,7 @@ def open_decoder(
     batch_tokens: int,
     blocks: int,
     kv_dtype: str,
+    files: Files | None = None,
 ) -> _native.Decoder:
     """A decoder over `arrays`; RequestError when the machine cannot hold or run it."""
     assert _native.Decoder.BLOCK == BLOCK
@@ -268,6 +272,7 @@ def open_decoder(
             batch_tokens,
             blocks,
             kv_dtype,
+            dict(files or {}),
         )
     except MemoryError:
         raise RequestError(

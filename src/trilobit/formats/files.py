@@ -37,6 +37,22 @@ def open_file(path: Path) -> tuple[BinaryIO, int]:
         raise FormatError(f"{str(path)!r}: not a possible file name; check the name") from None
 
 
+class OpenFile:
+    """A file that stays open as long as somebody holds this, whatever becomes of its name."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.name = str(path)
+        self._descriptor = os.dup(file.fileno())
+
+    def fileno(self) -> int:
+        """The descriptor, for reads at a place of the file."""
+        return self._descriptor
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
 def read_bytes(path: Path, limit: int = MAX_TEXT_BYTES) -> bytes:
     """All of a small file; FormatError when it is larger than `limit` or cannot be read."""
     file, size = open_file(path)

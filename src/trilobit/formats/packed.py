@@ -19,6 +19,7 @@ from .. import screen, ternary
 from ..config import ModelConfig
 from ..errors import FormatError
 from . import names, pooling
+from .files import OpenFile
 from .safetensors import DTYPES, FLOATS, Declared, SafetensorsFile, SafetensorsWriter, as_float32
 from .tables import Table
 from .text import TextFiles
@@ -26,6 +27,10 @@ from .text import TextFiles
 FORMAT = "trilobit"
 VERSION = "2"
 
+# Rows of float tables from this size on are read from the file, where they are wanted one by one:
+# touched in the mapping, each would draw in up to 2 MB. A read costs 1 µs, which matters only
+# beside the steps of models so small that their tables matter to nobody's memory.
+_IN_FILE_BYTES = 64_000_000
 # Of the head in memory as floats at once, some seven times over; a multiple of a block's rows.
 _SCREEN_ROWS = 512
 
@@ -85,12 +90,14 @@ class PackedModel:
         """Every tensor of the model as a view of the file (BF16 as uint16); not the tokenizer.
 
         screened: with the screen of the head, whose table is then left on disk until rows of it
-        are wanted. headless: without the head; then so is the embedding. Checks the values too:
-        FormatError for a scale or gain that is not finite, for codes 3 and for padding that is
-        not zero.
+        are wanted, as an embedding is that is no head. headless: without the head. Checks the
+        values too: FormatError for a scale or gain that is not finite, for codes 3 and for padding
+        that is not zero.
         """
         left_out = {names.TOKENIZER} if screened else {names.TOKENIZER, *names.SCREEN}
-        tables = {names.EMBEDDING, names.HEAD} if screened or headless else set()
+        tables = set(names.float_tables(self.config))
+        if not screened and not headless:
+            tables.discard(names.tables(self.config)[-1])  # all of it is read
         arrays = {}
         for name in self.file.tensors:
             if name not in left_out and not (headless and name.startswith("lm_head.")):
@@ -130,13 +137,20 @@ class PackedModel:
             wrong = float(scales[~good].flat[0])
             raise FormatError(f"{self.path}: the scale of '{name}' is {wrong}; convert again")
 
-    def forget_tables(self) -> None:
-        """Let go of the rows of embedding and head read so far.
+    def row_files(self) -> dict[str, tuple[OpenFile, int]]:
+        """The open file, and the place in it, of each table whose rows are to be read from there.
 
-        The system maps 64 KB around every row that is read: soon the whole table would count as
-        this process's memory. They stay in the system's file cache.
+        Its array in `arrays` is for who reads all of it.
         """
-        self.file.forget(name for name in (names.EMBEDDING, names.HEAD) if name in self.file)
+        return {
+            name: (self.file.opened, self.file.info(name).begin)
+            for name in names.float_tables(self.config)
+            if self.file.info(name).size_bytes >= _IN_FILE_BYTES
+        }
+
+    def forget_head(self) -> None:
+        """Let go of what was mapped of the head's table; it stays in the system's file cache."""
+        self.file.forget(names.tables(self.config)[-1:])
 
     @property
     def has_screen(self) -> bool:

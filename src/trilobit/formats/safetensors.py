@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, OutputError
-from .files import open_file, read_json
+from .files import OpenFile, open_file, read_json
 from .whole_file import WholeFile
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class SafetensorsFile:
                     )
                 raw = file.read(length)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self.opened = OpenFile(self.path, file)
         except OSError as error:
             raise FormatError(f"{self.path}: cannot be read ({error.strerror})") from None
         self.size_bytes = size
