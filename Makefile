@@ -13,10 +13,10 @@ BUILD_REQUIREMENTS := scikit-build-core nanobind cmake ninja
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run dev test fuzz check format san bench clean
+.PHONY: help run dev test fuzz check format san bench instructions clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## Install what is missing, and let the bundled model write a story
 	@$(BIN)/trilobit run
@@ -49,6 +49,9 @@ san: $(VENV)/.developed ## Run the tests of the core under the address, undefine
 
 bench: $(VENV)/.installed ## Measure the 2B4T shape beside the machine's own limits (minutes, 2 GB of disk)
 	$(BIN)/trilobit bench --shape 2b4t --prompt 512 --generate 128
+
+instructions: $(VENV)/.installed ## Count the instructions of the core's steps beside those kept (needs valgrind)
+	@$(BIN)/python benchmarks/instructions.py
 
 clean: ## Remove what was built and installed here
 	rm -rf $(VENV) build

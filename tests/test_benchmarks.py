@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from trilobit import _native
+from trilobit import LLM, _native
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,3 +72,66 @@ def test_kernels_of_no_size_are_refused(kernel: Any) -> None:
         kernel("i860", 64, 64, 1)
     with pytest.raises(ValueError, match="'i860' is not available here"):
         _native.int8_gmac_per_s(1, 1, "i860")
+
+
+COUNTS = {"isa": "avx2", "compiler": "GCC: (Debian) 12", "counts": {"decode": 1000, "head": 1000}}
+
+
+def compared(folder: Path, kept: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The lines of instructions.py, of counts taken before."""
+    paths = folder / "kept.json", folder / "now.json"
+    for path, counts in zip(paths, (kept, now), strict=True):
+        path.write_text(json.dumps(counts), encoding="utf-8")
+    done = script("instructions.py", "--kept", paths[0], "--counted", paths[1])
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_instructions_are_those_of_the_core(tmp_path: Path) -> None:
+    if "avx2" not in _native.isas():
+        pytest.skip("counts are kept of AVX2")
+    if shutil.which("valgrind") is None:
+        assert not os.environ.get("TRILOBIT_REQUIRE_CROSS"), "valgrind not found"
+        pytest.skip("valgrind not found; .ci/run installs it")
+    found = result_of("instructions.py", tmp_path / "counts.json")
+    assert {"machine", "commit", "versions", "command", "compiler"} <= found.keys()
+    kept = json.loads((ROOT / "benchmarks/results/instructions.json").read_text(encoding="utf-8"))
+    assert found["counts"].keys() == kept["counts"].keys()
+    # An AVX2 instruction multiplies 32 weights, of which a step needs each once. The loading of the
+    # model alone, or Python's start, would be hundreds of times as much.
+    one, eight = (found["counts"][f"decode, {n}"] for n in ("1 sequence", "8 sequences"))
+    products = LLM().config.ternary_parameters / 32
+    assert products < one < 16 * products
+    assert one < eight < 8 * one
+    assert eight < found["counts"]["prefill, 64 tokens"] < 8 * eight
+
+
+def test_a_change_of_instructions_beyond_3_percent_is_marked(tmp_path: Path) -> None:
+    now = {**COUNTS, "counts": {"decode": 1031, "head": 970}}
+    lines = compared(tmp_path, COUNTS, now)
+    assert lines[1].split() == ["decode", "1,000", "1,031", "+3.10%", "<"]
+    assert lines[2].split() == ["head", "1,000", "970", "-3.00%"]
+    assert lines[3].startswith("< changed by more than 3 %")
+    assert len(lines) == 4
+
+
+def test_a_part_that_comes_or_goes_is_marked(tmp_path: Path) -> None:
+    lines = compared(tmp_path, COUNTS, {**COUNTS, "counts": {"decode": 1000, "prefill": 5}})
+    assert lines[1].split() == ["decode", "1,000", "1,000", "+0.00%"]
+    assert lines[2].split() == ["head", "1,000", "-", "<"]
+    assert lines[3].split() == ["prefill", "-", "5", "<"]
+
+
+def test_counts_of_another_compiler_say_so(tmp_path: Path) -> None:
+    lines = compared(tmp_path, COUNTS, {**COUNTS, "compiler": "GCC: (Debian) 14"})
+    assert lines[-2] == "nothing changed by more than 3 %"
+    assert "kept of GCC: (Debian) 12, now of GCC: (Debian) 14" in lines[-1]
+
+
+def test_counts_that_are_not_there_are_one_line(tmp_path: Path) -> None:
+    done = script("instructions.py", "--kept", tmp_path / "none.json")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: {tmp_path}/none.json: holds no counts (No such file or directory); "
+        "write some with --json"
+    ]
