@@ -4,6 +4,7 @@
 #include "decoder.h"
 #include "isa.h"
 #include "limits.h"
+#include "packing.h"
 #include "sampler.h"
 
 #include <nanobind/nanobind.h>
@@ -33,6 +34,7 @@ using Bytes = nb::ndarray<const std::uint8_t, nb::c_contig, nb::device::cpu>;
 using Codes = nb::ndarray<const std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Any = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<nb::numpy, float, nb::ndim<2>>;
+using NewBytes = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>>;
 
 void require(bool condition, const std::string &message) {
     if (!condition) throw nb::value_error(message.c_str());
@@ -65,12 +67,19 @@ const Kernels &kernels_named(const std::string &name) {
     throw nb::python_error();
 }
 
+// Codes of a byte of packed weights.
+void require_layout(int places) {
+    require(places == kTwoBit || places == kBaseThree,
+            "places must be 4 (the 2-bit layout) or 5 (the 1.6-bit layout)");
+}
+
 // ---- reading a model's tensors -------------------------------------------------------------
 
 struct Tensors {
     nb::dict dict;
     nb::dict files; // name: (open file, offset) of tables whose rows are read from there
     std::vector<Any> *kept;
+    int places;            // of the layout of ternary matrices
     std::string scales_by; // tensor, row or group
     bool projection_norms;
 
@@ -89,7 +98,7 @@ struct Tensors {
     }
 
     Ternary ternary(const std::string &name, int rows, int columns) const {
-        Ternary t{nullptr, nullptr, 0, rows, columns};
+        Ternary t{nullptr, nullptr, 0, rows, columns, places};
         const std::string scales = name + ".weight_scale";
         if (scales_by == "group") {
             require(t.scale_groups() <= 1 << 12,
@@ -100,9 +109,9 @@ struct Tensors {
             t.scales = floats(scales, t.scale_step ? static_cast<std::size_t>(rows) : 1);
         }
         const Any array = get(name + ".weight");
-        const std::size_t bytes = static_cast<std::size_t>(t.groups()) * t.blocks() * kBlockBytes;
-        require(array.dtype() == nb::dtype<std::uint8_t>() && array.size() == bytes,
-                "tensor '" + name + ".weight' is not " + std::to_string(bytes) + " packed bytes");
+        require(array.dtype() == nb::dtype<std::uint8_t>() && array.size() == t.bytes(),
+                "tensor '" + name + ".weight' is not " + std::to_string(t.bytes()) +
+                    " packed bytes");
         t.packed = static_cast<const std::uint8_t *>(array.data());
         return t;
     }
@@ -270,8 +279,9 @@ struct PyDecoder {
 
     PyDecoder(const nb::dict &config, const nb::dict &tensors, const Floats &inv_freq, int threads,
               int max_batch_tokens, int kv_blocks, const std::string &kv_dtype,
-              const nb::dict &files)
+              const nb::dict &files, int places)
         : kept_files(nb::cast<nb::dict>(files.attr("copy")())) {
+        require_layout(places);
         const Config c = read_config(config);
         require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
         require(max_batch_tokens >= 1 && max_batch_tokens <= 1 << 20,
@@ -289,7 +299,10 @@ struct PyDecoder {
         const std::string scales = value_of<std::string>(config, "scales");
         require(!projection_norms || scales != "group",
                 "config: projection norms with scales by group are not supported");
-        Weights w = read_weights(c, config, {tensors, kept_files, &kept, scales, projection_norms});
+        require(places == kTwoBit || scales != "group",
+                "scales by group need the 2-bit layout of weights");
+        Weights w =
+            read_weights(c, config, {tensors, kept_files, &kept, places, scales, projection_norms});
         w.inv_freq = inv_freq.data();
         if (local) w.local_inv_freq = inv_freq.data() + half;
         const Capacity capacity{threads, max_batch_tokens, kv_blocks, kv_type};
@@ -398,15 +411,15 @@ struct PyDecoder {
 // ---- kernels, for the tests ----------------------------------------------------------------
 
 Matrix kernel_linear(const std::string &isa, const Bytes &packed, int rows, int columns,
-                     const Codes &x, int threads) {
+                     const Codes &x, int threads, int places) {
     const Kernels &k = kernels_named(isa);
+    require_layout(places);
     const float one = 1;
-    const Ternary w{packed.data(), &one, 0, rows, columns};
-    require(rows > 0 && columns > 0 &&
-                packed.size() == static_cast<std::size_t>(w.groups()) * w.blocks() * kBlockBytes,
+    const Ternary w{packed.data(), &one, 0, rows, columns, places};
+    require(rows > 0 && columns > 0 && packed.size() == w.bytes(),
             "packed does not have the size of [rows, columns]");
     require(x.shape(1) == static_cast<std::size_t>(columns), "x must be [tokens, columns]");
-    const int tokens = static_cast<int>(x.shape(0)), padded = round_up(columns, kColumns);
+    const int tokens = static_cast<int>(x.shape(0)), padded = padded_columns(columns);
     Array<float> scales(static_cast<std::size_t>(tokens));
     Array<std::int8_t> codes(static_cast<std::size_t>(tokens) * padded);
     Array<std::int32_t> sums(static_cast<std::size_t>(tokens));
@@ -436,7 +449,7 @@ Matrix kernel_linear_groups(const std::string &isa, const Bytes &packed, const F
     require(rows > 0 && columns > 0 && threads >= 1, "rows, columns and threads must be positive");
     Ternary w{packed.data(), nullptr, 0, rows, columns};
     w.group_scales = {scales.data(), Float::f32, rows, w.scale_groups()};
-    require(packed.size() == static_cast<std::size_t>(w.groups()) * w.blocks() * kBlockBytes &&
+    require(packed.size() == w.bytes() &&
                 scales.size() == static_cast<std::size_t>(rows) * w.scale_groups(),
             "packed or scales do not have the size of [rows, columns]");
     require(x.ndim() == 2 && x.shape(1) == static_cast<std::size_t>(columns),
@@ -464,7 +477,7 @@ nb::tuple kernel_norm_quantise(const std::string &isa, const Floats &x, const Fl
                                float eps) {
     const Kernels &k = kernels_named(isa);
     require(x.size() == gain.size() && x.size() > 0, "x and gain must have the same length");
-    const int n = static_cast<int>(x.size()), size = round_up(n, kColumns);
+    const int n = static_cast<int>(x.size()), size = padded_columns(n);
     Array<float> padded(static_cast<std::size_t>(size)), gains(static_cast<std::size_t>(size));
     std::copy_n(x.data(), n, padded.data());
     std::copy_n(gain.data(), n, gains.data());
@@ -476,25 +489,55 @@ nb::tuple kernel_norm_quantise(const std::string &isa, const Floats &x, const Fl
     return nb::make_tuple(std::vector<int>(codes.data(), codes.data() + n), scale, sum);
 }
 
-using Seconds = std::vector<double>(const Kernels &, int rows, int columns, int tokens, int threads,
-                                    int repeats);
-
-std::vector<double> kernel_seconds(Seconds *measure, const std::string &isa, int rows, int columns,
-                                   int tokens, int threads, int repeats) {
-    const Kernels &k = kernels_named(isa);
+void require_sizes(int rows, int columns, int tokens, int threads, int repeats) {
     require(rows >= 1 && columns >= 1 && tokens >= 1 && repeats >= 1,
             "rows, columns, tokens and repeats must be positive");
     require(rows <= 1 << 20 && columns <= 1 << 16 && tokens <= 1 << 12,
             "rows, columns or tokens are beyond 2^20, 2^16 or 2^12");
     require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
-    const nb::gil_scoped_release release;
-    return measure(k, rows, columns, tokens, threads, repeats);
 }
 
-bool check_codes(const Bytes &packed, int threads) {
+std::vector<double> kernel_linear_seconds(const std::string &isa, int rows, int columns, int tokens,
+                                          int threads, int repeats, int places) {
+    const Kernels &k = isa.empty() ? kernels_or_throw() : kernels_named(isa);
+    require_layout(places);
+    require_sizes(rows, columns, tokens, threads, repeats);
+    const nb::gil_scoped_release release;
+    return linear_seconds(k, places, rows, columns, tokens, threads, repeats);
+}
+
+std::vector<double> kernel_screen_seconds(const std::string &isa, int rows, int columns, int tokens,
+                                          int threads, int repeats) {
+    const Kernels &k = kernels_named(isa);
+    require_sizes(rows, columns, tokens, threads, repeats);
+    const nb::gil_scoped_release release;
+    return screen_seconds(k, rows, columns, tokens, threads, repeats);
+}
+
+bool check_codes(const Bytes &packed, int threads, int places) {
+    require_layout(places);
     require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
     const nb::gil_scoped_release release;
-    return codes_are_ternary(packed.data(), packed.size(), threads);
+    return codes_are_ternary(packed.data(), packed.size(), places, threads);
+}
+
+NewBytes repacked(const Bytes &packed, int rows, int columns, int places, int new_places,
+                  int threads) {
+    require_layout(places);
+    require_layout(new_places);
+    require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
+    const Ternary from{packed.data(), nullptr, 0, rows, columns, places};
+    const Ternary to{nullptr, nullptr, 0, rows, columns, new_places};
+    require(rows > 0 && columns > 0 && packed.size() == from.bytes(),
+            "packed does not have the size of [rows, columns]");
+    auto *data = new std::uint8_t[to.bytes()];
+    const nb::capsule owner(data,
+                            [](void *p) noexcept { delete[] static_cast<std::uint8_t *>(p); });
+    {
+        const nb::gil_scoped_release release;
+        repack(from, to, data, threads);
+    }
+    return NewBytes(data, {to.bytes()}, owner);
 }
 
 } // namespace
@@ -513,8 +556,10 @@ NB_MODULE(_native, m) {
             return names;
         },
         "Instruction sets that this processor can run, the fastest last.");
-    m.def("check_codes", &check_codes, "packed"_a, "threads"_a = 1,
-          "True when no two-bit code of the packed bytes is 3.");
+    m.def("check_codes", &check_codes, "packed"_a, "threads"_a = 1, "places"_a = kTwoBit,
+          "True when every packed byte stands for `places` ternary weights.");
+    m.def("repacked", &repacked, "packed"_a, "rows"_a, "columns"_a, "places"_a, "new_places"_a,
+          "threads"_a = 1, "uint8: a matrix [rows, columns] in another layout.");
     m.def(
         "dram_read_gb_per_s",
         [](int threads, int repeats, const std::string &isa) {
@@ -535,22 +580,15 @@ NB_MODULE(_native, m) {
         },
         "threads"_a, "repeats"_a = 7, "isa"_a = "",
         "Median rate of u8 × s8 multiply-adds from registers, in 10^9 a second.");
-    m.def(
-        "linear_seconds",
-        [](const std::string &isa, int rows, int columns, int tokens, int threads, int repeats) {
-            return kernel_seconds(&linear_seconds, isa, rows, columns, tokens, threads, repeats);
-        },
-        "isa"_a, "rows"_a, "columns"_a, "tokens"_a, "threads"_a = 1, "repeats"_a = 7,
-        "Seconds of one product with a ternary matrix that comes from memory, `repeats` times.");
-    m.def(
-        "screen_seconds",
-        [](const std::string &isa, int rows, int columns, int tokens, int threads, int repeats) {
-            return kernel_seconds(&screen_seconds, isa, rows, columns, tokens, threads, repeats);
-        },
-        "isa"_a, "rows"_a, "columns"_a, "tokens"_a, "threads"_a = 1, "repeats"_a = 7,
-        "Seconds of one pass over a head's screen that comes from memory, `repeats` times.");
+    m.def("linear_seconds", &kernel_linear_seconds, "isa"_a, "rows"_a, "columns"_a, "tokens"_a,
+          "threads"_a = 1, "repeats"_a = 7, "places"_a = kTwoBit,
+          "Seconds of one product with a ternary matrix that comes from memory, `repeats` times.");
+    m.def("screen_seconds", &kernel_screen_seconds, "isa"_a, "rows"_a, "columns"_a, "tokens"_a,
+          "threads"_a = 1, "repeats"_a = 7,
+          "Seconds of one pass over a head's screen that comes from memory, `repeats` times.");
     m.def("kernel_linear", &kernel_linear, "isa"_a, "packed"_a, "rows"_a, "columns"_a, "x"_a,
-          "threads"_a = 1, "Integer products [tokens, rows] of one kernel, as float32.");
+          "threads"_a = 1, "places"_a = kTwoBit,
+          "Integer products [tokens, rows] of one kernel, as float32.");
     m.def("kernel_linear_groups", &kernel_linear_groups, "isa"_a, "packed"_a, "scales"_a, "rows"_a,
           "columns"_a, "x"_a, "threads"_a = 1,
           "Products [tokens, rows] of one kernel with scales [rows, blocks], of float32 x.");
@@ -592,11 +630,11 @@ NB_MODULE(_native, m) {
 
     nb::class_<PyDecoder>(m, "Decoder", "A decoder of a ternary model over borrowed weights.")
         .def(nb::init<const nb::dict &, const nb::dict &, const Floats &, int, int, int,
-                      const std::string &, const nb::dict &>(),
+                      const std::string &, const nb::dict &, int>(),
              "config"_a, "tensors"_a, "inv_freq"_a, "threads"_a, "max_batch_tokens"_a,
-             "kv_blocks"_a, "kv_dtype"_a = "f16", "files"_a = nb::dict(),
+             "kv_blocks"_a, "kv_dtype"_a = "f16", "files"_a = nb::dict(), "places"_a = kTwoBit,
              "files: by a float table's name, an open file and where in it the table begins; rows "
-             "are then read from there.")
+             "are then read from there. places: codes of a byte of ternary weights.")
         .def("forward", &PyDecoder::forward, "token_ids"_a, "positions"_a, "sequence"_a,
              "block_tables"_a, "output_rows"_a,
              "Run a flat batch; all arrays int32. Sequence tokens are contiguous, in order.")

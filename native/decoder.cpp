@@ -47,7 +47,8 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     if (in_groups() || first.q_proj.norm)
         normed_ = Array<float>(n * std::max({hidden_stride_, q_stride_, ffn_stride_}));
     if (first.attn_post_norm || first.o_proj.norm) added_ = Array<float>(n * hidden_stride_);
-    const int codes = round_up(std::max({c.hidden_size, q, c.intermediate_size}), kScaleColumns);
+    const int widest = std::max({c.hidden_size, q, c.intermediate_size});
+    const int codes = std::max(round_up(widest, kScaleColumns), padded_columns(widest));
     const std::size_t scales = in_groups() ? n * (codes / kScaleColumns) : n;
     codes_ = Array<std::int8_t>((in_groups() ? 2 : 1) * n * codes);
     code_scales_ = Array<float>(scales);
@@ -176,7 +177,7 @@ void Decoder::quantise(const float *x, int stride, const float *gain, int n, flo
                   code_scales_.data(),
                   code_sums_.data(),
                   together,
-                  round_up(n, in_groups() ? kScaleColumns : kColumns),
+                  in_groups() ? round_up(n, kScaleColumns) : padded_columns(n),
                   in_groups() ? k_.wide_tile_tokens(together) : k_.tile_tokens(together)};
     if (!in_groups()) {
         each_token([&](std::ptrdiff_t t) {

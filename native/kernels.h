@@ -1,7 +1,7 @@
 // The table of kernels that every instruction set fills, and the plain structs they share.
 //
 // Shapes: T tokens, N rows (outputs), K columns (inputs). Float vectors that kernels read or write
-// are padded with zeros to a multiple of kFloatPad floats; int8 activations to kColumns codes.
+// are padded with zeros to a multiple of kFloatPad floats; int8 activations to padded_columns().
 #pragma once
 
 #include <cstddef>
@@ -11,8 +11,9 @@
 namespace trilobit {
 
 inline constexpr int kRows = 16;          // rows interleaved in a packed block
-inline constexpr int kColumns = 16;       // columns of a packed block: 4 bytes of 4 codes a row
-inline constexpr int kBlockBytes = 64;    // kRows * kColumns / 4
+inline constexpr int kBlockBytes = 64;    // of a packed block: 4 bytes a row
+inline constexpr int kTwoBit = 4;         // codes of a byte, in the 2-bit layout
+inline constexpr int kBaseThree = 5;      // and in the 1.6-bit layout, as digits of base 3
 inline constexpr int kScaleColumns = 128; // of a row that share a scale, where groups have scales
 inline constexpr int kScreenColumns = 8;  // of a block of the screen: 4 bytes of 2 codes a row
 inline constexpr int kScreenPad = 64;     // columns of the screen are padded to a multiple
@@ -24,6 +25,12 @@ inline constexpr int kMaxQueries = 8; // queries that share one pass over the ke
 
 constexpr int round_up(int value, int multiple) {
     return (value + multiple - 1) / multiple * multiple;
+}
+
+// Columns of activations, so many that a block of either layout ends within them.
+constexpr int padded_columns(int columns) {
+    const int two_bit = round_up(columns, 4 * kTwoBit), base3 = round_up(columns, 4 * kBaseThree);
+    return two_bit > base3 ? two_bit : base3;
 }
 
 enum class Float : std::uint8_t { f32, f16, bf16 };
@@ -58,10 +65,16 @@ struct Ternary {
     int scale_step; // 0: one for the matrix
     int rows;
     int columns;
-    Dense group_scales{}; // [rows, scale_groups()]
+    int places = kTwoBit; // codes of a byte: the layout
+    Dense group_scales{}; // [rows, scale_groups()]; in the 2-bit layout only
 
     int groups() const { return (rows + kRows - 1) / kRows; }
-    int blocks() const { return (columns + kColumns - 1) / kColumns; }
+    int block_columns() const { return 4 * places; }
+    int blocks() const { return (columns + block_columns() - 1) / block_columns(); }
+    std::size_t bytes() const {
+        return static_cast<std::size_t>(groups()) * static_cast<std::size_t>(blocks()) *
+               kBlockBytes;
+    }
     int scale_groups() const { return (columns + kScaleColumns - 1) / kScaleColumns; }
 };
 

@@ -96,22 +96,21 @@ double int8_gmac_per_s(const Kernels &kernels, int threads, int repeats) {
     return static_cast<double>(macs[0]) * kRounds * threads / seconds * 1e-9;
 }
 
-std::vector<double> linear_seconds(const Kernels &kernels, int rows, int columns, int tokens,
-                                   int threads, int repeats) {
+std::vector<double> linear_seconds(const Kernels &kernels, int places, int rows, int columns,
+                                   int tokens, int threads, int repeats) {
     const float scale = 1;
-    Ternary w{nullptr, &scale, 0, rows, columns};
-    const Tokens x(tokens, round_up(columns, kColumns), kernels.tile_tokens(tokens));
+    Ternary w{nullptr, &scale, 0, rows, columns, places};
+    const Tokens x(tokens, padded_columns(columns), kernels.tile_tokens(tokens));
     Array<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(rows));
     Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
-    const std::size_t bytes =
-        static_cast<std::size_t>(w.groups()) * static_cast<std::size_t>(w.blocks()) * kBlockBytes;
-    return streamed_seconds(bytes, threads, repeats, [&](Pool &pool, const unsigned char *packed) {
-        w.packed = packed;
-        pool.split(w.groups(), [&](int begin, int end, int thread) {
-            kernels.linear(w, x.activations, begin, end, out.data(), rows, false,
-                           scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
+    return streamed_seconds(
+        w.bytes(), threads, repeats, [&](Pool &pool, const unsigned char *packed) {
+            w.packed = packed;
+            pool.split(w.groups(), [&](int begin, int end, int thread) {
+                kernels.linear(w, x.activations, begin, end, out.data(), rows, false,
+                               scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
+            });
         });
-    });
 }
 
 std::vector<double> screen_seconds(const Kernels &kernels, int rows, int columns, int tokens,
@@ -128,29 +127,6 @@ std::vector<double> screen_seconds(const Kernels &kernels, int rows, int columns
             kernels.screen(screen, x.activations, begin, end, out.data(), rows);
         });
     });
-}
-
-bool codes_are_ternary(const std::uint8_t *packed, std::size_t size, int threads) {
-    constexpr std::size_t kChunk = std::size_t{1} << 16;
-    std::atomic<bool> sound{true};
-    Pool pool(threads);
-    const Pool::Step step(pool);
-    pool.split(static_cast<int>((size + kChunk - 1) / kChunk), [&](int begin, int end, int) {
-        for (int c = begin; c < end; ++c) {
-            const std::size_t from = kChunk * static_cast<std::size_t>(c);
-            const std::size_t count = std::min(kChunk, size - from);
-            std::uint64_t bad = 0;
-            std::size_t i = 0;
-            for (; i + 8 <= count; i += 8) {
-                std::uint64_t codes;
-                std::memcpy(&codes, packed + from + i, 8);
-                bad |= codes & codes >> 1 & 0x5555555555555555;
-            }
-            for (; i < count; ++i) bad |= packed[from + i] & packed[from + i] >> 1 & 0x55;
-            if (bad) sound.store(false);
-        }
-    });
-    return sound.load();
 }
 
 } // namespace trilobit

@@ -432,7 +432,7 @@ def test_info_reads_no_weights(form: str, tmp_path: Path) -> None:
     write_sparse(path, declared, metadata)
     path = path if form == "packed" else tmp_path
     report = (
-        "import atexit; from trilobit.engine.machine import peak_rss_mb\n"
+        "import atexit; from trilobit.machine import peak_rss_mb\n"
         "atexit.register(lambda: print(peak_rss_mb()))"
     )
     output = trilobit_after(report, "info", path).stdout.splitlines()

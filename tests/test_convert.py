@@ -35,6 +35,7 @@ from trilobit import (
     SamplingParams,
     TrilobitError,
     UnsupportedModel,
+    packing,
     ternary,
 )
 from trilobit.convert import convert
@@ -91,7 +92,7 @@ def codes_and_scale(file: Path, name: str = Q_PROJ) -> tuple[NDArray[np.int8], f
     model = PackedModel(file)
     shape = dict(names.all_projections(model.config))[name]
     packed = model.file.array(f"{name}.weight")
-    return ternary.unpack(packed, *shape), float(model.file.array(f"{name}.weight_scale")[0])
+    return packing.unpack(packed, *shape), float(model.file.array(f"{name}.weight_scale")[0])
 
 
 # ---- as stock transformers has it -------------------------------------------------------------
@@ -724,7 +725,7 @@ def test_full_disk_leaves_nothing(source: Path, tmp_path: Path) -> None:
 MEASURED = """
 import sys
 from trilobit.convert import convert
-from trilobit.engine.machine import peak_rss_mb
+from trilobit.machine import peak_rss_mb
 convert(sys.argv[1], sys.argv[2])
 before = peak_rss_mb()
 convert(sys.argv[3], sys.argv[4])

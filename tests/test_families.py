@@ -22,7 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from trilobit import LLM, RequestError, UnsupportedModel, _native, ternary
+from trilobit import LLM, RequestError, UnsupportedModel, _native, packing
 from trilobit.convert import convert
 from trilobit.engine.runner import rotary_frequencies
 from trilobit.formats import names
@@ -229,7 +229,7 @@ def packed_as_stock(path: Path, directory: Path, linear_class: str) -> None:
     config, arrays = model.config, model.arrays()
     tensors: dict[str, torch.Tensor] = {}
     for name, (rows, columns) in names.all_projections(config):
-        codes = ternary.unpack(arrays[f"{name}.weight"], rows, columns)
+        codes = packing.unpack(arrays[f"{name}.weight"], rows, columns)
         scale = torch.from_numpy(arrays[f"{name}.weight_scale"].copy())
         tensors[f"{name}.weight"] = torch.from_numpy(pack_hf(codes))
         tensors[f"{name}.weight_scale"] = 1 / scale if linear_class == "bitlinear" else scale
@@ -444,7 +444,7 @@ def test_floats_of_one_magnitude_are_codes_with_a_scale(tmp_path: Path) -> None:
     arrays = model.arrays()
     tensors = load_file(masters / "model.safetensors")
     for name, (rows, columns) in names.all_projections(model.config):
-        codes = ternary.unpack(arrays[f"{name}.weight"], rows, columns)
+        codes = packing.unpack(arrays[f"{name}.weight"], rows, columns)
         tensors[f"{name}.weight"] = torch.from_numpy(codes * arrays[f"{name}.weight_scale"])
     dense = tmp_path / "dense"
     dense.mkdir()

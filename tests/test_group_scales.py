@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trilobit import FormatError, _native, ternary
+from trilobit import FormatError, _native, packing, ternary
 from trilobit.formats import groups
 
 ISAS = _native.isas()
@@ -37,7 +37,7 @@ def test_kernels_give_the_bits_of_the_definition(
     wanted = ternary.group_linear(x, codes, scales)
     for threads in (1, 3):
         found = _native.kernel_linear_groups(
-            isa, ternary.pack(codes), scales, rows, columns, x, threads
+            isa, packing.pack(codes), scales, rows, columns, x, threads
         )
         assert np.array_equal(found, wanted)
 
@@ -50,7 +50,7 @@ def test_the_largest_sums_of_a_block_are_exact(isa: str, weight: int, value: flo
         codes = np.full((4, 1280), weight, dtype=np.int8)
         x = np.full((tokens, 1280), value, dtype=np.float32)
         scales = np.ones((4, 10), dtype=np.float32)
-        found = _native.kernel_linear_groups(isa, ternary.pack(codes), scales, 4, 1280, x)
+        found = _native.kernel_linear_groups(isa, packing.pack(codes), scales, 4, 1280, x)
         assert np.array_equal(found, ternary.group_linear(x, codes, scales))
         assert found == pytest.approx(1280 * weight * value, rel=1e-6)
 
@@ -74,7 +74,7 @@ def test_a_block_of_zeros_adds_nothing() -> None:
     assert not scales.any()
     ones = np.ones((1, 256), dtype=np.int8)
     found = _native.kernel_linear_groups(
-        ISAS[-1], ternary.pack(ones), np.ones((1, 2), np.float32), 1, 256, x
+        ISAS[-1], packing.pack(ones), np.ones((1, 2), np.float32), 1, 256, x
     )
     assert found.tolist() == [[0.0]]
 
@@ -87,7 +87,7 @@ def test_scales_by_row_are_those_of_the_definition(isa: str) -> None:
     scales = random.uniform(0.1, 1, 7).astype(np.float32)
     x = random.standard_normal((3, 60)).astype(np.float32)
     x_codes, x_scales = ternary.absmax_int8(x)
-    dots = _native.kernel_linear(isa, ternary.pack(codes), 7, 60, x_codes)
+    dots = _native.kernel_linear(isa, packing.pack(codes), 7, 60, x_codes)
     rows = ternary.bit_linear(x, codes, scales)
     assert np.array_equal(rows, dots * (x_scales[:, None] * scales))
     alone = [ternary.bit_linear(x, codes[r : r + 1], scales[r])[:, 0] for r in range(7)]

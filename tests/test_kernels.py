@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from trilobit import _native, ternary
+from trilobit import _native, packing, ternary
+from trilobit.packing import LAYOUTS, PLACES, Layout
 
 ISAS = _native.isas()
 # rows, columns: one row, odd sizes, blocks that end early, the shapes of 2B4T
@@ -21,28 +22,32 @@ def products(x_TK: np.ndarray, codes_NK: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_linear_equals_integer_product(isa: str, shape: tuple[int, int]) -> None:
+def test_linear_equals_integer_product(isa: str, layout: Layout, shape: tuple[int, int]) -> None:
     rows, columns = shape
     random = np.random.default_rng(rows * columns)
     codes = random.integers(-1, 2, (rows, columns), dtype=np.int8)
-    packed = ternary.pack(codes)
+    packed = packing.pack(codes, layout)
     for tokens in TOKENS:
         x = random.integers(-128, 128, (tokens, columns), dtype=np.int8)
-        got = _native.kernel_linear(isa, packed, rows, columns, x)
+        got = _native.kernel_linear(isa, packed, rows, columns, x, places=PLACES[layout])
         assert (got == products(x, codes)).all(), f"{tokens} tokens"
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("columns", [128, 2048, 2560, 6912, 8640, 13824])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("columns", [128, 2048, 2560, 6912, 8640, 13824, 45568])
 @pytest.mark.parametrize("weight", [-1, 0, 1])
 @pytest.mark.parametrize("activation", [-128, -127, 127])
-def test_sums_do_not_overflow(isa: str, columns: int, weight: int, activation: int) -> None:
+def test_sums_do_not_overflow(
+    isa: str, layout: Layout, columns: int, weight: int, activation: int
+) -> None:
     codes = np.full((8, columns), weight, dtype=np.int8)
-    packed = ternary.pack(codes)
+    packed = packing.pack(codes, layout)
     for tokens in (1, 4, 16):
         x = np.full((tokens, columns), activation, dtype=np.int8)
-        got = _native.kernel_linear(isa, packed, 8, columns, x)
+        got = _native.kernel_linear(isa, packed, 8, columns, x, places=PLACES[layout])
         assert (got == weight * activation * columns).all()
 
 
@@ -52,7 +57,7 @@ def test_result_does_not_depend_on_threads(isa: str) -> None:
     codes = random.integers(-1, 2, (203, 700), dtype=np.int8)
     x = random.integers(-128, 128, (33, 700), dtype=np.int8)
     results = [
-        _native.kernel_linear(isa, ternary.pack(codes), 203, 700, x, threads=threads)
+        _native.kernel_linear(isa, packing.pack(codes), 203, 700, x, threads=threads)
         for threads in (1, 2, 3, 5)
     ]
     assert all((result == results[0]).all() for result in results)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trilobit import LLM, FormatError, SamplingParams, TrilobitError, screen, ternary
+from trilobit import LLM, FormatError, SamplingParams, TrilobitError, packing, screen
 from trilobit.config import ModelConfig
 from trilobit.convert import convert
 from trilobit.formats import names, packed
@@ -63,7 +63,7 @@ class Parts:
         with packed.writer(path, self.config, float_dtype, text, "by hand") as file:
             for name, _, _ in packed.declare(self.config, float_dtype, text):
                 if name in self.codes:
-                    file.write(name, ternary.pack(self.codes[name]))
+                    file.write(name, packing.pack(self.codes[name]))
                 elif name == names.SCREEN_CODES:
                     assert head is not None
                     packed.write_screen(file, head, float_dtype)
@@ -158,7 +158,7 @@ def test_a_file_may_be_written_without_a_screen(tmp_path: Path) -> None:
     with packed.writer(tmp_path / "m", CONFIG, "BF16", TEXT, "", screened=False) as file:
         for name, _, _ in packed.declare(CONFIG, "BF16", TEXT, screened=False):
             if name in parts.codes:
-                file.write(name, ternary.pack(parts.codes[name]))
+                file.write(name, packing.pack(parts.codes[name]))
             elif name == names.TOKENIZER:
                 file.write(name, np.frombuffer(TEXT.tokenizer or b"", dtype=np.uint8))
             else:
@@ -176,7 +176,7 @@ def assert_round_trip(
     assert model.text == text
     arrays = model.arrays()
     for name, codes in parts.codes.items():
-        assert np.array_equal(ternary.unpack(arrays[name], *codes.shape), codes)
+        assert np.array_equal(packing.unpack(arrays[name], *codes.shape), codes)
     for name, array in {**parts.floats, **parts.tables}.items():
         assert arrays[name].dtype == array.dtype
         assert np.array_equal(arrays[name], array)
@@ -245,7 +245,7 @@ def test_the_documents_example_is_true() -> None:
     page = Path(__file__).parents[1] / "docs" / "format.md"
     codes = np.zeros((16, 16), dtype=np.int8)
     codes[1, [2, 6, 10, 14]] = 1, 0, -1, 1
-    byte = ternary.pack(codes)[0, 0, 1, 2]
+    byte = packing.pack(codes)[0, 0, 1, 2]
     assert f"`packed[0, 0, 1, 2] = 2 | 1 << 2 | 0 << 4 | 2 << 6 = {byte:#x}`" in page.read_text(
         encoding="utf-8"
     )
@@ -370,10 +370,13 @@ DAMAGE: dict[str, tuple[Callable[[Loose], object], tuple[str, ...]]] = {
     "scale infinite": (lambda f: f.set_float(SCALE, 0, np.inf), ("mlp.up_proj' is inf", CONVERT)),
     "norm NaN": (lambda f: f.set_float(NORM, 3, np.nan), (f"'{NORM}' holds NaN", CONVERT)),
     "norm infinite": (lambda f: f.set_float(NORM, 0, -np.inf), (f"'{NORM}' holds NaN", CONVERT)),
-    "code 3": (lambda f: f.poke(WEIGHT, 5, b"\xff"), ("self_attn.v_proj'", "code 3", CONVERT)),
+    "code 3": (
+        lambda f: f.poke(WEIGHT, 5, b"\xff"),
+        ("self_attn.v_proj'", "no ternary value", CONVERT),
+    ),
     "code 3 in the padding": (
         lambda f: f.poke(WEIGHT, 63, b"\x75"),
-        ("self_attn.v_proj'", "code 3", CONVERT),
+        ("self_attn.v_proj'", "no ternary value", CONVERT),
     ),
     "padding of rows": (lambda f: f.poke(WEIGHT, 63, b"\x54"), ("v_proj'", "padding", CONVERT)),
     "padding of columns": (lambda f: f.poke(WEIGHT, 3, b"\x95"), ("v_proj'", "padding", CONVERT)),

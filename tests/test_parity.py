@@ -20,7 +20,7 @@ import torch
 from ties import Stock, rounding_ties
 from transformers import BitNetConfig, BitNetForCausalLM
 
-from trilobit import LLM, SamplingParams, _native, ternary
+from trilobit import LLM, SamplingParams, _native, packing
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.convert import Form, convert
 from trilobit.formats import names
@@ -128,7 +128,7 @@ def packed_as_stock(path: Path, directory: Path, linear_class: str) -> Path:
     config, arrays = model.config, model.arrays()
     tensors: dict[str, tuple[str, np.ndarray]] = {}
     for name, (rows, columns) in names.all_projections(config):
-        codes = ternary.unpack(arrays[f"{name}.weight"], rows, columns)
+        codes = packing.unpack(arrays[f"{name}.weight"], rows, columns)
         scale = arrays[f"{name}.weight_scale"]
         tensors[f"{name}.weight"] = "U8", pack_hf(codes)
         divided = linear_class == "bitlinear"

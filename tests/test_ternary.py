@@ -27,11 +27,6 @@ def matrices(bound: float = 2.0**20) -> st.SearchStrategy[np.ndarray]:
     return shapes.flatmap(lambda shape: arrays.arrays(f32, shape, elements=floats(bound)))
 
 
-def codes(most_rows: int = 9, most_columns: int = 300) -> st.SearchStrategy[np.ndarray]:
-    shapes = st.tuples(st.integers(1, most_rows), st.integers(1, most_columns))
-    return shapes.flatmap(lambda shape: arrays.arrays(np.int8, shape, elements=st.integers(-1, 1)))
-
-
 def exact_mean(values: list[float]) -> f32:
     """The mean in exact rational arithmetic, rounded to float32 once."""
     total = sum((Fraction(v) for v in values), Fraction())
@@ -126,64 +121,3 @@ def test_weights_that_are_not_finite_are_refused(quantise: object, value: float)
     w[1, 1] = value
     with pytest.raises(FormatError, match="NaN or infinity; the checkpoint is damaged"):
         quantise(w)  # type: ignore[operator]
-
-
-# ---- packing ----------------------------------------------------------------------------------
-
-
-@given(codes())
-def test_unpack_inverts_pack(w: np.ndarray) -> None:
-    packed = ternary.pack(w)
-    assert packed.shape == ternary.packed_shape(*w.shape)
-    assert packed.dtype == np.uint8
-    assert packed.flags.c_contiguous
-    assert np.array_equal(ternary.unpack(packed, *w.shape), w)
-
-
-@given(codes())
-def test_every_code_lies_where_the_layout_says(w: np.ndarray) -> None:
-    data = ternary.pack(w).tobytes()
-    rows, columns = w.shape
-    blocks = -(-columns // 16)
-    for n in range(-(-rows // 16) * 16):
-        for k in range(blocks * 16):
-            byte = data[((n // 16 * blocks + k // 16) * 16 + n % 16) * 4 + k % 4]
-            code = byte >> 2 * (k % 16 // 4) & 3
-            inside = n < rows and k < columns
-            assert code == (w[n, k] + 1 if inside else 1)
-
-
-def test_a_byte_worked_out_by_hand() -> None:
-    # Row 19 of 20, columns 18, 22, 26 and 30 of 32: byte 2 of row 3 in group 1, block 1.
-    w = np.zeros((20, 32), np.int8)
-    w[19, [18, 22, 26, 30]] = [1, -1, 0, 1]
-    packed = ternary.pack(w)
-    assert packed.shape == (2, 2, 16, 4)
-    assert packed[1, 1, 3, 2] == 0b10_01_00_10
-    # at byte ((group 1 * 2 blocks + block 1) * 16 rows + row 3) * 4 + 2
-    assert packed.tobytes()[206] == 0b10_01_00_10
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(33, 128), (32, 129), (16, 128), (32, 0)])
-def test_a_shape_that_does_not_fit_is_refused(rows: int, columns: int) -> None:
-    with pytest.raises(FormatError, match="does not hold"):
-        ternary.unpack(ternary.pack(np.zeros((32, 128), np.int8)), rows, columns)
-
-
-@pytest.mark.parametrize(
-    ("rows", "columns", "place"),
-    [
-        (17, 128, (1, 0, 1, 0)),  # row 17
-        (17, 128, (1, 0, 15, 3)),  # row 31
-        (16, 17, (0, 1, 0, 1)),  # column 17
-        (16, 17, (0, 1, 15, 3)),  # the last column
-    ],
-)
-@pytest.mark.parametrize("byte", [0b01_01_01_00, 0b10_01_01_01, 0])
-def test_padding_other_than_zero_weights_is_refused(
-    rows: int, columns: int, place: tuple[int, int, int, int], byte: int
-) -> None:
-    packed = ternary.pack(np.zeros((rows, columns), np.int8))
-    packed[place] = byte
-    with pytest.raises(FormatError, match="padding"):
-        ternary.unpack(packed, rows, columns)

@@ -57,6 +57,8 @@ template <typename Load> inline void quantise(int n, Load load, const Activation
         sum = store_i8(part, mul(load(i), scale8), mul(load(i + 8), scale8), sum);
         for (int j = 0; j < kFloatPad; j += 4, codes += step) std::memcpy(codes, part + j, 4);
     }
+    for (int i = round_up(n, kFloatPad); i < out.columns; i += 4, codes += step)
+        std::memset(codes, 0, 4);
     out.scales[t] = 1.0f / scale;
     out.sums[t] = total(sum);
 }

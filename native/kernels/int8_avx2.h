@@ -10,6 +10,7 @@ struct Int8 {
     static constexpr int kTileTokens = 12;   // of a tile whose codes are unpacked in registers
     static constexpr int kStreamTokens = 40; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
+    static constexpr bool kFractions = false; // int16 does not hold products of fractions
     using Vec = __m256i;
     using Acc = __m256i;
 
@@ -28,6 +29,20 @@ struct Int8 {
         return _mm256_and_si256(_mm256_srli_epi16(bytes, Bits * place),
                                 _mm256_set1_epi8((1 << Bits) - 1));
     }
+    // Fractions of digits in base 3, as the next two take them: b - 128, whose order is that of
+    // signed bytes, and whose triple is 3b - 128, modulo 256
+    static Vec fractions(Vec bytes) {
+        return _mm256_xor_si256(bytes, _mm256_set1_epi8(static_cast<char>(0x80)));
+    }
+    // ⌊3b / 256⌋. The border is pinned because gcc turns a comparison with this constant into two.
+    static Vec thirds(Vec b) {
+        Vec border = _mm256_set1_epi8(85 - 128);
+        keep(border);
+        const Vec one = _mm256_cmpgt_epi8(b, border); // -1 where that is so
+        const Vec two = _mm256_cmpgt_epi8(b, _mm256_set1_epi8(170 - 128));
+        return _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_add_epi8(one, two));
+    }
+    static Vec triple(Vec a) { return _mm256_add_epi8(a, _mm256_add_epi8(a, a)); }
     static Acc zero() { return _mm256_setzero_si256(); }
     static Acc dot(Acc sum, Vec u8, Vec s8) {
         return _mm256_add_epi16(sum, _mm256_maddubs_epi16(u8, s8));

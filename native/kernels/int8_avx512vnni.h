@@ -9,6 +9,7 @@ struct Int8 {
     static constexpr int kTileTokens = 12;        // of a tile whose codes are unpacked in registers
     static constexpr int kStreamTokens = 1 << 24; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 12;
+    static constexpr bool kFractions = true; // dot() takes bytes up to 255
     using Vec = __m512i;
     using Acc = __m512i;
 
@@ -25,6 +26,15 @@ struct Int8 {
         return _mm512_and_si512(_mm512_srli_epi16(bytes, static_cast<unsigned>(Bits * place)),
                                 _mm512_set1_epi8((1 << Bits) - 1));
     }
+    // Fractions of digits in base 3, as the next two take them: b of 1 to 255
+    static Vec fractions(Vec bytes) { return bytes; }
+    // ⌊3b / 256⌋. The averages round up, to ⌊3b / 4⌋ + 1.
+    static Vec thirds(Vec b) {
+        const Vec three = _mm512_avg_epu8(b, _mm512_avg_epu8(b, _mm512_setzero_si512()));
+        return _mm512_and_si512(_mm512_srli_epi16(_mm512_sub_epi8(three, _mm512_set1_epi8(1)), 6),
+                                _mm512_set1_epi8(3));
+    }
+    static Vec triple(Vec a) { return _mm512_add_epi8(a, _mm512_add_epi8(a, a)); }
     static Acc zero() { return _mm512_setzero_si512(); }
     static Acc dot(Acc sum, Vec u8, Vec s8) { return _mm512_dpbusd_epi32(sum, u8, s8); }
     // Pin a value to one register where it stands: gcc keeps the old and the new value of every

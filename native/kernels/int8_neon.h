@@ -9,6 +9,7 @@ struct Int8 {
     static constexpr int kTileTokens = 12;   // of a tile whose codes are unpacked in registers
     static constexpr int kStreamTokens = 24; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
+    static constexpr bool kFractions = false; // products are of signed bytes
     using Vec = uint8x16_t;
     using Acc = int32x4_t;
 
@@ -25,6 +26,11 @@ struct Int8 {
         const int8x16_t right = vdupq_n_s8(static_cast<std::int8_t>(-Bits * place));
         return vandq_u8(vshlq_u8(bytes, right), vdupq_n_u8((1 << Bits) - 1));
     }
+    // Fractions of digits in base 3, as the next two take them
+    static Vec fractions(Vec bytes) { return bytes; }
+    // ⌊3b / 256⌋
+    static Vec thirds(Vec bytes) { return vshrq_n_u8(vhaddq_u8(bytes, vshrq_n_u8(bytes, 1)), 6); }
+    static Vec triple(Vec a) { return vaddq_u8(a, vaddq_u8(a, a)); }
     static Acc zero() { return vdupq_n_s32(0); }
     static Acc dot(Acc sum, Vec u8, Vec s8) {
         return vdotq_s32(sum, vreinterpretq_s8_u8(u8), vreinterpretq_s8_u8(s8));

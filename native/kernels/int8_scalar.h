@@ -9,6 +9,7 @@ struct Int8 {
     static constexpr int kTileTokens = 12;   // of a tile whose codes are unpacked in registers
     static constexpr int kStreamTokens = 24; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
+    static constexpr bool kFractions = true; // dot() takes bytes up to 255
     struct Vec {
         std::uint8_t v[32];
     };
@@ -33,6 +34,17 @@ struct Int8 {
         for (auto &x : bytes.v)
             x = static_cast<std::uint8_t>(x >> Bits * place & ((1 << Bits) - 1));
         return bytes;
+    }
+    // Fractions of digits in base 3, as the next two take them
+    static Vec fractions(Vec bytes) { return bytes; }
+    // ⌊3b / 256⌋
+    static Vec thirds(Vec bytes) {
+        for (auto &x : bytes.v) x = static_cast<std::uint8_t>(3 * x >> 8);
+        return bytes;
+    }
+    static Vec triple(Vec a) {
+        for (auto &x : a.v) x = static_cast<std::uint8_t>(3 * x);
+        return a;
     }
     static Acc zero() { return {}; }
     static Acc dot(Acc sum, const Vec &u8, const Vec &s8) {

@@ -22,19 +22,20 @@ inline void screen_tokens(const Screen &s, const Activations &x, int token, int 
             return screen_tokens<T - 1>(s, x, token, tokens, group_begin, group_end, out,
                                         out_stride);
     const std::int8_t *codes = x.codes + std::ptrdiff_t{token} * x.columns;
-    for_groups<4, T>(s.codes, s.columns / kScreenColumns, codes, group_begin, group_end,
-                     [&](int group, const std::int32_t *sums) {
-                         const int first = group * kRows, rows = min_of(kRows, s.rows - first);
-                         for (int t = 0; t < T; ++t) {
-                             // Codes are stored with 8 added.
-                             const std::int32_t eights = 8 * x.sums[token + t];
-                             const float scale = x.scales[token + t];
-                             float *scores = out + std::ptrdiff_t{token + t} * out_stride + first;
-                             for (int r = 0; r < rows; ++r)
-                                 scores[r] = static_cast<float>(sums[t * kRows + r] - eights) *
-                                             (s.scales[first + r] * scale);
-                         }
-                     });
+    for_groups<FourBit, T>(
+        s.codes, s.columns / kScreenColumns, codes, group_begin, group_end,
+        [&](int group, const std::int32_t *sums) {
+            const int first = group * kRows, rows = min_of(kRows, s.rows - first);
+            for (int t = 0; t < T; ++t) {
+                // Codes are stored with 8 added.
+                const std::int32_t eights = 8 * x.sums[token + t];
+                const float scale = x.scales[token + t];
+                float *scores = out + std::ptrdiff_t{token + t} * out_stride + first;
+                for (int r = 0; r < rows; ++r)
+                    scores[r] = static_cast<float>(sums[t * kRows + r] - eights) *
+                                (s.scales[first + r] * scale);
+            }
+        });
 }
 
 inline void screen(const Screen &s, const Activations &x, int group_begin, int group_end,

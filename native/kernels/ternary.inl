@@ -31,15 +31,46 @@ inline int tile_tokens(int tokens) {
     return (tokens + tiles - 1) / tiles;
 }
 
+// ---- the layouts ------------------------------------------------------------------------------
+
+// How codes lie in the bytes of a block. Place p of a row's four bytes holds its columns 4p to
+// 4p + 3; next() takes the codes of the places in their order.
+struct TwoBit {
+    static constexpr int kPlaces = trilobit::kTwoBit, kSteps = Int8::kSteps;
+    static Int8::Vec load(const void *p) { return Int8::load(p); }
+    static Int8::Vec next(const Int8::Vec &bytes, int place) {
+        return Int8::codes<2>(bytes, place);
+    }
+};
+
+struct FourBit { // of the screen
+    static constexpr int kPlaces = 2, kSteps = Int8::kScreenSteps;
+    static Int8::Vec load(const void *p) { return Int8::load(p); }
+    static Int8::Vec next(const Int8::Vec &bytes, int place) {
+        return Int8::codes<4>(bytes, place);
+    }
+};
+
+// Five digits in base 3, as a fraction b/256 of 1: the first digit is ⌊3b/256⌋, and what is left
+// of 3b, modulo 256, is the fraction of the digits behind it.
+struct BaseThree {
+    static constexpr int kPlaces = trilobit::kBaseThree, kSteps = Int8::kSteps;
+    static Int8::Vec load(const void *p) { return Int8::fractions(Int8::load(p)); }
+    static Int8::Vec next(Int8::Vec &bytes, int) {
+        const Int8::Vec digits = Int8::thirds(bytes);
+        bytes = Int8::triple(bytes);
+        return digits;
+    }
+};
+
 // ---- few tokens -------------------------------------------------------------------------------
 
 // Dot products of V vectors of a row group with a tile of T tokens: sums[t * kRows + row] += Σ.
-// Codes have `Bits` bits: 2 of a ternary weight, 4 of the screen.
-template <int Bits, int V, int T>
+template <typename Code, int V, int T>
 TRILOBIT_NOINLINE void tile(const std::uint8_t *w, int blocks, const std::int8_t *x,
                             std::int32_t *sums) {
-    constexpr int kPlaces = 8 / Bits; // codes of a byte
-    constexpr int kBlocksPerWiden = (Bits == 2 ? Int8::kSteps : Int8::kScreenSteps) / kPlaces;
+    constexpr int kPlaces = Code::kPlaces;
+    constexpr int kBlocksPerWiden = Code::kSteps / kPlaces;
     // One sum would wait for its own last product: several take turns.
     constexpr int kChains = min_of(kPlaces, max_of(1, Int8::kChains / (V * T)));
     for (int b = 0; b < blocks;) {
@@ -52,12 +83,14 @@ TRILOBIT_NOINLINE void tile(const std::uint8_t *w, int blocks, const std::int8_t
                 TRILOBIT_UNROLL
                 for (int c = 0; c < kChains; ++c) acc[t][v][c] = Int8::zero();
         for (; b < end; ++b) {
+            Int8::Vec bytes[V];
+            TRILOBIT_UNROLL
+            for (int v = 0; v < V; ++v) bytes[v] = Code::load(w + v * Int8::kBytes);
             TRILOBIT_UNROLL
             for (int place = 0; place < kPlaces; ++place) {
                 Int8::Vec codes[V];
                 TRILOBIT_UNROLL
-                for (int v = 0; v < V; ++v)
-                    codes[v] = Int8::codes<Bits>(Int8::load(w + v * Int8::kBytes), place);
+                for (int v = 0; v < V; ++v) codes[v] = Code::next(bytes[v], place);
                 TRILOBIT_UNROLL
                 for (int t = 0; t < T; ++t) {
                     const Int8::Vec four = Int8::broadcast(x + (place * T + t) * 4);
@@ -83,17 +116,68 @@ TRILOBIT_NOINLINE void tile(const std::uint8_t *w, int blocks, const std::int8_t
     }
 }
 
+// One vector of a row group and one token, in base 3 without taking digits apart. Let b be the
+// fraction at a digit d and b' the fraction behind it: 256 d = 3 b - b', so that
+//
+//     256 Σ d·a = 3 Σ b·a - Σ b'·a
+//
+// which costs a second product for a digit and saves the five operations that find it. So many
+// columns that 256 Σ d·a fits into 32 bits.
+TRILOBIT_NOINLINE inline void fraction_tile(const std::uint8_t *w, int blocks, const std::int8_t *x,
+                                            std::int32_t *sums) {
+    constexpr int kPlaces = BaseThree::kPlaces;
+    constexpr int kMostBlocks = (1 << 23) / (2 * 128 * 4 * kPlaces) - 1;
+    for (int b = 0; b < blocks;) {
+        const int end = blocks - b > kMostBlocks ? b + kMostBlocks : blocks;
+        Int8::Acc at[kPlaces], behind[kPlaces];
+    TRILOBIT_UNROLL
+        for (int place = 0; place < kPlaces; ++place) at[place] = behind[place] = Int8::zero();
+        for (; b < end; ++b) {
+            Int8::Vec fraction = Int8::load(w);
+            TRILOBIT_UNROLL
+            for (int place = 0; place < kPlaces; ++place) {
+                const Int8::Vec next = Int8::triple(fraction);
+                const Int8::Vec four = Int8::broadcast(x + place * 4);
+                at[place] = Int8::dot(at[place], fraction, four);
+                behind[place] = Int8::dot(behind[place], next, four);
+                Int8::keep(at[place]);
+                Int8::keep(behind[place]);
+                fraction = next;
+            }
+            prefetch(w + kAhead);
+            w += kBlockBytes;
+            x += kPlaces * 4;
+        }
+        std::int32_t sum[kLanes] = {}, rest[kLanes] = {};
+        TRILOBIT_UNROLL
+        for (int place = 0; place < kPlaces; ++place) {
+            Int8::add_to(sum, at[place]);
+            Int8::add_to(rest, behind[place]);
+        }
+        for (int r = 0; r < kLanes; ++r) {
+            const std::uint32_t products = 3 * static_cast<std::uint32_t>(sum[r]) -
+                                           static_cast<std::uint32_t>(rest[r]);
+            sums[r] += static_cast<std::int32_t>(products) >> 8;
+        }
+    }
+}
+
 // Call write(group, sums[T * kRows]) for the row groups [begin, end) of a matrix of packed codes.
-template <int Bits, int T, typename Write>
+template <typename Code, int T, typename Write>
 inline void for_groups(const std::uint8_t *packed, int blocks, const std::int8_t *x, int begin,
                        int end, Write write) {
-    constexpr int V = vectors_for(T);
+    constexpr bool kFractions = Code::kPlaces == BaseThree::kPlaces && T == 1 && Int8::kFractions;
+    constexpr int V = kFractions ? 1 : vectors_for(T);
     for (int group = begin; group < end; ++group) {
         const std::uint8_t *w = packed + std::ptrdiff_t{group} * blocks * kBlockBytes;
         std::int32_t sums[T * kRows] = {};
         TRILOBIT_UNROLL
-        for (int v = 0; v < kVectors; v += V)
-            tile<Bits, V, T>(w + v * Int8::kBytes, blocks, x, sums + v * kLanes);
+        for (int v = 0; v < kVectors; v += V) {
+            if constexpr (kFractions)
+                fraction_tile(w + v * Int8::kBytes, blocks, x, sums + v * kLanes);
+            else
+                tile<Code, V, T>(w + v * Int8::kBytes, blocks, x, sums + v * kLanes);
+        }
         write(group, sums);
     }
 }
@@ -127,13 +211,14 @@ inline void write_rows(const Ternary &w, const Activations &x, int group, int to
         write_rows(w, x, group, token, rows, sums, out, out_stride, accumulate);
 }
 
-template <int T = Int8::kTileTokens>
+template <typename Code, int T = Int8::kTileTokens>
 inline void stream_tile(const Ternary &w, const Activations &x, int token, int tokens, int begin,
                         int end, float *out, int out_stride, bool accumulate) {
     if constexpr (T > 1)
         if (tokens < T)
-            return stream_tile<T - 1>(w, x, token, tokens, begin, end, out, out_stride, accumulate);
-    for_groups<2, T>(w.packed, w.blocks(), x.first(token), begin, end,
+            return stream_tile<Code, T - 1>(w, x, token, tokens, begin, end, out, out_stride,
+                                             accumulate);
+    for_groups<Code, T>(w.packed, w.blocks(), x.first(token), begin, end,
                      [&](int group, const std::int32_t *sums) {
                          for (int t = 0; t < T; ++t)
                              write_rows(w, x, group, token + t, sums + t * kRows, out, out_stride,
@@ -141,13 +226,14 @@ inline void stream_tile(const Ternary &w, const Activations &x, int token, int t
                      });
 }
 
+template <typename Code>
 inline void stream(const Ternary &w, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride, bool accumulate) {
     // Row groups that wait in the L2 cache for all tiles of tokens
     const int most = max_of(1, (128 << 10) / (w.blocks() * kBlockBytes));
     for (int group = group_begin; group < group_end; group += most)
         for (int t = 0; t < x.tokens; t += x.tile)
-            stream_tile(w, x, t, min_of(x.tile, x.tokens - t), group,
+            stream_tile<Code>(w, x, t, min_of(x.tile, x.tokens - t), group,
                         min_of(group + most, group_end), out, out_stride, accumulate);
 }
 
@@ -159,15 +245,16 @@ constexpr int kPanelTokens = 256, kPanelGroups = 8;
 static_assert(kRows * (kPanelColumns + kPanelGroups * kPanelTokens * 4) <= kScratchBytes);
 
 // Unpack a row group: panel[column / 4][row][column % 4], one code a byte.
+template <typename Code>
 inline void unpack_group(const std::uint8_t *w, int blocks, std::uint8_t *panel) {
     for (int b = 0; b < blocks; ++b)
         TRILOBIT_UNROLL
         for (int v = 0; v < kBlockBytes; v += Int8::kBytes) {
-            const Int8::Vec bytes = Int8::load(w + b * kBlockBytes + v);
+            Int8::Vec bytes = Code::load(w + b * kBlockBytes + v);
             TRILOBIT_UNROLL
-            for (int place = 0; place < 4; ++place)
-                Int8::store(panel + (b * 4 + place) * kBlockBytes + v,
-                            Int8::codes<2>(bytes, place));
+            for (int place = 0; place < Code::kPlaces; ++place)
+                Int8::store(panel + (b * Code::kPlaces + place) * kBlockBytes + v,
+                            Code::next(bytes, place));
         }
 }
 
@@ -213,9 +300,10 @@ inline void panel_tokens(const std::uint8_t *panel, int steps, const std::int8_t
     panel_tile<T>(panel, steps, x, sums);
 }
 
+template <typename Code>
 inline void panels(const Ternary &w, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride, bool accumulate, std::uint8_t *panel) {
-    constexpr int kPanelBlocks = kPanelColumns / kColumns;
+    constexpr int kPlaces = Code::kPlaces, kPanelBlocks = kPanelColumns / (4 * kPlaces);
     std::int32_t *sums = reinterpret_cast<std::int32_t *>(panel + kPanelColumns * kRows);
     const int blocks = w.blocks(), most = kPanelTokens / x.tile * x.tile;
     for (int first = group_begin; first < group_end; first += kPanelGroups) {
@@ -226,13 +314,13 @@ inline void panels(const Ternary &w, const Activations &x, int group_begin, int 
             for (int b = 0; b < blocks; b += kPanelBlocks) {
                 const int count = min_of(kPanelBlocks, blocks - b);
                 for (int g = 0; g < groups; ++g) {
-                    unpack_group(w.packed + (std::ptrdiff_t{first + g} * blocks + b) * kBlockBytes,
+                    unpack_group<Code>(w.packed + (std::ptrdiff_t{first + g} * blocks + b) * kBlockBytes,
                                  count, panel);
                     for (int t = 0; t < tokens; t += x.tile) {
                         const int together = min_of(x.tile, tokens - t);
-                        panel_tokens(panel, count * kColumns / 4,
+                        panel_tokens(panel, count * kPlaces,
                                      x.codes + std::ptrdiff_t{token + t} * x.columns +
-                                         b * kColumns * together,
+                                         b * 4 * kPlaces * together,
                                      together, sums + (g * tokens + t) * kRows);
                     }
                 }
@@ -245,11 +333,18 @@ inline void panels(const Ternary &w, const Activations &x, int group_begin, int 
     }
 }
 
+template <typename Code>
+inline void linear_codes(const Ternary &w, const Activations &x, int group_begin, int group_end,
+                         float *out, int out_stride, bool accumulate, void *scratch) {
+    if (x.tokens > Int8::kStreamTokens)
+        panels<Code>(w, x, group_begin, group_end, out, out_stride, accumulate,
+                     static_cast<std::uint8_t *>(scratch));
+    else
+        stream<Code>(w, x, group_begin, group_end, out, out_stride, accumulate);
+}
+
 inline void linear(const Ternary &w, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride, bool accumulate, void *scratch) {
-    if (x.tokens > Int8::kStreamTokens)
-        panels(w, x, group_begin, group_end, out, out_stride, accumulate,
-               static_cast<std::uint8_t *>(scratch));
-    else
-        stream(w, x, group_begin, group_end, out, out_stride, accumulate);
+    (w.places == kTwoBit ? linear_codes<TwoBit> : linear_codes<BaseThree>)(
+        w, x, group_begin, group_end, out, out_stride, accumulate, scratch);
 }

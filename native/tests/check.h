@@ -95,20 +95,26 @@ inline std::string shape_of(int rows, int columns) {
     return std::to_string(rows) + "x" + std::to_string(columns);
 }
 
-// Codes -1, 0, 1 [rows, columns] in the layout of docs/format.md.
-inline std::vector<std::uint8_t> pack(const std::vector<std::int8_t> &codes, int rows,
-                                      int columns) {
-    const Ternary shape{nullptr, nullptr, 0, rows, columns};
-    std::vector<std::uint8_t> packed(size(shape.groups(), shape.blocks(), kBlockBytes), 0x55);
-    for (int r = 0; r < rows; ++r)
-        for (int c = 0; c < columns; ++c) {
-            const int block = r / kRows * shape.blocks() + c / kColumns;
-            const int shift = c % kColumns / 4 * 2;
-            std::uint8_t &byte = packed[size(block, kBlockBytes) + size(r % kRows, 4) +
-                                        static_cast<std::size_t>(c % 4)];
-            const int code = codes[size(r, columns) + static_cast<std::size_t>(c)] + 1;
-            byte = static_cast<std::uint8_t>((byte & ~(3 << shift)) | code << shift);
+// Codes -1, 0, 1 [rows, columns] in a layout of docs/format.md.
+inline std::vector<std::uint8_t> pack(const std::vector<std::int8_t> &codes, int rows, int columns,
+                                      int places = kTwoBit) {
+    const Ternary shape{nullptr, nullptr, 0, rows, columns, places};
+    std::vector<std::uint8_t> packed(shape.bytes());
+    for (std::size_t at = 0; at < packed.size(); ++at) {
+        const int block = static_cast<int>(at / kBlockBytes), byte = static_cast<int>(at % 4);
+        const int row = block / shape.blocks() * kRows + static_cast<int>(at) % kBlockBytes / 4;
+        int bits = 0, number = 0;
+        for (int place = 0; place < places; ++place) {
+            const int column = block % shape.blocks() * shape.block_columns() + 4 * place + byte;
+            const bool inside = row < rows && column < columns;
+            const int code = inside ? codes[size(row, columns) + size(column)] + 1 : 1;
+            bits |= code << 2 * place;
+            number = 3 * number + code;
         }
+        const double fraction = 128 + std::nearbyint((number - 121) * 256 / 243.0);
+        packed[at] =
+            static_cast<std::uint8_t>(places == kTwoBit ? bits : static_cast<int>(fraction));
+    }
     return packed;
 }
 

@@ -1,4 +1,4 @@
-// The machine's limits, and the check of a file's codes.
+// The machine's limits.
 
 #include "check.h"
 #include "tests.h"
@@ -23,26 +23,8 @@ void limits(const Kernels &k, Check &check) {
                "rows of equal codes have equal sums");
 }
 
-void packed_codes(Check &check) {
-    check.begin("codes_are_ternary");
-    for (const int n : {1, 7, 8, 70'000}) {
-        std::vector<std::uint8_t> packed(size(n), 0x86);
-        check.that(codes_are_ternary(packed.data(), packed.size(), 3), "0, 1 and 2 are codes");
-        for (const int three : {0x03, 0x0c, 0x30, 0xc0}) {
-            std::uint8_t &byte = packed[size(n / 2)];
-            const std::uint8_t sound = byte;
-            byte = static_cast<std::uint8_t>(byte | three);
-            check.that(!codes_are_ternary(packed.data(), packed.size(), 3), "3 is not");
-            byte = sound;
-        }
-    }
-}
-
 } // namespace
 
-void test_limits(const Kernels &k, Check &check) {
-    limits(k, check);
-    packed_codes(check);
-}
+void test_limits(const Kernels &k, Check &check) { limits(k, check); }
 
 } // namespace trilobit::test

@@ -11,6 +11,7 @@
 int main(int argc, char **argv) {
     using namespace trilobit;
     test::Check check;
+    test::test_packing(check);
     std::string available, tested;
     for (const Kernels *k : available_kernels()) {
         available.append(" ").append(k->name);

@@ -10,6 +10,8 @@
 namespace trilobit::test {
 namespace {
 
+std::string layout_of(int places) { return places == kTwoBit ? "2-bit " : "1.6-bit "; }
+
 // Activations of one test, with the scales and sums that the kernel expects beside the codes.
 struct Tokens {
     std::vector<std::int8_t> codes, tiled; // [count, columns], and as the kernel wants them
@@ -19,7 +21,7 @@ struct Tokens {
 
     template <typename F>
     Tokens(const Kernels &k, int count, int columns, F &&code)
-        : codes(size(count, columns)), tiled(size(count, round_up(columns, kColumns))),
+        : codes(size(count, columns)), tiled(size(count, padded_columns(columns))),
           sums(size(count)), count(count), columns(columns), tile(k.tile_tokens(count)) {
         for (int t = 0; t < count; ++t) {
             scales.push_back(0.5f + static_cast<float>(t) / 7);
@@ -27,7 +29,7 @@ struct Tokens {
             for (int i = 0; i < columns; ++i) {
                 const std::int8_t c = static_cast<std::int8_t>(code());
                 codes[size(t, columns) + size(i)] = c;
-                tiled[size(first, round_up(columns, kColumns)) +
+                tiled[size(first, padded_columns(columns)) +
                       size((i / 4 * together + t - first) * 4 + i % 4)] = c;
                 sums[size(t)] += c;
             }
@@ -35,11 +37,11 @@ struct Tokens {
     }
 
     Activations view() {
-        return {tiled.data(), scales.data(), sums.data(), count, round_up(columns, kColumns), tile};
+        return {tiled.data(), scales.data(), sums.data(), count, padded_columns(columns), tile};
     }
 };
 
-void linear(const Kernels &k, Check &check) {
+void linear(const Kernels &k, int places, Check &check) {
     constexpr int kShapes[][2] = {{1, 1},     {3, 31},   {5, 100},  {16, 16},  {17, 130},
                                   {150, 257}, {7, 2561}, {200, 96}, {40, 2560}};
     // around the tile sizes, the last that is streamed, beyond a panel
@@ -50,14 +52,14 @@ void linear(const Kernels &k, Check &check) {
         std::vector<std::int8_t> codes(size(rows, columns));
         for (std::int8_t &c : codes) c = static_cast<std::int8_t>(random.between(-1, 1));
         // A file promises 4 bytes of alignment, no more.
-        std::vector<std::uint8_t> packed = pack(codes, rows, columns);
+        std::vector<std::uint8_t> packed = pack(codes, rows, columns, places);
         packed.insert(packed.begin(), 4, 0);
         const std::vector<float> scales = random.floats(size(rows), 0.1f, 1);
         for (const int count : kCounts) {
             const int step = count % 2; // a scale for the matrix, or for every row
-            const Ternary w{packed.data() + 4, scales.data(), step, rows, columns};
-            check.begin(std::string(k.name) + " linear " + shape_of(rows, columns) + ", " +
-                        std::to_string(count) + " tokens");
+            const Ternary w{packed.data() + 4, scales.data(), step, rows, columns, places};
+            check.begin(std::string(k.name) + " linear " + layout_of(places) +
+                        shape_of(rows, columns) + ", " + std::to_string(count) + " tokens");
             Tokens x(k, count, columns, [&] { return random.between(-128, 127); });
             const int stride = rows + 3;
             const std::vector<float> before = random.floats(size(count, stride), -9, 9);
@@ -83,21 +85,22 @@ void linear(const Kernels &k, Check &check) {
     }
 }
 
-// The largest sums: int16 lanes must be widened in time, to 13824 columns.
-void linear_extremes(const Kernels &k, Check &check) {
+// The largest sums: int16 lanes must be widened in time, to 13824 columns, and int32 lanes of
+// fractions to 45568.
+void linear_extremes(const Kernels &k, int places, Check &check) {
     constexpr int kRowCount = 4;
     Array<unsigned char> scratch(kScratchBytes);
-    for (const int columns : {128, 2048, 2560, 6912, 8640, 13824})
+    for (const int columns : {128, 2048, 2560, 6912, 8640, 13824, 45568})
         for (const int weight : {-1, 1}) {
             const std::vector<std::int8_t> codes(size(kRowCount, columns),
                                                  static_cast<std::int8_t>(weight));
-            const std::vector<std::uint8_t> packed = pack(codes, kRowCount, columns);
+            const std::vector<std::uint8_t> packed = pack(codes, kRowCount, columns, places);
             const float one = 1;
-            const Ternary w{packed.data(), &one, 0, kRowCount, columns};
+            const Ternary w{packed.data(), &one, 0, kRowCount, columns, places};
             for (const int activation : {-128, -127, 127})
                 for (const int count : {1, 2, 4, 16}) {
-                    check.begin(std::string(k.name) + " linear of " + std::to_string(columns) +
-                                " × " + std::to_string(weight) + " × " +
+                    check.begin(std::string(k.name) + " linear " + layout_of(places) + " of " +
+                                std::to_string(columns) + " × " + std::to_string(weight) + " × " +
                                 std::to_string(activation) + ", " + std::to_string(count) +
                                 " tokens");
                     Tokens x(k, count, columns, [&] { return activation; });
@@ -114,8 +117,10 @@ void linear_extremes(const Kernels &k, Check &check) {
 } // namespace
 
 void test_ternary(const Kernels &k, Check &check) {
-    linear(k, check);
-    linear_extremes(k, check);
+    for (const int places : {kTwoBit, kBaseThree}) {
+        linear(k, places, check);
+        linear_extremes(k, places, check);
+    }
 }
 
 } // namespace trilobit::test

@@ -1,4 +1,4 @@
-// The parts of the test program, named as what they test. Each runs on one instruction set, against
+// The parts of the test program, named as what they test. Most run on one instruction set, against
 // plain loops, in buffers exactly as large as kernels.h promises: a sanitizer sees a byte too many.
 #pragma once
 
@@ -8,6 +8,7 @@ namespace trilobit::test {
 
 class Check;
 
+void test_packing(Check &check);
 void test_ternary(const Kernels &kernels, Check &check);
 void test_groups(const Kernels &kernels, Check &check);
 void test_float(const Kernels &kernels, Check &check);

@@ -15,16 +15,19 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ternary
+from . import packing
 from .config import ModelConfig
 from .errors import OutputError, RequestError
 from .formats import names, packed
+from .formats.fastest import fastest_layout
 from .formats.gguf import is_gguf
 from .formats.gguf.ternary_blocks import I2SLayout
 from .formats.gguf.writer import write_gguf
 from .formats.hf import write_hf, write_hf_bf16
+from .formats.packed_source import PackedSource
 from .formats.safetensors import from_float32
 from .formats.source import Source, open_source
+from .packing import Layout, LayoutChoice
 
 # Of a Hugging Face directory there are two: packed weights, and weights as floats.
 # Of GGUF there is one for each type of the projections, and one whose embedding is in 8 bits.
@@ -40,11 +43,14 @@ def convert(
     to: Form | None = None,
     *,
     i2s_layout: I2SLayout | None = None,
+    layout: LayoutChoice | None = None,
     progress: Progress | None = None,
 ) -> ModelConfig:
     """Write the model `source` as `out`, in the form `to` (None: the form that `out` is named for).
 
-    i2s_layout: how a GGUF source lays out I2_S, where it is not as x86 builds do.
+    i2s_layout: how a GGUF source lays out I2_S, where it is not as x86 builds do. layout: of the
+    weights of a packed file (packing.py); "auto": what is faster here; None: as in the source, if
+    that is a packed file, else "2-bit".
 
     Raises FormatError for a damaged model, UnsupportedModel for one we do not run, OutputError when
     `out` cannot be written, RequestError when its name stands for no form.
@@ -53,10 +59,27 @@ def convert(
     out = Path(out)
     if i2s_layout is not None and not is_gguf(Path(source)):
         raise RequestError(f"{os.fspath(source)}: i2s_layout is of GGUF files, and this is none")
+    if layout is not None and form != "packed":
+        raise RequestError(f"{out}: layout is of packed files, and this is to be {form}")
     model = open_source(source, i2s_layout=i2s_layout)
     _check_output(out, form, model.path)
-    _WRITERS[form](model, out, progress)
+    if form == "packed":
+        write_packed(model, out, progress, _layout(layout, model))
+    else:
+        _WRITERS[form](model, out, progress)
     return model.config
+
+
+def _layout(layout: LayoutChoice | None, model: Source) -> Layout:
+    if layout == "auto":
+        return fastest_layout(model.config)
+    if layout is None:
+        return model.layout if isinstance(model, PackedSource) else "2-bit"
+    if layout != "2-bit" and model.config.scales == "group":
+        raise RequestError(
+            f"{model.path}: its scales are by group, which the {layout} layout does not hold"
+        )
+    return layout
 
 
 def form_of(out: str | os.PathLike[str]) -> Form:
@@ -74,7 +97,9 @@ def form_of(out: str | os.PathLike[str]) -> Form:
     return _FORM_OF_SUFFIX[suffix]
 
 
-def write_packed(source: Source, out: Path, progress: Progress | None = None) -> None:
+def write_packed(
+    source: Source, out: Path, progress: Progress | None = None, layout: Layout = "2-bit"
+) -> None:
     """Write the one file that runs. Raises what `convert` does."""
     config, text = source.config, source.text
     projections = [name for name, _ in names.all_projections(config)]
@@ -82,11 +107,11 @@ def write_packed(source: Source, out: Path, progress: Progress | None = None) ->
     screened = bool(tables) and text.pooling is None  # embeddings need no head
     scales: dict[str, NDArray[np.float32]] = {}
     with packed.writer(
-        out, config, source.float_dtype, text, source.label, screened=screened
+        out, config, source.float_dtype, text, source.label, screened=screened, layout=layout
     ) as file:
         for done, name in enumerate(projections):
             codes, scales[name] = source.projection(name)
-            file.write(f"{name}.weight", ternary.pack(codes))
+            file.write(f"{name}.weight", packing.pack(codes, layout))
             source.forget()
             if progress:
                 progress(done + 1, len(projections))
@@ -106,7 +131,6 @@ def write_packed(source: Source, out: Path, progress: Progress | None = None) ->
 
 
 _WRITERS: dict[Form, Callable[[Source, Path, Progress | None], None]] = {
-    "packed": write_packed,
     "hf": write_hf,
     "hf-bf16": write_hf_bf16,
     "gguf": write_gguf,

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ternary
+from . import packing, ternary
 from .config import ModelConfig
 from .errors import OutputError, RequestError
 from .formats import names, packed
@@ -25,13 +25,10 @@ from .formats.bitnet import pack_hf
 from .formats.hf_config import to_hf
 from .formats.safetensors import Declared, SafetensorsWriter
 from .formats.text import TextFiles
+from .packing import Layout
 
 Form = Literal["packed", "bf16"]
 
-# The 81 bytes whose four codes are all 0, 1 or 2.
-_TERNARY_BYTES = np.array(
-    [b for b in range(256) if all(b >> shift & 3 != 3 for shift in (0, 2, 4, 6))], dtype=np.uint8
-)
 _CHUNK_ROWS = 4096
 
 
@@ -81,14 +78,20 @@ def synth_packed(
     out: str | os.PathLike[str],
     *,
     seed: int = 0,
+    layout: Layout = "2-bit",
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a random packed file directly, without the checkpoint in between."""
+    """Write a random packed file directly, without the checkpoint in between.
+
+    RequestError for the 1.6-bit layout with scales by group.
+    """
+    if layout != "2-bit" and config.scales == "group":
+        raise RequestError(f"scales by group need the 2-bit layout; leave out --layout {layout}")
     random = np.random.default_rng(seed)
     everything = list(names.all_projections(config))
-    with packed.writer(Path(out), config, "BF16", TextFiles(), "synth") as file:
+    with packed.writer(Path(out), config, "BF16", TextFiles(), "synth", layout=layout) as file:
         for done, (name, (rows, columns)) in enumerate(everything):
-            file.write(f"{name}.weight", _packed_weights(random, rows, columns))
+            file.write(f"{name}.weight", _packed_weights(random, rows, columns, layout))
             if progress:
                 progress(done + 1, len(everything))
         for name, length in names.all_norms(config):
@@ -106,11 +109,21 @@ def synth_packed(
             file.write(name, head if name == tables[-1] else _table(random, config))
 
 
-def _packed_weights(random: np.random.Generator, rows: int, columns: int) -> NDArray[np.uint8]:
-    if rows % ternary.ROWS == 0 and columns % ternary.COLUMNS == 0:
-        size = ternary.packed_shape(rows, columns)
-        return _TERNARY_BYTES[random.integers(0, 81, size, dtype=np.uint8)]
-    return ternary.pack(random.integers(-1, 2, (rows, columns), dtype=np.int8))
+def _packed_weights(
+    random: np.random.Generator, rows: int, columns: int, layout: Layout
+) -> NDArray[np.uint8]:
+    """Random bytes that are weights; but what is partly padding is packed."""
+    size = packing.packed_shape(rows, columns, layout)
+    weights = packing.weight_bytes(layout)
+    packed = weights[random.integers(0, len(weights), size, dtype=np.uint8)]
+    last_row, last_column = rows % packing.ROWS, columns % packing.block_columns(layout)
+    for place, rest in (
+        ((slice(None), slice(-1, None)), (rows, last_column)),
+        ((slice(-1, None), slice(None)), (last_row, columns)),
+    ):
+        if 0 not in rest:
+            packed[place] = packing.pack(random.integers(-1, 2, rest, dtype=np.int8), layout)
+    return packed
 
 
 def _scale(columns: int) -> float:

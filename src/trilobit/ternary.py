@@ -14,21 +14,6 @@ Other models have a scale for each 128 columns of a row, and are trained with fl
 
     x̃ = round(x·t)                        t = 32512 / max|x|             one t a token and group g
     y  = Σ_g (x̃_g W̃_gᵀ) · (scale_g / t_g)  the products are exact, g by g they are added as float32
-
-The packed layout
------------------
-A code is `w + 1` (0, 1 or 2; 3 never occurs) in two bits. Rows and columns are padded to multiples
-of 16 with the code 1 (a zero weight); any other padding is refused, so that a matrix has one packed
-form. 16 rows by 16 columns make one block of 64 bytes: four bytes of row 0, then of rows 1 to 15.
-In a row's four bytes, byte p holds the columns p, p+4, p+8 and p+12 of the block at bits 0-1, 2-3,
-4-5 and 6-7:
-
-    packed[rows/16, columns/16, 16, 4]
-
-so that a thread which owns some rows reads one linear stream, and a shift and a mask give 16 rows
-by four columns: rows lie in the lanes of a vector (of 4, 8 or 16 int32 lanes), all lanes meet the
-same four activations, and no sum has to be taken across lanes. Codes are never negative: the kernel
-sums `code * x̃` as unsigned × signed and subtracts `sum(x̃)`, which it computes once for all rows.
 """
 
 # T tokens, N rows (outputs), K columns (inputs)
@@ -40,13 +25,10 @@ from numpy.typing import NDArray
 
 from .errors import FormatError
 
-ROWS = 16  # rows interleaved in one block
-COLUMNS = 16  # columns of one block: four bytes of four codes
 SCALE_COLUMNS = 128  # of a row that share a scale, where scales are by group
 
 EPSILON = np.float32(1e-5)  # the floor of both scales, as in the reference implementation
 _LARGEST_16, _LEAST_16 = np.float32(127 * 256), np.float32(1e-30)
-_SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)
 
 
 def absmean_ternary(w_NK: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
@@ -139,63 +121,3 @@ def group_linear(
         dots_TN = x_codes_TK[:, columns].astype(np.int64) @ codes_NK[:, columns].astype(np.int64).T
         y_TN += dots_TN.astype(np.float32) * (x_scales_TG[:, group, None] * scales_NG[:, group])
     return y_TN
-
-
-def packed_shape(rows: int, columns: int) -> tuple[int, int, int, int]:
-    """Shape of the packed array of a `[rows, columns]` matrix, in bytes."""
-    return -(-rows // ROWS), -(-columns // COLUMNS), ROWS, COLUMNS // 4
-
-
-def pack(codes_NK: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Pack ternary codes `[N, K]` into the layout described above."""
-    rows, columns = codes_NK.shape
-    row_groups, blocks, _, bytes_ = packed_shape(rows, columns)
-    u = np.ones((row_groups * ROWS, blocks * COLUMNS), dtype=np.uint8)
-    u[:rows, :columns] = codes_NK.view(np.uint8) + np.uint8(1)  # -1 wraps to 255, +1 gives 0
-    if u.max() > 2:
-        raise FormatError("weights to pack are not all -1, 0 or 1")
-    u = u.reshape(row_groups, ROWS, blocks, 4, bytes_).transpose(0, 2, 1, 3, 4)
-    packed = u[:, :, :, 0] | u[:, :, :, 1] << 2 | u[:, :, :, 2] << 4 | u[:, :, :, 3] << 6
-    return np.ascontiguousarray(packed)
-
-
-def unpack(packed: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.int8]:
-    """Ternary codes `[rows, columns]` of a packed array.
-
-    FormatError when the shape does not fit, a code is 3, or the padding is not zero weights.
-    """
-    if packed.shape != packed_shape(rows, columns):
-        raise FormatError(
-            f"packed shape {packed.shape} does not hold {rows} rows of {columns} columns; "
-            f"expected {packed_shape(rows, columns)}"
-        )
-    check_codes(packed)
-    check_padding(packed, rows, columns)
-    return _weights(packed)[:rows, :columns]
-
-
-def check_codes(packed: NDArray[np.uint8]) -> None:
-    """FormatError when any two-bit code is 3, which no ternary weight maps to."""
-    if (packed & (packed >> 1) & np.uint8(0x55)).any():
-        raise FormatError(
-            "a packed weight has code 3, which is no ternary value; "
-            "the file is damaged: download or convert it again"
-        )
-
-
-def check_padding(packed: NDArray[np.uint8], rows: int, columns: int) -> None:
-    """FormatError when rows or columns beyond the matrix hold other weights than zero."""
-    last_row, last_column = rows % ROWS, columns % COLUMNS
-    if (last_row and _weights(packed[-1:])[last_row:].any()) or (
-        last_column and _weights(packed[:, -1:])[:, last_column:].any()
-    ):
-        raise FormatError(
-            "the padding of packed weights is not zero; the file is damaged: convert it again"
-        )
-
-
-def _weights(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """Codes less one, padding included."""
-    u = packed[:, :, :, None, :] >> _SHIFTS[:, None] & np.uint8(3)  # [N/16, K/16, 16, 4, 4]
-    u = u.transpose(0, 2, 1, 3, 4).reshape(packed.shape[0] * ROWS, packed.shape[1] * COLUMNS)
-    return u.view(np.int8) - np.int8(1)

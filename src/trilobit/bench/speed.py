@@ -7,6 +7,7 @@ The limits are measured before every run, and a run is compared with the limits 
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 import statistics
 import time
@@ -20,10 +21,11 @@ from .. import __version__, _native
 from ..config import ModelConfig
 from ..engine.blocks import BLOCK, KvDtype, block_bytes
 from ..engine.llm import LLM, Head
-from ..engine.machine import peak_rss_mb
 from ..errors import RequestError
 from ..formats import names
 from ..formats.packed import PackedModel, bytes_by_part
+from ..machine import peak_rss_mb
+from ..packing import Layout, LayoutChoice, packed_shape
 from ..sampling import SamplingParams
 from .limits import measure_limits
 
@@ -57,6 +59,7 @@ class Speed:
     isa: str
     head: str
     kv_dtype: KvDtype
+    layout: Layout
     prompt_tokens: int
     generated_tokens: int
     runs: int
@@ -96,6 +99,7 @@ def measure_speed(
     runs: int = 5,
     head: Head = "auto",
     kv_dtype: KvDtype = "f16",
+    layout: LayoutChoice | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Speed:
     """Measure `runs` runs of `prompt` tokens in and `generate` tokens out.
@@ -106,7 +110,9 @@ def measure_speed(
     """
     begun = time.perf_counter()
     # What a step takes, not how well random weights can be guessed
-    llm = LLM(model, threads=threads, head=head, kv_dtype=kv_dtype, speculation=False)
+    llm = LLM(
+        model, threads=threads, head=head, kv_dtype=kv_dtype, layout=layout, speculation=False
+    )
     load_s = time.perf_counter() - begun
     llm.generate([0], SamplingParams(max_tokens=1, temperature=0))
     first_token_s = time.perf_counter() - begun
@@ -141,6 +147,7 @@ def measure_speed(
         threads=llm.threads,
         isa=_native.isa(),
         kv_dtype=kv_dtype,
+        layout=llm.layout,
         head="screened" if llm.head_is_screened else "full",
         prompt_tokens=prompt,
         generated_tokens=generate,
@@ -170,7 +177,11 @@ def _decode_bytes(llm: LLM, position: int, kv_dtype: KvDtype) -> int:
         head = parts["screen"]
     else:
         head = parts["embedding" if packed.config.tie_word_embeddings else "head"]
-    weights = parts["ternary"] + parts["norms"] + parts["scales"]
+    ternary = sum(
+        math.prod(packed_shape(rows, columns, llm.layout))
+        for _, (rows, columns) in names.all_projections(packed.config)
+    )
+    weights = ternary + parts["norms"] + parts["scales"]
     if packed.config.ternary_embeddings and not packed.config.tie_word_embeddings:
         weights -= packed.file.info(names.EMBEDDING).size_bytes  # of which one row is read
     return weights + head + position * _kv_bytes(packed.config, kv_dtype)

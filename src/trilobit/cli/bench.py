@@ -11,12 +11,15 @@ import click
 
 from trilobit import shapes, synth
 from trilobit.errors import RequestError
+from trilobit.formats.fastest import fastest_layout
 
 from .kv_option import kv_option
+from .layout_option import layout_option
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
     from trilobit.engine.llm import Head
+    from trilobit.packing import LayoutChoice
 
 
 @click.command("bench")
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     help="How tokens are chosen; see docs/head.md.",
 )
 @kv_option
+@layout_option
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, metavar="N")
 @click.option(
     "--folder",
@@ -52,6 +56,7 @@ def command(
     threads: int | None,
     head: Head,
     kv_dtype: KvDtype,
+    layout: LayoutChoice | None,
     runs: int,
     folder: Path | None,
     as_json: bool,
@@ -67,7 +72,7 @@ def command(
 
     if model and shape:
         raise RequestError(f"give a model or --shape, not both: {model}, {shape}")
-    path = _random_model(shape, folder or home()) if shape else model_file(model or DEFAULT)
+    path = _random_model(shape, folder or home(), layout) if shape else model_file(model or DEFAULT)
 
     def progress(done: int, total: int) -> None:
         if sys.stderr.isatty():
@@ -81,6 +86,7 @@ def command(
         runs=runs,
         head=head,
         kv_dtype=kv_dtype,
+        layout=layout,
         progress=progress,
     )
     if as_json:
@@ -98,16 +104,20 @@ def command(
             line += f", {share.median:.0%} of the machine's limit"
         print(line)
     print(
-        f"{speed.isa}, {speed.threads} threads, {speed.head} head, {speed.kv_dtype} cache; "
+        f"{speed.isa}, {speed.threads} threads, {speed.head} head, {speed.kv_dtype} cache, "
+        f"{speed.layout} weights; "
         f"{speed.prompt_tokens} tokens in, {speed.generated_tokens} out; "
         f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
         f"peak memory {speed.peak_rss_mb:.0f} MB, file {speed.model_bytes / 1e6:.0f} MB"
     )
 
 
-def _random_model(shape: str, folder: Path) -> Path:
+def _random_model(shape: str, folder: Path, choice: LayoutChoice | None) -> Path:
     """The packed random model of a shape, written the first time it is wanted."""
-    path = folder / f"{shape}-random.trilobit"
+    config = shapes.shape(shape)
+    layout = fastest_layout(config) if choice == "auto" else choice or "2-bit"
+    mark = "" if layout == "2-bit" else f"-{layout}"
+    path = folder / f"{shape}{mark}-random.trilobit"
     if not path.exists():
         print(f"writing random weights to {path}", file=sys.stderr)
         try:
@@ -116,5 +126,5 @@ def _random_model(shape: str, folder: Path) -> Path:
             raise RequestError(
                 f"{folder}: cannot be made ({error.strerror}); choose another --folder"
             ) from None
-        synth.synth_packed(shapes.shape(shape), path)
+        synth.synth_packed(config, path, layout=layout)
     return path

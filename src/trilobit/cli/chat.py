@@ -13,11 +13,13 @@ from trilobit.bundled import DEFAULT
 from trilobit.sampling import SamplingParams
 
 from .kv_option import kv_option
+from .layout_option import layout_option
 from .sampling_options import sampling_options
 from .speculation_option import speculation_option
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
+    from trilobit.packing import LayoutChoice
 
 # Ctrl-C is heard between two steps, so a step of a long prompt must not take seconds.
 _STEP_TOKENS = 128
@@ -32,6 +34,7 @@ _STEP_TOKENS = 128
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
 @speculation_option
 @kv_option
+@layout_option
 def command(
     model: str,
     system: str | None,
@@ -41,6 +44,7 @@ def command(
     context: int | None,
     speculation: bool | None,
     kv_dtype: KvDtype,
+    layout: LayoutChoice | None,
 ) -> None:
     """Talk to MODEL: a file, a folder or a name (`trilobit list --names`).
 
@@ -61,6 +65,7 @@ def command(
         max_sequences=1,
         speculation=speculation,
         kv_dtype=kv_dtype,
+        layout=layout,
     )
     llm.encode("")  # a model without a tokenizer fails here, not at every message
     interactive = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)

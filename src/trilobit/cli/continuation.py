@@ -8,7 +8,7 @@ from typing import Any
 
 from trilobit import _native
 from trilobit.engine.llm import LLM, Stream
-from trilobit.engine.machine import peak_rss_mb
+from trilobit.machine import peak_rss_mb
 from trilobit.sampling import SamplingParams
 
 from .terminal import printable

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from trilobit.engine.llm import LLM
-from trilobit.engine.machine import peak_rss_mb
 from trilobit.engine.sequence import Completion
 from trilobit.errors import ContextOverflow, RequestError, TrilobitError
+from trilobit.machine import peak_rss_mb
 from trilobit.sampling import SamplingParams
 
 from .continuation import show

@@ -14,11 +14,13 @@ from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
 
 from .kv_option import kv_option
+from .layout_option import layout_option
 from .sampling_options import sampling_options
 from .speculation_option import speculation_option
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
+    from trilobit.packing import LayoutChoice
 
 _LONGEST_PROMPT = 16_000_000  # bytes; do not read /dev/zero to its end
 
@@ -40,6 +42,7 @@ def _ids(value: str) -> list[int]:
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
 @speculation_option
 @kv_option
+@layout_option
 @click.option("--json", "as_json", is_flag=True, help="Print text, token ids and rates as JSON.")
 def command(
     prompt: str | None,
@@ -51,6 +54,7 @@ def command(
     context: int | None,
     speculation: bool | None,
     kv_dtype: KvDtype,
+    layout: LayoutChoice | None,
     as_json: bool,
 ) -> None:
     """Print what follows PROMPT; `-` reads it from stdin.
@@ -65,7 +69,14 @@ def command(
 
     from .continuation import read, summary
 
-    llm = LLM(model, threads=threads, context=context, speculation=speculation, kv_dtype=kv_dtype)
+    llm = LLM(
+        model,
+        threads=threads,
+        context=context,
+        speculation=speculation,
+        kv_dtype=kv_dtype,
+        layout=layout,
+    )
     stream = llm.stream(asked, params)
     finished = read(stream, shown=not as_json)
     if as_json:

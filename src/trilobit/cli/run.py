@@ -10,11 +10,13 @@ from trilobit.bundled import DEFAULT
 from trilobit.sampling import SamplingParams
 
 from .kv_option import kv_option
+from .layout_option import layout_option
 from .sampling_options import sampling_options
 from .speculation_option import speculation_option
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
+    from trilobit.packing import LayoutChoice
 
 
 @click.command("run")
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
 @speculation_option
 @kv_option
+@layout_option
 def command(
     model: str,
     prompt: str,
@@ -33,6 +36,7 @@ def command(
     context: int | None,
     speculation: bool | None,
     kv_dtype: KvDtype,
+    layout: LayoutChoice | None,
 ) -> None:
     """Write a story that begins with PROMPT ("Once upon a time").
 
@@ -44,7 +48,14 @@ def command(
     from .continuation import read, summary
     from .terminal import note
 
-    llm = LLM(model, threads=threads, context=context, speculation=speculation, kv_dtype=kv_dtype)
+    llm = LLM(
+        model,
+        threads=threads,
+        context=context,
+        speculation=speculation,
+        kv_dtype=kv_dtype,
+        layout=layout,
+    )
     stream = llm.stream(prompt, params)
     finished = read(stream, shown=True, prompt=prompt)
     print()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from trilobit.packing import Layout
 from trilobit.shapes import SHAPES, resized, shape
 from trilobit.synth import Form, synth, synth_packed
 
@@ -46,6 +47,13 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Ternary codes and scales, or float masters.",
 )
 @click.option("--to-packed-file", is_flag=True, help="Write one packed file, ready to run.")
+@click.option(
+    "--layout",
+    type=click.Choice(("2-bit", "1.6-bit")),
+    default="2-bit",
+    show_default=True,
+    help="Of the weights of a packed file.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
 @_field_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -55,6 +63,7 @@ def command(
     shape_name: str,
     form: Form,
     to_packed_file: bool,
+    layout: Layout,
     seed: int,
     as_json: bool,
     **fields: int | None,
@@ -66,13 +75,15 @@ def command(
     """
     if to_packed_file and form != "packed":
         raise click.UsageError(f"--to-packed-file holds no float masters; leave out --form {form}")
+    if layout != "2-bit" and not to_packed_file:
+        raise click.UsageError("--layout is of packed files; add --to-packed-file")
     changes = {name: value for name, value in fields.items() if value is not None}
     config = resized(shape(shape_name), changes)
     started = time.monotonic()
     with progress(f"Writing {out.name}") as step:
         if to_packed_file:
             check_free(out, replace=False, remedy="delete it or choose another name")
-            synth_packed(config, out, seed=seed, progress=step)
+            synth_packed(config, out, seed=seed, layout=layout, progress=step)
         else:
             synth(config, out, form=form, seed=seed, progress=step)
     seconds = time.monotonic() - started

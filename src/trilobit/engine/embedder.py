@@ -23,11 +23,11 @@ from ..errors import ContextOverflow, FormatError, RequestError
 from ..formats.packed import PackedModel
 from ..formats.pooling import MODES, Mode, Pooling
 from ..hub.models import model_file
+from ..machine import available_cores
 from ..tokenizer import Tokenizer
 from ..vectors import Precision, check_precision, pack_vectors
 from .blocks import BlockPool, KvDtype, blocks_for
 from .chunks import Chunk, plan
-from .machine import available_cores
 from .runner import open_decoder
 
 Progress = Callable[[int, int], None]  # done, total: tokens
@@ -93,6 +93,7 @@ class Embedder:
             blocks=self._blocks,
             kv_dtype=kv_dtype,
             files=packed.row_files(),
+            layout=packed.layout,
         )
 
     @property

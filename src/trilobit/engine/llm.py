@@ -23,12 +23,14 @@ from ..bundled import DEFAULT
 from ..config import ModelConfig
 from ..errors import ContextOverflow, RequestError
 from ..formats import names
+from ..formats.fastest import fastest_layout
 from ..formats.packed import PackedModel
 from ..hub.models import model_file
+from ..machine import available_cores
+from ..packing import LAYOUTS, Layout, LayoutChoice
 from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer
 from .blocks import KvDtype, block_bytes, blocks_for
-from .machine import available_cores
 from .runner import Runner
 from .sequence import Completion, Sequence
 from .turns import Turns
@@ -134,9 +136,11 @@ class LLM:
     half of the memory and of the reading at a long context (docs/architecture.md has its cost).
     head: "screened" chooses tokens from
     the few rows of the head that can win (docs/head.md), "full" computes all; the tokens are the
-    same. "auto" screens heads that no cache holds. speculation: where the text repeats itself,
-    several tokens are guessed and tried at once; the tokens are the same. None: with models beyond
-    64 MB, whose steps are long enough.
+    same. "auto" screens heads that no cache holds. layout: of the ternary weights in memory,
+    "2-bit" or "1.6-bit" (docs/format.md); "auto": what is faster here, by measurement; None: as in
+    the file, which is then read in place. The results are the same. speculation: where the text
+    repeats itself, several tokens are guessed and tried at once; the tokens are the same. None:
+    with models beyond 64 MB, whose steps are long enough.
 
     Raises FormatError or UnsupportedModel for a file that cannot be run, DownloadError for a name
     that cannot be fetched, RequestError for an unknown name or an impossible option.
@@ -153,6 +157,7 @@ class LLM:
         max_sequences: int = 16,
         kv_dtype: KvDtype = "f16",
         head: Head = "auto",
+        layout: LayoutChoice | None = None,
         speculation: bool | None = None,
     ) -> None:
         packed = PackedModel(model_file(model))
@@ -172,6 +177,7 @@ class LLM:
             raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16', 'f32' or 'i8'")
         if head not in ("auto", "screened", "full"):
             raise RequestError(f"head is {head!r}; expected 'auto', 'screened' or 'full'")
+        self.layout: Layout = _checked_layout(layout, packed, threads)
         if speculation is None:
             speculation = packed.path.stat().st_size >= _STREAMED_BYTES
         elif not isinstance(speculation, bool):
@@ -192,12 +198,13 @@ class LLM:
         wanted = kv_memory_mb * 1_000_000 // block_bytes(self.config, kv_dtype)
         self._runner = Runner(
             self.config,
-            packed.arrays(screened=self.head_is_screened),
+            packed.arrays(screened=self.head_is_screened, layout=self.layout, threads=threads),
             threads=threads,
             blocks=max(one, min(wanted, one * max_sequences)),
             batch_tokens=max(max_batch_tokens, max_sequences),
             sequences=max_sequences,
             kv_dtype=kv_dtype,
+            layout=self.layout,
             speculation=speculation,
             files=packed.row_files(),
             forget_head=packed.forget_head if self.head_is_screened else None,
@@ -436,6 +443,19 @@ class LLM:
         if not isinstance(context, int) or isinstance(context, bool) or not 2 <= context <= most:
             raise RequestError(f"context is {context!r}; this model takes 2 to {most} tokens")
         return context
+
+
+def _checked_layout(layout: LayoutChoice | None, packed: PackedModel, threads: int) -> Layout:
+    if layout is None:
+        return packed.layout
+    if layout == "auto":
+        return fastest_layout(packed.config, threads)
+    if layout not in LAYOUTS:
+        known = ", ".join(map(repr, LAYOUTS))
+        raise RequestError(f"layout is {layout!r}; expected {known}, 'auto' or None")
+    if layout != "2-bit" and packed.config.scales == "group":
+        raise RequestError(f"layout is {layout!r}; scales by group need '2-bit'")
+    return layout
 
 
 def _head_bytes(packed: PackedModel) -> int:

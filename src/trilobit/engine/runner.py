@@ -19,6 +19,7 @@ from .. import _native
 from ..config import ModelConfig
 from ..errors import RequestError
 from ..formats.files import OpenFile
+from ..packing import PLACES, Layout
 from ..rope import frequencies
 from .blocks import BLOCK, BlockPool, blocks_for, key_of
 from .drafts import Drafter
@@ -34,6 +35,7 @@ class Runner:
     """A decoder over `arrays` and `files` (see PackedModel) and the sequences that run on it.
 
     blocks: of the KV cache. batch_tokens: of one step. sequences: running at once, at most.
+    layout: of the ternary weights.
     speculation: try guesses of the next tokens where they are expected to pay; changes no token.
     forget_head: called when the head's table was read as a whole and is not any more.
     Raises RequestError when the machine cannot hold or run it.
@@ -49,6 +51,7 @@ class Runner:
         batch_tokens: int,
         sequences: int,
         kv_dtype: str,
+        layout: Layout = "2-bit",
         speculation: bool = False,
         files: Files | None = None,
         forget_head: Callable[[], None] | None = None,
@@ -61,6 +64,7 @@ class Runner:
             blocks=blocks,
             kv_dtype=kv_dtype,
             files=files,
+            layout=layout,
         )
         self._forget_head, self._head_is_mapped, self._full_passes = forget_head, False, 0
         self._speculation = speculation
@@ -260,6 +264,7 @@ def open_decoder(
     blocks: int,
     kv_dtype: str,
     files: Files | None = None,
+    layout: Layout = "2-bit",
 ) -> _native.Decoder:
     """A decoder over `arrays`; RequestError when the machine cannot hold or run it."""
     assert _native.Decoder.BLOCK == BLOCK
@@ -273,6 +278,7 @@ def open_decoder(
             blocks,
             kv_dtype,
             dict(files or {}),
+            PLACES[layout],
         )
     except MemoryError:
         raise RequestError(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import ternary
+from .. import packing, ternary
 from ..config import ModelConfig
 from ..errors import FormatError, UnsupportedModel
 from . import names
@@ -348,7 +348,7 @@ def unpack_hf(stored: NDArray[np.uint8], rows: int) -> NDArray[np.int8]:
 
     FormatError when a code is 3.
     """
-    ternary.check_codes(stored)
+    packing.check_codes(stored)
     codes = np.concatenate([(stored >> 2 * i) & np.uint8(3) for i in range(4)])[:rows]
     return codes.view(np.int8) - np.int8(1)
 

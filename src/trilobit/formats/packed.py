@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import screen, ternary
+from .. import packing, screen
 from ..config import ModelConfig
 from ..errors import FormatError
+from ..packing import LAYOUTS, PLACES, Layout
 from . import names, pooling
 from .files import OpenFile
 from .safetensors import DTYPES, FLOATS, Declared, SafetensorsFile, SafetensorsWriter, as_float32
@@ -77,6 +78,13 @@ class PackedModel:
             self.config = ModelConfig.from_dict(raw)
         except FormatError as error:
             raise FormatError(f"{path}: {error}; convert the model again") from None
+        layout = metadata.get("layout", "2-bit")
+        if layout not in LAYOUTS or (layout != "2-bit" and self.config.scales == "group"):
+            raise FormatError(
+                f"{path}: layout {reprlib.repr(layout)} of the weights, this Trilobit reads "
+                f"{', '.join(LAYOUTS)}; upgrade Trilobit or convert the model again"
+            )
+        self.layout: Layout = layout
         self._check_tensors()
         tokenizer = names.TOKENIZER in self.file
         self.text = TextFiles(
@@ -86,13 +94,21 @@ class PackedModel:
             pooling=self._pooling(),
         )
 
-    def arrays(self, *, screened: bool = False, headless: bool = False) -> dict[str, NDArray[Any]]:
+    def arrays(
+        self,
+        *,
+        screened: bool = False,
+        headless: bool = False,
+        layout: Layout | None = None,
+        threads: int = 1,
+    ) -> dict[str, NDArray[Any]]:
         """Every tensor of the model as a view of the file (BF16 as uint16); not the tokenizer.
 
         screened: with the screen of the head, whose table is then left on disk until rows of it
-        are wanted, as an embedding is that is no head. headless: without the head. Checks the
-        values too: FormatError for a scale or gain that is not finite, for codes 3 and for padding
-        that is not zero.
+        are wanted, as an embedding is that is no head. headless: without the head. layout: of the
+        ternary weights, which are copied, by `threads`, if it is not the file's. Checks the values
+        too: FormatError for a scale or gain that is not finite, for bytes that are no ternary
+        weights and for padding that is not zero.
         """
         left_out = {names.TOKENIZER} if screened else {names.TOKENIZER, *names.SCREEN}
         tables = set(names.float_tables(self.config))
@@ -117,16 +133,28 @@ class PackedModel:
                 continue
             dtype = self.file.info(f"{name}.weight_scale").dtype
             self.check_scales(name, as_float32(arrays[f"{name}.weight_scale"], dtype))
-            if not _codes_are_ternary(arrays[f"{name}.weight"]):
+            if not _codes_are_ternary(arrays[f"{name}.weight"], self.layout):
                 raise FormatError(
-                    f"{self.path}: '{name}' has a weight code 3, which is no ternary value; "
+                    f"{self.path}: '{name}' has a weight code that is no ternary value; "
                     "the file is damaged: convert or download it again"
                 )
             try:
-                ternary.check_padding(arrays[f"{name}.weight"], rows, columns)
+                packing.check_padding(arrays[f"{name}.weight"], rows, columns, self.layout)
             except FormatError as error:
                 raise FormatError(f"{self.path}: '{name}': {error}") from None
+            if layout is not None and layout != self.layout:
+                weights = arrays[f"{name}.weight"]
+                arrays[f"{name}.weight"] = self._laid_out(weights, rows, columns, layout, threads)
+                self.file.forget([f"{name}.weight"])
         return arrays
+
+    def _laid_out(
+        self, packed: NDArray[np.uint8], rows: int, columns: int, layout: Layout, threads: int
+    ) -> NDArray[np.uint8]:
+        from .. import _native
+
+        places, new_places = PLACES[self.layout], PLACES[layout]
+        return _native.repacked(packed.reshape(-1), rows, columns, places, new_places, threads)
 
     def check_scales(self, name: str, scales: NDArray[np.float32]) -> None:
         """FormatError for scales of a matrix that are infinite, not numbers or not positive."""
@@ -173,7 +201,10 @@ class PackedModel:
             wanted[name] = ((config.vocab_size, config.hidden_size), FLOATS)
         scale_types = FLOATS if config.scales == "group" else ("F32",)
         for name, (rows, columns) in names.all_projections(config):
-            wanted[f"{name}.weight"] = (ternary.packed_shape(rows, columns), ("U8",))
+            wanted[f"{name}.weight"] = (
+                packing.packed_shape(rows, columns, self.layout),
+                ("U8",),
+            )
             wanted[f"{name}.weight_scale"] = (names.scale_shape(config, rows, columns), scale_types)
         if any(name in self.file for name in names.SCREEN):
             wanted |= {name: (shape, (dtype,)) for name, dtype, shape in _declare_screen(config)}
@@ -197,10 +228,10 @@ class PackedModel:
             raise FormatError(f"{self.path}: unknown tensor {foreign[0][:80]!r}; convert again")
 
 
-def _codes_are_ternary(packed: NDArray[np.uint8]) -> bool:
+def _codes_are_ternary(packed: NDArray[np.uint8], layout: Layout) -> bool:
     from .. import _native
 
-    return bool(_native.check_codes(packed.reshape(-1), 2))
+    return bool(_native.check_codes(packed.reshape(-1), 2, PLACES[layout]))
 
 
 def _declare_screen(config: ModelConfig) -> list[Declared]:
@@ -213,7 +244,12 @@ def _declare_screen(config: ModelConfig) -> list[Declared]:
 
 
 def declare(
-    config: ModelConfig, float_dtype: str, text: TextFiles, *, screened: bool = True
+    config: ModelConfig,
+    float_dtype: str,
+    text: TextFiles,
+    *,
+    screened: bool = True,
+    layout: Layout = "2-bit",
 ) -> list[Declared]:
     """Tensors of a packed file in the order of their data: large and aligned ones first.
 
@@ -224,7 +260,8 @@ def declare(
     scales: list[Declared] = []
     grouped = config.scales == "group"
     for name, (rows, columns) in names.all_projections(config):
-        ternary_tensors.append((f"{name}.weight", "U8", ternary.packed_shape(rows, columns)))
+        packed_shape = packing.packed_shape(rows, columns, layout)
+        ternary_tensors.append((f"{name}.weight", "U8", packed_shape))
         shape = names.scale_shape(config, rows, columns)
         scales.append((f"{name}.weight_scale", float_dtype if grouped else "F32", shape))
     gains: list[Declared] = [(name, "F32", (n,)) for name, n in names.all_norms(config)]
@@ -241,7 +278,9 @@ def declare(
     return [*ternary_tensors, *gains, *screen_, *scales, *tables, *tokenizer]
 
 
-def metadata(config: ModelConfig, text: TextFiles, source: str) -> dict[str, str]:
+def metadata(
+    config: ModelConfig, text: TextFiles, source: str, layout: Layout = "2-bit"
+) -> dict[str, str]:
     """The metadata of a packed file."""
     values = {
         "format": FORMAT,
@@ -250,6 +289,8 @@ def metadata(config: ModelConfig, text: TextFiles, source: str) -> dict[str, str
         "source": source,
         "add_bos": "true" if text.add_bos else "false",
     }
+    if layout != "2-bit":
+        values["layout"] = layout
     if text.chat_template is not None:
         values["chat_template"] = text.chat_template
     if text.pooling is not None:
@@ -266,10 +307,11 @@ def writer(
     source: str,
     *,
     screened: bool = True,
+    layout: Layout = "2-bit",
 ) -> SafetensorsWriter:
     """A writer of a packed file; tensors must then be written in the order of `declare`."""
-    declared = declare(config, float_dtype, text, screened=screened)
-    return SafetensorsWriter(path, declared, metadata(config, text, source))
+    declared = declare(config, float_dtype, text, screened=screened, layout=layout)
+    return SafetensorsWriter(path, declared, metadata(config, text, source, layout))
 
 
 def write_screen(

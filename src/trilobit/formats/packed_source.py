@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import ternary
+from .. import packing
 from ..errors import FormatError
 from . import names
 from .packed import PackedModel
@@ -41,7 +41,7 @@ class PackedSource(PackedModel):
         self.check_scales(name, scales)
         try:
             packed = self.file.array(f"{name}.weight")
-            return ternary.unpack(packed, *self._projections[name]), scales
+            return packing.unpack(packed, *self._projections[name], self.layout), scales
         except FormatError as error:
             raise FormatError(f"{self.path}: '{name}': {error}") from None
 

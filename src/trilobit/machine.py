@@ -1,4 +1,4 @@
-"""What the engine needs to know about the machine: cores to use, memory used."""
+"""What a program needs to know about the machine: cores to use, memory there is and in use."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ def _cgroup_cpus() -> int | None:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return max(1, int(quota) // int(period))
     except (OSError, ValueError):  # no cgroup v2, or "max"
+        return None
+
+
+def memory_bytes() -> int | None:
+    """Physical memory; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
         return None
 
 

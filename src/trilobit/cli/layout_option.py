@@ -1,0 +1,12 @@
+"""The layout of a model's ternary weights in memory, for every command that runs a model."""
+
+from __future__ import annotations
+
+import click
+
+layout_option = click.option(
+    "--layout",
+    type=click.Choice(("2-bit", "1.6-bit", "auto")),
+    help="How weights lie in memory; auto measures which is faster. Default: as in the file. The "
+    "text is the same.",
+)
