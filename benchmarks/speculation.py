@@ -16,21 +16,17 @@ A model with a tokenizer also writes texts of its own, which must be the same bo
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from facts import ROOT, facts, measured, write
 
 from trilobit import LLM, SamplingParams, _native
-from trilobit.bench.speed import Measure, _machine
 
-ROOT = Path(__file__).parent.parent
 PROMPT, OUTPUT = 300, 200  # tokens; together they fit the context of the bundled model
 OPENINGS = ("Once upon a time", "The little dog said", "Tom and Lily went to the park")
 OWN = {"greedy": {"temperature": 0.0}, "temperature 0.7": {"temperature": 0.7, "seed": 1}}
@@ -116,6 +112,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, nargs="+", default=[1])
     parser.add_argument("--json", type=Path, help="write the results here, too")
     arguments = parser.parse_args()
+    before = facts()  # the load of the machine, before it is ours
     model = (arguments.model,) if arguments.model else ()
     sides = {on: LLM(*model, threads=arguments.threads, speculation=on) for on in (False, True)}
     recorders = {on: Recorder(llm._runner._decoder) for on, llm in sides.items()}
@@ -164,7 +161,7 @@ def main() -> None:
             for opening in OPENINGS:
                 compare(f"own, {name}", [opening], params, None)
     if arguments.json:
-        facts = {
+        about = {
             "model": llm.path.name,
             "prompt_tokens": PROMPT,
             "output_tokens": OUTPUT,
@@ -172,27 +169,8 @@ def main() -> None:
             "runs": arguments.runs,
             "isa": _native.isa(),
             "head": "screened" if llm.head_is_screened else "full",
-            "machine": _machine(),
-            "commit": commit(),
-            "command": " ".join(["python", "benchmarks/speculation.py", *sys.argv[1:]]),
-            "results": results,
         }
-        arguments.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-
-
-def measured(values: list[float]) -> dict[str, float]:
-    measure = Measure.of(values)
-    return {name: round(getattr(measure, name), 3) for name in ("median", "least", "most")}
-
-
-def commit() -> str:
-    done = subprocess.run(
-        ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip()
+        write(arguments.json, {**before, **about, "results": results})
 
 
 if __name__ == "__main__":
