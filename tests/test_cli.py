@@ -727,6 +727,28 @@ def test_interrupted_convert_leaves_nothing(
     assert files_in(results) == []
 
 
+CTRL_C_WITHIN = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("name", ["trilobit.cli", "click", "trilobit.cli.run", "tokenizers"])
+def test_ctrl_c_while_modules_load_is_quiet(name: str) -> None:
+    done = trilobit_after(HEAR_CTRL_C + CTRL_C_WITHIN.format(name=name), "run")
+    assert (done.returncode, done.stdout, done.stderr.split()) == (INTERRUPTED, "", ["interrupted"])
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored_while_modules_load() -> None:
+    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    done = trilobit_after(ignored + CTRL_C_WITHIN.format(name="click"), "run", "--max-tokens", "3")
+    assert (done.returncode, done.stdout) == (0, f"{done.stdout.strip()}\n")
+
+
 def test_interrupted_text_stays_and_ends_its_line(slow_model: Path) -> None:
     for command in (["run", slow_model], ["generate", PROMPT, "--model", slow_model]):
         code, out, err = signalled(

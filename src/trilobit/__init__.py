@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
@@ -15,14 +15,14 @@ from .errors import (
     TrilobitError,
     UnsupportedModel,
 )
-from .sampling import SamplingParams
 
 if TYPE_CHECKING:
     from .engine.embedder import Embedder
     from .engine.llm import LLM
+    from .sampling import SamplingParams
     from .vectors import pack_vectors, similarity, unpack_vectors
 
-__version__ = version("trilobit")
+    __version__: str
 
 __all__ = [
     "LLM",
@@ -42,19 +42,23 @@ __all__ = [
     "unpack_vectors",
 ]
 
+# Name -> its module. Looked up when asked for: the engine brings the native module and the
+# tokenizer, and even the rest takes longer than a command needs to answer Ctrl-C.
+_MODULES = {
+    "LLM": "engine.llm",
+    "Embedder": "engine.embedder",
+    "SamplingParams": "sampling",
+    "pack_vectors": "vectors",
+    "similarity": "vectors",
+    "unpack_vectors": "vectors",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # The engine brings the native module and the tokenizer: paid for only when used.
-    if name == "LLM":
-        from .engine.llm import LLM
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    if name == "__version__":
+        from importlib.metadata import version
 
-        return LLM
-    if name == "Embedder":
-        from .engine.embedder import Embedder
-
-        return Embedder
-    if name in ("pack_vectors", "similarity", "unpack_vectors"):
-        from . import vectors
-
-        return getattr(vectors, name)
+        return version("trilobit")
     raise AttributeError(f"module 'trilobit' has no attribute {name!r}")

@@ -14,7 +14,6 @@ from types import FrameType
 
 import click
 
-from .. import __version__
 from ..errors import TrilobitError
 from .terminal import one_line
 
@@ -67,7 +66,7 @@ class _Lazy(click.Group):
 
 
 @click.command(cls=_Lazy, invoke_without_command=True)
-@click.version_option(__version__, prog_name="trilobit")
+@click.version_option(package_name="trilobit", prog_name="trilobit")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """1.58-bit (BitNet b1.58) language models: train, convert, run, measure."""
@@ -76,7 +75,7 @@ def cli(ctx: click.Context) -> None:
 
 
 def main() -> None:
-    """Entry point of the `trilobit` command."""
+    """Run the command that stands in `sys.argv`, and exit."""
     # What stops us politely (`timeout`, a container, a terminal that is closed) must leave no
     # half-written file either. `nohup` has a closed terminal ignored: so it stays.
     signal.signal(signal.SIGTERM, _terminate)
