@@ -21,6 +21,7 @@ from trilobit.formats import names, packed
 from trilobit.formats.gguf.names import gguf_name
 from trilobit.formats.safetensors import as_float32
 from trilobit.formats.source import Source, open_source
+from trilobit.packing import LayoutChoice
 from trilobit.synth import synth
 
 Quantise = Callable[[Path, Path, str], None]  # from, to, llama.cpp's name of the type
@@ -29,14 +30,15 @@ Quantise = Callable[[Path, Path, str], None]  # from, to, llama.cpp's name of th
 class PeerModels:
     """Files of one shape in one folder. `quantise` is asked for what llama.cpp makes itself."""
 
-    def __init__(self, shape: str, folder: Path, quantise: Quantise) -> None:
-        self.shape, self.folder, self.quantise = shape, folder, quantise
+    def __init__(self, shape: str, folder: Path, layout: LayoutChoice, quantise: Quantise) -> None:
+        self.shape, self.folder, self.layout, self.quantise = shape, folder, layout, quantise
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, form: str) -> Path:
         """Where the form lies; it is made if it does not. "hf", "packed", or a type of GGUF."""
         # The version: a folder that is kept must not hide that the format has moved on.
-        ending = {"hf": "-hf", "packed": f"-v{packed.VERSION}.trilobit"}.get(form, f"-{form}.gguf")
+        ours = f"-{self.layout}-v{packed.VERSION}.trilobit"
+        ending = {"hf": "-hf", "packed": ours}.get(form, f"-{form}.gguf")
         path = self.folder / f"{self.shape}{ending}"
         if path.exists():
             return path
@@ -44,7 +46,7 @@ class PeerModels:
         if form == "hf":
             synth(shapes.shape(self.shape), part)
         elif form == "packed":
-            convert(self.path("hf"), part, "packed")
+            convert(self.path("hf"), part, "packed", layout=self.layout)
         elif form == "F16":
             write_f16(open_source(self.path("hf")), part)
         else:

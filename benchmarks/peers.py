@@ -26,7 +26,9 @@ from facts import RESULTS, facts, measured, write
 from peer_models import PeerModels
 
 from trilobit import _native, shapes
+from trilobit.formats.packed import PackedModel
 from trilobit.hub.home import home
+from trilobit.packing import LAYOUTS
 
 ENGINES = Path(__file__).parent / "peer_engines.py"
 LIMIT_S = 600  # of one run; what takes longer hangs
@@ -52,7 +54,7 @@ def llama_cpp(kind: str, weights: str) -> Peer:
 
 
 PEERS = (
-    Peer("trilobit", "Trilobit", "ternary, exact bf16 head", "trilobit", "trilobit", "packed"),
+    Peer("trilobit", "Trilobit", "exact bf16 head", "trilobit", "trilobit", "packed"),
     llama_cpp("TQ2_0", "ternary, head Q6_K"),
     llama_cpp("Q4_0", "4 bits, head Q6_K"),
     llama_cpp("F16", "float16"),
@@ -161,6 +163,9 @@ class Comparison:
             if peer in self.failed:
                 yield {**about, "failed": self.failed[peer]}
                 continue
+            if peer.form == "packed":
+                bits = PackedModel(self.models.path("packed")).layout.removesuffix("-bit")
+                about["weights"] = f"ternary in {bits} bits, {peer.weights}"
             size = self.models.size_mb(peer.form)
             for (other, threads), runs in self.runs.items():
                 if other == peer:
@@ -201,6 +206,8 @@ def main() -> None:
     parser.add_argument("--peers-venv", type=Path, default=home() / "peers-venv")
     parser.add_argument("--folder", type=Path, default=home() / "peers", help="of the models")
     parser.add_argument("--shape", choices=shapes.SHAPES, default="2b4t")
+    layouts = ("auto", *LAYOUTS)
+    parser.add_argument("--layout", choices=layouts, default="auto", help="of Trilobit's weights")
     parser.add_argument("--only", nargs="+", choices=known, default=known)
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--prompt", type=int, default=256)
@@ -217,6 +224,7 @@ def main() -> None:
     models = PeerModels(
         arguments.shape,
         arguments.folder,
+        arguments.layout,
         lambda source, out, kind: engine(python, "quantise", f"{source}:{out}:{kind}", 2) and None,
     )
     comparison = Comparison(peers, models, python)

@@ -15,8 +15,6 @@ from typing import Any
 
 import matplotlib
 from facts import RESULTS, ROOT
-
-matplotlib.use("svg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -51,7 +49,7 @@ def draw(result: dict[str, Any], out: Path) -> None:
         panels[0].invert_yaxis()
         out.parent.mkdir(parents=True, exist_ok=True)
         about = {"Date": None, "Creator": None, "Title": "Trilobit and other engines"}
-        figure.savefig(out, transparent=True, metadata=about)
+        figure.savefig(out, format="svg", transparent=True, metadata=about)
 
 
 def _panel(axes: Axes, rows: Sequence[dict[str, Any]], name: str, digits: str) -> None:
@@ -125,6 +123,21 @@ def caption(result: dict[str, Any]) -> str:
     return f"{text} {', '.join(found)}."
 
 
+def beside_f16(result: dict[str, Any]) -> str:
+    """What ternary weights gain, as BitNet's papers put it: beside float16."""
+    rows = {row["engine"]: row for row in result["results"] if "failed" not in row}
+    if not {"trilobit", "llama.cpp-f16"} <= rows.keys():
+        return ""
+    decode, prefill, memory = (
+        rows["trilobit"][name]["median"] / rows["llama.cpp-f16"][name]["median"]
+        for name, _, _ in PANELS
+    )
+    return (
+        f"So Trilobit decodes {decode:.1f} times and prefills {prefill:.1f} times as fast as "
+        f"llama.cpp runs float16, in {100 * memory:.0f} % of the memory."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=RESULTS / "peers.json")
@@ -132,7 +145,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result = json.loads(arguments.json.read_text(encoding="utf-8"))
     draw(result, arguments.svg)
-    print(f"{table(result)}\n\n{caption(result)}")
+    print(table(result), caption(result), beside_f16(result), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from test_benchmarks import result_of, script
+from test_benchmarks import ROOT, result_of, script
 
 MEASURES = ("prefill_tokens_per_s", "decode_tokens_per_s", "peak_rss_mb")
 
@@ -28,6 +29,7 @@ def test_peers_that_are_not_installed_leave_the_others_their_turn(
     found = result_of("peers.py", tmp_path / "peers.json", *peer_sizes, "--peers-venv", venv)
     ours, *peers = found["results"]
     assert ours["engine"] == "trilobit"
+    assert ours["weights"] == "ternary in 2 bits, exact bf16 head"
     assert (ours["runs"], ours["prompt"], ours["generate"], ours["threads"]) == (2, 8, 2, 1)
     for name in MEASURES:
         assert 0 < ours[name]["least"] <= ours[name]["median"] <= ours[name]["most"]
@@ -115,3 +117,21 @@ def test_the_table_has_medians_ranges_and_the_best_in_bold(tmp_path: Path) -> No
     assert "| Broken | did not run | | |" in text
     assert "512 tokens in and 64 out" in text
     assert "Other & <sons>: 512 in and 8 out." in text
+
+
+def test_readme_and_plot_show_the_result_that_is_kept() -> None:
+    """To repair: `python benchmarks/plot.py`, and what it prints into the README."""
+    pytest.importorskip("matplotlib")
+    kept = ROOT / "benchmarks" / "results" / "peers.json"
+    rows = json.loads(kept.read_text(encoding="utf-8"))["results"]
+    root = ElementTree.parse(ROOT / "docs" / "peers.svg").getroot()
+    texts = {"".join(one.itertext()).strip() for one in root.iter(f"{root.tag[:-3]}text")}
+    for one in rows:
+        assert one["label"] in texts
+        if "failed" not in one:
+            assert format(one["decode_tokens_per_s"]["median"], ".1f") in texts
+    done = script("plot.py", "--svg", os.devnull)
+    assert done.returncode == 0, done.stderr
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "(docs/peers.svg)" in readme
+    assert done.stdout in readme
