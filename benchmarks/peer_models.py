@@ -21,7 +21,7 @@ from trilobit.formats import names, packed
 from trilobit.formats.gguf.names import gguf_name
 from trilobit.formats.safetensors import as_float32
 from trilobit.formats.source import Source, open_source
-from trilobit.packing import LayoutChoice
+from trilobit.packing import Layout
 from trilobit.synth import synth
 
 Quantise = Callable[[Path, Path, str], None]  # from, to, llama.cpp's name of the type
@@ -30,7 +30,7 @@ Quantise = Callable[[Path, Path, str], None]  # from, to, llama.cpp's name of th
 class PeerModels:
     """Files of one shape in one folder. `quantise` is asked for what llama.cpp makes itself."""
 
-    def __init__(self, shape: str, folder: Path, layout: LayoutChoice, quantise: Quantise) -> None:
+    def __init__(self, shape: str, folder: Path, layout: Layout, quantise: Quantise) -> None:
         self.shape, self.folder, self.layout, self.quantise = shape, folder, layout, quantise
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -26,6 +26,7 @@ from facts import RESULTS, facts, measured, write
 from peer_models import PeerModels
 
 from trilobit import _native, shapes
+from trilobit.formats.fastest import fastest_layout
 from trilobit.formats.packed import PackedModel
 from trilobit.hub.home import home
 from trilobit.packing import LAYOUTS
@@ -224,7 +225,9 @@ def main() -> None:
     models = PeerModels(
         arguments.shape,
         arguments.folder,
-        arguments.layout,
+        fastest_layout(shapes.shape(arguments.shape), max(arguments.threads))
+        if arguments.layout == "auto"
+        else arguments.layout,
         lambda source, out, kind: engine(python, "quantise", f"{source}:{out}:{kind}", 2) and None,
     )
     comparison = Comparison(peers, models, python)

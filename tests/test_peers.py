@@ -44,7 +44,11 @@ def test_a_peer_that_breaks_is_one_line(tmp_path: Path, peer_sizes: tuple[str | 
     about = packages / "litespark_inference-1.0.dist-info" / "METADATA"
     about.parent.mkdir(parents=True)
     about.write_text("Metadata-Version: 2.1\nName: litespark-inference\nVersion: 1.0\n")
-    (packages / "litespark_inference.py").write_text("raise OSError('no such kernel')\n")
+    # Named as a script beside peer_engines.py is, and as a package that transformers looks for
+    (packages / "kernels.py").write_text("names = 'no such kernel'\n")
+    (packages / "litespark_inference.py").write_text(
+        "import kernels\nraise OSError(kernels.names)\n"
+    )
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nPYTHONPATH="{packages}" exec "{sys.executable}" "$@"\n')
