@@ -1,12 +1,14 @@
 """How near the kernels come to what this machine can do, by shape and number of tokens.
 
-    python benchmarks/kernels.py [--isas avx2] [--threads 1 2] [--tokens 1 8 256] [--json FILE]
+    python benchmarks/kernels.py [--isas avx2] [--layouts 2-bit] [--threads 1 2]
+                                 [--tokens 1 8 256] [--json FILE]
 
-Products of the projections of the 2B4T shape, and the first pass over its head, with weights that
-come from memory, not from a cache. Each shape stands beside the machine's own limits, measured
-just before and just after it: a step must read its weights (GB/s of reading memory) and multiply
-them (GMAC/s of u8 x s8 into 16 bits, or what the instruction set has for that). The limit that
-needs longer is the one that a kernel is near or far from, and its name stands in the table.
+Products of the projections of the 2B4T shape in each layout of the weights, and the first pass over
+its head, with weights that come from memory, not from a cache. Each shape stands beside the
+machine's own limits, measured just before and just after it: a step must read its weights (GB/s of
+reading memory) and multiply them (GMAC/s of u8 x s8 into 16 bits, or what the instruction set has
+for that). The limit that needs longer is the one that a kernel is near or far from, and its name
+stands in the table.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from facts import RESULTS, facts, measured, write
 
 from trilobit import _native
+from trilobit.packing import LAYOUTS, PLACES, Layout
 from trilobit.shapes import shape
 
 TOKENS = (1, 2, 4, 8, 16, 64, 256)
@@ -33,7 +37,7 @@ class Kernel:
     name: str
     rows: int
     columns: int
-    bits: int  # of a weight
+    bits: float  # of a weight
     seconds: Callable[[str, int, int, int, int, int], list[float]]
     most_tokens: int = max(TOKENS)
 
@@ -42,7 +46,7 @@ class Kernel:
         return self.rows * self.columns
 
 
-def kernels() -> Iterator[Kernel]:
+def kernels(layouts: list[Layout]) -> Iterator[Kernel]:
     config = shape("2b4t")
     hidden, ffn = config.hidden_size, config.intermediate_size
     kv = config.num_key_value_heads * config.head_dim
@@ -52,7 +56,10 @@ def kernels() -> Iterator[Kernel]:
         ("gate, up", ffn, hidden),
         ("down", hidden, ffn),
     ):
-        yield Kernel(name, rows, columns, 2, _native.linear_seconds)
+        for layout in layouts:
+            places = PLACES[layout]
+            seconds = partial(_native.linear_seconds, places=places)
+            yield Kernel(name, rows, columns, 8 / places, seconds)
     yield Kernel(
         "head, screen", config.vocab_size, hidden, 4, _native.screen_seconds, SCREEN_TOKENS
     )
@@ -104,7 +111,7 @@ def show(results: list[dict[str, Any]]) -> None:
     first = results[0]
     dram, int8 = first["dram_read_gb_per_s"], first["int8_gmac_per_s"]
     print(
-        f"\n{first['kernel']}  {first['rows']} x {first['columns']}, {first['bits']} bits;  "
+        f"\n{first['kernel']}  {first['rows']} x {first['columns']}, {first['bits']:g} bits;  "
         f"{first['isa']}, {first['threads']} threads;  machine, before and after: "
         f"{dram[0]:.1f} {dram[1]:.1f} GB/s, {int8[0]:.0f} {int8[1]:.0f} GMAC/s"
     )
@@ -122,6 +129,7 @@ def main() -> None:
     fast = [isa for isa in _native.isas() if isa != "scalar"] or ["scalar"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--isas", nargs="+", choices=_native.isas(), default=fast)
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
     parser.add_argument("--repeats", type=int, default=7)
@@ -130,7 +138,7 @@ def main() -> None:
     about, results = facts(), []
     for isa in arguments.isas:
         for threads in arguments.threads:
-            for kernel in kernels():
+            for kernel in kernels(arguments.layouts):
                 found = list(measure(kernel, isa, threads, arguments.tokens, arguments.repeats))
                 if found:
                     show(found)

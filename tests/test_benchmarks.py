@@ -37,12 +37,9 @@ def test_kernels_stand_beside_the_limit_that_binds_them(tmp_path: Path) -> None:
     arguments = ("--isas", isa, "--threads", 1, "--tokens", 1, "--repeats", 2)
     found = result_of("kernels.py", tmp_path / "kernels.json", *arguments)
     assert {"machine", "commit", "versions", "command"} <= found.keys()
-    assert [one["kernel"] for one in found["results"]] == [
-        "q, o",
-        "k, v",
-        "gate, up",
-        "down",
-        "head, screen",
+    assert [(one["kernel"], one["bits"]) for one in found["results"]] == [
+        *((name, bits) for name in ("q, o", "k, v", "gate, up", "down") for bits in (2, 1.6)),
+        ("head, screen", 4),
     ]
     for one in found["results"]:
         rate, limit, weights = one["gb_per_s"], max(one["dram_read_gb_per_s"]), 8 / one["bits"]
