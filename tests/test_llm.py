@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trilobit import LLM, ContextOverflow, FormatError, RequestError, SamplingParams
+from trilobit import LLM, ContextOverflow, Embedder, FormatError, RequestError, SamplingParams
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.engine.blocks import block_bytes
 from trilobit.engine.sequence import Completion, StopStrings
@@ -452,6 +452,11 @@ def test_a_model_without_tokenizer_runs_on_ids(checkpoint: Path, tmp_path: Path)
     for call in (llm.generate, llm.stream, llm.score):
         with pytest.raises(RequestError, match="has no tokenizer; give token ids"):
             call(PROMPT)
+    for call in (lambda folder: LLM(folder, threads=1).generate(PROMPT), Embedder):
+        with pytest.raises(RequestError) as error:
+            call(bare)
+        assert str(error.value).startswith(f"{bare}: has no tokenizer; ")
+        assert str(error.value).endswith("put its tokenizer.json into it")
     with pytest.raises(RequestError, match="has no tokenizer"):
         llm.generate([5, 6], SamplingParams(stop="x"))
 

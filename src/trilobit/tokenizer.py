@@ -7,6 +7,7 @@ writes special tokens. Output is decoded token by token without ever showing hal
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -170,6 +171,13 @@ class Tokenizer:
             raise FormatError(
                 f"{self._source}: tokenizer.json: {what} ({reason}); take the model's own"
             ) from None
+
+
+def without_tokenizer(model: str | os.PathLike[str], instead: str = "") -> str:
+    """What to tell of a model without a tokenizer. instead: what else may be done, then "or"."""
+    packed = "convert the checkpoint again with its tokenizer.json"
+    remedy = "put its tokenizer.json into it" if os.path.isdir(model) else packed
+    return f"{os.fspath(model)}: has no tokenizer; {instead}{remedy}"
 
 
 class TextStream:

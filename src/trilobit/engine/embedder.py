@@ -24,7 +24,7 @@ from ..formats.packed import PackedModel
 from ..formats.pooling import MODES, Mode, Pooling
 from ..hub.models import model_file
 from ..machine import available_cores
-from ..tokenizer import Tokenizer
+from ..tokenizer import Tokenizer, without_tokenizer
 from ..vectors import Precision, check_precision, pack_vectors
 from .blocks import BlockPool, KvDtype, blocks_for
 from .chunks import Chunk, plan
@@ -72,10 +72,7 @@ class Embedder:
         threads = available_cores() if threads is None else threads
         self._batch_tokens = _checked("max_batch_tokens", max_batch_tokens, 1 << 20)
         if packed.text.tokenizer is None:
-            raise RequestError(
-                f"{packed.path}: has no tokenizer; convert the checkpoint again with its "
-                "tokenizer.json"
-            )
+            raise RequestError(without_tokenizer(model))
         self.tokenizer = Tokenizer(packed.text.tokenizer, str(packed.path))
         own = packed.text.pooling or Pooling(end_ids=tuple(self.tokenizer.special_suffix()))
         self.pooling: Pooling = own if pooling is None else replace(own, mode=pooling)

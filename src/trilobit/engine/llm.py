@@ -29,7 +29,7 @@ from ..hub.models import model_file
 from ..machine import available_cores
 from ..packing import LAYOUTS, Layout, LayoutChoice
 from ..sampling import SamplingParams
-from ..tokenizer import Tokenizer
+from ..tokenizer import Tokenizer, without_tokenizer
 from .blocks import KvDtype, block_bytes, blocks_for
 from .runner import Runner
 from .sequence import Completion, Sequence
@@ -161,6 +161,7 @@ class LLM:
         speculation: bool | None = None,
     ) -> None:
         packed = PackedModel(model_file(model))
+        self._name = os.fspath(model)  # what the user calls it: its packed file may be in a cache
         self.path: Path = packed.path
         self.config: ModelConfig = packed.config
         self.context = self._checked_context(context)
@@ -185,7 +186,7 @@ class LLM:
         if head == "screened" and not packed.has_screen:
             ternary = packed.config.ternary_embeddings
             remedy = "it is ternary: leave out head" if ternary else "convert it again"
-            raise RequestError(f"{packed.path}: has no screen of the head; {remedy}")
+            raise RequestError(f"{self._name}: has no screen of the head; {remedy}")
         self.head_is_screened: bool = packed.has_screen and (
             head == "screened" or (head == "auto" and _head_bytes(packed) >= _SCREENED_HEAD_BYTES)
         )
@@ -320,10 +321,7 @@ class LLM:
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise RequestError(
-                f"{self.path}: has no tokenizer; give token ids, or convert the checkpoint again "
-                "with its tokenizer.json"
-            )
+            raise RequestError(without_tokenizer(self._name, "give token ids, or "))
         return self.tokenizer
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
