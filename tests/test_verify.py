@@ -254,9 +254,17 @@ def test_bad_input_is_one_line_and_exit_code_2(model_file: Path, tmp_path: Path)
     (tmp_path / "empty.txt").touch()
     assert "missing; give a packed" in fail("verify", tmp_path / "model.trilobit")
     assert "no such file" in fail("verify", model_file, "--golden", tmp_path / "golden.json")
-    done = trilobit("verify", model_file, "--text", tmp_path / "empty.txt")
-    assert done.returncode == 2
-    assert "at least 512 are needed" in done.stderr
+    # Nothing is verified first: of a large model that takes minutes.
+    assert "no such file" in fail("verify", model_file, "--text", tmp_path / "none.txt")
+    assert "at least 512 are needed" in fail("verify", model_file, "--text", tmp_path / "empty.txt")
+
+
+def test_a_text_for_a_model_of_ids_is_refused_first(checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(checkpoint / name, tmp_path)
+    (tmp_path / "some.txt").write_text("word " * 2000)
+    line = fail("verify", tmp_path, "--text", tmp_path / "some.txt")
+    assert f"{tmp_path}: has no tokenizer; leave out the text, or put its tokenizer" in line
 
 
 # ---- what is known ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from . import golden as golden_values
 from .answers import check_golden, check_itself, check_text
 from .check import Check
 from .golden import Golden
-from .perplexity import windowed_perplexity
+from .perplexity import check_text_for, windowed_perplexity
 from .weights import check_sums, check_weights
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
@@ -30,6 +30,8 @@ def verify(
     that no perplexity can be measured of.
     """
     source = open_source(path)
+    if text is not None:
+        check_text_for(source, text)
     yield from check_sums(path)
     with progress("Reading the weights") as step:
         weights = list(check_weights(source, step))

@@ -13,9 +13,32 @@ import numpy as np
 
 from ..engine.llm import LLM
 from ..errors import RequestError
+from ..formats.source import Source
+from ..tokenizer import Tokenizer, without_tokenizer
 
 WINDOW = 512
+_SURELY_ENOUGH = 1 << 16  # characters
 Progress = Callable[[int, int], None]
+
+
+def check_text_for(source: Source, text: str) -> None:
+    """RequestError when `windowed_perplexity` would refuse it: before anything long begins."""
+    if source.text.tokenizer is None:
+        raise RequestError(without_tokenizer(source.path, "leave out the text, or "))
+    _check_context(source.config.max_position_embeddings)
+    if len(text) < _SURELY_ENOUGH:
+        ids = Tokenizer(source.text.tokenizer, str(source.path)).encode(text)
+        _check_length(len(ids) + source.text.add_bos)
+
+
+def _check_context(context: int) -> None:
+    if context < WINDOW:
+        raise RequestError(f"a context of {context} tokens is less than a window, {WINDOW}")
+
+
+def _check_length(tokens: int) -> None:
+    if tokens < WINDOW:
+        raise RequestError(f"the text has {tokens} tokens; at least {WINDOW} are needed")
 
 
 def windowed_perplexity(llm: LLM, text: str, progress: Progress | None = None) -> tuple[float, int]:
@@ -23,12 +46,10 @@ def windowed_perplexity(llm: LLM, text: str, progress: Progress | None = None) -
 
     RequestError when the text fills none, or the model's context is shorter than one.
     """
-    if llm.context < WINDOW:
-        raise RequestError(f"a context of {llm.context} tokens is less than a window, {WINDOW}")
+    _check_context(llm.context)
     ids = llm.encode(text)
+    _check_length(len(ids))
     count = len(ids) // WINDOW
-    if not count:
-        raise RequestError(f"the text has {len(ids)} tokens; at least {WINDOW} are needed")
     begins = llm.encode("")  # nothing, where no token begins a text
     total = 0.0
     for number in range(count):
