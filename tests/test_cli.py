@@ -647,6 +647,19 @@ def test_training_without_its_packages_names_the_extra(tmp_path: Path) -> None:
 # ---- disk full, Ctrl-C, closed pipe: nothing half-written, no traceback -----------------------
 
 
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="a place where nobody may write")
+def test_a_forbidden_place_is_no_full_disk(checkpoint: Path) -> None:
+    for arguments in (
+        ("convert", checkpoint, "/sys/out.trilobit"),
+        ("convert", checkpoint, "/sys/out"),
+        ("synth", "/sys/out", "--shape", "125m"),
+    ):
+        line = fail(*arguments)
+        assert re.search("Permission denied|not permitted|Read-only", line)
+        assert line.endswith("choose another place\n")
+        assert "free space" not in line
+
+
 @pytest.mark.parametrize("size_bytes", [100, 30_000])  # within the header, within the weights
 def test_a_full_disk_leaves_nothing(size_bytes: int, checkpoint: Path, tmp_path: Path) -> None:
     full, out, tiny = disk_full_at(size_bytes), tmp_path / "out", ["--num-hidden-layers", "1"]
@@ -657,7 +670,7 @@ def test_a_full_disk_leaves_nothing(size_bytes: int, checkpoint: Path, tmp_path:
     ):
         line = error_of(trilobit_after(full, *arguments))
         assert str(out) in line
-        assert "File too large" in line
+        assert "File too large); free space, or choose another place" in line
         assert files_in(tmp_path) == []
 
 

@@ -361,7 +361,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="no/such/hf: cannot be written"):
+    reason = r"no/such/hf: cannot be written .*; make its folder first, or"
+    with pytest.raises(OutputError, match=reason):
         convert(packed(tmp_path), tmp_path / "no" / "such" / "hf")
 
 

@@ -156,7 +156,7 @@ def test_a_full_or_forbidden_home_is_told_with_the_remedy(
     folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.write_bytes(b"")
-    with pytest.raises(OutputError, match="set TRILOBIT_HOME to a folder of yours"):
+    with pytest.raises(OutputError, match=r"\); set TRILOBIT_HOME to a folder of yours"):
         model_file(folder)
 
 

@@ -491,4 +491,5 @@ def test_packed_float_weights_are_refused_at_once(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     error = one_error(train(write_recipe(tmp_path), tmp_path / "file" / "run"))
-    assert error == f"{tmp_path / 'file' / 'run'}: cannot write there (Not a directory)"
+    reason = "cannot write there (Not a directory); choose another --output"
+    assert error == f"{tmp_path / 'file' / 'run'}: {reason}"

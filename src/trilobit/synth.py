@@ -25,6 +25,7 @@ from .formats.bitnet import pack_hf
 from .formats.hf_config import to_hf
 from .formats.safetensors import Declared, SafetensorsWriter
 from .formats.text import TextFiles
+from .formats.whole_file import write_remedy
 from .packing import Layout
 
 Form = Literal["packed", "bf16"]
@@ -69,7 +70,9 @@ def synth(
             with suppress(OSError):
                 out.rmdir()
         if isinstance(error, OSError) and not isinstance(error, OutputError):
-            raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
+            raise OutputError(
+                f"{out}: cannot be written ({error.strerror}); {write_remedy(error)}"
+            ) from None
         raise
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutputError
+from .whole_file import write_remedy
 
 
 @contextmanager
@@ -31,7 +32,9 @@ def new_directory(out: Path) -> Iterator[Path]:
         if isinstance(error, OutputError) and str(temporary) in str(error):
             raise OutputError(str(error).replace(str(temporary), str(out))) from None
         if isinstance(error, OSError) and not isinstance(error, OutputError):
-            raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
+            raise OutputError(
+                f"{out}: cannot be written ({error.strerror}); {write_remedy(error)}"
+            ) from None
         raise
 
 

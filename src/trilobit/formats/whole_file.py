@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from contextlib import suppress
@@ -17,6 +18,8 @@ from ..errors import OutputError
 if TYPE_CHECKING:
     from .tables import Table
 
+# Errors of a disk, or of what a user may have of it, that is full.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PART_ROWS = 512  # of a table in memory at once
 
 
@@ -29,6 +32,17 @@ def check_space(path: Path, size_bytes: int) -> None:
             f"{path}: needs {disk_amount(size_bytes)}, and the disk has {disk_amount(disk.free)} "
             "free; free space or choose another place"
         )
+
+
+def write_remedy(error: OSError, elsewhere: str = "choose another place") -> str:
+    """What to do when something cannot be written, by its cause. elsewhere: how to avoid it."""
+    if error.errno in NO_ROOM:
+        return f"free space, or {elsewhere}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"allow writing there, or {elsewhere}"
+    if error.errno == errno.ENOENT:
+        return f"make its folder first, or {elsewhere}"
+    return elsewhere
 
 
 def disk_amount(size_bytes: int) -> str:
@@ -103,5 +117,5 @@ class WholeFile:
         if isinstance(error, OutputError):
             return error
         return OutputError(
-            f"{self.path}: cannot be written ({error.strerror}); free space or choose another place"
+            f"{self.path}: cannot be written ({error.strerror}); {write_remedy(error)}"
         )

@@ -198,7 +198,9 @@ def _writing(path: Path) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
+        from ..formats.whole_file import write_remedy  # brings numpy
+
+        remedy = write_remedy(error, "set TRILOBIT_HOME to a folder of yours")
         raise OutputError(
-            f"{error.filename or path}: cannot be written ({error.strerror}); free space, or set "
-            "TRILOBIT_HOME to a folder of yours"
+            f"{error.filename or path}: cannot be written ({error.strerror}); {remedy}"
         ) from None

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from ..errors import DownloadError, OutputError, TrilobitError
+from ..formats.whole_file import NO_ROOM, write_remedy
 from .bar import say
 from .names import ALIASES, Repo, near_names
 
@@ -18,7 +19,6 @@ Result = TypeVar("Result")
 # Before another try. A busy server is back in seconds, or not soon.
 _WAITS_S = (0.5, 1.0, 2.0)
 _PASSING = (408, 429, 500, 502, 503, 504)  # statuses that another try may find gone
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
@@ -114,12 +114,10 @@ def _told(repo: Repo, error: Exception) -> TrilobitError | None:
             f"{repo}: no answer from {where} ({type(error).__name__}: {error}); check the network, "
             "proxies and HF_ENDPOINT, then try again"
         )
-    if isinstance(error, OSError) and error.errno in (*_NO_ROOM, *_NO_PLACE):
+    if isinstance(error, OSError) and error.errno in (*NO_ROOM, *_NO_PLACE):
         where = f" in {error.filename}" if error.filename else ""
-        return OutputError(
-            f"{repo}: cannot be stored{where} ({error.strerror}); free space, or set HF_HOME to "
-            "another place"
-        )
+        remedy = write_remedy(error, "set HF_HOME to another place")
+        return OutputError(f"{repo}: cannot be stored{where} ({error.strerror}); {remedy}")
     if isinstance(error, OSError):
         text = error.strerror or str(error).split(". ")[0]
         return DownloadError(f"{repo}: cannot be fetched ({text}); try again")

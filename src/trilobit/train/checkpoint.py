@@ -18,6 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from trilobit.errors import FormatError, OutputError, RecipeError
+from trilobit.formats.whole_file import write_remedy
 from trilobit.train.recipe import Recipe
 
 
@@ -40,7 +41,8 @@ def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
         partial.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        raise OutputError(f"{output}: cannot write there ({error.strerror})") from error
+        remedy = write_remedy(error, "choose another --output")
+        raise OutputError(f"{output}: cannot write there ({error.strerror}); {remedy}") from error
 
 
 def last_checkpoint(output: Path) -> Path | None:
