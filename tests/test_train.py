@@ -480,6 +480,27 @@ def test_a_missing_package_is_named_with_its_extra(
     assert error == f"training needs the package '{package}'; pip install 'trilobit[train]'"
 
 
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("no/model.trilobit", "make its folder first"),
+        ("run.toml/x", "another place"),
+        (".", "a dir"),
+    ],
+)
+def test_a_packed_file_that_cannot_be_written_is_refused_at_once(
+    place: str, reason: str, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path)
+    (tmp_path / "run.toml").touch()
+    before = {path.name for path in tmp_path.iterdir()}
+    outcome = train(recipe, tmp_path / "run", "--packed", str(tmp_path / place))
+    error = one_error(outcome)
+    assert str(tmp_path / place) in error
+    assert reason in error
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
 def test_packed_float_weights_are_refused_at_once(tmp_path: Path) -> None:
     outcome = train(
         *(write_recipe(tmp_path), tmp_path / "run", "--weights", "float", "--packed", "x")

@@ -76,9 +76,12 @@ def command(
 
     with _extra_named():
         _prepare_process(threads)
+        from trilobit.formats.whole_file import check_place
         from trilobit.train.checkpoint import last_checkpoint
         from trilobit.train.pretrain import pretrain
 
+    if packed is not None and packed.parent != output:  # which need not be there yet
+        check_place(packed)
     try:
         result = pretrain(recipe, output, fresh=fresh)
     except KeyboardInterrupt:

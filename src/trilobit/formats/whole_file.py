@@ -50,6 +50,16 @@ def disk_amount(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.2f} MB"
 
 
+def check_place(path: Path) -> None:
+    """OutputError when no file can be written there, before what makes it has begun.
+
+    Begins one beside it, as `WholeFile` does, and removes that.
+    """
+    file = WholeFile(path, b"", 0)
+    file.__enter__()
+    file._discard()
+
+
 class WholeFile:
     """Written beside its name and renamed at the end; on any error, Ctrl-C included, removed.
 
