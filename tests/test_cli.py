@@ -573,7 +573,9 @@ def test_truncated_file_is_refused(model_file: Path, tmp_path: Path) -> None:
         ("generate a --token-ids 1", "give one of PROMPT"),
         ("generate --model {model} --token-ids 1,x", "'1,x'"),
         ("generate --model {model} --token-ids 1,331", "331 is not in the vocabulary"),
-        ("generate --model {model} --token-ids ,", "the prompt is empty"),
+        ("generate --model {model} --token-ids ,", "',' is not a list of token ids"),
+        ("generate --model {model} --token-ids 1,,2", "'1,,2' is not a list of token ids"),
+        ("generate --model {model} --token-ids 1,2,", "'1,2,' is not a list of token ids"),
         ("generate --model {model} --file {folder}/none", "No such file"),
         ("generate --model {model} --file {folder}", "Is a directory"),
         ("generate --model {ids} a", "has no tokenizer"),
@@ -609,10 +611,32 @@ def test_bad_arguments_are_told_in_one_line(
     assert files_in(tmp_path) == []
 
 
-def test_empty_prompts_are_refused(model_file: Path) -> None:
+def test_empty_input_is_refused(model_file: Path, tmp_path: Path) -> None:
     for stdin in (b"", b"\n"):
-        assert "the prompt is empty" in fail("generate", "-", "--model", model_file, stdin=stdin)
-    assert "the prompt is empty" in fail("generate", "", "--model", model_file)
+        line = fail("generate", "-", "--model", model_file, stdin=stdin)
+        assert "standard input: the prompt is empty" in line
+    (tmp_path / "empty.txt").touch()
+    line = fail("generate", "--file", tmp_path / "empty.txt", "--model", model_file)
+    assert f"{tmp_path}/empty.txt: the prompt is empty" in line
+
+
+def test_an_empty_prompt_begins_a_text_in_both_commands() -> None:
+    options = ("--max-tokens", "8", "--temperature", "0", "--min-p", "0")
+    begun = succeed("generate", "", *options)
+    assert len(begun) > 8
+    told = trilobit("run", DEFAULT, "", *options)
+    assert (told.returncode, told.stdout) == (0, begun)
+
+
+def test_an_empty_prompt_is_refused_where_no_token_begins_a_text(
+    model_file: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.trilobit"
+    marked, plain = b'"add_bos":"true"', b'"add_bos":  "no"'  # as long
+    assert marked in model_file.read_bytes()
+    model.write_bytes(model_file.read_bytes().replace(marked, plain))
+    for arguments in (("generate", "", "--model", model), ("run", model, "")):
+        assert "the prompt is empty; give at least one token" in fail(*arguments)
 
 
 def test_prompts_that_are_no_text_are_refused(model_file: Path) -> None:

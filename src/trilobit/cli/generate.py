@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -27,7 +28,7 @@ _LONGEST_PROMPT = 16_000_000  # bytes; do not read /dev/zero to its end
 
 def _ids(value: str) -> list[int]:
     try:
-        return [int(item) for item in value.replace(",", " ").split()]
+        return [int(item) for item in re.split(r"\s*,\s*|\s+", value.strip())]
     except ValueError:
         raise click.BadParameter(f"{value!r} is not a list of token ids, such as 1,2,3") from None
 
@@ -59,8 +60,9 @@ def command(
 ) -> None:
     """Print what follows PROMPT; `-` reads it from stdin.
 
-    One newline at the end of a file or of stdin is not part of the prompt. A model without a
-    tokenizer takes --token-ids and prints token ids.
+    One newline at the end of a file or of stdin is not part of the prompt. An empty PROMPT ("")
+    begins a text, if the model has a token for that. A model without a tokenizer takes --token-ids
+    and prints token ids.
     """
     if [prompt, file, token_ids].count(None) != 2:
         raise click.UsageError("give one of PROMPT, --file and --token-ids")
@@ -99,8 +101,6 @@ def _text(prompt: str | None, file: Path | None) -> str:
         text = _read(sys.stdin.buffer, "standard input")
     else:
         text = prompt or ""
-    if not text:
-        raise RequestError("the prompt is empty; give at least a word")
     return text
 
 
@@ -109,8 +109,11 @@ def _read(file: BinaryIO, source: str) -> str:
     if len(data) > _LONGEST_PROMPT:
         raise RequestError(f"{source}: longer than any context; give at most 16 MB")
     try:
-        return data.decode("utf-8").removesuffix("\n")
+        text = data.decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
         raise RequestError(
             f"{source}: not UTF-8 text (byte {error.start}); save it as UTF-8"
         ) from None
+    if not text:  # somebody's mistake more often than a wish, which "" says
+        raise RequestError(f'{source}: the prompt is empty; give at least a word, or "" as PROMPT')
+    return text
