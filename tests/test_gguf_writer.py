@@ -22,6 +22,7 @@ from trilobit.formats.bitnet import BitNetCheckpoint
 from trilobit.formats.gguf.model import GGUFModel
 from trilobit.formats.gguf.ternary_blocks import I2SLayout
 from trilobit.formats.gguf.writer import GGUFType, write_gguf
+from trilobit.formats.packed import PackedModel
 from trilobit.formats.source import Source, open_source
 from trilobit.rope import LinearScaling, Llama3Scaling, YarnScaling
 
@@ -196,6 +197,15 @@ def test_convert_writes_every_form_of_gguf(tmp_path: Path) -> None:
         assert file.info("blk.0.attn_q.weight").dtype == projection
         assert file.info("token_embd.weight").dtype == table
         assert file.text("general.name") == "random"
+
+
+def test_suffixes_in_capitals_name_the_same_forms(tmp_path: Path) -> None:
+    write_gguf(RandomSource(whole_config()), tmp_path / "SOURCE.GGUF")
+    for name in ("OUT.GGUF", "OUT.Trilobit"):
+        convert(tmp_path / "SOURCE.GGUF", tmp_path / name)
+    assert GGUFModel(tmp_path / "OUT.GGUF").file.info("blk.0.attn_q.weight").dtype == "I2_S"
+    config = GGUFModel(tmp_path / "SOURCE.GGUF").config
+    assert PackedModel(tmp_path / "OUT.Trilobit").config == config
 
 
 def test_the_bundled_model_comes_back_byte_for_byte(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def form_of(out: str | os.PathLike[str]) -> Form:
 
     RequestError when it stands for no form.
     """
-    suffix = "" if os.path.isdir(out) else Path(out).suffix
+    suffix = "" if os.path.isdir(out) else Path(out).suffix.lower()
     if suffix not in _FORM_OF_SUFFIX:
         known = ", ".join(filter(None, _FORM_OF_SUFFIX))
         raise RequestError(
@@ -149,7 +149,7 @@ def _check_output(out: Path, form: Form, source: Path) -> None:
         return
     if os.path.samefile(out, source):
         raise OutputError(f"{out}: the model itself; choose another name")
-    if os.path.samefile(out.parent, source) and out.suffix in (
+    if os.path.samefile(out.parent, source) and out.suffix.lower() in (
         ".safetensors",
         ".json",
         ".jinja",

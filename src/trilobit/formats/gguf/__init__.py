@@ -8,7 +8,7 @@ from pathlib import Path
 
 def is_gguf(path: Path) -> bool:
     """Whether a file is one, or claims to be by its name: what it is then is said in full."""
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         return True
     with suppress(OSError, ValueError):
         if path.is_file():
