@@ -437,6 +437,32 @@ def test_a_model_is_found_by_path_or_name(model_file: Path, tmp_path: Path) -> N
         assert LLM(threads=1).config == LLM(DEFAULT, threads=1).config
 
 
+def test_ids_decode_to_the_text_they_came_from(llm: LLM) -> None:
+    ids = llm.encode(PROMPT)
+    assert llm.decode(ids) == PROMPT
+    assert llm.decode(np.array(ids)) == PROMPT
+    completion = llm.generate(PROMPT, GREEDY)
+    assert llm.decode(completion.token_ids) == completion.text
+    assert llm.decode([]) == ""
+    assert llm.decode(llm.config.eos_token_ids) == ""
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        ("text", "expected a list of token ids, not str"),
+        (5, "expected a list of token ids, not int"),
+        ([1, -1], "token id -1 is not in the vocabulary"),
+        ([1, 1 << 40], "token id 1099511627776 is not in the vocabulary"),
+        ([True], "token id True is not in the vocabulary"),
+        ([[1, 2]], "is not in the vocabulary"),
+    ],
+)
+def test_what_are_no_ids_is_not_decoded(llm: LLM, ids: Any, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        llm.decode(ids)
+
+
 def test_a_model_without_tokenizer_runs_on_ids(checkpoint: Path, tmp_path: Path) -> None:
     from trilobit.convert import convert
 
@@ -457,6 +483,8 @@ def test_a_model_without_tokenizer_runs_on_ids(checkpoint: Path, tmp_path: Path)
             call(bare)
         assert str(error.value).startswith(f"{bare}: has no tokenizer; ")
         assert str(error.value).endswith("put its tokenizer.json into it")
+    with pytest.raises(RequestError, match="has no tokenizer"):
+        llm.decode([5, 6])
     with pytest.raises(RequestError, match="has no tokenizer"):
         llm.generate([5, 6], SamplingParams(stop="x"))
 

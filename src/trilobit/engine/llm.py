@@ -301,6 +301,14 @@ class LLM:
         ids = self._tokenizer().encode(text)
         return self._with_bos(ids)
 
+    def decode(self, token_ids: TokenIds) -> str:
+        """Text of token ids, as completions have it: without special tokens.
+
+        Bytes that are no character become replacement characters.
+        """
+        ids = self._in_vocabulary(token_ids)
+        return self._tokenizer().decode(ids)
+
     def chat_ids(self, messages: Items[Message]) -> list[int]:
         """Token ids of a conversation, ready for the reply."""
         _check_messages(messages)
@@ -330,16 +338,22 @@ class LLM:
     def _not_in_vocabulary(self, token_id: object) -> str:
         return f"token id {token_id!r} is not in the vocabulary, 0 to {self.config.vocab_size - 1}"
 
-    def _checked_ids(self, ids: TokenIds) -> list[int]:
+    def _in_vocabulary(self, ids: TokenIds) -> list[int]:
         if not _is_items(ids):
-            kind = type(ids).__name__
-            raise RequestError(f"a prompt is a text or a list of token ids, not {kind}")
+            raise RequestError(f"expected a list of token ids, not {type(ids).__name__}")
         vocabulary = self.config.vocab_size
         checked = []
         for i in ids:
             if not _is_id(i) or not 0 <= i < vocabulary:
                 raise RequestError(self._not_in_vocabulary(i))
             checked.append(int(i))
+        return checked
+
+    def _checked_ids(self, ids: TokenIds) -> list[int]:
+        if not _is_items(ids):
+            kind = type(ids).__name__
+            raise RequestError(f"a prompt is a text or a list of token ids, not {kind}")
+        checked = self._in_vocabulary(ids)
         if not checked:
             raise RequestError("the prompt is empty; give at least one token")
         if len(checked) > self.context:
