@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from trilobit import LLM, ContextOverflow, Embedder, FormatError, RequestError, SamplingParams
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.engine.blocks import block_bytes
-from trilobit.engine.sequence import Completion, StopStrings
+from trilobit.engine.sequence import Completion, Sequence, StopStrings
 
 REPOSITORY = Path(__file__).parents[1]
 PROMPT = "Once upon a time there was a dog"
@@ -723,6 +723,26 @@ print("usable")
 """
     )
     assert run_program(program, model_file) == "usable\n"
+
+
+def test_a_request_that_ends_while_another_is_taken_out_leaves_nothing(llm: LLM) -> None:
+    before = free_blocks(llm)
+    endless = SamplingParams(temperature=0, max_tokens=1000, ignore_eos=True)
+    first, second = llm.stream([9], endless), llm.stream([8], endless)
+    next(first), next(second)
+    scheduler = llm._runner._scheduler
+    remove = scheduler.remove
+
+    def ends_the_first_too(sequence: Sequence) -> None:
+        first._sequence.abandoned = True  # as a signal handler does at any time
+        remove(sequence)
+
+    scheduler.remove = ends_the_first_too  # type: ignore[method-assign]
+    second.close()
+    scheduler.remove = remove  # type: ignore[method-assign]
+    first.close()
+    llm.generate([5], endless)
+    assert free_blocks(llm) == before
 
 
 @POSIX

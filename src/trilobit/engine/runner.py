@@ -221,14 +221,15 @@ class Runner:
 
     def _retire(self) -> None:
         """Take out the sequences that are over."""
-        for sequence in self._live:
-            if sequence.over:
-                self._scheduler.remove(sequence)
-                if self._drafter:
-                    self._drafter.forget(sequence)
-                if sequence.finish_reason is None and sequence.error is None:
-                    sequence.abort()
-        self._live = [sequence for sequence in self._live if not sequence.over]
+        # Asked once: a signal handler or another thread may end one between two questions.
+        over = [sequence for sequence in self._live if sequence.over]
+        for sequence in over:
+            self._scheduler.remove(sequence)
+            if self._drafter:
+                self._drafter.forget(sequence)
+            if sequence.finish_reason is None and sequence.error is None:
+                sequence.abort()
+        self._live = [sequence for sequence in self._live if sequence not in over]
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -241,11 +242,9 @@ class Runner:
 
     def _start_over(self) -> None:
         self._start_empty()
-        for sequence in self._live:
-            if not sequence.over:
-                sequence.restart()
         self._live = [sequence for sequence in self._live if not sequence.over]
         for sequence in self._live:
+            sequence.restart()
             self._scheduler.add(sequence)
 
     def _start_empty(self) -> None:
