@@ -830,7 +830,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilobit import LLM, SamplingParams
-from trilobit.engine.llm import Score, Stream
+from trilobit.engine.llm import Score
+from trilobit.engine.stream import Stream
 from trilobit.engine.blocks import block_bytes
 from trilobit.engine.sequence import Completion
 

@@ -7,7 +7,8 @@ import sys
 from typing import Any
 
 from trilobit import _native
-from trilobit.engine.llm import LLM, Stream
+from trilobit.engine.llm import LLM
+from trilobit.engine.stream import Stream
 from trilobit.machine import peak_rss_mb
 from trilobit.sampling import SamplingParams
 

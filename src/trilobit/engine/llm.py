@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, cast, overload
+from typing import Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +30,21 @@ from ..packing import LAYOUTS, Layout, LayoutChoice
 from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer, without_tokenizer
 from .blocks import KvDtype, block_bytes, blocks_for
+from .prompts import (
+    Message,
+    Prompt,
+    TokenIds,
+    check_messages,
+    checked_ids,
+    is_items,
+    is_several,
+    not_in_vocabulary,
+)
 from .runner import Runner
 from .sequence import Completion, Sequence
+from .stream import Stream
 from .turns import Turns
 
-TokenIds = Items[int] | NDArray[np.integer[Any]]
-Prompt = str | TokenIds
-Message = Mapping[str, str]
 Head = Literal["auto", "screened", "full"]
 # From here on a step reads its weights from memory and takes milliseconds, beside which looking for
 # guesses costs nothing. It took up to 7 % of the 0.2 ms that a step of the bundled model takes.
@@ -69,58 +76,6 @@ class Score:
         """exp of the mean negative log-probability; NaN for a text of one token."""
         count = len(self.logprobs)
         return float(np.exp(-self.total / count)) if count else float("nan")
-
-
-class Stream:
-    """Text of one request as it comes: iterate over it. `completion` tells what came of it.
-
-    Leaving it early, or `close`, ends the request.
-    """
-
-    def __init__(self, llm: LLM, sequence: Sequence) -> None:
-        self._llm, self._sequence = llm, sequence
-        self._taken = 0  # characters
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        sequence = self._sequence
-        self._llm._run_until(lambda: len(sequence.text) > self._taken or sequence.over)
-        piece = sequence.text[self._taken :]
-        if piece:
-            self._taken += len(piece)
-            return piece
-        if sequence.error is not None:
-            raise sequence.error
-        raise StopIteration
-
-    def close(self) -> None:
-        """End the request if it is not over; what has come is kept in `completion`.
-
-        Never waits, so a signal handler may call it.
-        """
-        if not self._sequence.over:
-            self._llm._abandon([self._sequence])
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    @property
-    def completion(self) -> Completion:
-        """What has come so far."""
-        return self._sequence.completion()
 
 
 class LLM:
@@ -223,7 +178,7 @@ class LLM:
 
     # ---- text ---------------------------------------------------------------------------------
 
-    # A str is also a sequence of str: the first that fits counts, here and in `_is_several`.
+    # A str is also a sequence of str: the first that fits counts, here and in `is_several`.
     @overload
     def generate(  # type: ignore[overload-overlap]
         self, prompts: Prompt, params: SamplingParams | None = ...
@@ -241,14 +196,14 @@ class LLM:
         Raises ContextOverflow when a prompt leaves no room, RequestError for one that cannot be
         encoded; then nothing is generated.
         """
-        if _is_several(prompts):
+        if is_several(prompts):
             several = cast(Items[Prompt], prompts)
             return self._complete([self._prompt_ids(prompt) for prompt in several], params)
         return self._complete([self._prompt_ids(cast(Prompt, prompts))], params)[0]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
         """Continue a prompt, text by text as it comes."""
-        return Stream(self, self._queue([self._prompt_ids(prompt)], params)[0])
+        return self._streamed(self._prompt_ids(prompt), params)
 
     def chat(self, messages: Items[Message], params: SamplingParams | None = None) -> Completion:
         """Answer a conversation: messages are `{"role": ..., "content": ...}`.
@@ -259,7 +214,7 @@ class LLM:
 
     def stream_chat(self, messages: Items[Message], params: SamplingParams | None = None) -> Stream:
         """Answer a conversation, text by text as it comes."""
-        return Stream(self, self._queue([self.chat_ids(messages)], params)[0])
+        return self._streamed(self.chat_ids(messages), params)
 
     # ---- numbers ------------------------------------------------------------------------------
 
@@ -306,12 +261,12 @@ class LLM:
 
         Bytes that are no character become replacement characters.
         """
-        ids = self._in_vocabulary(token_ids)
+        ids = checked_ids(token_ids, self.config.vocab_size)
         return self._tokenizer().decode(ids)
 
     def chat_ids(self, messages: Items[Message]) -> list[int]:
         """Token ids of a conversation, ready for the reply."""
-        _check_messages(messages)
+        check_messages(messages)
         tokenizer = self._tokenizer()
         ends = [tokenizer.token(i) for i in self.config.eos_token_ids]
         begin = self.config.bos_token_id
@@ -335,25 +290,11 @@ class LLM:
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         return self._checked_ids(self.encode(prompt) if isinstance(prompt, str) else prompt)
 
-    def _not_in_vocabulary(self, token_id: object) -> str:
-        return f"token id {token_id!r} is not in the vocabulary, 0 to {self.config.vocab_size - 1}"
-
-    def _in_vocabulary(self, ids: TokenIds) -> list[int]:
-        if not _is_items(ids):
-            raise RequestError(f"expected a list of token ids, not {type(ids).__name__}")
-        vocabulary = self.config.vocab_size
-        checked = []
-        for i in ids:
-            if not _is_id(i) or not 0 <= i < vocabulary:
-                raise RequestError(self._not_in_vocabulary(i))
-            checked.append(int(i))
-        return checked
-
     def _checked_ids(self, ids: TokenIds) -> list[int]:
-        if not _is_items(ids):
+        if not is_items(ids):
             kind = type(ids).__name__
             raise RequestError(f"a prompt is a text or a list of token ids, not {kind}")
-        checked = self._in_vocabulary(ids)
+        checked = checked_ids(ids, self.config.vocab_size)
         if not checked:
             raise RequestError("the prompt is empty; give at least one token")
         if len(checked) > self.context:
@@ -378,6 +319,10 @@ class LLM:
                 raise sequence.error
         return [sequence.completion() for sequence in sequences]
 
+    def _streamed(self, prompt: list[int], params: SamplingParams | None) -> Stream:
+        sequence = self._queue([prompt], params)[0]
+        return Stream(sequence, run_until=self._run_until, abandon=self._abandon)
+
     def _queue(self, prompts: list[list[int]], params: SamplingParams | None) -> list[Sequence]:
         params = SamplingParams() if params is None else params
         if not isinstance(params, SamplingParams):
@@ -391,7 +336,7 @@ class LLM:
         ):
             for i in ids:
                 if not 0 <= i < self.config.vocab_size:
-                    raise RequestError(f"{what}: {self._not_in_vocabulary(i)}")
+                    raise RequestError(f"{what}: {not_in_vocabulary(i, self.config.vocab_size)}")
         for ids in prompts:
             if len(ids) >= self.context:
                 raise ContextOverflow(
@@ -473,29 +418,3 @@ def _checked_layout(layout: LayoutChoice | None, packed: PackedModel, threads: i
 def _head_bytes(packed: PackedModel) -> int:
     tied = packed.config.tie_word_embeddings
     return packed.file.info(names.EMBEDDING if tied else names.HEAD).size_bytes
-
-
-def _check_messages(messages: Items[Message]) -> None:
-    if isinstance(messages, str) or not messages:
-        raise RequestError("messages: expected a list of {'role': ..., 'content': ...}")
-    for message in messages:
-        for key in ("role", "content"):
-            if not isinstance(message, Mapping) or not isinstance(message.get(key), str):
-                raise RequestError(f"messages: a message has no text '{key}': {message!r:.80}")
-
-
-def _is_several(prompts: object) -> bool:
-    """Whether these are prompts, not one prompt; an empty list is no prompts."""
-    if not _is_items(prompts):
-        return False
-    items = cast(Items[object], prompts)
-    return len(items) == 0 or isinstance(items[0], str) or _is_items(items[0])
-
-
-def _is_items(value: object) -> bool:
-    """A sequence as Python's lists are: neither text nor bytes."""
-    return isinstance(value, (Items, np.ndarray)) and not isinstance(value, (str, bytes, bytearray))
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
