@@ -11,6 +11,8 @@ namespace {
 constexpr int kSampleRows = 8; // rows of logits held at once while sampling
 // Items below this many a thread are cut into spans, so that a long context keeps all threads busy.
 constexpr int kItemsPerThread = 4;
+// Queries of an item then, and where larger items would be too few to share out.
+constexpr int kFewQueries = 8;
 constexpr int kFewTokens = 16, kGatedGroups = 8;
 
 } // namespace
@@ -58,13 +60,14 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
                                c.num_key_value_heads * kv_block_bytes(capacity.kv_type, head_pad_));
 
     const int group = c.num_attention_heads / c.num_key_value_heads;
-    const int parts = (group + kMaxQueries - 1) / kMaxQueries;
+    const int parts = (group + kFewQueries - 1) / kFewQueries;
     items_.reserve(n * c.num_key_value_heads * parts);
     // Either every thread keeps the running result of one item, or few items keep all their spans.
     const std::size_t spans = static_cast<std::size_t>(capacity.kv_blocks) * kKvBlock / kSpan + 1;
-    const std::size_t partials = std::max(2 * threads, kItemsPerThread * threads * spans);
-    partials_.resize(partials);
-    weighted_ = Array<float>(partials * kMaxQueries * head_pad_);
+    const std::size_t partials = kItemsPerThread * threads * spans;
+    partials_.resize(std::max(2 * threads, partials));
+    weighted_ =
+        Array<float>(std::max(2 * threads * kMaxQueries, partials * kFewQueries) * head_pad_);
 
     weights_.norm = copy_gain(weights.norm, c.hidden_size);
     for (Layer &l : weights_.layers) {
@@ -266,9 +269,13 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
 }
 
 unsigned char *Decoder::kv_block(int layer, bool value, int block, int kv_head) const {
-    const std::size_t index = ((std::size_t{2} * layer + value) * capacity_.kv_blocks + block) *
-                                  config_.num_key_value_heads +
-                              kv_head;
+    // All layers of a block lie together, so that large pages are used as blocks are.
+    const std::size_t layers = static_cast<std::size_t>(config_.num_hidden_layers);
+    const std::size_t heads = static_cast<std::size_t>(config_.num_key_value_heads);
+    const std::size_t index = ((block * layers + static_cast<std::size_t>(layer)) * heads +
+                               static_cast<std::size_t>(kv_head)) *
+                                  2 +
+                              value;
     return kv_.data() + index * kv_block_bytes(capacity_.kv_type, head_pad_);
 }
 
@@ -315,12 +322,15 @@ void Decoder::store(const Batch &batch, int layer) {
     });
 }
 
-// Cut the batch into items of at most kMaxQueries queries; the same for every layer.
+// Cut the batch into items of queries, the same for every layer. Few large items would leave
+// threads without work.
 void Decoder::plan_attention(const Batch &batch) {
     const Config &c = config_;
     const int group = c.num_attention_heads / c.num_key_value_heads;
-    const int heads = std::min(group, kMaxQueries);
-    const int tile = std::max(1, kMaxQueries / group);
+    const int large = tokens_ * c.num_attention_heads / kMaxQueries;
+    item_queries_ = large >= 2 * kItemsPerThread * pool_.threads() ? kMaxQueries : kFewQueries;
+    const int heads = std::min(group, item_queries_);
+    const int tile = std::max(1, item_queries_ / group);
     items_.clear();
     longest_spans_ = 1;
     for (int t = 0; t < tokens_;) {
@@ -339,19 +349,24 @@ void Decoder::plan_attention(const Batch &batch) {
         t += count;
     }
     const std::size_t few = static_cast<std::size_t>(kItemsPerThread * pool_.threads());
-    by_span_ = longest_spans_ > 1 && items_.size() <= few &&
+    by_span_ = longest_spans_ > 1 && item_queries_ == kFewQueries && items_.size() <= few &&
                items_.size() * static_cast<std::size_t>(longest_spans_) <= partials_.size();
 }
 
 void Decoder::attention(const Batch &batch, int layer) {
-    const std::ptrdiff_t width = std::ptrdiff_t{kMaxQueries} * head_pad_;
+    const std::ptrdiff_t width = std::ptrdiff_t{item_queries_} * head_pad_;
     const int items = static_cast<int>(items_.size());
     const auto fold_all = [&](const Item &item, Partial *running, float *running_weighted,
                               auto &&span_result) {
+        const int first = first_visible(item.token) / kSpan;
+        if (item.spans - first == 1) { // nothing to fold
+            const auto [partial, weighted] = span_result(first);
+            return write_attention(item, *partial, weighted);
+        }
         std::fill_n(running->maximum, kMaxQueries, -std::numeric_limits<float>::infinity());
         std::fill_n(running->sum, kMaxQueries, 0.0f);
         std::fill_n(running_weighted, width, 0.0f);
-        for (int span = first_visible(item.token) / kSpan; span < item.spans; ++span) {
+        for (int span = first; span < item.spans; ++span) {
             const auto [partial, weighted] = span_result(span);
             fold(item, *partial, weighted, span, running, running_weighted);
         }
@@ -364,18 +379,18 @@ void Decoder::attention(const Batch &batch, int layer) {
             Partial *own = partials_.data() + 2 * thread;
             float *weighted = weighted_.data() + 2 * thread * width;
             fold_all(item, own, weighted, [&](int span) {
-                attend(batch, layer, item, span, own + 1, weighted + width);
+                attend(batch, layer, item, span, own + 1, weighted + width, thread);
                 return std::pair(own + 1, weighted + width);
             });
         });
         return;
     }
-    pool_.each(items * longest_spans_, [&](int i, int) {
+    pool_.each(items * longest_spans_, [&](int i, int thread) {
         const Item &item = items_[static_cast<std::size_t>(i / longest_spans_)];
         const int span = i % longest_spans_;
         if (span < item.spans && span >= first_visible(item.token) / kSpan)
             attend(batch, layer, item, span, &partials_[static_cast<std::size_t>(i)],
-                   weighted_.data() + i * width);
+                   weighted_.data() + i * width, thread);
     });
     pool_.each(items, [&](int i, int thread) {
         const Item &item = items_[static_cast<std::size_t>(i)];
@@ -392,7 +407,7 @@ void Decoder::attention(const Batch &batch, int layer) {
 
 // Query i of an item is head `head + i % heads` of token `token + i / heads`.
 void Decoder::attend(const Batch &batch, int layer, const Item &item, int span, Partial *partial,
-                     float *weighted) {
+                     float *weighted, int thread) {
     const float *queries[kMaxQueries];
     int first[kMaxQueries], visible[kMaxQueries];
     const void *keys[kSpan / kKvBlock], *values[kSpan / kKvBlock];
@@ -415,7 +430,9 @@ void Decoder::attend(const Batch &batch, int layer, const Item &item, int span, 
         values[b] = kv_block(layer, true, block, item.kv_head);
     }
     k_.attend({queries, first, visible, count, keys, values, head_pad_, partial->maximum,
-               partial->sum, weighted},
+               partial->sum, weighted,
+               reinterpret_cast<float *>(scratch_.data() +
+                                         static_cast<std::size_t>(thread) * kScratchBytes)},
               capacity_.kv_type);
 }
 

@@ -150,7 +150,7 @@ class Decoder {
     void plan_attention(const Batch &batch);
     void attention(const Batch &batch, int layer);
     void attend(const Batch &batch, int layer, const Item &item, int span, Partial *partial,
-                float *weighted);
+                float *weighted, int thread);
     void fold(const Item &item, const Partial &partial, const float *weighted, int span,
               Partial *running, float *running_weighted);
     void write_attention(const Item &item, const Partial &running, const float *weighted);
@@ -184,6 +184,7 @@ class Decoder {
     std::vector<Item> items_;
     int longest_spans_ = 1;
     bool by_span_ = false;
+    int item_queries_ = kMaxQueries;          // at most
     const std::int32_t *positions_ = nullptr; // of the batch in work
     int window_ = 0;                          // of the layer in work; 0: all is seen
     std::vector<Partial> partials_;

@@ -19,9 +19,9 @@ inline constexpr int kScreenColumns = 8;  // of a block of the screen: 4 bytes o
 inline constexpr int kScreenPad = 64;     // columns of the screen are padded to a multiple
 inline constexpr int kScreenTokens = 8;   // that share a pass over the screen
 inline constexpr int kFloatPad = 16;
-inline constexpr int kKvBlock = 32;   // positions of one KV block
-inline constexpr int kSpan = 512;     // keys whose softmax is summed before spans are merged
-inline constexpr int kMaxQueries = 8; // queries that share one pass over the keys
+inline constexpr int kKvBlock = 32;    // positions of one KV block
+inline constexpr int kSpan = 512;      // keys whose softmax is summed before spans are merged
+inline constexpr int kMaxQueries = 32; // queries that share one pass over the keys
 
 constexpr int round_up(int value, int multiple) {
     return (value + multiple - 1) / multiple * multiple;
@@ -130,6 +130,7 @@ struct AttentionSpan {
     float *maximum;            // [query_count] out: largest score
     float *sum;                // [query_count] out: sum of exp(score - maximum)
     float *weighted;           // [query_count, head_dim] out: sum of exp(...) * value
+    float *scratch;            // [kKvBlock, head_dim]
 };
 
 struct Kernels {

@@ -1,17 +1,19 @@
-// Attention of a few queries over one span of keys: scores, softmax, weighted values, block by
-// block, keeping the running maximum. A query's numbers come from its own operations in the order
-// of its keys, whatever queries share the pass. Keys lie transposed, so that a vector holds one
-// dimension of eight positions.
+// Attention of queries of one KV head over one span of keys: scores, softmax, weighted values,
+// block by block, keeping the running maximum. A query's numbers come from its own operations in
+// the order of its keys, whatever queries share the pass, and every sum is a lane's own, so that
+// they do not depend on the width of a vector either. Keys lie transposed: a vector holds one
+// dimension of neighbouring positions.
 
 constexpr float kMinusInfinity = -__builtin_huge_valf();
 
 inline float exp1(float x) { return first_lane(exp8(all8(x))); }
 
-template <KvType type> inline F8 load_kv(const void *block, std::ptrdiff_t i) {
-    if constexpr (type == KvType::f32) return load8(static_cast<const float *>(block) + i);
+template <KvType type> inline Wide load_kv(const void *block, std::ptrdiff_t i) {
+    if constexpr (type == KvType::f32) return load_wide(static_cast<const float *>(block) + i);
     if constexpr (type == KvType::f16)
-        return load_f16(static_cast<const std::uint16_t *>(block) + i);
-    if constexpr (type == KvType::i8) return load_i8(static_cast<const std::int8_t *>(block) + i);
+        return load_wide_f16(static_cast<const std::uint16_t *>(block) + i);
+    if constexpr (type == KvType::i8)
+        return load_wide_i8(static_cast<const std::int8_t *>(block) + i);
 }
 
 // The scales of an i8 block's positions.
@@ -20,144 +22,224 @@ inline const float *kv_scales(const void *block, int head_dim) {
                                            head_dim * kKvBlock);
 }
 
-// Element i of a block that comes next: blocks lie in pages of their own, so that the machine does
-// not foresee them.
-template <KvType type> inline void prefetch_kv(const void *block, std::ptrdiff_t i) {
-    constexpr int kSize = type == KvType::f32 ? 4 : type == KvType::f16 ? 2 : 1;
-    prefetch(static_cast<const char *>(block) + i * kSize);
+// Elements [i, i + count) of a block that comes next: blocks lie in pages of their own, so that the
+// machine does not foresee them.
+template <KvType type> inline void prefetch_kv(const void *block, std::ptrdiff_t i, int count) {
+    constexpr int kSize = type == KvType::f32 ? 4 : type == KvType::f16 ? 2 : 1, kLine = 64;
+    for (int byte = 0; byte < count * kSize; byte += kLine)
+        prefetch(static_cast<const char *>(block) + i * kSize + byte);
 }
 
-// scores[q][position] of 16 positions, Q queries
-template <KvType type, int Q>
-inline void score(const void *keys, const void *next, int first, int head_dim,
-                  const float *const *queries, float (*scores)[kKvBlock]) {
-    F8 a[Q], b[Q];
+// A block's codes as floats, for many queries.
+template <KvType type>
+inline void widen(const void *block, const void *next, int elements, float *out) {
+    for (int i = 0; i < elements; i += kWide) {
+        store_wide(out + i, load_kv<type>(block, i));
+        prefetch_kv<type>(next, i, kWide);
+    }
+}
+
+// scores[q][position] of V vectors of positions, Q queries
+template <KvType type, int Q, int V>
+TRILOBIT_NOINLINE void score(const void *keys, const void *next, int first, int head_dim,
+                             const float *const *queries, float (*scores)[kKvBlock]) {
+    Wide sum[Q][V];
     TRILOBIT_UNROLL
-    for (int q = 0; q < Q; ++q) a[q] = b[q] = all8(0);
+    for (int q = 0; q < Q; ++q)
+        TRILOBIT_UNROLL
+        for (int v = 0; v < V; ++v) sum[q][v] = all_wide(0);
     for (int d = 0; d < head_dim; ++d) {
-        const F8 low = load_kv<type>(keys, d * kKvBlock + first);
-        const F8 high = load_kv<type>(keys, d * kKvBlock + first + 8);
-        prefetch_kv<type>(next, d * kKvBlock + first);
+        Wide key[V];
+        TRILOBIT_UNROLL
+        for (int v = 0; v < V; ++v) key[v] = load_kv<type>(keys, d * kKvBlock + first + v * kWide);
+        prefetch_kv<type>(next, d * kKvBlock + first, V * kWide);
         TRILOBIT_UNROLL
         for (int q = 0; q < Q; ++q) {
-            const F8 x = all8(queries[q][d]);
-            a[q] = fma(x, low, a[q]);
-            b[q] = fma(x, high, b[q]);
-            keep(a[q]);
-            keep(b[q]);
-        }
-    }
-    F8 low = all8(1), high = all8(1);
-    if constexpr (type == KvType::i8) {
-        low = load8(kv_scales(keys, head_dim) + first);
-        high = load8(kv_scales(keys, head_dim) + first + 8);
-    }
-    TRILOBIT_UNROLL
-    for (int q = 0; q < Q; ++q) {
-        store8(scores[q] + first, type == KvType::i8 ? mul(a[q], low) : a[q]);
-        store8(scores[q] + first + 8, type == KvType::i8 ? mul(b[q], high) : b[q]);
-    }
-}
-
-// weighted[q] = weighted[q] * shrink[q] + Σ p[q][position] * value[position]
-template <KvType type, int Q>
-inline void weigh(const void *values, const void *next, int head_dim, const float (*p)[kKvBlock],
-                  const float *shrink, float *weighted) {
-    for (int d = 0; d < head_dim; d += kFloatPad) {
-        F8 a[Q], b[Q];
-        TRILOBIT_UNROLL
-        for (int q = 0; q < Q; ++q) {
-            const float *w = weighted + std::ptrdiff_t{q} * head_dim + d;
-            a[q] = mul(load8(w), all8(shrink[q]));
-            b[q] = mul(load8(w + 8), all8(shrink[q]));
-        }
-        for (int j = 0; j < kKvBlock; ++j) {
-            const F8 low = load_kv<type>(values, j * head_dim + d);
-            const F8 high = load_kv<type>(values, j * head_dim + d + 8);
-            prefetch_kv<type>(next, d * kKvBlock + j * kFloatPad);
+            Wide x = all_wide(queries[q][d]);
+            keep(x);
             TRILOBIT_UNROLL
-            for (int q = 0; q < Q; ++q) {
-                const F8 x = all8(p[q][j]);
-                a[q] = fma(x, low, a[q]);
-                b[q] = fma(x, high, b[q]);
-                keep(a[q]);
-                keep(b[q]);
+            for (int v = 0; v < V; ++v) {
+                sum[q][v] = fma(x, key[v], sum[q][v]);
+                keep(sum[q][v]);
             }
         }
-        TRILOBIT_UNROLL
-        for (int q = 0; q < Q; ++q) {
-            float *w = weighted + std::ptrdiff_t{q} * head_dim + d;
-            store8(w, a[q]);
-            store8(w + 8, b[q]);
-        }
     }
-}
-
-// Turn a block's scores into exp(score - maximum); keys before `first` and from `visible` on weigh
-// exactly nothing. Returns what earlier sums must be multiplied with.
-inline float soften(float *scores, int first, int visible, float *maximum, float *sum) {
-    for (int j = 0; j < first; ++j) scores[j] = kMinusInfinity;
-    for (int j = visible; j < kKvBlock; ++j) scores[j] = kMinusInfinity;
-    F8 largest = all8(*maximum);
-    for (int j = 0; j < kKvBlock; j += 8) largest = max(largest, load8(scores + j));
-    const float top = max_lanes(largest);
-    const float shrink = top == *maximum ? 1.0f : exp1(*maximum - top);
-    for (int j = 0; j < kKvBlock; j += 8)
-        store8(scores + j, exp8(sub(load8(scores + j), all8(top))));
-    for (int j = 0; j < first; ++j) scores[j] = 0;
-    for (int j = visible; j < kKvBlock; ++j) scores[j] = 0;
-    F8 a = all8(0);
-    for (int j = 0; j < kKvBlock; j += 8) a = add(a, load8(scores + j));
-    *sum = *sum * shrink + sum_lanes(a);
-    *maximum = top;
-    return shrink;
-}
-
-template <KvType type, int Q> inline void attend_queries(const AttentionSpan &s, int first) {
-    const float *const *queries = s.queries + first;
-    const int *begin = s.first + first, *visible = s.visible + first;
-    float *weighted = s.weighted + std::ptrdiff_t{first} * s.head_dim;
-    int keys = 0, unseen = kSpan; // no query sees a key before that
     TRILOBIT_UNROLL
-    for (int q = 0; q < Q; ++q) {
-        keys = visible[q] > keys ? visible[q] : keys;
-        unseen = min_of(unseen, begin[q] > 0 ? begin[q] : 0);
-        s.maximum[first + q] = kMinusInfinity;
-        s.sum[first + q] = 0;
-    }
-    for (int i = 0; i < Q * s.head_dim; ++i) weighted[i] = 0;
-    float scores[Q][kKvBlock];
-    for (int key = unseen / kKvBlock * kKvBlock; key < keys; key += kKvBlock) {
-        const int now = key / kKvBlock, next = key + kKvBlock < keys ? now + 1 : now;
-        score<type, Q>(s.keys[now], s.keys[next], 0, s.head_dim, queries, scores);
-        score<type, Q>(s.keys[now], s.keys[next], 16, s.head_dim, queries, scores);
-        float shrink[Q];
+    for (int q = 0; q < Q; ++q)
+        TRILOBIT_UNROLL
+        for (int v = 0; v < V; ++v) store_wide(scores[q] + first + v * kWide, sum[q][v]);
+}
+
+// The same for the first `positions` positions, at least.
+template <KvType type, int Q>
+inline void score_block(const void *keys, const void *next, int positions, int head_dim,
+                        const float *const *queries, float (*scores)[kKvBlock]) {
+    int first = 0;
+    for (; first + kWide < positions; first += 2 * kWide)
+        score<type, Q, 2>(keys, next, first, head_dim, queries, scores);
+    if (first < positions) score<type, Q, 1>(keys, next, first, head_dim, queries, scores);
+}
+
+// weighted[q] = weighted[q] * shrink[q] + Σ p[q][position] * value[position] over the first
+// `positions`, V vectors of dimensions from d on
+template <KvType type, int Q, int V>
+TRILOBIT_NOINLINE void weigh(const void *values, const void *next, int positions, int d,
+                             int head_dim, const float (*p)[kKvBlock], const float *shrink,
+                             float *weighted) {
+    Wide sum[Q][V];
+    TRILOBIT_UNROLL
+    for (int q = 0; q < Q; ++q)
+        TRILOBIT_UNROLL
+        for (int v = 0; v < V; ++v)
+            sum[q][v] = mul(load_wide(weighted + std::ptrdiff_t{q} * head_dim + d + v * kWide),
+                            all_wide(shrink[q]));
+    for (int j = 0; j < positions; ++j) {
+        Wide value[V];
+        TRILOBIT_UNROLL
+        for (int v = 0; v < V; ++v) value[v] = load_kv<type>(values, j * head_dim + d + v * kWide);
+        prefetch_kv<type>(next, d * kKvBlock + j * V * kWide, V * kWide);
         TRILOBIT_UNROLL
         for (int q = 0; q < Q; ++q) {
-            const int seen = min_of(visible[q] - key, kKvBlock);
-            const int skipped = begin[q] > key ? begin[q] - key : 0;
-            shrink[q] = 1;
-            if (seen > skipped)
-                shrink[q] = soften(scores[q], skipped, seen, &s.maximum[first + q],
-                                   &s.sum[first + q]);
-            else
-                for (float &p : scores[q]) p = 0;
+            Wide x = all_wide(p[q][j]);
+            keep(x);
+            TRILOBIT_UNROLL
+            for (int v = 0; v < V; ++v) {
+                sum[q][v] = fma(x, value[v], sum[q][v]);
+                keep(sum[q][v]);
+            }
         }
-        const void *values = s.values[now];
-        if constexpr (type == KvType::i8) // a value's scale goes into its weight
-            for (int q = 0; q < Q; ++q)
-                for (int j = 0; j < kKvBlock; j += 8)
-                    store8(scores[q] + j, mul(load8(scores[q] + j),
-                                              load8(kv_scales(values, s.head_dim) + j)));
-        weigh<type, Q>(values, s.values[next], s.head_dim, scores, shrink, weighted);
     }
+    TRILOBIT_UNROLL
+    for (int q = 0; q < Q; ++q)
+        TRILOBIT_UNROLL
+        for (int v = 0; v < V; ++v)
+            store_wide(weighted + std::ptrdiff_t{q} * head_dim + d + v * kWide, sum[q][v]);
+}
+
+template <KvType type, int Q>
+inline void weigh_block(const void *values, const void *next, int positions, int head_dim,
+                        const float (*p)[kKvBlock], const float *shrink, float *weighted) {
+    int d = 0;
+    for (; d + kWide < head_dim; d += 2 * kWide)
+        weigh<type, Q, 2>(values, next, positions, d, head_dim, p, shrink, weighted);
+    if (d < head_dim)
+        weigh<type, Q, 1>(values, next, positions, d, head_dim, p, shrink, weighted);
+}
+
+// Turn the scores of a block that begins at `key` into exp(score - maximum); what a query does not
+// see weighs exactly nothing. shrink: what earlier sums must be multiplied with.
+// scales: of the keys, or null.
+inline void soften(const AttentionSpan &s, int key, const float *scales,
+                   float (*scores)[kKvBlock], float *shrink) {
+    const auto seen = [&](int q) { return min_of(s.visible[q] - key, kKvBlock); };
+    const auto skipped = [&](int q) { return max_of(s.first[q] - key, 0); };
+    for (int q = 0; q < s.query_count; ++q) {
+        float *p = scores[q];
+        const int from = skipped(q), end = seen(q);
+        shrink[q] = 0; // its logarithm
+        if (end <= from) continue;
+        if (scales)
+            for (int j = 0; j < kKvBlock; j += 8) store8(p + j, mul(load8(p + j), load8(scales + j)));
+        for (int j = 0; j < from; ++j) p[j] = kMinusInfinity;
+        for (int j = end; j < kKvBlock; ++j) p[j] = kMinusInfinity;
+        F8 largest = all8(s.maximum[q]);
+        for (int j = 0; j < kKvBlock; j += 8) largest = max(largest, load8(p + j));
+        const float top = max_lanes(largest);
+        if (top != s.maximum[q]) shrink[q] = s.maximum[q] - top;
+        s.maximum[q] = top;
+    }
+    for (int q = s.query_count; q < round_up(s.query_count, 8); ++q) shrink[q] = 0;
+    for (int q = 0; q < s.query_count; q += 8) store8(shrink + q, exp8(load8(shrink + q)));
+    for (int q = 0; q < s.query_count; ++q) {
+        float *p = scores[q];
+        const int from = skipped(q), end = seen(q);
+        if (end <= from) {
+            for (int j = 0; j < kKvBlock; ++j) p[j] = 0;
+            continue;
+        }
+        const Wide top = all_wide(s.maximum[q]);
+        for (int j = 0; j < kKvBlock; j += kWide)
+            store_wide(p + j, exp_wide(sub(load_wide(p + j), top)));
+        for (int j = 0; j < from; ++j) p[j] = 0;
+        for (int j = end; j < kKvBlock; ++j) p[j] = 0;
+        F8 sum = all8(0);
+        for (int j = 0; j < kKvBlock; j += 8) sum = add(sum, load8(p + j));
+        s.sum[q] = s.sum[q] * shrink[q] + sum_lanes(sum);
+    }
+}
+
+template <int Q> struct Tile {};
+
+// Call f(Tile<Q>, first query) for the queries [q, count) in tiles as large as may be.
+template <int Q = kTileQueries, typename F> inline void each_tile(int q, int count, F f) {
+    for (; q + Q <= count; q += Q) f(Tile<Q>{}, q);
+    if constexpr (Q > 1) each_tile<Q / 2>(q, count, f);
+}
+
+template <KvType type, int Q>
+inline void score_tile(Tile<Q>, const AttentionSpan &s, const void *keys, const void *next, int key,
+                       int q, float (*scores)[kKvBlock]) {
+    int positions = 0;
+    for (int i = q; i < q + Q; ++i) positions = max_of(positions, s.visible[i] - key);
+    score_block<type, Q>(keys, next, min_of(positions, kKvBlock), s.head_dim, s.queries + q,
+                         scores + q);
+}
+
+template <KvType type, int Q>
+inline void weigh_tile(Tile<Q>, const AttentionSpan &s, const void *values, const void *next,
+                       int key, int q, const float (*p)[kKvBlock], const float *shrink) {
+    int positions = 0;
+    for (int i = q; i < q + Q; ++i) positions = max_of(positions, s.visible[i] - key);
+    if (positions > 0)
+        weigh_block<type, Q>(values, next, min_of(positions, kKvBlock), s.head_dim, p + q,
+                             shrink + q, s.weighted + std::ptrdiff_t{q} * s.head_dim);
 }
 
 template <KvType type> inline void attend_as(const AttentionSpan &s) {
-    int q = 0;
-    for (; q + 4 <= s.query_count; q += 4) attend_queries<type, 4>(s, q);
-    for (; q + 2 <= s.query_count; q += 2) attend_queries<type, 2>(s, q);
-    for (; q < s.query_count; ++q) attend_queries<type, 1>(s, q);
+    int keys = 0, unseen = kSpan; // no query sees a key before that
+    for (int q = 0; q < s.query_count; ++q) {
+        keys = max_of(keys, s.visible[q]);
+        unseen = min_of(unseen, max_of(s.first[q], 0));
+        s.maximum[q] = kMinusInfinity;
+        s.sum[q] = 0;
+    }
+    for (int i = 0; i < s.query_count * s.head_dim; ++i) s.weighted[i] = 0;
+    // Several tiles share what it costs to turn a block into floats.
+    const bool wide = type != KvType::f32 && s.query_count > kTileQueries;
+    float scores[kMaxQueries][kKvBlock], shrink[kMaxQueries];
+    for (int key = unseen / kKvBlock * kKvBlock; key < keys; key += kKvBlock) {
+        const int now = key / kKvBlock, next = key + kKvBlock < keys ? now + 1 : now;
+        const void *block = s.keys[now], *after = s.keys[next];
+        const int elements = kKvBlock * s.head_dim;
+        if (wide) {
+            widen<type>(block, after, elements, s.scratch);
+            each_tile(0, s.query_count, [&](auto tile, int q) {
+                score_tile<KvType::f32>(tile, s, s.scratch, s.scratch, key, q, scores);
+            });
+        } else {
+            each_tile(0, s.query_count, [&](auto tile, int q) {
+                score_tile<type>(tile, s, block, after, key, q, scores);
+            });
+        }
+        soften(s, key, type == KvType::i8 ? kv_scales(block, s.head_dim) : nullptr, scores, shrink);
+        block = s.values[now];
+        after = s.values[next];
+        if constexpr (type == KvType::i8) // a value's scale goes into its weight
+            for (int q = 0; q < s.query_count; ++q)
+                for (int j = 0; j < kKvBlock; j += 8)
+                    store8(scores[q] + j,
+                           mul(load8(scores[q] + j), load8(kv_scales(block, s.head_dim) + j)));
+        if (wide) {
+            widen<type>(block, after, elements, s.scratch);
+            each_tile(0, s.query_count, [&](auto tile, int q) {
+                weigh_tile<KvType::f32>(tile, s, s.scratch, s.scratch, key, q, scores, shrink);
+            });
+        } else {
+            each_tile(0, s.query_count, [&](auto tile, int q) {
+                weigh_tile<type>(tile, s, block, after, key, q, scores, shrink);
+            });
+        }
+    }
 }
 
 inline void attend(const AttentionSpan &s, KvType type) {

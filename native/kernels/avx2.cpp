@@ -6,6 +6,8 @@ namespace trilobit {
 namespace {
 #include "float8_avx2.h"
 
+#include "wide_f8.h"
+
 #include "int8_avx2.h"
 
 #include "all.inl"

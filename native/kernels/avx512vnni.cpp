@@ -6,6 +6,8 @@ namespace trilobit {
 namespace {
 #include "float8_avx2.h"
 
+#include "wide_avx512.h"
+
 #include "int8_avx512vnni.h"
 
 #include "all.inl"

@@ -10,8 +10,9 @@ inline float sum_lanes(F8 a) {
 inline float max_lanes(F8 a) {
     float v[8];
     store8(v, a);
-    for (int i = 1; i < 8; ++i) v[0] = v[i] > v[0] ? v[i] : v[0];
-    return v[0];
+    const auto larger = [](float x, float y) { return x > y ? x : y; };
+    return larger(larger(larger(v[0], v[4]), larger(v[2], v[6])),
+                  larger(larger(v[1], v[5]), larger(v[3], v[7])));
 }
 
 inline float first_lane(F8 a) {
@@ -72,20 +73,23 @@ inline void norm_quantise(const float *x, const float *gain, int n, float eps,
 }
 
 // exp(x) for x ≤ 0, relative error below 2e-7: x = n·ln2 + r, then a polynomial in r (Cephes).
-inline F8 exp8(F8 x) {
-    x = max(x, all8(-87.0f));
-    const F8 n = round(mul(x, all8(1.44269504088896341f)));
-    F8 r = fma(n, all8(-0.693359375f), x);
-    r = fma(n, all8(2.12194440e-4f), r);
-    F8 p = all8(1.9875691500e-4f);
-    p = fma(p, r, all8(1.3981999507e-3f));
-    p = fma(p, r, all8(8.3334519073e-3f));
-    p = fma(p, r, all8(4.1665795894e-2f));
-    p = fma(p, r, all8(1.6666665459e-1f));
-    p = fma(p, r, all8(5.0000001201e-1f));
-    p = fma(p, mul(r, r), add(r, all8(1)));
+template <typename Vector, typename All> inline Vector exponential(Vector x, All all) {
+    x = max(x, all(-87.0f));
+    const Vector n = round(mul(x, all(1.44269504088896341f)));
+    Vector r = fma(n, all(-0.693359375f), x);
+    r = fma(n, all(2.12194440e-4f), r);
+    Vector p = all(1.9875691500e-4f);
+    p = fma(p, r, all(1.3981999507e-3f));
+    p = fma(p, r, all(8.3334519073e-3f));
+    p = fma(p, r, all(4.1665795894e-2f));
+    p = fma(p, r, all(1.6666665459e-1f));
+    p = fma(p, r, all(5.0000001201e-1f));
+    p = fma(p, mul(r, r), add(r, all(1)));
     return mul(p, exp2i(n));
 }
+
+inline F8 exp8(F8 x) { return exponential(x, all8); }
+inline Wide exp_wide(Wide x) { return exponential(x, all_wide); }
 
 // 1 / (1 + exp(-x)), whose exponentials are of numbers that are not positive on either side of 0.
 inline F8 sigmoid(F8 x) {

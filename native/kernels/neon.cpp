@@ -6,6 +6,8 @@ namespace trilobit {
 namespace {
 #include "float8_neon.h"
 
+#include "wide_f8.h"
+
 #include "int8_neon.h"
 
 #include "all.inl"

@@ -7,6 +7,8 @@ namespace trilobit {
 namespace {
 #include "float8_scalar.h"
 
+#include "wide_f8.h"
+
 #include "int8_scalar.h"
 
 #include "all.inl"
