@@ -40,7 +40,8 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     v_ = Array<float>(n * kv_stride_);
     heads_ = Array<float>(n * c.num_attention_heads * head_pad_);
     gate_ = Array<float>(n * ffn_stride_);
-    up_ = Array<float>(n * ffn_stride_);
+    up_ = Array<float>(std::max(std::min(n, std::size_t{kFewTokens}) * ffn_stride_,
+                                threads * n * kGatedGroups * kRows));
     for (int local = 0; local <= (weights.local_inv_freq != nullptr); ++local) {
         cos_[local] = Array<float>(n * c.head_dim / 2);
         sin_[local] = Array<float>(n * c.head_dim / 2);
@@ -105,7 +106,7 @@ void Decoder::forward(const Batch &batch) {
     const int h = c.hidden_size, attn = c.num_attention_heads * c.head_dim,
               ffn = c.intermediate_size;
     float *x = x_.data(), *q = q_.data(), *k = k_out_.data(), *v = v_.data();
-    float *gate = gate_.data(), *up = up_.data();
+    float *gate = gate_.data();
     for (int n = 0; n < c.num_hidden_layers; ++n) {
         const Layer &l = weights_.layers[static_cast<std::size_t>(n)];
         project(
@@ -115,7 +116,7 @@ void Decoder::forward(const Batch &batch) {
         attention(batch, n);
         project_into_stream(q, q_stride_, l.attn_sub_norm, attn, l.o_proj, l.attn_post_norm);
         project(x, hidden_stride_, l.mlp_norm, h,
-                {{&l.gate_proj, gate, ffn_stride_}, {&l.up_proj, up, ffn_stride_}}, true);
+                {{&l.gate_proj, gate, ffn_stride_}, {&l.up_proj, nullptr, 0}}, true);
         project_into_stream(gate, ffn_stride_, l.ffn_sub_norm, ffn, l.down_proj, l.mlp_post_norm);
     }
     outputs(batch);
@@ -231,8 +232,8 @@ void Decoder::project_into_stream(const float *x, int stride, const float *gain,
     });
 }
 
-// The quantised tokens times several matrices in one parallel part. `gated`: gate_ and up_ are
-// complete then, and gate_ becomes act(gate_) * up_ where the thread has just written both.
+// The quantised tokens times several matrices in one parallel part. `gated`: the last is up_proj,
+// and where a thread has rows of gate_ and of that, gate_ becomes act(gate_) * up.
 void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool gated) {
     const int n = pool_.threads();
     pool_.run([&](int thread) {
@@ -254,16 +255,20 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
         }
         const int ffn = config_.intermediate_size, groups = (ffn + kRows - 1) / kRows;
         const int end = Pool::share(groups, thread + 1, n);
-        // What many tokens write meets while it is in the cache; few want one stream of weights.
-        const int step = tokens_ > kFewTokens ? kGatedGroups : groups;
+        // Few tokens want one stream of weights; of many, what meets shall be in the cache: their
+        // up is a thread's own, a few groups of rows wide.
+        const bool few = tokens_ <= kFewTokens;
+        const int step = few ? groups : kGatedGroups, width = few ? ffn_stride_ : step * kRows;
+        float *up = up_.data() + (few ? 0 : std::ptrdiff_t{thread} * tokens_ * width);
         for (int begin = Pool::share(groups, thread, n); begin < end; begin += step) {
-            const int stop = std::min(begin + step, end);
-            for (const Job *job = first; job != last; ++job) rows(*job, begin, stop);
-            for (int t = 0; t < tokens_; ++t) {
-                const std::ptrdiff_t at = std::ptrdiff_t{t} * ffn_stride_ + begin * kRows;
-                k_.gate(config_.hidden_act, gate_.data() + at, up_.data() + at,
-                        std::min(stop * kRows, ffn) - begin * kRows);
-            }
+            const int stop = std::min(begin + step, end), row = begin * kRows;
+            const int shift = few ? 0 : row; // of the first column of `up`
+            for (const Job *job = first; job != last - 1; ++job) rows(*job, begin, stop);
+            rows({last[-1].projection, up - shift, width}, begin, stop);
+            for (int t = 0; t < tokens_; ++t)
+                k_.gate(config_.hidden_act, gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row,
+                        up + std::ptrdiff_t{t} * width + row - shift,
+                        std::min(stop * kRows, ffn) - row);
         }
     });
 }
