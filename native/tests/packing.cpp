@@ -41,12 +41,12 @@ void base3_codes(Check &check) {
 
 void other_layouts(Check &check) {
     Random random(3);
-    for (const auto [rows, columns] :
+    for (const auto &[rows, columns] :
          {std::pair{1, 1}, {16, 16}, {17, 20}, {33, 79}, {40, 81}, {5, 2561}}) {
         check.begin("repack " + shape_of(rows, columns));
         std::vector<std::int8_t> codes(size(rows, columns));
         for (std::int8_t &c : codes) c = static_cast<std::int8_t>(random.between(-1, 1));
-        for (const auto [old_places, new_places] :
+        for (const auto &[old_places, new_places] :
              {std::pair{kTwoBit, kBaseThree}, {kBaseThree, kTwoBit}, {kTwoBit, kTwoBit}}) {
             const auto packed = pack(codes, rows, columns, old_places);
             const auto wanted = pack(codes, rows, columns, new_places);
