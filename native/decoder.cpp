@@ -36,10 +36,11 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     const Layer &first = weights.layers[0];
     x_ = Array<float>(n * hidden_stride_);
     q_ = Array<float>(n * q_stride_);
-    k_out_ = Array<float>(n * kv_stride_);
-    v_ = Array<float>(n * kv_stride_);
-    heads_ = Array<float>(n * c.num_attention_heads * head_pad_);
-    gate_ = Array<float>(n * ffn_stride_);
+    const std::size_t heads = n * c.num_attention_heads * head_pad_, keys = n * kv_stride_;
+    gate_ = Array<float>(std::max(n * ffn_stride_, heads + 2 * keys));
+    heads_ = gate_.data();
+    k_out_ = heads_ + heads;
+    v_ = k_out_ + keys;
     up_ = Array<float>(std::max(std::min(n, std::size_t{kFewTokens}) * ffn_stride_,
                                 threads * n * kGatedGroups * kRows));
     for (int local = 0; local <= (weights.local_inv_freq != nullptr); ++local) {
@@ -105,7 +106,7 @@ void Decoder::forward(const Batch &batch) {
     plan_attention(batch);
     const int h = c.hidden_size, attn = c.num_attention_heads * c.head_dim,
               ffn = c.intermediate_size;
-    float *x = x_.data(), *q = q_.data(), *k = k_out_.data(), *v = v_.data();
+    float *x = x_.data(), *q = q_.data(), *k = k_out_, *v = v_;
     float *gate = gate_.data();
     for (int n = 0; n < c.num_hidden_layers; ++n) {
         const Layer &l = weights_.layers[static_cast<std::size_t>(n)];
@@ -265,10 +266,13 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
             const int shift = few ? 0 : row; // of the first column of `up`
             for (const Job *job = first; job != last - 1; ++job) rows(*job, begin, stop);
             rows({last[-1].projection, up - shift, width}, begin, stop);
-            for (int t = 0; t < tokens_; ++t)
-                k_.gate(config_.hidden_act, gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row,
-                        up + std::ptrdiff_t{t} * width + row - shift,
-                        std::min(stop * kRows, ffn) - row);
+            const int count = std::min(stop * kRows, ffn) - row;
+            for (int t = 0; t < tokens_; ++t) {
+                float *gate = gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row;
+                k_.gate(config_.hidden_act, gate, up + std::ptrdiff_t{t} * width + row - shift,
+                        count);
+                std::fill(gate + count, gate + (stop * kRows - row), 0.0f);
+            }
         }
     });
 }
@@ -306,7 +310,8 @@ void Decoder::store(const Batch &batch, int layer) {
         for (std::ptrdiff_t t = begin; t < end; ++t) {
             const std::size_t i = static_cast<std::size_t>(t);
             for (int h = 0; h < c.num_attention_heads; ++h) {
-                float *to = heads_.data() + (t * c.num_attention_heads + h) * head_pad_;
+                float *to = heads_ + (t * c.num_attention_heads + h) * head_pad_;
+                std::fill(to + c.head_dim, to + head_pad_, 0.0f);
                 rotate(q_.data() + t * q_stride_ + h * c.head_dim, l.q_norm, t, to);
                 for (int d = 0; d < c.head_dim; ++d) to[d] *= scale;
             }
@@ -316,10 +321,10 @@ void Decoder::store(const Batch &batch, int layer) {
                                    position / kKvBlock];
             for (int h = 0; h < c.num_key_value_heads; ++h) {
                 const std::ptrdiff_t at = t * kv_stride_ + h * c.head_dim;
-                rotate(k_out_.data() + at, l.k_norm, t, padded);
+                rotate(k_out_ + at, l.k_norm, t, padded);
                 k_.store_key(padded, head_pad_, kv_block(layer, false, block, h),
                              position % kKvBlock, capacity_.kv_type);
-                std::copy_n(v_.data() + at, c.head_dim, padded);
+                std::copy_n(v_ + at, c.head_dim, padded);
                 k_.store_value(padded, head_pad_, kv_block(layer, true, block, h),
                                position % kKvBlock, capacity_.kv_type);
             }
@@ -420,8 +425,8 @@ void Decoder::attend(const Batch &batch, int layer, const Item &item, int span, 
     int longest = 0;
     for (int i = 0; i < count; ++i) {
         const int token = item.token + i / item.heads, head = item.head + i % item.heads;
-        queries[i] = heads_.data() +
-                     (std::ptrdiff_t{token} * config_.num_attention_heads + head) * head_pad_;
+        queries[i] =
+            heads_ + (std::ptrdiff_t{token} * config_.num_attention_heads + head) * head_pad_;
         first[i] = first_visible(token) - span * kSpan;
         visible[i] = std::min(positions_[token] + 1 - span * kSpan, kSpan);
         longest = std::max(longest, visible[i]);

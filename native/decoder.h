@@ -172,7 +172,10 @@ class Decoder {
     std::vector<Array<float>> gains_; // padded copies
     int tokens_ = 0, outputs_ = 0;
     int head_pad_, hidden_stride_, q_stride_, kv_stride_, ffn_stride_;
-    Array<float> x_, q_, k_out_, v_, heads_, gate_, up_, hidden_out_;
+    Array<float> x_, q_, gate_, up_, hidden_out_;
+    // Rotated queries, keys and values of a layer, in the room of gate_, which comes when they are
+    // gone.
+    float *heads_, *k_out_, *v_;
     Array<float> normed_, added_;  // a norm's output; what is added to x_ after its norm
     Array<float> cos_[2], sin_[2]; // of full and of sliding layers
     Array<std::int8_t> codes_;
