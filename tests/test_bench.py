@@ -12,6 +12,7 @@ import pytest
 from trilobit import LLM, RequestError
 from trilobit.bench.limits import measure_limits
 from trilobit.bench.speed import measure_speed
+from trilobit.engine.blocks import block_bytes, blocks_for
 from trilobit.formats.packed import PackedModel
 
 
@@ -38,7 +39,11 @@ def test_json_has_the_figures_and_their_limits(model_file: Path) -> None:
     ):
         least, most = speed["spread"][figure]
         assert 0 < least <= speed[figure] <= most
-    assert speed["peak_rss_mb"] > 0
+    parts = [speed[f"{part}_mb"] for part in ("weights", "kv_cache", "other")]
+    assert sum(parts) == pytest.approx(speed["peak_rss_mb"])
+    assert min(parts) > 0
+    blocks = blocks_for(48) * block_bytes(LLM(model_file).config, "f16")
+    assert speed["kv_cache_mb"] == pytest.approx(blocks / 1e6)
     assert speed["load_s"] > 0
     assert speed["first_token_s"] > speed["load_s"]
     assert speed["model_bytes"] == model_file.stat().st_size

@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import __version__, _native
 from ..config import ModelConfig
-from ..engine.blocks import BLOCK, KvDtype, block_bytes
+from ..engine.blocks import BLOCK, KvDtype, block_bytes, blocks_for
 from ..engine.llm import LLM, Head
 from ..errors import RequestError
 from ..formats import names
@@ -52,6 +52,9 @@ class Speed:
     decode_fraction_of_dram: of reading those bytes at the machine's rate. prefill_fraction_of_int8:
     of multiplying the ternary weights at the machine's rate; all else that prefill does is loss.
     first_token_s: from nothing loaded to the first token of a prompt of one token.
+    peak_rss_mb: the largest resident memory, what is mapped of the file included; 0 where the
+    system does not tell. Of that, weights_mb must be read for every token, kv_cache_mb keeps the
+    keys and values of prompt and output, and other_mb is all the rest.
     """
 
     model: str
@@ -73,7 +76,9 @@ class Speed:
     load_s: float
     first_token_s: float
     peak_rss_mb: float
+    weights_mb: float
     kv_cache_mb: float
+    other_mb: float
     model_bytes: int
     machine: str
     version: str
@@ -108,21 +113,28 @@ def measure_speed(
 
     Raises RequestError when they do not fit the model's context.
     """
+    longest = PackedModel(model).config.max_position_embeddings
+    if prompt is None:
+        prompt = max(1, min(512, longest - generate))
+    if prompt + generate > longest:
+        raise RequestError(
+            f"{prompt} + {generate} tokens are more than the context of {longest}; "
+            "lower --prompt or --generate"
+        )
     begun = time.perf_counter()
-    # What a step takes, not how well random weights can be guessed
     llm = LLM(
-        model, threads=threads, head=head, kv_dtype=kv_dtype, layout=layout, speculation=False
+        model,
+        threads=threads,
+        head=head,
+        kv_dtype=kv_dtype,
+        layout=layout,
+        context=prompt + generate,
+        kv_memory_mb=1,  # of one context at least: runs shall not keep those of others
+        speculation=False,  # what a step takes, not how well random weights can be guessed
     )
     load_s = time.perf_counter() - begun
     llm.generate([0], SamplingParams(max_tokens=1, temperature=0))
     first_token_s = time.perf_counter() - begun
-    if prompt is None:
-        prompt = max(1, min(512, llm.context - generate))
-    if prompt + generate > llm.context:
-        raise RequestError(
-            f"{prompt} + {generate} tokens are more than the context of {llm.context}; "
-            "lower --prompt or --generate"
-        )
     random = np.random.default_rng(0)
     greedy = SamplingParams(max_tokens=generate, temperature=0, ignore_eos=True)
     read_bytes = _decode_bytes(llm, prompt + generate // 2, kv_dtype)
@@ -142,6 +154,9 @@ def measure_speed(
         int8.append(limits.int8_gmac_per_s)
         of_dram.append(done.decode_tokens_per_s * read_bytes / limits.dram_read_gb_per_s * 1e-9)
         of_int8.append(done.prefill_tokens_per_s * weights / limits.int8_gmac_per_s * 1e-9)
+    peak_mb = peak_rss_mb()
+    weights_mb = _decode_bytes(llm, 0, kv_dtype) / 1e6
+    kv_cache_mb = blocks_for(llm.context) * block_bytes(llm.config, kv_dtype) / 1e6
     return Speed(
         model=str(model),
         threads=llm.threads,
@@ -161,8 +176,10 @@ def measure_speed(
         decode_bytes_per_token=read_bytes,
         load_s=load_s,
         first_token_s=first_token_s,
-        peak_rss_mb=peak_rss_mb(),
-        kv_cache_mb=(prompt + generate) * _kv_bytes(llm.config, kv_dtype) / 1e6,
+        peak_rss_mb=peak_mb,
+        weights_mb=weights_mb,
+        kv_cache_mb=kv_cache_mb,
+        other_mb=peak_mb - weights_mb - kv_cache_mb if peak_mb else 0.0,
         model_bytes=model.stat().st_size,
         machine=_machine(),
         version=__version__,

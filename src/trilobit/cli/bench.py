@@ -108,7 +108,12 @@ def command(
         f"{speed.layout} weights; "
         f"{speed.prompt_tokens} tokens in, {speed.generated_tokens} out; "
         f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
-        f"peak memory {speed.peak_rss_mb:.0f} MB, file {speed.model_bytes / 1e6:.0f} MB"
+        f"file {speed.model_bytes / 1e6:.0f} MB"
+    )
+    print(
+        f"peak memory {speed.peak_rss_mb:.0f} MB: {speed.weights_mb:.0f} MB of weights that every "
+        f"token reads, {speed.kv_cache_mb:.0f} MB of keys and values, {speed.other_mb:.0f} MB of "
+        "all else"
     )
 
 
