@@ -33,7 +33,8 @@ template <typename T> class Array {
     static constexpr std::uintptr_t kPage = 1 << 16;      // a multiple of every system's
     static constexpr std::uintptr_t kLargePage = 1 << 21; // of x86-64, and often of Arm
 
-    // Walking through page tables took half of the time of reading a long context's keys.
+    // Rows of a batch's outputs, and blocks of a long context, lie pages apart: looking those up
+    // took 2 to 6 % of a step.
     static void prefer_large_pages([[maybe_unused]] std::uintptr_t address,
                                    [[maybe_unused]] std::size_t bytes) {
 #ifdef MADV_HUGEPAGE
