@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -29,9 +30,12 @@ from fables import (
     train,
     write_recipe,
 )
+from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer
 
+from trilobit.errors import OutputError
+from trilobit.train.checkpoint import write_whole
 from trilobit.train.recipe import load_recipe
 
 STEPS = 120
@@ -272,7 +276,10 @@ def test_disk_full_keeps_the_checkpoint_before(run: Run, tmp_path: Path) -> None
             outcome = train(run.recipe, output)
         error = one_error(outcome)
         assert error.startswith(f"{output / 'checkpoint-26'}: cannot write the checkpoint (")
-        assert error.endswith("run the same command again: it goes on from the one before")
+        assert error.endswith(
+            "; free space, or choose another --output; the same command goes on from the last "
+            "checkpoint, if there is one"
+        )
         assert _checkpoints(output) == before
         assert not list(output.glob("unfinished*"))
     assert train(run.recipe, output).code == 0
@@ -514,3 +521,28 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     error = one_error(train(write_recipe(tmp_path), tmp_path / "file" / "run"))
     reason = "cannot write there (Not a directory); choose another --output"
     assert error == f"{tmp_path / 'file' / 'run'}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("cause", "remedy"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "free space, or choose"),
+        (PermissionError(errno.EACCES, "Permission denied"), "allow writing there, or choose"),
+        (OSError(errno.EROFS, "Read-only file system"), "choose"),
+        (SafetensorError("I/O error: Permission denied (os error 13)"), "allow writing there, or"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "free space, or"),
+        (RuntimeError("unexpected pos 64 vs 0"), "free space, or choose"),  # as torch.save says it
+    ],
+)
+def test_the_remedy_is_that_of_the_cause(tmp_path: Path, cause: Exception, remedy: str) -> None:
+    def write(folder: Path) -> None:
+        raise cause
+
+    with pytest.raises(OutputError) as error:
+        write_whole(tmp_path / "model", write)
+    assert str(error.value).startswith(
+        f"{tmp_path / 'model'}: cannot be written ({cause}); {remedy}"
+    )
+    assert str(error.value).endswith(
+        "another --output; the same command goes on from the last checkpoint, if there is one"
+    )

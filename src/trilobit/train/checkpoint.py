@@ -7,6 +7,7 @@ whose disk runs full, leaves nothing that looks like a result.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -84,8 +85,7 @@ def write_whole(folder: Path, write: Callable[[Path], object]) -> Path:
         os.replace(partial, folder)
     except WRITE_ERRORS as error:
         raise OutputError(
-            f"{folder}: cannot be written ({first_line(error)}); free some space and run the same "
-            "command again"
+            f"{folder}: cannot be written ({first_line(error)}); {remedy_of(error)}"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -94,6 +94,20 @@ def write_whole(folder: Path, write: Callable[[Path], object]) -> Path:
 
 # A full disk, as safetensors and torch.save tell of it.
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+
+
+def remedy_of(error: BaseException) -> str:
+    """What to do when a part of a run cannot be written, by its cause."""
+    code = error.errno if isinstance(error, OSError) else _errno_in(str(error))
+    what = write_remedy(OSError(code, ""), "choose another --output")
+    return f"{what}; the same command goes on from the last checkpoint, if there is one"
+
+
+def _errno_in(text: str) -> int:
+    # safetensors has the system's error in its text. torch.save has none; where it is called, files
+    # beside its own have just been written, so that little but a lack of room is left.
+    match = re.search(r"os error (\d+)", text)
+    return int(match[1]) if match else errno.ENOSPC
 
 
 def first_line(error: BaseException) -> str:

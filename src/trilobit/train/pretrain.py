@@ -33,7 +33,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from trilobit.errors import OutputError, RecipeError
 from trilobit.nn import swap_linears
 from trilobit.train.bpe import as_hugging_face
-from trilobit.train.checkpoint import check, claim, last_checkpoint, write_whole
+from trilobit.train.checkpoint import check, claim, last_checkpoint, remedy_of, write_whole
 from trilobit.train.corpus import Corpus, prepare
 from trilobit.train.export import save_masters, save_packed
 from trilobit.train.interrupt import Interrupt
@@ -157,7 +157,9 @@ def _curves(output: Path, last: Path | None) -> TrainerCallback:
         writer = SummaryWriter(str(output / "tensorboard"), purge_step=purge_step)
         return TensorBoardCallback(writer)  # type: ignore[no-untyped-call]
     except OSError as error:
-        raise OutputError(f"{output}: cannot write there ({error.strerror})") from error
+        raise OutputError(
+            f"{output}: cannot write there ({error.strerror or error}); {remedy_of(error)}"
+        ) from error
 
 
 @contextmanager
@@ -173,8 +175,7 @@ def _told_in_a_line(output: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(
-            f"{output}: cannot write there ({error.strerror or error}); free some space and run "
-            "the same command again: it goes on from the last checkpoint"
+            f"{output}: cannot write there ({error.strerror or error}); {remedy_of(error)}"
         ) from error
 
 

@@ -18,7 +18,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from trilobit.errors import OutputError, RecipeError
 from trilobit.nn import set_quantised_share
-from trilobit.train.checkpoint import WRITE_ERRORS, first_line
+from trilobit.train.checkpoint import WRITE_ERRORS, first_line, remedy_of
 from trilobit.train.export import save_masters
 from trilobit.train.recipe import Recipe, Schedule
 from trilobit.train.schedule import TwoStage, quantised_share
@@ -159,8 +159,8 @@ class Pretrainer(Trainer):
             self._first_process(lambda: self._publish(self._save_root / name, running))
         except WRITE_ERRORS as error:
             raise OutputError(
-                f"{self._run / name}: cannot write the checkpoint ({first_line(error)}); free some "
-                "space and run the same command again: it goes on from the one before"
+                f"{self._run / name}: cannot write the checkpoint ({first_line(error)}); "
+                f"{remedy_of(error)}"
             ) from error
         finally:
             shutil.rmtree(self._save_root, ignore_errors=True)
