@@ -30,7 +30,7 @@ from trilobit.formats.bitnet import stores_less_one
 from trilobit.formats.divisors import divisor
 from trilobit.formats.hf import SHARD_BYTES, write_hf, write_hf_bf16
 from trilobit.formats.masters import masters
-from trilobit.formats.safetensors import SafetensorsFile, as_float32, nearest
+from trilobit.formats.safetensors import SafetensorsFile, as_float32, from_float32, nearest
 from trilobit.formats.source import open_source
 from trilobit.formats.text import TextFiles
 from trilobit.synth import synth
@@ -204,6 +204,38 @@ def test_masters_are_written_where_they_give_the_scales(tmp_path: Path) -> None:
         tensors = SafetensorsFile(tmp_path / mode / "model.safetensors").tensors
         assert tensors["model.layers.1.mlp.up_proj.weight"].dtype == "BF16"
         assert ("model.layers.1.mlp.up_proj.weight_scale" in tensors) == (mode == "offline")
+
+
+@pytest.mark.parametrize(
+    ("family", "trained", "form", "written", "dtype"),
+    [
+        ("llama", False, "hf", ("autobitlinear", "offline"), "F32"),
+        ("llama", False, "hf-bf16", ("autobitlinear", "offline"), "F32"),
+        ("llama", True, "hf-bf16", ("autobitlinear", "online"), "BF16"),
+        ("llama", None, "hf", ("bitlinear", "offline"), "BF16"),
+    ],
+)
+def test_the_embedding_is_widened_where_the_document_says_so(
+    tmp_path: Path,
+    family: str,
+    trained: bool | None,
+    form: str,
+    written: tuple[str, str],
+    dtype: str,
+) -> None:
+    source = Model(tiny_config(**FAMILIES[family]), trained=bool(trained))
+    if trained is None:  # scales that divide
+        for name, (codes, _) in source._projections.items():
+            source._projections[name] = codes, np.array([1 / np.float32(3)])
+    source.float_dtype = "BF16"
+    source._tables = {
+        name: from_float32(nearest(table, "BF16"), "BF16") for name, table in source._tables.items()
+    }
+    (write_hf_bf16 if form == "hf-bf16" else write_hf)(source, tmp_path / "hf")
+    assert quantization(tmp_path / "hf") == written
+    tensors = SafetensorsFile(tmp_path / "hf" / "model.safetensors").tensors
+    assert tensors[names.EMBEDDING].dtype == dtype
+    assert tensors["model.norm.weight"].dtype == "F32"
 
 
 def test_masters_of_training_are_not_replaced(tmp_path: Path) -> None:
