@@ -611,6 +611,20 @@ def test_bad_arguments_are_told_in_one_line(
     assert files_in(tmp_path) == []
 
 
+@pytest.mark.parametrize("prompt", ["Once upon a time", "He said:\nno. Then/now?", "a " * 10**4])
+def test_a_prompt_in_the_place_of_the_model_is_told(prompt: str) -> None:
+    line = fail("run", prompt)
+    assert line.startswith(f"error: {prompt.split()[0]} ")
+    assert "no such model; a prompt comes after the model: trilobit run MODEL PROMPT, or " in line
+    assert len(line) < 200
+
+
+def test_a_model_may_have_spaces_in_its_name(model_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "my model.trilobit"
+    path.symlink_to(model_file)
+    assert trilobit("run", path, PROMPT, "--max-tokens", "1").returncode == 0
+
+
 def test_empty_input_is_refused(model_file: Path, tmp_path: Path) -> None:
     for stdin in (b"", b"\n"):
         line = fail("generate", "-", "--model", model_file, stdin=stdin)

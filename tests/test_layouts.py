@@ -12,8 +12,10 @@ from conftest import tiny_config
 from trilobit import LLM, FormatError, RequestError, SamplingParams
 from trilobit.cli import cli
 from trilobit.convert import convert
-from trilobit.formats import fastest
+from trilobit.formats import fastest, packed
 from trilobit.formats.packed import PackedModel
+from trilobit.formats.safetensors import DTYPES
+from trilobit.formats.text import TextFiles
 from trilobit.packing import LAYOUTS, Layout
 from trilobit.shapes import shape
 from trilobit.synth import synth_packed
@@ -111,13 +113,14 @@ def test_what_no_layout_holds_is_refused(tmp_path: Path, files: dict[Layout, Pat
         synth_packed(grouped, tmp_path / "grouped.trilobit", layout="1.6-bit")
     assert list(tmp_path.iterdir()) == []
     synth_packed(grouped, tmp_path / "grouped.trilobit")
-    with pytest.raises(RequestError, match="by group"):
+    refusal = r"grouped\.trilobit: its scales are by group.*; leave out layout, or give it 2-bit"
+    with pytest.raises(RequestError, match=refusal):
         LLM(tmp_path / "grouped.trilobit", layout="1.6-bit")
-    with pytest.raises(RequestError, match="by group"):
+    with pytest.raises(RequestError, match=refusal):
         convert(tmp_path / "grouped.trilobit", tmp_path / "out.trilobit", layout="1.6-bit")
     with pytest.raises(RequestError, match=r"layout is '3-bit'; expected '2-bit', '1\.6-bit'"):
         LLM(files["2-bit"], layout="3-bit")  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="of packed files"):
+    with pytest.raises(RequestError, match=r"of packed files.*; leave it out, or .*\.trilobit"):
         convert(files["2-bit"], tmp_path / "out.gguf", layout="1.6-bit")
 
 
@@ -152,3 +155,17 @@ def test_a_file_of_an_unknown_layout_is_refused(tmp_path: Path, files: dict[Layo
     (tmp_path / "odd").write_bytes(whole.replace(b'"1.6-bit"', b'"1.5-bit"'))
     with pytest.raises(FormatError, match=r"layout '1\.5-bit'.*upgrade"):
         PackedModel(tmp_path / "odd")
+
+
+def test_scales_by_group_that_claim_base_3_are_damage(tmp_path: Path) -> None:
+    grouped = tiny_config(scales="group", hidden_act="silu", sub_norms=False)
+    file = packed.writer(tmp_path / "odd", grouped, "BF16", TextFiles(), "test", layout="1.6-bit")
+    with file:
+        for name, dtype, size in packed.declare(grouped, "BF16", TextFiles(), layout="1.6-bit"):
+            file.write(name, np.zeros(size, DTYPES[dtype]))
+    with pytest.raises(FormatError) as refusal:
+        PackedModel(tmp_path / "odd")
+    assert str(refusal.value) == (
+        f"{tmp_path / 'odd'}: claims the 1.6-bit layout and scales by group, which need the 2-bit "
+        "layout; the file is damaged: convert the model again"
+    )

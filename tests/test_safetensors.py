@@ -62,6 +62,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "header longer than the file": (SOUND[:20], "cut off"),
     "header length near 2^64": (b"\xff" * 7 + b"\x7f" + SOUND, "cut off"),
     "header length 2^40": ((1 << 40).to_bytes(8, "little") + SOUND[8:], "cut off"),
+    "five bytes": (SOUND[:5], "5 bytes are too few .*; download or convert it again"),
     "truncated data": (SOUND[:-1], "cut off"),
     "trailing bytes": (SOUND + b"\0", "but the file has"),
     "not JSON": (image(b"{'a': 1}  "), "not JSON"),

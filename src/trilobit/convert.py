@@ -60,7 +60,10 @@ def convert(
     if i2s_layout is not None and not is_gguf(Path(source)):
         raise RequestError(f"{os.fspath(source)}: i2s_layout is of GGUF files, and this is none")
     if layout is not None and form != "packed":
-        raise RequestError(f"{out}: layout is of packed files, and this is to be {form}")
+        raise RequestError(
+            f"{out}: layout is of packed files, and this is to be {form}; leave it out, or end "
+            "the name in .trilobit"
+        )
     model = open_source(source, i2s_layout=i2s_layout)
     _check_output(out, form, model.path)
     if form == "packed":
@@ -78,7 +81,8 @@ def _layout(layout: LayoutChoice | None, model: Source) -> Layout:
         return model.layout if isinstance(model, PackedSource) else "2-bit"
     if layout != "2-bit" and model.config.scales == "group":
         raise RequestError(
-            f"{model.path}: its scales are by group, which the {layout} layout does not hold"
+            f"{model.path}: its scales are by group, which the {layout} layout does not hold; "
+            "leave out layout, or give it 2-bit"
         )
     return layout
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import click
 
 from trilobit.bundled import DEFAULT
+from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
 
 from .kv_option import kv_option
@@ -45,6 +48,11 @@ def command(
     """
     from trilobit.engine.llm import LLM
 
+    if any(map(str.isspace, model)) and not os.path.exists(model):
+        raise RequestError(
+            f"{shorten(model, 60)}: no such model; a prompt comes after the model: "
+            "trilobit run MODEL PROMPT, or trilobit generate PROMPT"
+        )
     from .continuation import read, summary
     from .terminal import note
 

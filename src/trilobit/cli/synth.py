@@ -71,7 +71,8 @@ def command(
     """Write a random model of a published shape: the Hugging Face checkpoint directory OUT.
 
     It is for measuring: its weights are noise. --hidden-size and the options after it change
-    the shape.
+    the shape. One --seed gives other weights in every layout and form: for the same ones in
+    another layout, `trilobit convert --layout` a file.
     """
     if to_packed_file and form != "packed":
         raise click.UsageError(f"--to-packed-file holds no float masters; leave out --form {form}")

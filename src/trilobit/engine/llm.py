@@ -133,7 +133,7 @@ class LLM:
             raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16', 'f32' or 'i8'")
         if head not in ("auto", "screened", "full"):
             raise RequestError(f"head is {head!r}; expected 'auto', 'screened' or 'full'")
-        self.layout: Layout = _checked_layout(layout, packed, threads)
+        self.layout: Layout = _checked_layout(layout, packed, threads, self._name)
         if speculation is None:
             speculation = packed.path.stat().st_size >= _STREAMED_BYTES
         elif not isinstance(speculation, bool):
@@ -402,7 +402,9 @@ class LLM:
         return context
 
 
-def _checked_layout(layout: LayoutChoice | None, packed: PackedModel, threads: int) -> Layout:
+def _checked_layout(
+    layout: LayoutChoice | None, packed: PackedModel, threads: int, name: str
+) -> Layout:
     if layout is None:
         return packed.layout
     if layout == "auto":
@@ -411,7 +413,10 @@ def _checked_layout(layout: LayoutChoice | None, packed: PackedModel, threads: i
         known = ", ".join(map(repr, LAYOUTS))
         raise RequestError(f"layout is {layout!r}; expected {known}, 'auto' or None")
     if layout != "2-bit" and packed.config.scales == "group":
-        raise RequestError(f"layout is {layout!r}; scales by group need '2-bit'")
+        raise RequestError(
+            f"{name}: its scales are by group, which the {layout} layout does not hold; leave out "
+            "layout, or give it 2-bit"
+        )
     return layout
 
 

@@ -79,10 +79,15 @@ class PackedModel:
         except FormatError as error:
             raise FormatError(f"{path}: {error}; convert the model again") from None
         layout = metadata.get("layout", "2-bit")
-        if layout not in LAYOUTS or (layout != "2-bit" and self.config.scales == "group"):
+        if layout not in LAYOUTS:
             raise FormatError(
                 f"{path}: layout {reprlib.repr(layout)} of the weights, this Trilobit reads "
                 f"{', '.join(LAYOUTS)}; upgrade Trilobit or convert the model again"
+            )
+        if layout != "2-bit" and self.config.scales == "group":
+            raise FormatError(
+                f"{path}: claims the {layout} layout and scales by group, which need the 2-bit "
+                "layout; the file is damaged: convert the model again"
             )
         self.layout: Layout = layout
         self._check_tensors()
@@ -127,7 +132,10 @@ class PackedModel:
         if screened:
             for name in (names.SCREEN_SCALES, names.SCREEN_RESIDUALS):
                 if not (np.isfinite(arrays[name]).all() and (arrays[name] >= 0).all()):
-                    raise FormatError(f"{self.path}: '{name}' holds no sizes; convert again")
+                    raise FormatError(
+                        f"{self.path}: '{name}' holds NaN, infinity or a negative number; "
+                        "convert again"
+                    )
         for name, (rows, columns) in names.all_projections(self.config):
             if f"{name}.weight" not in arrays:
                 continue

@@ -110,7 +110,10 @@ class SafetensorsFile:
         ):
             raise FormatError(f"{self.path}: a pickled PyTorch file; give a safetensors checkpoint")
         if size < 10:
-            raise FormatError(f"{self.path}: {size} bytes are too few for a safetensors file")
+            raise FormatError(
+                f"{self.path}: {size} bytes are too few for a safetensors file; download or "
+                "convert it again"
+            )
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors

@@ -54,7 +54,9 @@ class GGUFFile:
         try:
             with file:
                 if size < 24:
-                    raise FormatError(f"{self.path}: {size} bytes are too few for a GGUF file")
+                    raise FormatError(
+                        f"{self.path}: {size} bytes are too few for a GGUF file; download it again"
+                    )
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise FormatError(f"{self.path}: cannot be read ({error.strerror})") from None
