@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from trilobit.bench.speed import Measure, _machine
+from trilobit.errors import OutputError
+from trilobit.formats.whole_file import WholeFile, check_place
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -41,10 +43,23 @@ def measured(values: Sequence[float]) -> dict[str, float]:
     return {name: float(f"{getattr(measure, name):.4g}") for name in ("median", "least", "most")}
 
 
+def check(*paths: Path | None) -> None:
+    """OutputError for a result that could not be written, before it is measured."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise OutputError(f"{path}: a directory; name a file")
+        if path.parent == RESULTS:  # source archives are without it
+            RESULTS.mkdir(exist_ok=True)
+        check_place(path)
+
+
 def write(path: Path, result: Mapping[str, Any]) -> None:
-    """As JSON; says where."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    """As JSON, whole or not at all; says where. Raises OutputError."""
+    text = (json.dumps(result, indent=1) + "\n").encode("utf-8")
+    with WholeFile(path, text, len(text)):
+        pass
     print(f"written to {path}")
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
+import cli
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,6 +77,8 @@ class Reshaped(PackedSource):
 
 def theirs(path: Path, ids: list[int]) -> float:
     """Mean log-probability of ids after the first, by llama.cpp."""
+    import llama_cpp
+
     model = llama_cpp.Llama(
         str(path), n_ctx=len(ids), n_batch=len(ids), n_threads=2, logits_all=True, verbose=False
     )
@@ -90,8 +92,10 @@ def theirs(path: Path, ids: list[int]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="trilobit-stories-5m")
-    parser.add_argument("--texts", type=int, default=20)
+    parser.add_argument("--texts", type=cli.whole(), default=20)
     arguments = parser.parse_args()
+    import llama_cpp  # --help does without it
+
     original = known_file(arguments.model)
     if original is None:
         parser.error(f"{arguments.model}: not here; pull it first")
@@ -127,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

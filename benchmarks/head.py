@@ -14,11 +14,14 @@ import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
+import cli
 import numpy as np
 
 from trilobit import LLM, _native
 from trilobit.engine.runner import rotary_frequencies
+from trilobit.errors import FormatError
 from trilobit.formats.packed import PackedModel
+from trilobit.hub.models import model_file
 
 SAMPLINGS = {
     "greedy": {"temperature": 0.0},
@@ -30,23 +33,32 @@ CHUNK = 128
 
 
 def texts(path: Path) -> Iterator[str]:
-    opener = lzma.open if path.suffix == ".xz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines):
-            record = json.loads(line)
-            if number % 50 == 0 and record.get("source") == "tinystories":  # held out of training
-                yield record["text"]
+    """Those held out of training. FormatError where the file is not JSON lines, or has none."""
+    found = False
+    try:
+        with (lzma.open if path.suffix == ".xz" else open)(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines):
+                record = json.loads(line)
+                if number % 50 == 0 and record.get("source") == "tinystories":
+                    found = True
+                    yield record["text"]
+    except (ValueError, KeyError, AttributeError, lzma.LZMAError, EOFError) as error:
+        raise FormatError(f"{path}: not JSON lines of texts ({error})") from None
+    if not found:
+        raise FormatError(
+            f"{path}: every 50th line is a text held out, and none of them is a story"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", help="path or name")
     parser.add_argument("text", type=Path)
-    parser.add_argument("--positions", type=int, default=20_000)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--positions", type=cli.whole(), default=20_000)
+    parser.add_argument("--threads", type=cli.whole(1, cli.MOST_THREADS), default=2)
     arguments = parser.parse_args()
-    encode = LLM(arguments.model, threads=1).encode
-    packed = PackedModel(arguments.model)
+    packed = PackedModel(model_file(arguments.model))
+    encode = LLM(packed.path, threads=1).encode
     config = packed.config
     decoder = _native.Decoder(
         config.to_dict(),
@@ -89,7 +101,7 @@ def main() -> None:
             positions += count
         if positions >= arguments.positions:
             break
-    print(f"{arguments.model.name}: {positions} positions, vocabulary {config.vocab_size}")
+    print(f"{packed.path.name}: {positions} positions, vocabulary {config.vocab_size}")
     for name in SAMPLINGS:
         print(
             f"{name}: {differ[name]} differ; {screened[name]} decided from the screen, "
@@ -98,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -23,7 +23,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from facts import RESULTS, facts, write
+import cli
+from facts import RESULTS, check, facts, write
 
 from trilobit import _native
 
@@ -58,7 +59,7 @@ def run(*command: str | Path, **environment: str) -> None:
     )
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        fail(f"{Path(command[0]).name} failed: {lines[-1]}")
+        cli.fail(f"{Path(command[0]).name} failed: {lines[-1]}")
 
 
 def read(lines: list[str]) -> tuple[str, int]:
@@ -78,7 +79,7 @@ def read(lines: list[str]) -> tuple[str, int]:
             counts[current] += 0 if of_a_call else int(found[1])
             of_a_call = False
         elif line.startswith("totals: ") and line != f"totals: {counts.total()}":
-            fail(f"callgrind has {line}, but its lines add up to {counts.total()}")
+            cli.fail(f"callgrind has {line}, but its lines add up to {counts.total()}")
     return part, next(n for name, n in counts.items() if name.endswith(Path(_native.__file__).name))
 
 
@@ -109,6 +110,8 @@ def show(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         print(f"< changed by more than {NOTABLE_PERCENT} %: docs/benchmarks.md says what to do")
     else:
         print(f"nothing changed by more than {NOTABLE_PERCENT} %")
+    if kept["isa"] != now["isa"]:
+        print(f"kept of {kept['isa']}, now of {now['isa']}: these are not to be compared")
     if kept["compiler"] != now["compiler"]:
         print(
             f"kept of {kept['compiler']}, now of {now['compiler']}: "
@@ -117,17 +120,28 @@ def show(kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def counts_of(path: Path) -> dict[str, Any]:
+    """What --json wrote there."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        found = json.loads(path.read_text(encoding="utf-8"))
+        lacking = lacks(found)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        fail(f"{path}: holds no counts ({reason}); write some with --json")
+        lacking = str(error.strerror if isinstance(error, OSError) else error)
+    if lacking:
+        cli.fail(f"{path}: holds no counts ({lacking}); write some with --json")
+    return dict(found)
 
 
-def fail(message: str) -> Any:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+def lacks(found: Any) -> str | None:
+    """What counts must have and these have not."""
+    if not isinstance(found, dict):
+        return "no JSON object"
+    for name in ("isa", "compiler"):
+        if not isinstance(found.get(name), str):
+            return f"no {name}"
+    counts = found.get("counts")
+    if not isinstance(counts, dict) or not all(type(n) is int for n in counts.values()):
+        return "no counts by part"
+    return None
 
 
 def main() -> None:
@@ -137,15 +151,16 @@ def main() -> None:
     parser.add_argument("--counted", type=Path, help="take counts that --json wrote; count nothing")
     parser.add_argument("--json", type=Path, help="write the counts here")
     arguments = parser.parse_args()
+    check(arguments.json, arguments.kept if arguments.keep else None)
     first = arguments.keep and not arguments.kept.exists()
     kept = None if first else counts_of(arguments.kept)
     if arguments.counted:
         now = counts_of(arguments.counted)
     else:
         if not shutil.which("valgrind"):
-            fail("valgrind is not installed: apt-get install valgrind")
+            cli.fail("valgrind is not installed: apt-get install valgrind")
         if ISA not in _native.isas():
-            fail(f"this processor has no {ISA}, of which the kept counts are")
+            cli.fail(f"this processor has no {ISA}, of which the kept counts are")
         now = {**facts(), "isa": ISA, "compiler": compiler(), "counts": count()}
     if kept:
         show(kept, now)
@@ -156,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

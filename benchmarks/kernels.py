@@ -20,13 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from facts import RESULTS, facts, measured, write
+import cli
+from facts import RESULTS, check, facts, measured, write
 
 from trilobit import _native
 from trilobit.packing import LAYOUTS, PLACES, Layout
 from trilobit.shapes import shape
 
 TOKENS = (1, 2, 4, 8, 16, 64, 256)
+MOST_TOKENS = 1 << 12
 SCREEN_TOKENS = 16  # more hidden states than that are seldom sampled in one step
 
 
@@ -39,7 +41,7 @@ class Kernel:
     columns: int
     bits: float  # of a weight
     seconds: Callable[[str, int, int, int, int, int], list[float]]
-    most_tokens: int = max(TOKENS)
+    most_tokens: int = MOST_TOKENS
 
     @property
     def weights(self) -> int:
@@ -130,11 +132,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--isas", nargs="+", choices=_native.isas(), default=fast)
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=cli.whole(1, cli.MOST_THREADS), nargs="+", default=[1, 2])
+    parser.add_argument("--tokens", type=cli.whole(1, MOST_TOKENS), nargs="+", default=list(TOKENS))
+    parser.add_argument("--repeats", type=cli.whole(), default=7)
     parser.add_argument("--json", type=Path, default=RESULTS / "kernels.json")
     arguments = parser.parse_args()
+    check(arguments.json)
     about, results = facts(), []
     for isa in arguments.isas:
         for threads in arguments.threads:
@@ -148,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

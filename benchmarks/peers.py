@@ -20,16 +20,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from facts import RESULTS, facts, measured, write
-from peer_models import PeerModels
+import cli
+from facts import RESULTS, check, facts, measured, write
 
 from trilobit import _native, shapes
 from trilobit.formats.fastest import fastest_layout
 from trilobit.formats.packed import PackedModel
 from trilobit.hub.home import home
 from trilobit.packing import LAYOUTS
+
+if TYPE_CHECKING:
+    from peer_models import PeerModels
 
 ENGINES = Path(__file__).parent / "peer_engines.py"
 LIMIT_S = 600  # of one run; what takes longer hangs
@@ -210,13 +213,16 @@ def main() -> None:
     layouts = ("auto", *LAYOUTS)
     parser.add_argument("--layout", choices=layouts, default="auto", help="of Trilobit's weights")
     parser.add_argument("--only", nargs="+", choices=known, default=known)
-    parser.add_argument("--threads", type=int, nargs="+", default=[2])
-    parser.add_argument("--prompt", type=int, default=256)
-    parser.add_argument("--generate", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=cli.whole(1, cli.MOST_THREADS), nargs="+", default=[2])
+    parser.add_argument("--prompt", type=cli.whole(), default=256)
+    parser.add_argument("--generate", type=cli.whole(2), default=64)
+    parser.add_argument("--rounds", type=cli.whole(), default=3)
     parser.add_argument("--prepare", action="store_true", help="make the models, measure nothing")
     parser.add_argument("--json", type=Path, default=RESULTS / "peers.json")
     arguments = parser.parse_args()
+    from peer_models import PeerModels  # needs gguf, which --help does not
+
+    check(arguments.json)
     about = facts()
     peers = [peer for peer in PEERS if peer.name in arguments.only]
     python = python_of(arguments.peers_venv)
@@ -246,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

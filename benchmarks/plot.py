@@ -11,12 +11,15 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
+import cli
 from facts import RESULTS, ROOT
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from trilobit.errors import FormatError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # There is no background: the text has a contrast of four to a white and to a dark page.
 TEXT, OURS, THEIRS = "#767676", "#e58a56", "#a8b8c9"
@@ -38,6 +41,9 @@ STYLE = {
 
 def draw(result: dict[str, Any], out: Path) -> None:
     """One row an engine, one panel a figure; of engines that did not run, the name and that."""
+    import matplotlib  # here: --help does without it
+    from matplotlib.figure import Figure
+
     rows = result["results"]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 0.6 + 0.34 * len(rows)), layout="constrained")
@@ -47,7 +53,6 @@ def draw(result: dict[str, Any], out: Path) -> None:
             axes.set_title(title, fontsize=10)
         panels[0].set_yticks(range(len(rows)), _labels(rows))
         panels[0].invert_yaxis()
-        out.parent.mkdir(parents=True, exist_ok=True)
         about = {"Date": None, "Creator": None, "Title": "Trilobit and other engines"}
         figure.savefig(out, format="svg", transparent=True, metadata=about)
 
@@ -138,15 +143,27 @@ def beside_f16(result: dict[str, Any]) -> str:
     )
 
 
+def result_of(path: Path) -> dict[str, Any]:
+    """What `peers.py` wrote there. FormatError where it did not."""
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        ran = any("failed" not in row for row in result["results"])
+    except (ValueError, KeyError, TypeError):
+        raise FormatError(f"{path}: no result of peers.py") from None
+    if not ran:
+        raise FormatError(f"{path}: no engine ran; nothing to draw")
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=RESULTS / "peers.json")
     parser.add_argument("--svg", type=Path, default=ROOT / "docs" / "peers.svg")
     arguments = parser.parse_args()
-    result = json.loads(arguments.json.read_text(encoding="utf-8"))
+    result = result_of(arguments.json)
     draw(result, arguments.svg)
     print(table(result), caption(result), beside_f16(result), sep="\n\n")
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -22,8 +22,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cli
 import numpy as np
-from facts import ROOT, facts, measured, write
+from facts import ROOT, check, facts, measured, write
 
 from trilobit import LLM, SamplingParams, _native
 
@@ -107,11 +108,12 @@ class Recorder:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", help="default: the bundled model")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--sequences", type=int, nargs="+", default=[1])
+    parser.add_argument("--threads", type=cli.whole(1, cli.MOST_THREADS), default=2)
+    parser.add_argument("--runs", type=cli.whole(), default=5)
+    parser.add_argument("--sequences", type=cli.whole(), nargs="+", default=[1])
     parser.add_argument("--json", type=Path, help="write the results here, too")
     arguments = parser.parse_args()
+    check(arguments.json)
     before = facts()  # the load of the machine, before it is ours
     model = (arguments.model,) if arguments.model else ()
     sides = {on: LLM(*model, threads=arguments.threads, speculation=on) for on in (False, True)}
@@ -174,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +16,22 @@ import pytest
 from trilobit import LLM, _native
 
 ROOT = Path(__file__).parent.parent
+BUNDLED = "trilobit-stories-5m"
+SCRIPTS = [
+    *("kernels.py", "speculation.py", "instructions.py", "head.py"),
+    *("peers.py", "gguf_llamacpp.py", "plot.py"),
+]
 
 
-def script(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def script(
+    name: str, *arguments: str | Path, **environment: str | Path
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, ROOT / "benchmarks" / name, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {key: str(value) for key, value in environment.items()},
     )
 
 
@@ -132,3 +141,151 @@ def test_counts_that_are_not_there_are_one_line(tmp_path: Path) -> None:
         f"error: {tmp_path}/none.json: holds no counts (No such file or directory); "
         "write some with --json"
     ]
+
+
+def test_counts_of_another_instruction_set_say_so(tmp_path: Path) -> None:
+    lines = compared(tmp_path, COUNTS, {**COUNTS, "isa": "neon"})
+    assert lines[-1] == "kept of avx2, now of neon: these are not to be compared"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{}", "no isa"),
+        ("[1]", "no JSON object"),
+        ('{"isa": "avx2", "counts": {}}', "no compiler"),
+        ('{"isa": "avx2", "compiler": "GCC", "counts": {"decode": null}}', "no counts by part"),
+    ],
+)
+def test_what_holds_no_counts_is_one_line(text: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "counts.json"
+    path.write_text(text, encoding="utf-8")
+    done = script("instructions.py", "--counted", path)
+    refused(done, f"error: {path}: holds no counts ({why}); write some with --json")
+
+
+def refused(done: subprocess.CompletedProcess[str], line: str) -> None:
+    """Exit 2, nothing measured, and this the last of what was said; argparse says usage before."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith(line)
+    assert line.startswith("error") == (len(done.stderr.splitlines()) == 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "line"),
+    [
+        (
+            "kernels.py",
+            ("--tokens", "-1"),
+            "kernels.py: error: argument --tokens: '-1' is no whole",
+        ),
+        ("kernels.py", ("--tokens", "1", "0"), "kernels.py: error: argument --tokens: '0' is no"),
+        ("kernels.py", ("--repeats", "0"), "kernels.py: error: argument --repeats: '0' is no"),
+        (
+            "kernels.py",
+            ("--threads", "1025"),
+            "kernels.py: error: argument --threads: '1025' is no",
+        ),
+        ("kernels.py", ("--json", "."), "error: .: a directory"),
+        ("speculation.py", ("--json", "."), "error: .: a directory"),
+        ("speculation.py", ("--runs", "0"), "speculation.py: error: argument --runs: '0' is no"),
+        (
+            "speculation.py",
+            ("--sequences", "x"),
+            "speculation.py: error: argument --sequences: 'x'",
+        ),
+        ("speculation.py", ("nope",), "error: nope: neither a file nor a known model"),
+        ("head.py", ("nope.trilobit", "README.md"), "error: nope.trilobit: no such file"),
+        ("head.py", (BUNDLED, __file__), f"error: {__file__}: not JSON lines of texts"),
+        ("head.py", (BUNDLED, "none.jsonl"), "error: none.jsonl: No such file"),
+        ("peers.py", ("--generate", "1"), "peers.py: error: argument --generate: '1' is no whole"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(name: str, arguments: tuple[str, ...], line: str) -> None:
+    refused(script(name, *arguments), line)
+
+
+@pytest.mark.parametrize("name", ["kernels.py", "speculation.py", "instructions.py", "peers.py"])
+def test_no_folder_is_made_for_a_result(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "none" / "result.json"
+    refused(script(name, "--json", path), f"error: {path}: cannot be written")
+    assert not path.parent.exists()
+
+
+def test_the_screened_head_is_compared_by_the_name_of_a_model(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(json.dumps({"source": "tinystories", "text": "Once upon a time. " * 3}))
+    done = script("head.py", BUNDLED, texts, "--positions", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{BUNDLED}.trilobit: ")
+    assert "\ngreedy: 0 differ" in done.stdout
+    texts.write_text(json.dumps({"source": "other", "text": "Once"}))
+    refused(
+        script("head.py", BUNDLED, texts), f"error: {texts}: every 50th line is a text held out"
+    )
+
+
+INTERRUPTED = (130, "interrupted\n")
+CTRL_C = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT that one process sends another")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_ctrl_c_while_modules_load_is_quiet(name: str, tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text(CTRL_C)
+    done = script(name, PYTHONPATH=tmp_path)
+    assert (done.returncode, done.stderr) == INTERRUPTED
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT that one process sends another")
+@pytest.mark.parametrize("name", ["kernels.py", "speculation.py"])
+def test_ctrl_c_while_something_is_measured_is_quiet(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    with subprocess.Popen(
+        [sys.executable, "-u", ROOT / "benchmarks" / name, "--threads", "1", "--json", path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        while not running.stdout.readline().strip():  # until the first figures
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=120)
+    assert (running.returncode, said) == INTERRUPTED
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the compiler is a shell script")
+def test_ctrl_c_while_instructions_are_counted_is_quiet(tmp_path: Path) -> None:
+    if "avx2" not in _native.isas():
+        pytest.skip("counts are kept of AVX2")
+    for program, text in (("cc", "kill -INT $PPID; exec sleep 60"), ("valgrind", "exit 1")):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / program).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = script("instructions.py", PATH=path, CC=tmp_path / "cc")
+    assert (done.returncode, done.stderr) == INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "package"),
+    [
+        ("peers.py", "gguf", "gguf"),
+        ("plot.py", "matplotlib", "matplotlib"),
+        ("gguf_llamacpp.py", "llama_cpp", "llama-cpp-python"),
+    ],
+)
+def test_what_is_not_installed_is_one_line(
+    name: str, module: str, package: str, tmp_path: Path
+) -> None:
+    # As if it were not: most of them are, where tests run
+    (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError(name={module!r})")
+    helped = script(name, "--help", PYTHONPATH=tmp_path)
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert helped.stdout.startswith(f"usage: {name}")
+    done = script(name, PYTHONPATH=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: {module} is not installed: {sys.executable} -m pip install {package}\n"
+    )
