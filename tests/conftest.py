@@ -18,8 +18,11 @@ from trilobit.train.bpe import train_tokenizer
 settings.register_profile("trilobit", deadline=None)
 settings.load_profile("trilobit")
 
-# A shell lets what it starts in the background ignore Ctrl-C, and that is inherited by all below.
+# A shell lets what it starts in the background ignore Ctrl-C, and nohup the end of a terminal; that
+# is inherited by all below.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No test asks the Internet for a model. Before huggingface_hub is imported: it reads this once.
 os.environ["HF_HUB_OFFLINE"] = "1"
