@@ -89,7 +89,8 @@ def test_source_archive_can_build_the_wheel(tmp_path: Path) -> None:
     archive = build("build_sdist", tmp_path)
     with tarfile.open(archive) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
-    needed = {"CMakeLists.txt", "LICENSE", "README.md", "native/bindings.cpp", "pyproject.toml"}
-    needed |= {"native/kernels/all.inl", f"src/trilobit/bundled/{DEFAULT}.trilobit"}
+    needed = {"CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml"}
+    needed |= {"native/bindings/module.cpp", "native/kernels/all.inl"}
+    needed |= {f"src/trilobit/bundled/{DEFAULT}.trilobit"}
     assert needed <= names
     assert not [name for name in names if name.startswith(("build/", "runs/", ".venv/"))]

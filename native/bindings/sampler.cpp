@@ -1,0 +1,50 @@
+// The sampler of one sequence.
+
+#include "../sampler.h"
+#include "bindings.h"
+
+#include <nanobind/stl/map.h>
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+namespace trilobit {
+
+void bind_sampler(nb::module_ &m) {
+    using namespace nb::literals;
+    nb::class_<Sampler>(m, "Sampler", "Chooses the tokens of one sequence.")
+        .def(
+            "__init__",
+            [](Sampler *self, float temperature, int top_k, float top_p, float min_p,
+               float repetition_penalty, float frequency_penalty, float presence_penalty,
+               std::uint64_t seed, const std::map<std::int32_t, float> &logit_bias) {
+                new (self) Sampler({temperature,
+                                    top_k,
+                                    top_p,
+                                    min_p,
+                                    repetition_penalty,
+                                    frequency_penalty,
+                                    presence_penalty,
+                                    seed,
+                                    {logit_bias.begin(), logit_bias.end()}});
+            },
+            "temperature"_a = 1.0f, "top_k"_a = 0, "top_p"_a = 1.0f, "min_p"_a = 0.0f,
+            "repetition_penalty"_a = 1.0f, "frequency_penalty"_a = 0.0f,
+            "presence_penalty"_a = 0.0f, "seed"_a = 0,
+            "logit_bias"_a = std::map<std::int32_t, float>{})
+        .def(
+            "observe", [](Sampler &s, const Ids &ids) { s.observe(span_of(ids)); }, "ids"_a,
+            "Prompt tokens (int32), for the repetition penalty.")
+        .def("accept", &Sampler::accept, "id"_a, "A token generated elsewhere.")
+        .def(
+            "sample",
+            [](Sampler &s, const Floats &logits) {
+                std::vector<float> copy(logits.data(), logits.data() + logits.size());
+                require(!copy.empty(), "no logits");
+                return s.sample(kernels_in_use(), copy.data(), static_cast<int>(copy.size()));
+            },
+            "logits"_a, "Choose from float32 logits [vocab], and accept the choice.");
+}
+
+} // namespace trilobit
