@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from conftest import tiny_config
 from trilobit import LLM, Embedder, FormatError, SamplingParams, _native
 from trilobit.engine.runner import rotary_frequencies
 from trilobit.formats import names, packed
+from trilobit.formats.files import OpenFile
 from trilobit.formats.packed import PackedModel
 from trilobit.synth import synth_packed
 
@@ -191,3 +195,45 @@ def test_a_large_table_is_resident_only_while_all_of_it_is_read(tmp_path: Path) 
     assert mapped_bytes(path) < few
     llm.score(ids[:3])
     assert mapped_bytes(path) < few
+
+
+def _share_in_file_cache(file: OpenFile, size: int) -> float:
+    """Of a file's pages, those that the system holds in memory (mincore(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+    pages = ctypes.create_string_buffer(size // mmap.PAGESIZE)
+    with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped:
+        address = np.frombuffer(mapped, np.uint8).ctypes.data
+        assert libc.mincore(address, size, pages) == 0, os.strerror(ctypes.get_errno())
+    return float(np.mean(np.frombuffer(pages, np.uint8) & 1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mincore and posix_fadvise as Linux has them")
+def test_a_table_is_fetched_in_the_background(tmp_path: Path) -> None:
+    size = 40 << 20
+    path = tmp_path / "table"
+    path.write_bytes(os.urandom(1 << 20) * 40)
+    with open(path, "rb") as raw:
+        file = OpenFile(path, raw)
+    os.fsync(file.fileno())
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if _share_in_file_cache(file, size) > 0.5:
+        pytest.skip("this file system keeps files in memory")
+    file.fetch(0, size)
+    deadline = time.monotonic() + 60
+    while _share_in_file_cache(file, size) < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("memory", "fetched"), [(1 << 40, True), (1000, False), (None, False)])
+def test_the_tables_whose_rows_are_read_are_fetched_where_the_file_fits_into_memory(
+    model: Path, memory: int | None, fetched: bool, from_file: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranges = set()
+    monkeypatch.setattr(OpenFile, "fetch", lambda _, begin, end: ranges.add((begin, end)))
+    monkeypatch.setattr(packed, "memory_bytes", lambda: memory)
+    config = LLM(model, threads=1).config
+    file = PackedModel(model).file
+    tables = [file.info(name) for name in names.float_tables(config)]
+    assert ranges == ({(t.begin, t.begin + t.size_bytes) for t in tables} if fetched else set())

@@ -92,6 +92,7 @@ class Embedder:
             files=packed.row_files(),
             layout=packed.layout,
         )
+        packed.fetch_rows()
 
     @property
     def dimensions(self) -> int:

@@ -165,6 +165,7 @@ class LLM:
             files=packed.row_files(),
             forget_head=packed.forget_head if self.head_is_screened else None,
         )
+        packed.fetch_rows()
 
     @property
     def threads(self) -> int:

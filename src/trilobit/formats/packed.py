@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .. import packing, screen
 from ..config import ModelConfig
 from ..errors import FormatError
+from ..machine import memory_bytes
 from ..packing import LAYOUTS, PLACES, Layout
 from . import names, pooling
 from .files import OpenFile
@@ -32,6 +33,8 @@ VERSION = "2"
 # touched in the mapping, each would draw in up to 2 MB. A read costs 1 µs, which matters only
 # beside the steps of models so small that their tables matter to nobody's memory.
 _IN_FILE_BYTES = 64_000_000
+# Of the physical memory, a file that is certain to stay there whole.
+_MEMORY_SHARE = 0.75
 # Of the head in memory as floats at once, some seven times over; a multiple of a block's rows.
 _SCREEN_ROWS = 512
 
@@ -183,6 +186,18 @@ class PackedModel:
             for name in names.float_tables(self.config)
             if self.file.info(name).size_bytes >= _IN_FILE_BYTES
         }
+
+    def fetch_rows(self) -> None:
+        """Have those tables read into the system's file cache in the background.
+
+        Rows come at random, so each that is not there yet waits for the disk. Not done for a file
+        so large that its weights and the tables would drive each other out of the memory.
+        """
+        memory = memory_bytes()
+        if memory is None or self.path.stat().st_size > memory * _MEMORY_SHARE:
+            return
+        for name, (file, begin) in self.row_files().items():
+            file.fetch(begin, begin + self.file.info(name).size_bytes)
 
     def forget_head(self) -> None:
         """Let go of what was mapped of the head's table; it stays in the system's file cache."""
