@@ -47,6 +47,12 @@ inline void store_f16(std::uint16_t *p, F8 a) {
                      _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
 
+// p[0..7] - a, as floats
+inline F8 difference(const std::int32_t *p, std::int32_t a) {
+    const __m256i eight = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
+    return {_mm256_cvtepi32_ps(_mm256_sub_epi32(eight, _mm256_set1_epi32(a)))};
+}
+
 // Round 16 floats to int8 (nearest even, saturating), and add the codes to `sum`.
 struct I32 {
     __m256i v;

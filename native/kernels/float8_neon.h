@@ -51,6 +51,13 @@ inline void store_f16(std::uint16_t *p, F8 x) {
     vst1q_u16(p, vreinterpretq_u16_f16(vcombine_f16(vcvt_f16_f32(x.a), vcvt_f16_f32(x.b))));
 }
 
+// p[0..7] - a, as floats
+inline F8 difference(const std::int32_t *p, std::int32_t a) {
+    const int32x4_t all = vdupq_n_s32(a);
+    return {vcvtq_f32_s32(vsubq_s32(vld1q_s32(p), all)),
+            vcvtq_f32_s32(vsubq_s32(vld1q_s32(p + 4), all))};
+}
+
 // Round 16 floats to int8 (nearest even, saturating), and add the codes to `sum`.
 struct I32 {
     int32x4_t v;

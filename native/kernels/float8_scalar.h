@@ -110,6 +110,11 @@ inline void store_f16(std::uint16_t *p, F8 a) {
     for (int i = 0; i < 8; ++i) p[i] = to_f16(a.v[i]);
 }
 
+// p[0..7] - a, as floats
+inline F8 difference(const std::int32_t *p, std::int32_t a) {
+    return each([&](int i) { return static_cast<float>(p[i] - a); });
+}
+
 // Round 16 floats to int8 (nearest even, saturating), and add the codes to `sum`.
 struct I32 {
     std::int32_t v;

@@ -80,7 +80,7 @@ inline void group_tile(const Ternary &w, const WideActivations &x, int token,
     const std::int8_t *codes = x.bytes.first(2 * token);
     for (int g = 0; g < w.scale_groups(); ++g) {
         const std::uint8_t *block = packed + std::ptrdiff_t{g} * kBlocks * kBlockBytes;
-        std::int32_t sums[T * kRows] = {};
+        std::int32_t sums[T * kRows];
     TRILOBIT_UNROLL
         for (int v = 0; v < kVectors; v += V)
             tile<TwoBit, V, T>(block + v * Int8::kBytes, min_of(kBlocks, w.blocks() - g * kBlocks),

@@ -56,6 +56,9 @@ struct Int8 {
         (void)value;
 #endif
     }
+    static void clear(std::int32_t *sums) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(sums), _mm256_setzero_si256());
+    }
     // The sums of eight rows grow by a pair of lanes each.
     static void add_to(std::int32_t *sums, Acc a) {
         __m256i *p = reinterpret_cast<__m256i *>(sums);

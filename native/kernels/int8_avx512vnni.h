@@ -46,6 +46,7 @@ struct Int8 {
         (void)value;
 #endif
     }
+    static void clear(std::int32_t *sums) { _mm512_storeu_si512(sums, _mm512_setzero_si512()); }
     static void add_to(std::int32_t *sums, Acc a) {
         _mm512_storeu_si512(sums, _mm512_add_epi32(_mm512_loadu_si512(sums), a));
     }

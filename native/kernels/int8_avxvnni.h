@@ -53,6 +53,9 @@ struct Int8 {
         (void)value;
 #endif
     }
+    static void clear(std::int32_t *sums) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(sums), _mm256_setzero_si256());
+    }
     static void add_to(std::int32_t *sums, Acc a) {
         __m256i *p = reinterpret_cast<__m256i *>(sums);
         _mm256_storeu_si256(p, _mm256_add_epi32(_mm256_loadu_si256(p), a));

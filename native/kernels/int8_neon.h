@@ -44,6 +44,7 @@ struct Int8 {
         (void)value;
 #endif
     }
+    static void clear(std::int32_t *sums) { vst1q_s32(sums, vdupq_n_s32(0)); }
     static void add_to(std::int32_t *sums, Acc a) {
         vst1q_s32(sums, vaddq_s32(vld1q_s32(sums), a));
     }

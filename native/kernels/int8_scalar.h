@@ -52,6 +52,9 @@ struct Int8 {
         return sum;
     }
     template <typename T> static void keep(T &) {}
+    static void clear(std::int32_t *sums) {
+        for (int i = 0; i < 8; ++i) sums[i] = 0;
+    }
     static void add_to(std::int32_t *sums, const Acc &a) {
         for (int i = 0; i < 8; ++i) sums[i] += a.v[i];
     }

@@ -29,11 +29,16 @@ inline void screen_tokens(const Screen &s, const Activations &x, int token, int 
             for (int t = 0; t < T; ++t) {
                 // Codes are stored with 8 added.
                 const std::int32_t eights = 8 * x.sums[token + t];
-                const float scale = x.scales[token + t];
+                const std::int32_t *sum = sums + t * kRows;
+                const float *scales = s.scales + first, scale = x.scales[token + t];
                 float *scores = out + std::ptrdiff_t{token + t} * out_stride + first;
-                for (int r = 0; r < rows; ++r)
-                    scores[r] = static_cast<float>(sums[t * kRows + r] - eights) *
-                                (s.scales[first + r] * scale);
+                if (rows == kRows)
+                    for (int r = 0; r < kRows; r += 8)
+                        store8(scores + r, mul(difference(sum + r, eights),
+                                               mul(load8(scales + r), all8(scale))));
+                else
+                    for (int r = 0; r < rows; ++r)
+                        scores[r] = static_cast<float>(sum[r] - eights) * (scales[r] * scale);
             }
         });
 }

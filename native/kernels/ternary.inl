@@ -65,7 +65,7 @@ struct BaseThree {
 
 // ---- few tokens -------------------------------------------------------------------------------
 
-// Dot products of V vectors of a row group with a tile of T tokens: sums[t * kRows + row] += Σ.
+// Dot products of V vectors of a row group with a tile of T tokens: sums[t * kRows + row].
 template <typename Code, int V, int T>
 TRILOBIT_NOINLINE void tile(const std::uint8_t *w, int blocks, const std::int8_t *x,
                             std::int32_t *sums) {
@@ -73,6 +73,10 @@ TRILOBIT_NOINLINE void tile(const std::uint8_t *w, int blocks, const std::int8_t
     constexpr int kBlocksPerWiden = Code::kSteps / kPlaces;
     // One sum would wait for its own last product: several take turns.
     constexpr int kChains = min_of(kPlaces, max_of(1, Int8::kChains / (V * T)));
+    TRILOBIT_UNROLL
+    for (int t = 0; t < T; ++t)
+        TRILOBIT_UNROLL
+        for (int v = 0; v < V; ++v) Int8::clear(sums + t * kRows + v * kLanes);
     for (int b = 0; b < blocks;) {
         const int end = blocks - b > kBlocksPerWiden ? b + kBlocksPerWiden : blocks;
         Int8::Acc acc[T][V][kChains];
@@ -127,6 +131,7 @@ TRILOBIT_NOINLINE inline void fraction_tile(const std::uint8_t *w, int blocks, c
                                             std::int32_t *sums) {
     constexpr int kPlaces = BaseThree::kPlaces;
     constexpr int kMostBlocks = (1 << 23) / (2 * 128 * 4 * kPlaces) - 1;
+    Int8::clear(sums);
     for (int b = 0; b < blocks;) {
         const int end = blocks - b > kMostBlocks ? b + kMostBlocks : blocks;
         Int8::Acc at[kPlaces], behind[kPlaces];
@@ -170,7 +175,7 @@ inline void for_groups(const std::uint8_t *packed, int blocks, const std::int8_t
     constexpr int V = kFractions ? 1 : vectors_for(T);
     for (int group = begin; group < end; ++group) {
         const std::uint8_t *w = packed + std::ptrdiff_t{group} * blocks * kBlockBytes;
-        std::int32_t sums[T * kRows] = {};
+        std::int32_t sums[T * kRows];
         TRILOBIT_UNROLL
         for (int v = 0; v < kVectors; v += V) {
             if constexpr (kFractions)
@@ -182,33 +187,27 @@ inline void for_groups(const std::uint8_t *packed, int blocks, const std::int8_t
     }
 }
 
-// The sums of one token with a row group, scaled. `rows`: kRows, or fewer of the last group.
-inline void write_rows(const Ternary &w, const Activations &x, int group, int token, int rows,
-                       const std::int32_t *sums, float *out, int out_stride, bool accumulate) {
-    const float *scales = w.scales + std::ptrdiff_t{group} * kRows * w.scale_step;
-    const std::int32_t all = x.sums[token];
-    float *y = out + std::ptrdiff_t{token} * out_stride + std::ptrdiff_t{group} * kRows;
-    if (w.scale_step == 0) {
-        const float scale = x.scales[token] * *scales;
-        if (accumulate)
-            for (int r = 0; r < rows; ++r) y[r] += static_cast<float>(sums[r] - all) * scale;
-        else
-            for (int r = 0; r < rows; ++r) y[r] = static_cast<float>(sums[r] - all) * scale;
-        return;
-    }
-    for (int r = 0; r < rows; ++r) {
-        const float value = static_cast<float>(sums[r] - all) * (x.scales[token] * scales[r]);
-        y[r] = accumulate ? y[r] + value : value;
-    }
-}
-
+// The sums of one token with a row group, scaled.
 inline void write_rows(const Ternary &w, const Activations &x, int group, int token,
                        const std::int32_t *sums, float *out, int out_stride, bool accumulate) {
+    const float *scales = w.scales + std::ptrdiff_t{group} * kRows * w.scale_step;
+    const float x_scale = x.scales[token];
+    const std::int32_t all = x.sums[token];
+    float *y = out + std::ptrdiff_t{token} * out_stride + std::ptrdiff_t{group} * kRows;
     const int rows = w.rows - group * kRows;
-    if (rows >= kRows) // a constant, which the compiler turns into vectors
-        write_rows(w, x, group, token, kRows, sums, out, out_stride, accumulate);
-    else
-        write_rows(w, x, group, token, rows, sums, out, out_stride, accumulate);
+    if (rows < kRows) { // the last few
+        for (int r = 0; r < rows; ++r) {
+            const float scale = x_scale * scales[r * w.scale_step];
+            const float value = static_cast<float>(sums[r] - all) * scale;
+            y[r] = accumulate ? y[r] + value : value;
+        }
+        return;
+    }
+    for (int r = 0; r < kRows; r += 8) {
+        const F8 w_scale = w.scale_step ? load8(scales + r) : all8(*scales);
+        const F8 value = mul(difference(sums + r, all), mul(all8(x_scale), w_scale));
+        store8(y + r, accumulate ? add(load8(y + r), value) : value);
+    }
 }
 
 template <typename Code, int T = Int8::kTileTokens>
@@ -242,6 +241,7 @@ inline void stream(const Ternary &w, const Activations &x, int group_begin, int 
 constexpr int kPanelColumns = 1024; // of a row group: 16 KB, half of an L1 cache
 // Activations of 256 tokens (256 KB) and their sums with 8 row groups (128 KB) stay in an L2 cache.
 constexpr int kPanelTokens = 256, kPanelGroups = 8;
+constexpr int kFetched = 2; // blocks at every tile of tokens
 static_assert(kRows * (kPanelColumns + kPanelGroups * kPanelTokens * 4) <= kScratchBytes);
 
 // Unpack a row group: panel[column / 4][row][column % 4], one code a byte.
@@ -314,10 +314,15 @@ inline void panels(const Ternary &w, const Activations &x, int group_begin, int 
             for (int b = 0; b < blocks; b += kPanelBlocks) {
                 const int count = min_of(kPanelBlocks, blocks - b);
                 for (int g = 0; g < groups; ++g) {
-                    unpack_group<Code>(w.packed + (std::ptrdiff_t{first + g} * blocks + b) * kBlockBytes,
-                                 count, panel);
+                    const std::uint8_t *codes =
+                        w.packed + (std::ptrdiff_t{first + g} * blocks + b) * kBlockBytes;
+                    unpack_group<Code>(codes, count, panel);
+                    // The next group's codes come while these meet the tokens.
+                    const std::uint8_t *next = codes + std::ptrdiff_t{blocks} * kBlockBytes;
                     for (int t = 0; t < tokens; t += x.tile) {
                         const int together = min_of(x.tile, tokens - t);
+                        for (int i = 0; i < kFetched; ++i)
+                            prefetch(next + (t / x.tile * kFetched + i) % count * kBlockBytes);
                         panel_tokens(panel, count * kPlaces,
                                      x.codes + std::ptrdiff_t{token + t} * x.columns +
                                          b * 4 * kPlaces * together,
