@@ -13,6 +13,7 @@ constexpr float kDeviations = 8;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int kLargestCode = 7;   // of the screen
 constexpr int kNoiseTokens = 512; // noise made at a time
+constexpr int kScanRows = 512;    // rows looked through at a time
 
 // A bit of a hash of the column's number, as in screen.py.
 float sign_of(std::uint32_t column) {
@@ -52,7 +53,7 @@ Head::Head(const DenseTable &weights, const Ternary &ternary, const Screen &scre
     code_scales_ = Array<float>(n);
     code_sums_ = Array<std::int32_t>(n);
     passes_.resize(n);
-    leaders_.resize(n * static_cast<std::size_t>(threads));
+    found_.resize(n * static_cast<std::size_t>(threads));
     candidates_.resize(n);
 }
 
@@ -115,26 +116,40 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
         prepare(k, codes, t, x + std::ptrdiff_t{t} * stride,
                 *samplers[static_cast<std::size_t>(t)]);
     });
-    std::fill(leaders_.begin(), leaders_.end(), -1);
-    pool.split((vocab_ + kRows - 1) / kRows, [&](int begin, int end, int thread) {
+    const auto each_range = [&](auto function) {
+        pool.split((vocab_ + kRows - 1) / kRows, [&](int begin, int end, int thread) {
+            for (int t = 0; t < tokens; ++t)
+                function(t, begin * kRows, std::min(end * kRows, vocab_), thread);
+        });
+    };
+    pool.split((vocab_ + kRows - 1) / kRows, [&](int begin, int end, int) {
         k.screen(screen_, codes, begin, end, scores_.data(), vocab_);
-        for (int t = 0; t < tokens; ++t)
-            race(k, t, begin * kRows, std::min(end * kRows, vocab_), thread);
     });
-    std::atomic<bool> undecided{false};
+    for (Found &one : found_) one.leader = -1;
+    each_range([&](int t, int begin, int end, int thread) { race(k, t, begin, end, thread); });
     pool.each(tokens, [&](int t, int thread) {
-        if (!decide(k, t, x + std::ptrdiff_t{t} * stride, *samplers[static_cast<std::size_t>(t)],
-                    thread, out + t)) {
-            out[t] = -1;
-            undecided.store(true);
-        }
+        set_bound(k, t, x + std::ptrdiff_t{t} * stride, *samplers[static_cast<std::size_t>(t)],
+                  thread);
     });
-    if (!undecided.load()) return;
+    each_range([&](int t, int begin, int end, int thread) { scan(k, t, begin, end, thread); });
     for (int t = 0; t < tokens; ++t) {
-        if (out[t] >= 0) continue;
+        Sampler &sampler = *samplers[static_cast<std::size_t>(t)];
+        const float *state = x + std::ptrdiff_t{t} * stride;
         float *scores = scores_.data() + t * vocab;
-        logits(k, pool, x + std::ptrdiff_t{t} * stride, stride, 1, scores);
-        out[t] = samplers[static_cast<std::size_t>(t)]->sample(k, scores, vocab_);
+        if (!gather(t)) {
+            logits(k, pool, state, stride, 1, scores);
+            out[t] = sampler.sample(k, scores, vocab_);
+            continue;
+        }
+        std::vector<Candidate> &candidates = candidates_[static_cast<std::size_t>(t)];
+        pool.split(static_cast<int>(candidates.size()), [&](int begin, int end, int thread) {
+            for (int i = begin; i < end; ++i) {
+                Candidate &one = candidates[static_cast<std::size_t>(i)];
+                one.logit =
+                    sampler.adjusted_logit(one.id, rescored(k, state, one.id, thread, scores));
+            }
+        });
+        out[t] = sampler.choose(k, candidates);
     }
 }
 
@@ -163,11 +178,12 @@ void Head::prepare(const Kernels &k, const Activations &out, int t, const float 
     out.sums[t] = sum;
     Pass &pass = passes_[static_cast<std::size_t>(t)];
     // |Σ residual·x| has the deviation |residual|·|x|/√n; |row| is at most 7·scale·√n.
-    pass.residual_weight = kDeviations * static_cast<float>(std::sqrt(norm / n));
-    pass.scale_weight = kDeviations * kLargestCode * static_cast<float>(std::sqrt(error));
+    pass.reach.residual_weight = kDeviations * static_cast<float>(std::sqrt(norm / n));
+    pass.reach.scale_weight = kDeviations * kLargestCode * static_cast<float>(std::sqrt(error));
     pass.noisy = sampler.races();
     pass.noise_key = sampler.noise_key();
     pass.temperature = pass.noisy ? sampler.settings().temperature : 1.0f;
+    pass.reach.inverse_temperature = 1.0f / pass.temperature;
     sampler.adjusted(&pass.adjusted, vocab_);
 }
 
@@ -177,7 +193,7 @@ void Head::race(const Kernels &k, int t, int begin, int end, int thread) {
     Pass &pass = passes_[static_cast<std::size_t>(t)];
     float *scores = scores_.data() + std::ptrdiff_t{t} * vocab_;
     if (pass.noisy) {
-        const float inverse = 1.0f / pass.temperature;
+        const float inverse = pass.reach.inverse_temperature;
         float noise[kNoiseTokens];
         for (int i = begin; i < end; i += kNoiseTokens) {
             const int count = std::min(kNoiseTokens, end - i);
@@ -189,10 +205,8 @@ void Head::race(const Kernels &k, int t, int begin, int end, int thread) {
     for (auto id = std::lower_bound(adjusted.begin(), adjusted.end(), begin);
          id != adjusted.end() && *id < end; ++id)
         scores[*id] = kMinusInfinity;
-    const float *best = std::max_element(scores + begin, scores + end);
-    if (*best > kMinusInfinity)
-        leaders_[static_cast<std::size_t>(t * threads_ + thread)] =
-            static_cast<std::int32_t>(best - scores);
+    const int best = k.largest(scores + begin, end - begin);
+    if (best >= 0) found(t, thread).leader = begin + best;
 }
 
 // The exact logit of one row, which takes the place of its score.
@@ -227,51 +241,62 @@ float Head::reached_by(const Kernels &k, const float *x, int count, int thread, 
     return least;
 }
 
-// Choose from the rows that can still matter; false when they are too many to be worth it.
-bool Head::decide(const Kernels &k, int t, const float *x, Sampler &sampler, int thread,
-                  std::int32_t *out) {
-    const Pass &pass = passes_[static_cast<std::size_t>(t)];
+// The score that a row must be able to reach to matter.
+void Head::set_bound(const Kernels &k, int t, const float *x, const Sampler &sampler, int thread) {
+    Pass &pass = passes_[static_cast<std::size_t>(t)];
     const SamplerSettings &settings = sampler.settings();
     float *scores = scores_.data() + std::ptrdiff_t{t} * vocab_;
     std::int32_t leader = -1;
     for (int i = 0; i < threads_; ++i) {
-        const std::int32_t row = leaders_[static_cast<std::size_t>(t * threads_ + i)];
+        const std::int32_t row = found(t, i).leader;
         if (row >= 0 && (leader < 0 || scores[row] > scores[leader])) leader = row;
     }
+    pass.reach.bound = std::numeric_limits<float>::infinity();
+    if (leader < 0) return;
+    float noise = 0;
+    if (pass.noisy) k.gumbel(pass.noise_key, leader, 1, &noise);
+    float bound = kMinusInfinity;
+    if (pass.noisy || settings.temperature == 0) {
+        // The exact score of the leader, which the winner reaches at least
+        bound = rescored(k, x, leader, thread, scores) * pass.reach.inverse_temperature + noise;
+    } else {
+        // Filters come before the noise: what can pass them, not what can win
+        if (settings.top_k > 0) bound = reached_by(k, x, settings.top_k, thread, scores);
+        if (settings.min_p > 0)
+            bound = std::max(bound, rescored(k, x, leader, thread, scores) +
+                                        settings.temperature * std::log(settings.min_p));
+    }
+    // Rounding of sums of this size, which a margin near zero does not cover
+    pass.reach.bound = bound - 1e-5f * (1 + std::fabs(bound));
+    scores[leader] = std::numeric_limits<float>::infinity();
+}
+
+// Note the rows of [begin, end) that can still matter.
+void Head::scan(const Kernels &k, int t, int begin, int end, int thread) {
+    const float *scores = scores_.data() + std::ptrdiff_t{t} * vocab_;
+    std::vector<std::int32_t> &reaching = found(t, thread).reaching;
+    std::int32_t rows[kScanRows];
+    for (int first = begin; first < end; first += kScanRows) {
+        const int count = k.reaching(screen_, passes_[static_cast<std::size_t>(t)].reach, scores,
+                                     first, std::min(first + kScanRows, end), rows);
+        reaching.insert(reaching.end(), rows, rows + count);
+    }
+}
+
+// All candidates; false when they are too many to be worth it, or none.
+bool Head::gather(int t) {
     std::vector<Candidate> &candidates = candidates_[static_cast<std::size_t>(t)];
     candidates.clear();
-    if (leader >= 0) {
-        const float inverse = 1.0f / pass.temperature;
-        float noise = 0;
-        if (pass.noisy) k.gumbel(pass.noise_key, leader, 1, &noise);
-        float bound = kMinusInfinity;
-        if (pass.noisy || settings.temperature == 0) {
-            // The exact score of the leader, which the winner reaches at least
-            bound = rescored(k, x, leader, thread, scores) * inverse + noise;
-        } else {
-            // Filters come before the noise: what can pass them, not what can win
-            if (settings.top_k > 0) bound = reached_by(k, x, settings.top_k, thread, scores);
-            if (settings.min_p > 0)
-                bound = std::max(bound, rescored(k, x, leader, thread, scores) +
-                                            settings.temperature * std::log(settings.min_p));
-        }
-        // Rounding of sums of this size, which a margin near zero does not cover
-        bound -= 1e-5f * (1 + std::fabs(bound));
-        scores[leader] = std::numeric_limits<float>::infinity();
-        const std::size_t most = static_cast<std::size_t>(vocab_) / 8;
-        for (std::int32_t row = 0; row < vocab_; ++row) {
-            if (!(scores[row] + margin(pass, row) * inverse >= bound)) continue;
-            candidates.push_back({0, row});
-            if (candidates.size() > most) return false;
-        }
+    for (int i = 0; i < threads_; ++i) {
+        for (const std::int32_t row : found(t, i).reaching) candidates.push_back({0, row});
+        found(t, i).reaching.clear();
     }
-    for (const std::int32_t id : pass.adjusted) candidates.push_back({0, id});
+    if (candidates.size() > static_cast<std::size_t>(vocab_) / 8) return false;
+    for (const std::int32_t id : passes_[static_cast<std::size_t>(t)].adjusted)
+        candidates.push_back({0, id});
     if (candidates.empty()) return false; // no score is a number
-    for (Candidate &one : candidates)
-        one.logit = sampler.adjusted_logit(one.id, rescored(k, x, one.id, thread, scores));
     screened_tokens_.fetch_add(1, std::memory_order_relaxed);
     rescored_rows_.fetch_add(candidates.size(), std::memory_order_relaxed);
-    *out = sampler.choose(k, candidates);
     return true;
 }
 

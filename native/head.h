@@ -41,11 +41,16 @@ class Head {
   private:
     // What the first pass knows of one hidden state.
     struct Pass {
-        float residual_weight, scale_weight; // a row's margin: Σ weight * its residual and scale
-        float temperature;                   // 1 where the noise is not added yet
+        Reach reach;
+        float temperature; // 1 where the noise is not added yet
         std::uint32_t noise_key;
         bool noisy;
         std::vector<std::int32_t> adjusted; // tokens whose logits bias and penalties change
+    };
+    // What one thread found among its rows for one hidden state.
+    struct Found {
+        std::int32_t leader = -1;           // the row with the best score
+        std::vector<std::int32_t> reaching; // rows that can still matter
     };
 
     void ternary_logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens,
@@ -53,14 +58,15 @@ class Head {
     void prepare(const Kernels &k, const Activations &out, int t, const float *x,
                  const Sampler &sampler);
     void race(const Kernels &k, int t, int begin, int end, int thread);
-    bool decide(const Kernels &k, int t, const float *x, Sampler &sampler, int thread,
-                std::int32_t *out);
-    float margin(const Pass &pass, int row) const {
-        return pass.residual_weight * screen_.residuals[row] +
-               pass.scale_weight * screen_.scales[row];
-    }
+    void set_bound(const Kernels &k, int t, const float *x, const Sampler &sampler, int thread);
+    void scan(const Kernels &k, int t, int begin, int end, int thread);
+    bool gather(int t);
     float rescored(const Kernels &k, const float *x, int row, int thread, float *scores);
     float reached_by(const Kernels &k, const float *x, int count, int thread, float *scores);
+
+    Found &found(int t, int thread) {
+        return found_[static_cast<std::size_t>(t * threads_ + thread)];
+    }
 
     Rows rows_;
     Ternary ternary_{};
@@ -72,8 +78,8 @@ class Head {
     Array<std::int32_t> code_sums_;
     Array<unsigned char> scratch_; // of a ternary head, kScratchBytes a thread
     std::vector<Pass> passes_;
-    std::vector<std::int32_t> leaders_; // [t][thread]: the row with the best score, or -1
-    std::vector<std::vector<Candidate>> candidates_;
+    std::vector<Found> found_;                       // [t][thread]
+    std::vector<std::vector<Candidate>> candidates_; // [t]
     std::atomic<std::uint64_t> screened_tokens_{0}, rescored_rows_{0}, full_passes_{0};
 };
 

@@ -88,6 +88,14 @@ struct Screen {
     int block;   // columns of a Hadamard block
 };
 
+// Up to where a row's exact score may lie above the approximate one of the screen: the weighted sum
+// of its residual and its scale, by the temperature; and the score that counts.
+struct Reach {
+    float residual_weight, scale_weight;
+    float inverse_temperature;
+    float bound;
+};
+
 // Int8 activations of T tokens, zero beyond K; x ≈ codes * scales[t]. Tokens that a kernel takes
 // together make a tile, in which they lie four codes each in turn: [tile][columns / 4][token][4].
 struct Activations {
@@ -175,6 +183,11 @@ struct Kernels {
     // out[t * out_stride + row] ≈ rotated x[t] · row, for the rows of [group_begin, group_end).
     void (*screen)(const Screen &screen, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride);
+    // The index of the largest of n scores, the first of equals; -1 where all are -∞.
+    int (*largest)(const float *scores, int n);
+    // The rows of [begin, end) that may reach the bound, in order; returns how many.
+    int (*reaching)(const Screen &screen, const Reach &reach, const float *scores, int begin,
+                    int end, std::int32_t *out);
     // Standard Gumbel noise of the tokens [first, first + count).
     void (*gumbel)(std::uint32_t key, int first, int count, float *out);
     // The machine's limits: read `bytes` (a multiple of 1024) once; do `rounds` rounds of u8 × s8

@@ -50,6 +50,60 @@ inline void screen(const Screen &s, const Activations &x, int group_begin, int g
                       out_stride);
 }
 
+constexpr int kScanned = 64; // scores looked at together, of which few hold what is looked for
+
+// The index of the largest of n scores, the first of equals; -1 where none is above -∞.
+inline int largest(const float *scores, int n) {
+    int best = -1;
+    float most = kMinusInfinity;
+    for (int first = 0; first < n; first += kScanned) {
+        const int count = min_of(kScanned, n - first);
+        if (count == kScanned) {
+            F8 top = all8(kMinusInfinity);
+            for (int i = 0; i < kScanned; i += 8) top = max(load8(scores + first + i), top);
+            if (max_lanes(top) <= most) continue;
+        }
+        for (int i = first; i < first + count; ++i) {
+            if (!(scores[i] > most)) continue;
+            best = i;
+            most = scores[i];
+        }
+    }
+    return best;
+}
+
+// The rows of [begin, end) that may reach the bound, in order; returns how many.
+inline int reaching(const Screen &s, const Reach &reach, const float *scores, int begin, int end,
+                    std::int32_t *out) {
+    const F8 of_residual = all8(reach.residual_weight), of_scale = all8(reach.scale_weight);
+    const F8 inverse = all8(reach.inverse_temperature);
+    int found = 0;
+    for (int first = begin; first < end; first += kScanned) {
+        const int count = min_of(kScanned, end - first);
+        alignas(32) float most[kScanned];
+        if (count == kScanned) {
+            F8 top = all8(kMinusInfinity);
+            for (int i = 0; i < kScanned; i += 8) {
+                const F8 margin = add(mul(of_residual, load8(s.residuals + first + i)),
+                                      mul(of_scale, load8(s.scales + first + i)));
+                const F8 reached = add(load8(scores + first + i), mul(margin, inverse));
+                store8(most + i, reached);
+                top = max(reached, top);
+            }
+            if (max_lanes(top) < reach.bound) continue;
+        } else {
+            for (int i = 0; i < count; ++i) {
+                const float margin = reach.residual_weight * s.residuals[first + i] +
+                                     reach.scale_weight * s.scales[first + i];
+                most[i] = scores[first + i] + margin * reach.inverse_temperature;
+            }
+        }
+        for (int i = 0; i < count; ++i)
+            if (most[i] >= reach.bound) out[found++] = first + i;
+    }
+    return found;
+}
+
 // Natural logarithm of a positive normal number, relative error below 2e-7 (Cephes' logf), in
 // operations that are the same on every instruction set.
 inline float log1(float x) {

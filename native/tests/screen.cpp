@@ -7,6 +7,7 @@
 
 #include <array>
 #include <bit>
+#include <limits>
 
 namespace trilobit::test {
 namespace {
@@ -90,6 +91,43 @@ void screen(const Kernels &k, Check &check) {
     }
 }
 
+// The best score, and the rows that may reach a bound, at any place of a vector or of what is
+// looked at together.
+void scan(const Kernels &k, Check &check) {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    Random random(10);
+    for (const int n : {1, 7, 63, 64, 65, 200, 1000}) {
+        check.begin(std::string(k.name) + " scan of " + std::to_string(n));
+        std::vector<float> scores = random.floats(size(n), -4, 4);
+        const std::vector<float> scales = random.floats(size(n), 0, 1),
+                                 residuals = random.floats(size(n), 0, 1);
+        const Screen screen{nullptr, scales.data(), residuals.data(), n, 64, 64};
+        for (const int where : {0, n / 3, n - 1}) {
+            std::vector<float> one = scores;
+            one[size(where)] = 5;
+            one.back() = 5; // the first of equals counts
+            check.that(k.largest(one.data(), n) == where, "the largest is found");
+            one.assign(size(n), -kInfinity);
+            check.that(k.largest(one.data(), n) == -1, "nothing is larger than -inf");
+            one[size(where)] = -1e30f;
+            check.that(k.largest(one.data(), n) == where, "the largest is found");
+        }
+        scores[size(n / 2)] = -kInfinity;
+        scores[size(n / 5)] = kInfinity;
+        for (const float bound : {-kInfinity, -1.0f, 4.0f, 5.5f, kInfinity}) {
+            const Reach reach{0.5f, 0.25f, 2.0f, bound};
+            const int begin = n / 4 / kRows * kRows;
+            std::vector<std::int32_t> rows(size(n)), wanted;
+            for (int i = begin; i < n; ++i) {
+                const float margin = 0.5f * residuals[size(i)] + 0.25f * scales[size(i)];
+                if (scores[size(i)] + margin * 2.0f >= bound) wanted.push_back(i);
+            }
+            rows.resize(size(k.reaching(screen, reach, scores.data(), begin, n, rows.data())));
+            check.that(rows == wanted, "the rows that reach the bound");
+        }
+    }
+}
+
 // The noise decides which token is drawn: the same bits with every instruction set.
 void gumbel(const Kernels &k, Check &check) {
     constexpr int kCount = 5000, kFirst = 1234;
@@ -117,6 +155,7 @@ void gumbel(const Kernels &k, Check &check) {
 void test_screen(const Kernels &k, Check &check) {
     rotate(k, check);
     screen(k, check);
+    scan(k, check);
     gumbel(k, check);
 }
 
