@@ -398,3 +398,13 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path: Path) -> No
     as_converter(path, RandomSource(whole_config(vocab_size=100)), more=tokens(WORDS, [], [0, 1]))
     with pytest.raises(FormatError, match="has ids up to 259, its vocabulary ends at 99"):
         GGUFModel(path).text  # noqa: B018, reading it is the test
+
+
+def test_an_end_without_a_tokenizer_is_one_of_the_vocabulary(tmp_path: Path) -> None:
+    path, key = tmp_path / "m.gguf", "tokenizer.ggml.eos_token_id"
+    source = RandomSource(whole_config(vocab_size=100))
+    as_converter(path, source, more=[pair(key, scalar(U32, 99))])
+    assert GGUFModel(path).config.eos_token_ids == (99,)
+    as_converter(path, source, more=[pair(key, scalar(U32, 100))])
+    with pytest.raises(FormatError, match=f"m.gguf: '{key}' is 100, and there are 100 tokens"):
+        GGUFModel(path)

@@ -39,8 +39,27 @@ def rewritten(path: Path, source: Source, kind: GGUFType = "i2_s") -> GGUFModel:
 def test_every_family_reads_back_the_same(tmp_path: Path, family: str, kind: GGUFType) -> None:
     source = RandomSource(whole_config(**FAMILIES[family][1]))
     model = rewritten(tmp_path / "m.gguf", source, kind)
-    assert model.config == replace(source.config, bos_token_id=None, eos_token_ids=())
+    assert model.config == source.config
     assert_same(model, source)
+
+
+@pytest.mark.parametrize(
+    ("bos", "ends", "kept"),
+    [(None, (), ()), (7, (5, 319, 2), (5, 319, 2)), (319, (2, 3, 4, 5), (2, 3, 4))],
+)
+def test_a_model_without_a_tokenizer_keeps_its_ends(
+    tmp_path: Path, bos: int | None, ends: tuple[int, ...], kept: tuple[int, ...]
+) -> None:
+    source = RandomSource(whole_config(bos_token_id=bos, eos_token_ids=ends))
+    model = rewritten(tmp_path / "m.gguf", source)
+    assert model.config == replace(source.config, eos_token_ids=kept)
+    assert model.text == source.text
+
+
+def test_an_end_beyond_the_vocabulary_is_not_written(tmp_path: Path) -> None:
+    source = RandomSource(whole_config(bos_token_id=320, eos_token_ids=(1, 320)))
+    model = rewritten(tmp_path / "m.gguf", source)
+    assert model.config == replace(source.config, bos_token_id=None, eos_token_ids=(1,))
 
 
 @pytest.mark.parametrize("kind", ["tq1_0", "tq2_0"])

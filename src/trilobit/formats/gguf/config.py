@@ -20,7 +20,7 @@ from ...rope import Llama3Scaling, RopeScaling, YarnScaling, frequencies, scalin
 from .container import GGUFFile
 from .float_blocks import PLAIN, dequantise
 from .header import shown
-from .tokenizer import control_tokens, special_id
+from .tokenizer import PREFIX, control_tokens, special_id
 
 EMBEDDING, HEAD, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 # Tokens that end a reply, by their text: converters name one end, models have more.
@@ -184,12 +184,14 @@ def _vocab_size(file: GGUFFile) -> int:
 
 
 def _ends(file: GGUFFile) -> dict[str, Any]:
-    """First token of a text, and all that end one."""
-    named = [special_id(file, role) for role in ("eos", "eot", "eom")]
+    """First token of a text, and all that end one; a file without a tokenizer may name them too."""
+    count = file.length(f"{PREFIX}tokens")
+    count = _vocab_size(file) if count is None else count
+    named = [special_id(file, role, count) for role in ("eos", "eot", "eom")]
     controls = control_tokens(file)
     ids = [*named, *(controls.get(text) for text in _ENDS)]
     return {
-        "bos_token_id": special_id(file, "bos"),
+        "bos_token_id": special_id(file, "bos", count),
         "eos_token_ids": tuple(dict.fromkeys(i for i in ids if i is not None)),
     }
 

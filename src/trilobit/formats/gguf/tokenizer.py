@@ -49,8 +49,8 @@ class Vocabulary:
                 f"{file.path}: the token {shown(twice)} is there twice; download it again"
             )
         self.types = self._numbers("token_type", "iu", NORMAL)
-        self.bos = special_id(file, "bos")
-        self.eos = special_id(file, "eos")
+        self.bos = special_id(file, "bos", len(tokens))
+        self.eos = special_id(file, "eos", len(tokens))
 
     @property
     def pre(self) -> str:
@@ -129,10 +129,13 @@ class Vocabulary:
         return values
 
 
-def special_id(file: GGUFFile, role: str) -> int | None:
-    """Id of a token by its role (`bos`, `eos`, `eot` ...), None where the file names none."""
+def special_id(file: GGUFFile, role: str, count: int) -> int | None:
+    """Id of a token by its role (`bos`, `eos`, `eot` ...), None where the file names none.
+
+    FormatError for one beyond `count` tokens.
+    """
     key = f"{PREFIX}{role}_token_id"
-    token_id, count = file.integer(key), file.length(f"{PREFIX}tokens") or 0
+    token_id = file.integer(key)
     if token_id is None or 0 <= token_id < count:
         return token_id
     raise FormatError(

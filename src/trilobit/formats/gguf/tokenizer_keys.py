@@ -22,13 +22,13 @@ _SPACE = "▁"
 
 
 def tokenizer_keys(text: TextFiles, config: ModelConfig, where: str) -> list[bytes]:
-    """Keys of a tokenizer and its chat template; those of none where there is none.
+    """Keys of a tokenizer and its chat template; without one, the ids that begin and end a text.
 
     The tokenizer.json goes with them whole, so that nothing of it is lost to those who read it.
     UnsupportedModel for a tokenizer that the keys cannot say; `where` names the model.
     """
     if text.tokenizer is None:
-        return [values.pair(f"{PREFIX}model", values.text("no_vocab"))]
+        return [values.pair(f"{PREFIX}model", values.text("no_vocab")), *_roles(config)]
     raw = json.loads(text.tokenizer)
     model = raw.get("model") or {}
     if model.get("type") != "BPE":
@@ -50,7 +50,7 @@ def tokenizer_keys(text: TextFiles, config: ModelConfig, where: str) -> list[byt
         *kind,
         values.pair(f"{PREFIX}tokens", values.texts(tokens)),
         values.pair(f"{PREFIX}token_type", values.numbers("i32", types)),
-        *_special(raw, config),
+        *_roles(config, model["vocab"].get(model.get("unk_token"))),
         values.pair(f"{PREFIX}add_bos_token", values.boolean(text.add_bos)),
         values.pair(f"{PREFIX}add_eos_token", values.boolean(adds_eos)),
         *pooled,
@@ -108,11 +108,11 @@ def _sentence_piece(raw: Mapping[str, Any], tokens: list[str]) -> list[bytes]:
     ]
 
 
-def _special(raw: Mapping[str, Any], config: ModelConfig) -> list[bytes]:
+def _roles(config: ModelConfig, unknown: int | None = None) -> list[bytes]:
     """Ids by their roles: the first end is `eos`, the next two are the ends of turn and message."""
     roles = {"bos": config.bos_token_id}
     roles |= dict(zip(("eos", "eot", "eom"), config.eos_token_ids, strict=False))
-    roles |= {"unknown": raw["model"]["vocab"].get(raw["model"].get("unk_token"))}
+    roles |= {"unknown": unknown}
     return [
         values.pair(f"{PREFIX}{role}_token_id", values.u32(i))
         for role, i in roles.items()
