@@ -17,7 +17,7 @@ from hub_server import OTHER_TOKEN, TOKEN, HubServer, folder_files, in_lfs, serv
 from huggingface_hub import constants
 
 from trilobit import LLM, SamplingParams
-from trilobit.errors import DownloadError, OutputError, RequestError, UnsupportedModel
+from trilobit.errors import DownloadError, FormatError, OutputError, RequestError, UnsupportedModel
 from trilobit.formats import packed
 from trilobit.formats.bitnet import BitNetCheckpoint
 from trilobit.hub import download, shelf
@@ -133,6 +133,37 @@ def test_what_was_pulled_runs_without_a_look_at_the_network(
     asked = len(hub.requests)
     assert model_file(NAME) == model_file(f"{NAME}@main") == known_file(NAME) == path
     assert len(hub.requests) == asked
+
+
+def test_a_damaged_packed_file_is_made_again_without_the_network(
+    hub: HubServer, files: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.add(NAME, files)
+    expected, path = greedy(NAME), model_file(NAME)
+    path.write_bytes(path.read_bytes()[:-1])
+    asked = len(hub.requests)
+    assert greedy(NAME) == expected
+    assert len(hub.requests) == asked
+    said = capsys.readouterr().err
+    assert said.startswith(f"{NAME}: its packed file is damaged (")
+    assert said.endswith("); packing it again\n")
+
+
+def test_a_damaged_packed_file_without_its_download_says_what_to_do(
+    hub: HubServer, files: dict[str, bytes]
+) -> None:
+    hub.add(NAME, files)
+    expected, path = greedy(NAME), model_file(NAME)
+    shelf.remove_download(shelf.find(NAME))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(FormatError) as error:
+        LLM(NAME, threads=1)
+    assert str(error.value).startswith(f"{path}: its packed file is damaged (")
+    assert str(error.value).endswith(
+        "), and its download is not here any more; delete it, then pull again: trilobit rm org/tiny"
+    )
+    shelf.remove(shelf.find(NAME))
+    assert greedy(NAME) == expected
 
 
 def test_a_new_commit_replaces_the_old_one_when_it_is_pulled(

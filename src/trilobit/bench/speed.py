@@ -24,6 +24,7 @@ from ..engine.llm import LLM, Head
 from ..errors import RequestError
 from ..formats import names
 from ..formats.packed import PackedModel, bytes_by_part
+from ..hub.models import open_packed
 from ..machine import peak_rss_mb
 from ..packing import Layout, LayoutChoice, packed_shape
 from ..sampling import SamplingParams
@@ -113,7 +114,7 @@ def measure_speed(
 
     Raises RequestError when they do not fit the model's context.
     """
-    longest = PackedModel(model).config.max_position_embeddings
+    _, longest = open_packed(model, lambda packed: packed.config.max_position_embeddings)
     if prompt is None:
         prompt = max(1, min(512, longest - generate))
     if prompt + generate > longest:

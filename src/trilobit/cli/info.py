@@ -29,13 +29,17 @@ def command(model: str, as_json: bool) -> None:
 
     Also a GGUF file, or a Hugging Face checkpoint: its directory, or one .safetensors file of it.
     """
-    from trilobit.errors import RequestError
+    from trilobit.errors import FormatError, RequestError
     from trilobit.hub.models import known_file
+    from trilobit.hub.repair import damaged
 
     path = known_file(model)
     if path is None:
         raise RequestError(f"{model}: not here yet; `trilobit pull {model}` fetches it")
-    facts = _directory(path) if path.is_dir() else _file(path)
+    try:
+        facts = _directory(path) if path.is_dir() else _file(path)
+    except FormatError as error:
+        raise damaged(path, error) from None
     if as_json:
         print(json.dumps(facts))
         return

@@ -22,7 +22,7 @@ from ..config import ModelConfig
 from ..errors import ContextOverflow, FormatError, RequestError
 from ..formats.packed import PackedModel
 from ..formats.pooling import MODES, Mode, Pooling
-from ..hub.models import model_file
+from ..hub.models import open_packed
 from ..machine import available_cores
 from ..tokenizer import Tokenizer, without_tokenizer
 from ..vectors import Precision, check_precision, pack_vectors
@@ -64,28 +64,16 @@ class Embedder:
             raise RequestError(f"pooling is {pooling!r}; expected 'last' or 'mean'")
         if kv_dtype not in ("f16", "f32", "i8"):
             raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16', 'f32' or 'i8'")
-        packed = PackedModel(model_file(model))
-        self.path: Path = packed.path
-        self.config: ModelConfig = packed.config
-        most = self.config.max_position_embeddings
-        self.context = most if context is None else _checked("context", context, most)
-        threads = available_cores() if threads is None else threads
+        threads = available_cores() if threads is None else _checked("threads", threads, 1024)
         self._batch_tokens = _checked("max_batch_tokens", max_batch_tokens, 1 << 20)
-        if packed.text.tokenizer is None:
-            raise RequestError(without_tokenizer(model))
-        self.tokenizer = Tokenizer(packed.text.tokenizer, str(packed.path))
-        own = packed.text.pooling or Pooling(end_ids=tuple(self.tokenizer.special_suffix()))
-        self.pooling: Pooling = own if pooling is None else replace(own, mode=pooling)
-        if len(own.end_ids) >= self.context:
-            raise RequestError(f"context is {self.context}; that leaves no room for a text")
-        begin = self.config.bos_token_id
-        self._begin_ids = [begin] if packed.text.add_bos and begin is not None else []
+        self._name = str(model)
+        packed, arrays = open_packed(model, lambda packed: self._read(packed, pooling, context))
         self._blocks = blocks_for(max(self.context, self._batch_tokens))
         self._lock = threading.Lock()  # a decoder computes one batch at a time
         self._decoder = open_decoder(
             replace(self.config, tie_word_embeddings=True),  # no head is ever read
-            packed.arrays(headless=True),
-            threads=_checked("threads", threads, 1024),
+            arrays,
+            threads=threads,
             batch_tokens=self._batch_tokens,
             blocks=self._blocks,
             kv_dtype=kv_dtype,
@@ -93,6 +81,25 @@ class Embedder:
             layout=packed.layout,
         )
         packed.fetch_rows()
+
+    def _read(
+        self, packed: PackedModel, pooling: Mode | None, context: int | None
+    ) -> dict[str, NDArray[Any]]:
+        """Everything of the file: what stays here, and the tensors that states need."""
+        self.path: Path = packed.path
+        self.config: ModelConfig = packed.config
+        most = self.config.max_position_embeddings
+        self.context = most if context is None else _checked("context", context, most)
+        if packed.text.tokenizer is None:
+            raise RequestError(without_tokenizer(self._name))
+        self.tokenizer = Tokenizer(packed.text.tokenizer, str(packed.path))
+        own = packed.text.pooling or Pooling(end_ids=tuple(self.tokenizer.special_suffix()))
+        self.pooling: Pooling = own if pooling is None else replace(own, mode=pooling)
+        if len(own.end_ids) >= self.context:
+            raise RequestError(f"context is {self.context}; that leaves no room for a text")
+        begin = self.config.bos_token_id
+        self._begin_ids = [begin] if packed.text.add_bos and begin is not None else []
+        return packed.arrays(headless=True)
 
     @property
     def dimensions(self) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,14 @@ from ..bundled import DEFAULT
 from ..config import ModelConfig
 from ..errors import ContextOverflow, RequestError
 from ..formats import names
-from ..formats.fastest import fastest_layout
 from ..formats.packed import PackedModel
-from ..hub.models import model_file
+from ..hub.models import open_packed
 from ..machine import available_cores
-from ..packing import LAYOUTS, Layout, LayoutChoice
+from ..packing import Layout, LayoutChoice
 from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer, without_tokenizer
 from .blocks import KvDtype, block_bytes, blocks_for
+from .layout import chosen_layout
 from .prompts import (
     Message,
     Prompt,
@@ -89,13 +89,12 @@ class LLM:
     at least one context. max_batch_tokens: tokens of one step. max_sequences: running at once.
     kv_dtype: what keys and values are kept as: "f16"; "f32" to compare with float references; "i8",
     half of the memory and of the reading at a long context (docs/architecture.md has its cost).
-    head: "screened" chooses tokens from
-    the few rows of the head that can win (docs/head.md), "full" computes all; the tokens are the
-    same. "auto" screens heads that no cache holds. layout: of the ternary weights in memory,
-    "2-bit" or "1.6-bit" (docs/format.md); "auto": what is faster here, by measurement; None: as in
-    the file, which is then read in place. The results are the same. speculation: where the text
-    repeats itself, several tokens are guessed and tried at once; the tokens are the same. None:
-    with models beyond 64 MB, whose steps are long enough.
+    head: "screened" chooses tokens from the few rows of the head that can win (docs/head.md),
+    "full" computes all; the tokens are the same. "auto" screens heads that no cache holds. layout:
+    of the ternary weights in memory, "2-bit" or "1.6-bit" (docs/format.md); "auto": what is faster
+    here, by measurement; None: as in the file, which is then read in place. The results are the
+    same. speculation: where the text repeats itself, several tokens are guessed and tried at once;
+    the tokens are the same. None: with models beyond 64 MB, whose steps are long enough.
 
     Raises FormatError or UnsupportedModel for a file that cannot be run, DownloadError for a name
     that cannot be fetched, RequestError for an unknown name or an impossible option.
@@ -115,11 +114,7 @@ class LLM:
         layout: LayoutChoice | None = None,
         speculation: bool | None = None,
     ) -> None:
-        packed = PackedModel(model_file(model))
-        self._name = os.fspath(model)  # what the user calls it: its packed file may be in a cache
-        self.path: Path = packed.path
-        self.config: ModelConfig = packed.config
-        self.context = self._checked_context(context)
+        self._name = str(model)  # what the user calls it: its packed file may be in a cache
         threads = available_cores() if threads is None else threads
         for name, value, most in (
             ("threads", threads, 1024),
@@ -133,28 +128,17 @@ class LLM:
             raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16', 'f32' or 'i8'")
         if head not in ("auto", "screened", "full"):
             raise RequestError(f"head is {head!r}; expected 'auto', 'screened' or 'full'")
-        self.layout: Layout = _checked_layout(layout, packed, threads, self._name)
-        if speculation is None:
-            speculation = packed.path.stat().st_size >= _STREAMED_BYTES
-        elif not isinstance(speculation, bool):
+        if speculation is not None and not isinstance(speculation, bool):
             raise RequestError(f"speculation is {speculation!r}; expected True or False")
-        if head == "screened" and not packed.has_screen:
-            ternary = packed.config.ternary_embeddings
-            remedy = "it is ternary: leave out head" if ternary else "convert it again"
-            raise RequestError(f"{self._name}: has no screen of the head; {remedy}")
-        self.head_is_screened: bool = packed.has_screen and (
-            head == "screened" or (head == "auto" and _head_bytes(packed) >= _SCREENED_HEAD_BYTES)
-        )
-        self._text = packed.text
-        self.tokenizer: Tokenizer | None = (
-            Tokenizer(packed.text.tokenizer, str(packed.path)) if packed.text.tokenizer else None
-        )
+        packed, arrays = open_packed(model, lambda p: self._read(p, context, threads, head, layout))
+        if speculation is None:
+            speculation = packed.file.size_bytes >= _STREAMED_BYTES
         self._turns = Turns()
         one = blocks_for(self.context)
         wanted = kv_memory_mb * 1_000_000 // block_bytes(self.config, kv_dtype)
         self._runner = Runner(
             self.config,
-            packed.arrays(screened=self.head_is_screened, layout=self.layout, threads=threads),
+            arrays,
             threads=threads,
             blocks=max(one, min(wanted, one * max_sequences)),
             batch_tokens=max(max_batch_tokens, max_sequences),
@@ -166,6 +150,32 @@ class LLM:
             forget_head=packed.forget_head if self.head_is_screened else None,
         )
         packed.fetch_rows()
+
+    def _read(
+        self,
+        packed: PackedModel,
+        context: int | None,
+        threads: int,
+        head: Head,
+        layout: LayoutChoice | None,
+    ) -> dict[str, NDArray[Any]]:
+        """Everything of the file: what stays here, and the tensors as the options want them."""
+        self.path: Path = packed.path
+        self.config: ModelConfig = packed.config
+        self._text = packed.text
+        self.context = self._checked_context(context)
+        self.layout: Layout = chosen_layout(layout, packed, threads, self._name)
+        if head == "screened" and not packed.has_screen:
+            ternary = packed.config.ternary_embeddings
+            remedy = "it is ternary: leave out head" if ternary else "convert it again"
+            raise RequestError(f"{self._name}: has no screen of the head; {remedy}")
+        self.head_is_screened: bool = packed.has_screen and (
+            head == "screened" or (head == "auto" and _head_bytes(packed) >= _SCREENED_HEAD_BYTES)
+        )
+        self.tokenizer: Tokenizer | None = (
+            Tokenizer(packed.text.tokenizer, str(packed.path)) if packed.text.tokenizer else None
+        )
+        return packed.arrays(screened=self.head_is_screened, layout=self.layout, threads=threads)
 
     @property
     def threads(self) -> int:
@@ -401,24 +411,6 @@ class LLM:
         if not isinstance(context, int) or isinstance(context, bool) or not 2 <= context <= most:
             raise RequestError(f"context is {context!r}; this model takes 2 to {most} tokens")
         return context
-
-
-def _checked_layout(
-    layout: LayoutChoice | None, packed: PackedModel, threads: int, name: str
-) -> Layout:
-    if layout is None:
-        return packed.layout
-    if layout == "auto":
-        return fastest_layout(packed.config, threads)
-    if layout not in LAYOUTS:
-        known = ", ".join(map(repr, LAYOUTS))
-        raise RequestError(f"layout is {layout!r}; expected {known}, 'auto' or None")
-    if layout != "2-bit" and packed.config.scales == "group":
-        raise RequestError(
-            f"{name}: its scales are by group, which the {layout} layout does not hold; leave out "
-            "layout, or give it 2-bit"
-        )
-    return layout
 
 
 def _head_bytes(packed: PackedModel) -> int:

@@ -26,6 +26,11 @@ def say(text: str) -> None:
         print(_plain(text), file=sys.stderr)
 
 
+def warn(text: str) -> None:
+    """One line that a log should keep too."""
+    print(_plain(text), file=sys.stderr)
+
+
 @contextmanager
 def transfer(what: str, size_bytes: int) -> Iterator[Advance]:
     """A function that moves a bar of bytes by so many."""

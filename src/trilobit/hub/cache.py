@@ -42,6 +42,11 @@ class Record:
     files: tuple[str, ...] = ()  # those of a download, relative to its snapshot
     snapshot: str = ""  # the folder of a download
 
+    @property
+    def has_download(self) -> bool:
+        """Whether the download is still here, whole."""
+        return all(os.path.exists(os.path.join(self.snapshot, name)) for name in self.files)
+
 
 class Entry:
     """The folder of one source."""
@@ -114,6 +119,11 @@ class Entry:
                 _delete(child)
         return path
 
+    def make_again(self, record: Record) -> Path:
+        """Convert `record.source` in the place of a file that is damaged. The lock must be held."""
+        _delete(self.path(record.state))
+        return self.make(record)
+
     def remove(self) -> int:
         """Delete the folder; bytes freed. The lock must be held."""
         freed = folder_bytes(self.folder)
@@ -139,6 +149,12 @@ class Entry:
         for folder in (failed, self.folder):
             with suppress(OSError):  # not empty: an older state stays
                 folder.rmdir()
+
+
+def cached_folder(path: Path) -> Path | None:
+    """The folder of the source that a packed file was made from; None if it is not of the cache."""
+    folder = path.absolute().parent.parent
+    return folder if folder.parent == home() / "packed" else None
 
 
 def records() -> list[tuple[Path, Record | None]]:

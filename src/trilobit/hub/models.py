@@ -6,15 +6,20 @@ What was prepared is opened without a look at the network. `pull` asks the Hub f
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from ..errors import FormatError
 from .names import Repo, resolve
 
 if TYPE_CHECKING:
+    from ..formats.packed import PackedModel
     from .cache import Entry, Record
     from .download import Snapshot
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,38 @@ def model_file(model: str | os.PathLike[str]) -> Path:
     return _pack(found).path if _is_source(found) else found
 
 
+def open_packed(
+    model: str | os.PathLike[str], read: Callable[[PackedModel], Result]
+) -> tuple[PackedModel, Result]:
+    """The packed file of a model (see `model_file`), open, and what `read` makes of it.
+
+    One of the cache that proves damaged, to `read` or before, is packed again, once, and this is
+    told on stderr.
+    """
+    from .repair import Seen, damaged_again, pack_again
+
+    seen = Seen(model_file(model))
+    try:
+        return _opened(seen.path, read)
+    except FormatError as error:
+        if not seen.is_cached:
+            raise
+        fault = error.with_traceback(None)  # whose frames would keep the file mapped
+    pack_again(seen, fault)
+    path = model_file(model)
+    try:
+        return _opened(path, read)
+    except FormatError as error:
+        raise damaged_again(path, error) from None
+
+
+def _opened(path: Path, read: Callable[[PackedModel], Result]) -> tuple[PackedModel, Result]:
+    from ..formats.packed import PackedModel
+
+    packed = PackedModel(path)
+    return packed, read(packed)
+
+
 def known_file(model: str | os.PathLike[str]) -> Path | None:
     """The packed file of a model if that is here, or the path that was named. Prepares nothing."""
     found = resolve(model)
@@ -54,7 +91,7 @@ def source_path(model: str | os.PathLike[str]) -> Path:
     entry = _entry(found)
     with entry.locked():
         record = entry.record()
-        if record is not None and _is_whole(record):
+        if record is not None and record.has_download:
             return Path(record.source)
         return _fetch(found, record).source
 
@@ -97,7 +134,7 @@ def _prepare(repo: Repo, entry: Entry) -> Path:
         if ready is not None:
             return ready
         record = entry.record()
-        if record is not None and _is_whole(record):
+        if record is not None and record.has_download:
             return entry.make(record)  # the packed format has changed, or packing was killed
         return _make(entry, _fetch(repo, record))
 
@@ -118,11 +155,6 @@ def _fetch(repo: Repo, record: Record | None) -> Snapshot:
         return here
     download(snapshot)
     return snapshot
-
-
-def _is_whole(record: Record) -> bool:
-    """Whether the download that a record is about is still here."""
-    return all(os.path.exists(os.path.join(record.snapshot, name)) for name in record.files)
 
 
 def _pull(repo: Repo) -> Pulled:
