@@ -3,16 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 namespace trilobit {
 namespace {
 
 constexpr int kSampleRows = 8; // rows of logits held at once while sampling
-// Items below this many a thread are cut into spans, so that a long context keeps all threads busy.
-constexpr int kItemsPerThread = 4;
-// Queries of an item then, and where larger items would be too few to share out.
-constexpr int kFewQueries = 8;
 constexpr int kFewTokens = 16, kGatedGroups = 8;
 
 } // namespace
@@ -20,6 +15,7 @@ constexpr int kFewTokens = 16, kGatedGroups = 8;
 Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &capacity,
                  const Kernels &kernels)
     : config_(config), weights_(weights), capacity_(capacity), k_(kernels), pool_(capacity.threads),
+      attention_(config, capacity, kernels, pool_),
       embeddings_(weights.embed_tokens, capacity.threads) {
     if (config.query_pre_attn_scalar == 0)
         config_.query_pre_attn_scalar = static_cast<float>(config.head_dim);
@@ -58,18 +54,6 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     code_scales_ = Array<float>(scales);
     code_sums_ = Array<std::int32_t>(scales);
     scratch_ = Array<unsigned char>(threads * kScratchBytes);
-    kv_ = Array<unsigned char>(std::size_t{2} * c.num_hidden_layers * capacity.kv_blocks *
-                               c.num_key_value_heads * kv_block_bytes(capacity.kv_type, head_pad_));
-
-    const int group = c.num_attention_heads / c.num_key_value_heads;
-    const int parts = (group + kFewQueries - 1) / kFewQueries;
-    items_.reserve(n * c.num_key_value_heads * parts);
-    // Either every thread keeps the running result of one item, or few items keep all their spans.
-    const std::size_t spans = static_cast<std::size_t>(capacity.kv_blocks) * kKvBlock / kSpan + 1;
-    const std::size_t partials = kItemsPerThread * threads * spans;
-    partials_.resize(std::max(2 * threads, partials));
-    weighted_ =
-        Array<float>(std::max(2 * threads * kMaxQueries, partials * kFewQueries) * head_pad_);
 
     weights_.norm = copy_gain(weights.norm, c.hidden_size);
     for (Layer &l : weights_.layers) {
@@ -100,10 +84,9 @@ void Decoder::forward(const Batch &batch) {
     const Config &c = config_;
     const Pool::Step step(pool_);
     tokens_ = static_cast<int>(batch.token_ids.size());
-    positions_ = batch.positions.data();
     embed(batch);
     rotations(batch);
-    plan_attention(batch);
+    attention_.plan(batch);
     const int h = c.hidden_size, attn = c.num_attention_heads * c.head_dim,
               ffn = c.intermediate_size;
     float *x = x_.data(), *q = q_.data(), *k = k_out_, *v = v_;
@@ -113,8 +96,8 @@ void Decoder::forward(const Batch &batch) {
         project(
             x, hidden_stride_, l.attn_norm, h,
             {{&l.q_proj, q, q_stride_}, {&l.k_proj, k, kv_stride_}, {&l.v_proj, v, kv_stride_}});
-        store(batch, n);
-        attention(batch, n);
+        rotate_and_store(n);
+        attention_.run(n, l.sliding ? c.sliding_window : 0, heads_, q, q_stride_);
         project_into_stream(q, q_stride_, l.attn_sub_norm, attn, l.o_proj, l.attn_post_norm);
         project(x, hidden_stride_, l.mlp_norm, h,
                 {{&l.gate_proj, gate, ffn_stride_}, {&l.up_proj, nullptr, 0}}, true);
@@ -277,195 +260,40 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
     });
 }
 
-unsigned char *Decoder::kv_block(int layer, bool value, int block, int kv_head) const {
-    // All layers of a block lie together, so that large pages are used as blocks are.
-    const std::size_t layers = static_cast<std::size_t>(config_.num_hidden_layers);
-    const std::size_t heads = static_cast<std::size_t>(config_.num_key_value_heads);
-    const std::size_t index = ((block * layers + static_cast<std::size_t>(layer)) * heads +
-                               static_cast<std::size_t>(kv_head)) *
-                                  2 +
-                              value;
-    return kv_.data() + index * kv_block_bytes(capacity_.kv_type, head_pad_);
-}
-
 // Normalise and rotate queries and keys; put keys and values into the cache.
-void Decoder::store(const Batch &batch, int layer) {
+void Decoder::rotate_and_store(int layer) {
     const Config &c = config_;
     const Layer &l = weights_.layers[static_cast<std::size_t>(layer)];
-    const int half = c.head_dim / 2, local = l.sliding && weights_.local_inv_freq;
+    const int dim = c.head_dim, half = dim / 2, local = l.sliding && weights_.local_inv_freq;
     const float scale = 1.0f / std::sqrt(c.query_pre_attn_scalar);
     pool_.split(tokens_, [&](int begin, int end, int thread) {
         float *padded = reinterpret_cast<float *>(scratch_.data() +
                                                   static_cast<std::size_t>(thread) * kScratchBytes);
-        float *normed = padded + head_pad_;
-        std::fill_n(padded, 2 * head_pad_, 0.0f);
+        float *value = padded + head_pad_, *normed = value + head_pad_;
+        std::fill_n(padded, 3 * head_pad_, 0.0f);
         const auto rotate = [&](const float *x, const float *norm, std::ptrdiff_t t, float *to) {
             if (norm) { // kernels read whole vectors, a head ends where the next begins
-                std::copy_n(x, c.head_dim, normed);
-                k_.norm(normed, norm, c.head_dim, c.rms_norm_eps, normed);
+                std::copy_n(x, dim, normed);
+                k_.norm(normed, norm, dim, c.rms_norm_eps, normed);
                 x = normed;
             }
             k_.rope(x, cos_[local].data() + t * half, sin_[local].data() + t * half, half, to);
         };
         for (std::ptrdiff_t t = begin; t < end; ++t) {
-            const std::size_t i = static_cast<std::size_t>(t);
             for (int h = 0; h < c.num_attention_heads; ++h) {
                 float *to = heads_ + (t * c.num_attention_heads + h) * head_pad_;
-                std::fill(to + c.head_dim, to + head_pad_, 0.0f);
-                rotate(q_.data() + t * q_stride_ + h * c.head_dim, l.q_norm, t, to);
-                for (int d = 0; d < c.head_dim; ++d) to[d] *= scale;
+                std::fill(to + dim, to + head_pad_, 0.0f);
+                rotate(q_.data() + t * q_stride_ + h * dim, l.q_norm, t, to);
+                for (int d = 0; d < dim; ++d) to[d] *= scale;
             }
-            const int position = batch.positions[i];
-            const int block =
-                batch.block_tables[std::ptrdiff_t{batch.sequence[i]} * batch.table_stride +
-                                   position / kKvBlock];
             for (int h = 0; h < c.num_key_value_heads; ++h) {
-                const std::ptrdiff_t at = t * kv_stride_ + h * c.head_dim;
+                const std::ptrdiff_t at = t * kv_stride_ + h * dim;
                 rotate(k_out_ + at, l.k_norm, t, padded);
-                k_.store_key(padded, head_pad_, kv_block(layer, false, block, h),
-                             position % kKvBlock, capacity_.kv_type);
-                std::copy_n(v_ + at, c.head_dim, padded);
-                k_.store_value(padded, head_pad_, kv_block(layer, true, block, h),
-                               position % kKvBlock, capacity_.kv_type);
+                std::copy_n(v_ + at, dim, value);
+                attention_.store(layer, static_cast<int>(t), h, padded, value);
             }
         }
     });
-}
-
-// Cut the batch into items of queries, the same for every layer. Few large items would leave
-// threads without work.
-void Decoder::plan_attention(const Batch &batch) {
-    const Config &c = config_;
-    const int group = c.num_attention_heads / c.num_key_value_heads;
-    const int large = tokens_ * c.num_attention_heads / kMaxQueries;
-    item_queries_ = large >= 2 * kItemsPerThread * pool_.threads() ? kMaxQueries : kFewQueries;
-    const int heads = std::min(group, item_queries_);
-    const int tile = std::max(1, item_queries_ / group);
-    items_.clear();
-    longest_spans_ = 1;
-    for (int t = 0; t < tokens_;) {
-        int count = 1;
-        while (count < tile && t + count < tokens_ &&
-               batch.sequence[static_cast<std::size_t>(t + count)] ==
-                   batch.sequence[static_cast<std::size_t>(t)])
-            ++count;
-        const int last = batch.positions[static_cast<std::size_t>(t + count - 1)];
-        const int spans = last / kSpan + 1;
-        longest_spans_ = std::max(longest_spans_, spans);
-        for (int h = 0; h < c.num_key_value_heads; ++h)
-            for (int part = 0; part < group; part += heads)
-                items_.push_back(
-                    {t, count, h, h * group + part, std::min(heads, group - part), spans});
-        t += count;
-    }
-    const std::size_t few = static_cast<std::size_t>(kItemsPerThread * pool_.threads());
-    by_span_ = longest_spans_ > 1 && item_queries_ == kFewQueries && items_.size() <= few &&
-               items_.size() * static_cast<std::size_t>(longest_spans_) <= partials_.size();
-}
-
-void Decoder::attention(const Batch &batch, int layer) {
-    const std::ptrdiff_t width = std::ptrdiff_t{item_queries_} * head_pad_;
-    const int items = static_cast<int>(items_.size());
-    const auto fold_all = [&](const Item &item, Partial *running, float *running_weighted,
-                              auto &&span_result) {
-        const int first = first_visible(item.token) / kSpan;
-        if (item.spans - first == 1) { // nothing to fold
-            const auto [partial, weighted] = span_result(first);
-            return write_attention(item, *partial, weighted);
-        }
-        std::fill_n(running->maximum, kMaxQueries, -std::numeric_limits<float>::infinity());
-        std::fill_n(running->sum, kMaxQueries, 0.0f);
-        std::fill_n(running_weighted, width, 0.0f);
-        for (int span = first; span < item.spans; ++span) {
-            const auto [partial, weighted] = span_result(span);
-            fold(item, *partial, weighted, span, running, running_weighted);
-        }
-        write_attention(item, *running, running_weighted);
-    };
-    window_ = weights_.layers[static_cast<std::size_t>(layer)].sliding ? config_.sliding_window : 0;
-    if (!by_span_) {
-        pool_.each(items, [&](int i, int thread) {
-            const Item &item = items_[static_cast<std::size_t>(i)];
-            Partial *own = partials_.data() + 2 * thread;
-            float *weighted = weighted_.data() + 2 * thread * width;
-            fold_all(item, own, weighted, [&](int span) {
-                attend(batch, layer, item, span, own + 1, weighted + width, thread);
-                return std::pair(own + 1, weighted + width);
-            });
-        });
-        return;
-    }
-    pool_.each(items * longest_spans_, [&](int i, int thread) {
-        const Item &item = items_[static_cast<std::size_t>(i / longest_spans_)];
-        const int span = i % longest_spans_;
-        if (span < item.spans && span >= first_visible(item.token) / kSpan)
-            attend(batch, layer, item, span, &partials_[static_cast<std::size_t>(i)],
-                   weighted_.data() + i * width, thread);
-    });
-    pool_.each(items, [&](int i, int thread) {
-        const Item &item = items_[static_cast<std::size_t>(i)];
-        Partial running;
-        float *running_weighted = reinterpret_cast<float *>(
-            scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes);
-        fold_all(item, &running, running_weighted, [&](int span) {
-            const int at = i * longest_spans_ + span;
-            return std::pair(&partials_[static_cast<std::size_t>(at)],
-                             weighted_.data() + at * width);
-        });
-    });
-}
-
-// Query i of an item is head `head + i % heads` of token `token + i / heads`.
-void Decoder::attend(const Batch &batch, int layer, const Item &item, int span, Partial *partial,
-                     float *weighted, int thread) {
-    const float *queries[kMaxQueries];
-    int first[kMaxQueries], visible[kMaxQueries];
-    const void *keys[kSpan / kKvBlock], *values[kSpan / kKvBlock];
-    const int count = item.tokens * item.heads;
-    int longest = 0;
-    for (int i = 0; i < count; ++i) {
-        const int token = item.token + i / item.heads, head = item.head + i % item.heads;
-        queries[i] =
-            heads_ + (std::ptrdiff_t{token} * config_.num_attention_heads + head) * head_pad_;
-        first[i] = first_visible(token) - span * kSpan;
-        visible[i] = std::min(positions_[token] + 1 - span * kSpan, kSpan);
-        longest = std::max(longest, visible[i]);
-    }
-    const std::int32_t *table =
-        batch.block_tables +
-        std::ptrdiff_t{batch.sequence[static_cast<std::size_t>(item.token)]} * batch.table_stride;
-    for (int b = 0; b * kKvBlock < longest; ++b) {
-        const int block = table[span * (kSpan / kKvBlock) + b];
-        keys[b] = kv_block(layer, false, block, item.kv_head);
-        values[b] = kv_block(layer, true, block, item.kv_head);
-    }
-    k_.attend({queries, first, visible, count, keys, values, head_pad_, partial->maximum,
-               partial->sum, weighted,
-               reinterpret_cast<float *>(scratch_.data() +
-                                         static_cast<std::size_t>(thread) * kScratchBytes)},
-              capacity_.kv_type);
-}
-
-void Decoder::fold(const Item &item, const Partial &partial, const float *weighted, int span,
-                   Partial *running, float *running_weighted) {
-    for (int i = 0; i < item.tokens * item.heads; ++i) {
-        const int token = item.token + i / item.heads;
-        if (positions_[token] < span * kSpan || first_visible(token) >= (span + 1) * kSpan)
-            continue; // sees none of it
-        const std::ptrdiff_t at = std::ptrdiff_t{i} * head_pad_;
-        k_.merge(&running->maximum[i], &running->sum[i], running_weighted + at, partial.maximum[i],
-                 partial.sum[i], weighted + at, head_pad_);
-    }
-}
-
-void Decoder::write_attention(const Item &item, const Partial &running, const float *weighted) {
-    float out[1024];
-    for (int i = 0; i < item.tokens * item.heads; ++i) {
-        const int token = item.token + i / item.heads, head = item.head + i % item.heads;
-        k_.finish(weighted + std::ptrdiff_t{i} * head_pad_, running.sum[i], head_pad_, out);
-        std::copy_n(out, config_.head_dim,
-                    q_.data() + std::ptrdiff_t{token} * q_stride_ + head * config_.head_dim);
-    }
 }
 
 void Decoder::outputs(const Batch &batch) {

@@ -4,6 +4,9 @@
 // prompt was cut into chunks, or on the number of threads. Nothing allocates inside `forward`.
 #pragma once
 
+#include "attention.h"
+#include "batch.h"
+#include "config.h"
 #include "head.h"
 #include "kernels.h"
 #include "memory.h"
@@ -18,24 +21,6 @@
 #include <vector>
 
 namespace trilobit {
-
-// Hugging Face's names.
-struct Config {
-    int vocab_size;
-    int hidden_size;
-    int intermediate_size;
-    int num_hidden_layers;
-    int num_attention_heads;
-    int num_key_value_heads;
-    int head_dim;
-    float rms_norm_eps;
-    float projection_norm_eps = 0;
-    Activation hidden_act = Activation::relu2;
-    float embedding_scale = 1;
-    float query_pre_attn_scalar = 0; // scores are divided by its root
-    float attention_factor = 1;      // of cosines and sines (YaRN)
-    int sliding_window = 0;          // positions that sliding layers see
-};
 
 // A ternary matrix, and the gain of the norm that its own input goes through, or null.
 struct Projection {
@@ -64,24 +49,6 @@ struct Weights {
     const float *inv_freq;       // [head_dim / 2]
     const float *local_inv_freq; // of sliding layers; null: the same
     std::vector<Layer> layers;
-};
-
-struct Capacity {
-    int threads;
-    int batch_tokens; // tokens of one forward
-    int kv_blocks;    // blocks of kKvBlock positions, shared by all sequences
-    KvType kv_type;
-};
-
-// Tokens of one sequence are contiguous and in order. Sequence s keeps positions
-// [kKvBlock * b, kKvBlock * (b + 1)) in block block_tables[s * table_stride + b].
-struct Batch {
-    std::span<const std::int32_t> token_ids;
-    std::span<const std::int32_t> positions;
-    std::span<const std::int32_t> sequence;
-    const std::int32_t *block_tables;
-    int table_stride;
-    std::span<const std::int32_t> output_rows; // tokens whose logits are wanted
 };
 
 // Output rows of one sequence: of its last token, and of each token that may follow it.
@@ -113,7 +80,7 @@ class Decoder {
     const float *hidden(int row) const {
         return hidden_out_.data() + std::ptrdiff_t{row} * hidden_stride_;
     }
-    std::size_t kv_bytes() const { return kv_.size(); }
+    std::size_t kv_bytes() const { return attention_.kv_bytes(); }
     const Config &config() const { return config_; }
     const Capacity &capacity() const { return capacity_; }
 
@@ -123,18 +90,6 @@ class Decoder {
         float *out;
         int stride;
     };
-    // Queries of one KV head that share a pass over its keys.
-    struct Item {
-        int token, tokens;
-        int kv_head;
-        int head, heads; // of the query heads that belong to kv_head
-        int spans;
-    };
-    struct Partial {
-        float maximum[kMaxQueries];
-        float sum[kMaxQueries];
-    };
-
     const float *copy_gain(const float *gain, int n);
     void embed(const Batch &batch);
     void rotations(const Batch &batch);
@@ -146,27 +101,16 @@ class Decoder {
     void project_into_stream(const float *x, int stride, const float *gain, int n,
                              const Projection &projection, const float *post_norm);
     void multiply(const Job *begin, const Job *end, bool accumulate, bool gated);
-    void store(const Batch &batch, int layer);
-    void plan_attention(const Batch &batch);
-    void attention(const Batch &batch, int layer);
-    void attend(const Batch &batch, int layer, const Item &item, int span, Partial *partial,
-                float *weighted, int thread);
-    void fold(const Item &item, const Partial &partial, const float *weighted, int span,
-              Partial *running, float *running_weighted);
-    void write_attention(const Item &item, const Partial &running, const float *weighted);
+    void rotate_and_store(int layer);
     void outputs(const Batch &batch);
-    // The first position that the token sees in the layer in work.
-    int first_visible(int token) const {
-        return window_ ? std::max(positions_[token] - window_ + 1, 0) : 0;
-    }
     bool in_groups() const { return weights_.layers[0].q_proj.weight.group_scales.data; }
-    unsigned char *kv_block(int layer, bool value, int block, int kv_head) const;
 
     Config config_;
     Weights weights_;
     Capacity capacity_;
     const Kernels &k_;
     Pool pool_;
+    Attention attention_;
     Rows embeddings_;
     std::optional<Head> head_;
     std::vector<Array<float>> gains_; // padded copies
@@ -183,15 +127,6 @@ class Decoder {
     Array<std::int32_t> code_sums_;
     Activations quantised_{};      // what lies in these three
     Array<unsigned char> scratch_; // kScratchBytes a thread
-    Array<unsigned char> kv_;
-    std::vector<Item> items_;
-    int longest_spans_ = 1;
-    bool by_span_ = false;
-    int item_queries_ = kMaxQueries;          // at most
-    const std::int32_t *positions_ = nullptr; // of the batch in work
-    int window_ = 0;                          // of the layer in work; 0: all is seen
-    std::vector<Partial> partials_;
-    Array<float> weighted_;
 };
 
 } // namespace trilobit

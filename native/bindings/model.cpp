@@ -142,7 +142,8 @@ Config read_config(const nb::dict &d) {
              positive(d, "num_key_value_heads"),
              positive(d, "head_dim"),
              value_of<float>(d, "rms_norm_eps")};
-    require(c.head_dim % 2 == 0 && c.head_dim <= 1024, "config: head_dim must be even, ≤ 1024");
+    require(c.head_dim % 2 == 0 && c.head_dim <= kMaxHeadDim,
+            "config: head_dim must be even, ≤ 1024");
     require(c.num_attention_heads <= 1 << 16, "config: num_attention_heads must be 1 to 2^16");
     require(c.num_attention_heads % c.num_key_value_heads == 0,
             "config: num_attention_heads is not a multiple of num_key_value_heads");
