@@ -7,7 +7,6 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,13 +67,13 @@ class WholeFile:
     """
 
     def __init__(self, path: Path, start: bytes, size_bytes: int) -> None:
+        if path.exists() and not path.is_file():
+            # A rename would put the file in the place of /dev/null; "." and "/" have no name.
+            raise OutputError(f"{path}: a directory, pipe or device; choose another place")
         self.path, self.size_bytes, self._start = path, size_bytes, start
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
 
     def __enter__(self) -> WholeFile:
-        if self.path.exists() and not self.path.is_file():
-            # A rename would put the file in the place of /dev/null.
-            raise OutputError(f"{self.path}: a directory, pipe or device; choose another place")
         try:
             check_space(self.path, self.size_bytes)
             self._file = open(self._temporary, "wb")
@@ -98,12 +97,7 @@ class WholeFile:
         except OSError as error:
             raise self._failure(error) from None
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 assert self._file.tell() == self.size_bytes, "not all declared tensors were written"

@@ -1,0 +1,46 @@
+"""A file appears when it is whole, and only where a file may stand."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from trilobit import OutputError
+from trilobit.formats.whole_file import WholeFile, check_place
+
+
+@pytest.mark.parametrize("place", ["", ".", "..", "/", "inside", "/dev/null"])
+def test_what_is_no_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("inside").mkdir()
+    shown = f"{Path(place)}: a directory, pipe or device; choose another place"
+    with pytest.raises(OutputError) as error, WholeFile(Path(place), b"", 0):
+        pass
+    assert str(error.value) == shown
+    with pytest.raises(OutputError) as error:
+        check_place(Path(place))
+    assert str(error.value) == shown
+    assert [path.name for path in tmp_path.iterdir()] == ["inside"]
+
+
+@pytest.mark.parametrize("failure", [None, ValueError, KeyboardInterrupt])
+def test_it_replaces_what_was_there_whole_or_not_at_all(
+    tmp_path: Path, failure: type[BaseException] | None
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write() -> None:
+        with WholeFile(path, b"n", 3) as file:
+            file.write(b"ew")
+            if failure:
+                raise failure
+
+    with pytest.raises(failure) if failure else nullcontext():
+        write()
+    assert path.read_bytes() == (b"old" if failure else b"new")
+    assert list(tmp_path.iterdir()) == [path]
