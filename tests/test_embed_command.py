@@ -70,6 +70,14 @@ def test_out_is_a_numpy_array_as_the_options_say(model_file: Path, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.npy"]
 
 
+def test_the_layout_changes_no_vector(model_file: Path) -> None:
+    told = [
+        succeed("embed", model_file, *options, stdin=b"dog\nball\n")
+        for options in ((), ("--layout", "1.6-bit"), ("--layout", "auto"))
+    ]
+    assert told[0] == told[1] == told[2]
+
+
 def test_info_says_how_a_model_pools(checkpoint: Path, model_file: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(checkpoint, tmp_path / "source"))
     for name, value in (

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import tiny_config
 
-from trilobit import LLM, FormatError, RequestError, SamplingParams
+from trilobit import LLM, Embedder, FormatError, RequestError, SamplingParams
 from trilobit.cli import cli
 from trilobit.convert import convert
 from trilobit.formats import fastest, packed
@@ -107,6 +107,18 @@ def test_auto_runs(files: dict[Layout, Path]) -> None:
     assert LLM(files["1.6-bit"], layout="auto").layout == "2-bit"  # tiny
 
 
+@pytest.mark.parametrize("in_file", LAYOUTS)
+def test_a_vector_has_the_same_bits_in_every_layout(
+    files: dict[Layout, Path], in_file: Layout
+) -> None:
+    texts = ["Once upon a time", "the dog ran"]
+    wanted = Embedder(files["2-bit"], threads=1).encode(texts)
+    for layout, chosen in ((None, in_file), ("auto", "2-bit"), *zip(LAYOUTS, LAYOUTS, strict=True)):
+        embedder = Embedder(files[in_file], layout=layout, threads=2)  # type: ignore[arg-type]
+        assert embedder.layout == chosen
+        assert np.array_equal(embedder.encode(texts), wanted)
+
+
 def test_what_no_layout_holds_is_refused(tmp_path: Path, files: dict[Layout, Path]) -> None:
     grouped = tiny_config(scales="group", hidden_act="silu", sub_norms=False)
     with pytest.raises(RequestError, match="2-bit layout"):
@@ -118,8 +130,9 @@ def test_what_no_layout_holds_is_refused(tmp_path: Path, files: dict[Layout, Pat
         LLM(tmp_path / "grouped.trilobit", layout="1.6-bit")
     with pytest.raises(RequestError, match=refusal):
         convert(tmp_path / "grouped.trilobit", tmp_path / "out.trilobit", layout="1.6-bit")
-    with pytest.raises(RequestError, match=r"layout is '3-bit'; expected '2-bit', '1\.6-bit'"):
-        LLM(files["2-bit"], layout="3-bit")  # type: ignore[arg-type]
+    for model in (LLM, Embedder):
+        with pytest.raises(RequestError, match=r"layout is '3-bit'; expected '2-bit', '1\.6-bit'"):
+            model(files["2-bit"], layout="3-bit")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match=r"of packed files.*; leave it out, or .*\.trilobit"):
         convert(files["2-bit"], tmp_path / "out.gguf", layout="1.6-bit")
 

@@ -5,21 +5,15 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import click
 
 from trilobit.bundled import DEFAULT
 from trilobit.sampling import SamplingParams
 
-from .kv_option import kv_option
-from .layout_option import layout_option
+from .llm_options import OpenLLM, llm_options
 from .sampling_options import sampling_options
-from .speculation_option import speculation_option
-
-if TYPE_CHECKING:
-    from trilobit.engine.blocks import KvDtype
-    from trilobit.packing import LayoutChoice
 
 # Ctrl-C is heard between two steps, so a step of a long prompt must not take seconds.
 _STEP_TOKENS = 128
@@ -30,43 +24,24 @@ _STEP_TOKENS = 128
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option("--stats/--no-stats", default=True, help="Show the speed after each reply.")
 @sampling_options(SamplingParams(max_tokens=1024))
-@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
-@click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
-@speculation_option
-@kv_option
-@layout_option
+@llm_options
 def command(
     model: str,
     system: str | None,
     stats: bool,
     params: SamplingParams,
-    threads: int | None,
-    context: int | None,
-    speculation: bool | None,
-    kv_dtype: KvDtype,
-    layout: LayoutChoice | None,
+    open_llm: OpenLLM,
 ) -> None:
     """Talk to MODEL: a file, a folder or a name (`trilobit list --names`).
 
     /help in the chat explains its commands and keys. Without a terminal, every line of stdin is
     a message; replies go to stdout, all else to stderr.
     """
-    from trilobit.engine.llm import LLM
-
     from .dialogue import Dialogue
     from .terminal import note
 
     # One sequence: the cache need not hold more than one context.
-    llm = LLM(
-        model,
-        threads=threads,
-        context=context,
-        max_batch_tokens=_STEP_TOKENS,
-        max_sequences=1,
-        speculation=speculation,
-        kv_dtype=kv_dtype,
-        layout=layout,
-    )
+    llm = open_llm(model, max_batch_tokens=_STEP_TOKENS, max_sequences=1)
     llm.encode("")  # a model without a tokenizer fails here, not at every message
     interactive = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
     if interactive:

@@ -12,9 +12,13 @@ import click
 from trilobit.errors import RequestError
 from trilobit.vectors import PRECISIONS, Precision
 
+from .layout_option import layout_option
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from trilobit.packing import LayoutChoice
 
 _MOST_INPUT = 1_000_000_000  # bytes; do not read /dev/zero to its end
 
@@ -40,6 +44,7 @@ class _Text(NamedTuple):
 @click.option("--truncate", is_flag=True, help="Leave out the end of texts that are too long.")
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
 @click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
+@layout_option
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write a .npy file.")
 @click.option("--force", is_flag=True, help="Replace the file of --out.")
 def command(
@@ -54,6 +59,7 @@ def command(
     truncate: bool,
     context: int | None,
     threads: int | None,
+    layout: LayoutChoice | None,
     out: Path | None,
     force: bool,
 ) -> None:
@@ -69,7 +75,7 @@ def command(
     texts = _from_files(files, lines) if files else _from_stdin()
     from trilobit.engine.embedder import Embedder
 
-    embedder = Embedder(model, pooling=pooling, context=context, threads=threads)
+    embedder = Embedder(model, pooling=pooling, context=context, threads=threads, layout=layout)
     with progress("Embedding") as step:
         vectors = embedder.encode(
             [text for text, _ in texts],

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import click
 
@@ -14,14 +14,8 @@ from trilobit.bundled import DEFAULT
 from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
 
-from .kv_option import kv_option
-from .layout_option import layout_option
+from .llm_options import OpenLLM, llm_options
 from .sampling_options import sampling_options
-from .speculation_option import speculation_option
-
-if TYPE_CHECKING:
-    from trilobit.engine.blocks import KvDtype
-    from trilobit.packing import LayoutChoice
 
 _LONGEST_PROMPT = 16_000_000  # bytes; do not read /dev/zero to its end
 
@@ -39,11 +33,7 @@ def _ids(value: str) -> list[int]:
 @click.option("--token-ids", type=_ids, metavar="IDS", help="The prompt as ids: 1,2,3.")
 @click.option("--model", default=DEFAULT, metavar="MODEL", help="A file, a folder or a name.")
 @sampling_options(SamplingParams())
-@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
-@click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
-@speculation_option
-@kv_option
-@layout_option
+@llm_options
 @click.option("--json", "as_json", is_flag=True, help="Print text, token ids and rates as JSON.")
 def command(
     prompt: str | None,
@@ -51,11 +41,7 @@ def command(
     token_ids: list[int] | None,
     model: str,
     params: SamplingParams,
-    threads: int | None,
-    context: int | None,
-    speculation: bool | None,
-    kv_dtype: KvDtype,
-    layout: LayoutChoice | None,
+    open_llm: OpenLLM,
     as_json: bool,
 ) -> None:
     """Print what follows PROMPT; `-` reads it from stdin.
@@ -67,18 +53,9 @@ def command(
     if [prompt, file, token_ids].count(None) != 2:
         raise click.UsageError("give one of PROMPT, --file and --token-ids")
     asked = token_ids if token_ids is not None else _text(prompt, file)
-    from trilobit.engine.llm import LLM
-
     from .continuation import read, summary
 
-    llm = LLM(
-        model,
-        threads=threads,
-        context=context,
-        speculation=speculation,
-        kv_dtype=kv_dtype,
-        layout=layout,
-    )
+    llm = open_llm(model)
     stream = llm.stream(asked, params)
     finished = read(stream, shown=not as_json)
     if as_json:

@@ -7,6 +7,6 @@ import click
 layout_option = click.option(
     "--layout",
     type=click.Choice(("2-bit", "1.6-bit", "auto")),
-    help="How weights lie in memory; auto measures which is faster. Default: as in the file. The "
-    "text is the same.",
+    help="How weights lie in memory; auto takes the faster one. Default: as in the file. What "
+    "comes out is the same.",
 )

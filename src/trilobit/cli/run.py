@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from textwrap import shorten
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,42 +11,26 @@ from trilobit.bundled import DEFAULT
 from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
 
-from .kv_option import kv_option
-from .layout_option import layout_option
+from .llm_options import OpenLLM, llm_options
 from .sampling_options import sampling_options
-from .speculation_option import speculation_option
-
-if TYPE_CHECKING:
-    from trilobit.engine.blocks import KvDtype
-    from trilobit.packing import LayoutChoice
 
 
 @click.command("run")
 @click.argument("model", default=DEFAULT)
 @click.argument("prompt", default="Once upon a time")
 @sampling_options(SamplingParams(max_tokens=512, temperature=0.7, min_p=0.05))
-@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
-@click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
-@speculation_option
-@kv_option
-@layout_option
+@llm_options
 def command(
     model: str,
     prompt: str,
     params: SamplingParams,
-    threads: int | None,
-    context: int | None,
-    speculation: bool | None,
-    kv_dtype: KvDtype,
-    layout: LayoutChoice | None,
+    open_llm: OpenLLM,
 ) -> None:
     """Write a story that begins with PROMPT ("Once upon a time").
 
     MODEL is a file, a folder or a name (`trilobit list --names`). The text goes to stdout, the
     line about it to stderr.
     """
-    from trilobit.engine.llm import LLM
-
     if any(map(str.isspace, model)) and not os.path.exists(model):
         raise RequestError(
             f"{shorten(model, 60)}: no such model; a prompt comes after the model: "
@@ -56,14 +39,7 @@ def command(
     from .continuation import read, summary
     from .terminal import note
 
-    llm = LLM(
-        model,
-        threads=threads,
-        context=context,
-        speculation=speculation,
-        kv_dtype=kv_dtype,
-        layout=layout,
-    )
+    llm = open_llm(model)
     stream = llm.stream(prompt, params)
     finished = read(stream, shown=True, prompt=prompt)
     print()
