@@ -13,8 +13,8 @@ from trilobit import shapes, synth
 from trilobit.errors import RequestError
 from trilobit.formats.fastest import fastest_layout
 
-from .kv_option import kv_option
-from .layout_option import layout_option
+from .command import Command, option
+from .options import ENGINE, kv_option, layout_option, model_argument, threads_option
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
@@ -22,26 +22,58 @@ if TYPE_CHECKING:
     from trilobit.packing import LayoutChoice
 
 
-@click.command("bench")
-@click.argument("model", required=False)
-@click.option("--shape", type=click.Choice(shapes.SHAPES), help="Random weights of this shape.")
+@click.command(
+    "bench",
+    cls=Command,
+    examples=[
+        ("trilobit bench bitnet-2b", "A model that is here or published."),
+        ("trilobit bench --shape 2b4t --layout auto", "Random weights: nothing to download."),
+        (
+            "trilobit bench --prompt 128 --generate 64 --json",
+            "For programs.",
+        ),
+    ],
+)
+@model_argument(required=False)
+@click.option(
+    "--shape",
+    type=click.Choice(shapes.SHAPES),
+    metavar="SHAPE",
+    help=f"Random weights of this shape: {', '.join(shapes.SHAPES)}.",
+)
 @click.option(
     "--prompt",
     type=click.IntRange(min=1),
     metavar="N",
     help="Tokens of the prompt. Default: 512, or as many as the context leaves.",
 )
-@click.option("--generate", type=click.IntRange(min=2), default=128, show_default=True, metavar="N")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
 @click.option(
+    "--generate",
+    type=click.IntRange(min=2),
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Tokens to write.",
+)
+@threads_option
+@option(
+    ENGINE,
     "--head",
     type=click.Choice(("auto", "screened", "full")),
     default="auto",
+    show_default=True,
     help="How tokens are chosen; see docs/head.md.",
 )
 @kv_option
 @layout_option
-@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, metavar="N")
+@click.option(
+    "--runs",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Times to measure; shown are the median, the least and the most.",
+)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),

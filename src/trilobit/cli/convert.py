@@ -13,6 +13,9 @@ from trilobit.convert import FORMS, Form, convert, form_of
 from trilobit.formats.gguf.ternary_blocks import I2S_LAYOUTS, I2SLayout
 from trilobit.packing import LayoutChoice
 
+from .command import Command
+from .options import model_argument
+
 _FORMS = {
     "packed": "packed Trilobit model",
     "hf": "Hugging Face directory, packed weights",
@@ -24,8 +27,16 @@ _FORMS = {
 }
 
 
-@click.command("convert")
-@click.argument("model")
+@click.command(
+    "convert",
+    cls=Command,
+    examples=[
+        ("trilobit convert checkpoint model.trilobit", "A packed file, ready to run."),
+        ("trilobit convert model.trilobit folder", "A Hugging Face directory."),
+        ("trilobit convert bitnet-2b model.gguf --to gguf-tq2_0", "A file for llama.cpp."),
+    ],
+)
+@model_argument()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(FORMS), help="Form of OUT; else as its suffix says.")
 @click.option(

@@ -12,7 +12,8 @@ import click
 from trilobit.errors import RequestError
 from trilobit.vectors import PRECISIONS, Precision
 
-from .layout_option import layout_option
+from .command import Command
+from .options import context_option, layout_option, model_argument, threads_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +29,16 @@ class _Text(NamedTuple):
     source: dict[str, Any]  # where it stands
 
 
-@click.command("embed")
-@click.argument("model")
+@click.command(
+    "embed",
+    cls=Command,
+    examples=[
+        ("trilobit embed bitnet-embedding-0.6b < lines.txt", "A vector of each line."),
+        ("trilobit embed bitnet-embedding-0.6b a.txt b.txt", "A vector of each file."),
+        ("trilobit embed -m model.trilobit --out v.npy *.txt", "One numpy array."),
+    ],
+)
+@model_argument()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--lines", is_flag=True, help="Every line of FILES is a text of its own.")
 @click.option(
@@ -42,11 +51,11 @@ class _Text(NamedTuple):
 )
 @click.option("--pooling", type=click.Choice(["last", "mean"]), help="In place of the model's own.")
 @click.option("--truncate", is_flag=True, help="Leave out the end of texts that are too long.")
-@click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
-@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
-@layout_option
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write a .npy file.")
 @click.option("--force", is_flag=True, help="Replace the file of --out.")
+@threads_option
+@context_option
+@layout_option
 def command(
     model: str,
     files: tuple[Path, ...],

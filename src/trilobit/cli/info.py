@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .command import Command
+from .options import model_argument
+
 if TYPE_CHECKING:
     from trilobit.config import ModelConfig
     from trilobit.formats.gguf.tensors import TensorInfo as GGUFTensor
@@ -21,8 +24,16 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]  # JSON values
 
 
-@click.command("info")
-@click.argument("model")
+@click.command(
+    "info",
+    cls=Command,
+    examples=[
+        ("trilobit info trilobit-stories-5m", "The model that comes with the package."),
+        ("trilobit info model.gguf", "A file; what it would be converted to."),
+        ("trilobit info bitnet-2b --json", "For programs."),
+    ],
+)
+@model_argument()
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(model: str, as_json: bool) -> None:
     """Explain MODEL: a packed file, or the name of one that comes with the package or was pulled.

@@ -7,8 +7,17 @@ from collections.abc import Sequence
 
 import click
 
+from .command import Command
 
-@click.command("list")
+
+@click.command(
+    "list",
+    cls=Command,
+    examples=[
+        ("trilobit list", "What is here, and how large."),
+        ("trilobit list --names", "Published models, and what they need."),
+    ],
+)
 @click.option("--names", is_flag=True, help="Show the names of published models instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(names: bool, as_json: bool) -> None:

@@ -7,9 +7,20 @@ import shlex
 
 import click
 
+from .command import Command
+from .options import model_argument
 
-@click.command("pull")
-@click.argument("model")
+
+@click.command(
+    "pull",
+    cls=Command,
+    examples=[
+        ("trilobit pull bitnet-2b", "By a short name."),
+        ("trilobit pull org/name@revision", "Any repository of the Hub."),
+        ("trilobit pull org/name:file.gguf", "One file of several."),
+    ],
+)
+@model_argument()
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(model: str, as_json: bool) -> None:
     """Download MODEL if it is new, check it, and pack it.

@@ -6,9 +6,19 @@ import sys
 
 import click
 
+from .command import Command
+from .options import model_argument
 
-@click.command("rm")
-@click.argument("model")
+
+@click.command(
+    "rm",
+    cls=Command,
+    examples=[
+        ("trilobit rm bitnet-2b", "Asks about the download."),
+        ("trilobit rm --all bitnet-2b", "All of it."),
+    ],
+)
+@model_argument(here=True)
 @click.option("--all", "everything", is_flag=True, help="Delete its download too.")
 @click.option("--packed", "packed_only", is_flag=True, help="Keep its download, do not ask.")
 def command(model: str, everything: bool, packed_only: bool) -> None:

@@ -14,6 +14,7 @@ from trilobit.packing import Layout
 from trilobit.shapes import SHAPES, resized, shape
 from trilobit.synth import Form, synth, synth_packed
 
+from .command import Command, option
 from .units import amount, size
 from .writing import check_free, progress
 
@@ -32,13 +33,30 @@ _FIELDS = (
 
 def _field_options(command: Callable[..., None]) -> Callable[..., None]:
     for name in reversed(_FIELDS):
-        command = click.option(f"--{name.replace('_', '-')}", type=int, metavar="N")(command)
+        words = name.replace("_", "-")
+        add = option("Shape", f"--{words}", type=int, metavar="N", help="In place of the shape's.")
+        command = add(command)
     return command
 
 
-@click.command("synth")
+@click.command(
+    "synth",
+    cls=Command,
+    examples=[
+        ("trilobit synth --shape 125m checkpoint", "A Hugging Face checkpoint."),
+        ("trilobit synth --shape 2b4t m.trilobit --to-packed-file", "Ready to run."),
+        ("trilobit synth --shape 125m tiny --num-hidden-layers 2", "A shape of your own."),
+    ],
+)
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--shape", "shape_name", required=True, type=click.Choice(SHAPES))
+@click.option(
+    "--shape",
+    "shape_name",
+    required=True,
+    type=click.Choice(SHAPES),
+    metavar="SHAPE",
+    help=f"Of which published model: {', '.join(SHAPES)}.",
+)
 @click.option(
     "--form",
     type=click.Choice(["packed", "bf16"]),
@@ -54,7 +72,14 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Of the weights of a packed file.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="The same seed gives the same weights.",
+)
 @_field_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(

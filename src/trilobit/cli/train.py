@@ -13,9 +13,18 @@ from pathlib import Path
 import click
 
 from ..errors import RecipeError, TrilobitError
+from .command import Command
 
 
-@click.command("train")
+@click.command(
+    "train",
+    cls=Command,
+    examples=[
+        ("trilobit train recipe.toml", "As the recipe says; again after a crash: go on."),
+        ("trilobit train recipe.toml --data stories.jsonl", "With text of your own."),
+        ("trilobit train recipe.toml --packed model.trilobit", "To run it afterwards."),
+    ],
+)
 @click.argument("recipe_file", metavar="RECIPE", type=click.Path(path_type=Path))
 @click.option(
     "--data",

@@ -8,11 +8,21 @@ from pathlib import Path
 
 import click
 
+from .command import Command
+from .options import model_argument
+
 _MARKS = {True: "ok", False: "WRONG", None: "-"}
 
 
-@click.command("verify")
-@click.argument("model")
+@click.command(
+    "verify",
+    cls=Command,
+    examples=[
+        ("trilobit verify bitnet-2b", "After a download, or a conversion."),
+        ("trilobit verify model.trilobit --text wiki.test.raw", "With the text's perplexity."),
+    ],
+)
+@model_argument()
 @click.option(
     "--golden",
     type=click.Path(path_type=Path),

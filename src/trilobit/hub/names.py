@@ -134,6 +134,14 @@ def resolve(model: str | os.PathLike[str]) -> Path | Repo:
     )
 
 
+def is_known(model: str) -> bool:
+    """Whether a text can hardly be anything but a model: its file, or a name that we know."""
+    if _is_here(model):
+        return os.path.isdir(model) or model.endswith((".trilobit", ".gguf"))
+    name = model.removeprefix("hf://").partition("@")[0].partition(":")[0].lower()
+    return name in bundled_models() or name in ALIASES or name in _KNOWN_IDS
+
+
 def repo_of(text: str) -> Repo | None:
     """`org/name[@revision][:file.gguf]`, or None for another text."""
     match = _REPO.fullmatch(text)
