@@ -102,6 +102,8 @@ def command(
     from trilobit.hub.home import home
     from trilobit.hub.models import model_file
 
+    from .units import count
+
     if model and shape:
         raise RequestError(f"give a model or --shape, not both: {model}, {shape}")
     path = _random_model(shape, folder or home(), layout) if shape else model_file(model or DEFAULT)
@@ -136,9 +138,9 @@ def command(
             line += f", {share.median:.0%} of the machine's limit"
         print(line)
     print(
-        f"{speed.isa}, {speed.threads} threads, {speed.head} head, {speed.kv_dtype} cache, "
+        f"{speed.isa}, {count(speed.threads, 'thread')}, {speed.head} head, {speed.kv_dtype} cache, "
         f"{speed.layout} weights; "
-        f"{speed.prompt_tokens} tokens in, {speed.generated_tokens} out; "
+        f"{count(speed.prompt_tokens, 'token')} in, {speed.generated_tokens} out; "
         f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
         f"file {speed.model_bytes / 1e6:.0f} MB"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -116,9 +115,9 @@ def _from_files(files: tuple[Path, ...], lines: bool) -> list[_Text]:
 
 
 def _from_stdin() -> list[_Text]:
-    if sys.stdin is None:
-        raise RequestError("standard input is closed; pipe texts into it, one a line")
-    data = sys.stdin.buffer.read(_MOST_INPUT + 1)
+    from .prompt import stdin_bytes
+
+    data = stdin_bytes(_MOST_INPUT + 1)
     if len(data) > _MOST_INPUT:
         raise RequestError("standard input: more than 1 GB; give it in parts")
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 from trilobit.errors import RequestError
 
@@ -18,13 +17,11 @@ _PATIENCE_S = 2  # until somebody who waits is told for what
 def of_file(path: Path) -> str:
     """The text of a file, without one newline at its end."""
     with path.open("rb") as opened:
-        return _not_empty(_read(opened, str(path)), str(path))
+        return _not_empty(_text(opened.read(_LONGEST_PROMPT + 1), str(path)), str(path))
 
 
 def of_stdin() -> str:
     """The text that comes through stdin, without one newline at its end."""
-    if sys.stdin is None:
-        raise RequestError("standard input is closed; pipe a prompt into it")
     return _not_empty(_stdin(), "standard input")
 
 
@@ -43,31 +40,37 @@ def warn_of_model(prompt: str, command: str) -> None:
         note(f"{prompt} is a model, but is taken for the prompt; meant was {command} MODEL PROMPT?")
 
 
-def _stdin() -> str:
-    if not sys.stdin.isatty():
-        _tell_who_waits()
+def stdin_bytes(most: int) -> bytes:
+    """What comes through stdin, to its end or to so many bytes."""
+    if sys.stdin is None:
+        raise RequestError("standard input is closed; pipe a text into it")
+    _tell_who_waits()
     try:
-        return _read(sys.stdin.buffer, "standard input")
+        return sys.stdin.buffer.read(most)
     except OSError as error:  # a directory, a file open for writing only
         raise RequestError(
-            f"standard input: cannot be read ({error.strerror}); pipe a prompt into it"
+            f"standard input: cannot be read ({error.strerror}); pipe a text into it"
         ) from None
 
 
+def _stdin() -> str:
+    return _text(stdin_bytes(_LONGEST_PROMPT + 1), "standard input")
+
+
 def _tell_who_waits() -> None:
-    """A pipe that nobody writes to looks like a program that hangs."""
-    if sys.platform == "win32":  # select takes sockets only
-        return
-    try:
-        ready, _, _ = select.select([sys.stdin], [], [], _PATIENCE_S)
-    except (OSError, ValueError):
-        return
-    if not ready:
-        note("waiting for the prompt on standard input; < /dev/null leaves it out")
+    """Reading looks like a program that hangs, where nobody writes."""
+    if sys.stdin.isatty():
+        note("reading what you type; Ctrl-D at the beginning of a line ends it")
+    elif sys.platform != "win32":  # where select takes sockets only
+        try:
+            ready, _, _ = select.select([sys.stdin], [], [], _PATIENCE_S)
+        except (OSError, ValueError):
+            return
+        if not ready:
+            note("waiting for text on standard input; < /dev/null leaves it out")
 
 
-def _read(file: BinaryIO, source: str) -> str:
-    data = file.read(_LONGEST_PROMPT + 1)
+def _text(data: bytes, source: str) -> str:
     if len(data) > _LONGEST_PROMPT:
         raise RequestError(f"{source}: longer than any context; give at most 16 MB")
     try:

@@ -14,6 +14,7 @@ import click
 
 from ..errors import RecipeError, TrilobitError
 from .command import Command
+from .units import count
 
 
 @click.command(
@@ -118,7 +119,9 @@ def command(
             )
         )
         return
-    print(f"held-out perplexity {result.held_out_perplexity:.3f} after {result.steps} steps")
+    print(
+        f"held-out perplexity {result.held_out_perplexity:.3f} after {count(result.steps, 'step')}"
+    )
     print(f"model: {packed or result.packed or result.model}")
 
 

@@ -51,6 +51,7 @@ def command(
     from trilobit.verify import golden as golden_values
     from trilobit.verify import verify
 
+    from .units import count
     from .writing import progress
 
     values = golden_values.read(golden) if golden else None
@@ -66,6 +67,6 @@ def command(
         rows = [dataclasses.asdict(check) for check in checks]
         print(json.dumps({"path": str(path), "wrong": wrong, "checks": rows}))
     elif wrong:
-        print(f"{path}: {wrong} of {len(checks)} checks failed")
+        print(f"{path}: {wrong} of {count(len(checks), 'check')} failed")
     if wrong:
         context.exit(1)
