@@ -138,8 +138,8 @@ def command(
             line += f", {share.median:.0%} of the machine's limit"
         print(line)
     print(
-        f"{speed.isa}, {count(speed.threads, 'thread')}, {speed.head} head, {speed.kv_dtype} cache, "
-        f"{speed.layout} weights; "
+        f"{speed.isa}, {count(speed.threads, 'thread')}, {speed.head} head, "
+        f"{speed.kv_dtype} cache, {speed.layout} weights; "
         f"{count(speed.prompt_tokens, 'token')} in, {speed.generated_tokens} out; "
         f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
         f"file {speed.model_bytes / 1e6:.0f} MB"

@@ -115,9 +115,8 @@ class Dialogue:
         except ContextOverflow as error:
             raise ContextOverflow(f"{error}; the message was not kept") from None
         if start > conversation.left_out:
-            note(
-                f"the context is full: the model no longer sees the oldest {count(start, 'exchange')}"
-            )
+            oldest = count(start, "exchange")
+            note(f"the context is full: the model no longer sees the oldest {oldest}")
             conversation.left_out = start
         # Closing the stream tears no step of the engine, so that its cache stays.
         stop = on_signal(signal.SIGINT, stream.close) if self._interactive else nullcontext()

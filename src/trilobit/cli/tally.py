@@ -39,10 +39,11 @@ class Tally:
 
     def __str__(self) -> str:
         prefilled = self.prompt_tokens - self.cached_tokens
+        decode = _rate(self.decoded_tokens, self.decode_s)
         return (
             f"prompt {count(self.prompt_tokens, 'token')}, {self.cached_tokens} of them cached, "
             f"prefill {_rate(prefilled, self.prefill_s)}; "
-            f"reply {count(self.output_tokens, 'token')}, decode {_rate(self.decoded_tokens, self.decode_s)}"
+            f"reply {count(self.output_tokens, 'token')}, decode {decode}"
         )
 
 
