@@ -167,8 +167,8 @@ def _run() -> int:
     except click.UsageError as error:
         help_command = f"{error.ctx.command_path} --help" if error.ctx else "trilobit --help"
         message = error.format_message().rstrip(".")
-        if isinstance(error, click.NoSuchOption) and not error.possibilities:
-            message += "; a text that begins with a dash comes behind --"
+        if isinstance(error, click.NoSuchOption) and _takes_text(error.ctx):
+            message += "; a text that begins with a dash comes last, behind --"
         return _fail(f"{message}{' See' if message.endswith('?') else '; see'} `{help_command}`")
     except click.ClickException as error:
         return _fail(error.format_message())
@@ -185,6 +185,10 @@ def _run() -> int:
             return _fail(f"{error.filename}: {error.strerror}")
         _discard_output()
         return _fail(f"standard output: cannot be written ({error.strerror or error})")
+
+
+def _takes_text(ctx: click.Context | None) -> bool:
+    return ctx is not None and any(param.nargs == -1 for param in ctx.command.params)
 
 
 def _unknown(name: str) -> str:

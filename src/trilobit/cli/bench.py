@@ -14,7 +14,8 @@ from trilobit.errors import RequestError
 from trilobit.formats.fastest import fastest_layout
 
 from .command import Command, option
-from .options import ENGINE, kv_option, layout_option, model_argument, threads_option
+from .options import ENGINE, THREADS_HELP, kv_option, layout_option, model_argument
+from .path import FilePath
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
@@ -55,7 +56,13 @@ if TYPE_CHECKING:
     metavar="N",
     help="Tokens to write.",
 )
-@threads_option
+@option(
+    ENGINE,
+    "--threads",
+    type=click.IntRange(1, 1024),  # known before a model is written
+    metavar="N",
+    help=THREADS_HELP,
+)
 @option(
     ENGINE,
     "--head",
@@ -76,7 +83,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(file_okay=False),
     help="Where the random model of a shape is kept. Default: the user's cache.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -35,7 +35,11 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the MODEL of `-m` where it stands without it."""
-        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        try:
+            given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click does not say which command's help to read
+            raise
         named = given.get("model_option")
         return super().parse_args(ctx, args if named is None else [named, *args])
 

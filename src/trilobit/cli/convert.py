@@ -15,6 +15,7 @@ from trilobit.packing import LayoutChoice
 
 from .command import Command
 from .options import model_argument
+from .path import FilePath
 
 _FORMS = {
     "packed": "packed Trilobit model",
@@ -37,7 +38,7 @@ _FORMS = {
     ],
 )
 @model_argument()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=FilePath())
 @click.option("--to", type=click.Choice(FORMS), help="Form of OUT; else as its suffix says.")
 @click.option(
     "--i2s-layout",

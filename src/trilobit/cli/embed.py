@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -13,6 +14,7 @@ from trilobit.vectors import PRECISIONS, Precision
 
 from .command import Command
 from .options import context_option, layout_option, model_argument, threads_option
+from .path import FilePath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +40,7 @@ class _Text(NamedTuple):
     ],
 )
 @model_argument()
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=FilePath())
 @click.option("--lines", is_flag=True, help="Every line of FILES is a text of its own.")
 @click.option(
     "--instruction", metavar="TEXT", help="What is asked of queries; documents have none."
@@ -50,7 +52,7 @@ class _Text(NamedTuple):
 )
 @click.option("--pooling", type=click.Choice(["last", "mean"]), help="In place of the model's own.")
 @click.option("--truncate", is_flag=True, help="Leave out the end of texts that are too long.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write a .npy file.")
+@click.option("--out", type=FilePath(), metavar="FILE", help="Write a .npy file.")
 @click.option("--force", is_flag=True, help="Replace the file of --out.")
 @threads_option
 @context_option
@@ -106,6 +108,11 @@ def _from_files(files: tuple[Path, ...], lines: bool) -> list[_Text]:
 
     texts: list[_Text] = []
     for path in files:
+        if not path.exists():
+            raise RequestError(
+                f"{shorten(str(path), 80)}: no such file; texts that are in none come through "
+                "stdin, one a line: echo TEXT | trilobit embed MODEL"
+            )
         whole = read_text(path)
         if lines:
             texts += _lines(whole, {"file": str(path)})

@@ -16,6 +16,7 @@ from trilobit.sampling import SamplingParams
 from .command import Command
 from .model_name import ModelName
 from .options import OpenLLM, llm_options, sampling_options
+from .path import FilePath
 
 _ONE = "give one of PROMPT, --file and --token-ids"
 
@@ -48,7 +49,7 @@ def _ids(value: str) -> list[int]:
     metavar="MODEL",
     help=f"A file, a folder or a name. Default: {DEFAULT}.",
 )
-@click.option("--file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
+@click.option("--file", type=FilePath(), help="Read the prompt from a file.")
 @click.option("--token-ids", type=_ids, metavar="IDS", help="The prompt as ids: 1,2,3.")
 @sampling_options(SamplingParams())
 @llm_options

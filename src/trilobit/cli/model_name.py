@@ -27,7 +27,7 @@ class ModelName(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name as it is; an empty one is most often an empty variable of a script."""
         if not value:
-            self.fail("is empty; give a file, a folder or a name", param, ctx)
+            raise click.UsageError("MODEL is empty; give a file, a folder or a name", ctx)
         return value
 
     def shell_complete(

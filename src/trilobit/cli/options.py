@@ -50,25 +50,18 @@ def model_argument(
     """
 
     def decorate(command: Command) -> Command:
-        return click.argument(
-            "model",
-            type=ModelName(here=here),
-            default=default,
-            required=required and default is None,
-        )(model_option(command))
+        # Even a default of None would make an argument optional.
+        settings = {"required": required} if default is None else {"default": default}
+        return click.argument("model", type=ModelName(here=here), **settings)(model_option(command))
 
     return decorate
 
 
 # ---- LLM --------------------------------------------------------------------------------------
 
-threads_option = option(
-    ENGINE,
-    "--threads",
-    type=int,
-    metavar="N",
-    help="CPU threads. Default: what the model is worth, the physical cores at most.",
-)
+THREADS_HELP = "CPU threads. Default: what the model is worth, the physical cores at most."
+
+threads_option = option(ENGINE, "--threads", type=int, metavar="N", help=THREADS_HELP)
 context_option = option(
     ENGINE, "--context", type=int, metavar="N", help="Tokens, at most. Default: the model's."
 )

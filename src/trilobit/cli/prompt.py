@@ -16,8 +16,12 @@ _PATIENCE_S = 2  # until somebody who waits is told for what
 
 def of_file(path: Path) -> str:
     """The text of a file, without one newline at its end."""
-    with path.open("rb") as opened:
-        return _not_empty(_text(opened.read(_LONGEST_PROMPT + 1), str(path)), str(path))
+    try:
+        with path.open("rb") as opened:
+            data = opened.read(_LONGEST_PROMPT + 1)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
+    return _not_empty(_text(data, str(path)), str(path))
 
 
 def of_stdin() -> str:
@@ -37,7 +41,10 @@ def warn_of_model(prompt: str, command: str) -> None:
     from trilobit.hub.names import is_known
 
     if is_known(prompt):
-        note(f"{prompt} is a model, but is taken for the prompt; meant was {command} MODEL PROMPT?")
+        note(
+            f"{prompt} is the name of a model, and was taken for the prompt; "
+            f"to run that model: {command} {prompt} PROMPT"
+        )
 
 
 def stdin_bytes(most: int) -> bytes:

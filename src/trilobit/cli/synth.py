@@ -15,6 +15,7 @@ from trilobit.shapes import SHAPES, resized, shape
 from trilobit.synth import Form, synth, synth_packed
 
 from .command import Command, option
+from .path import FilePath
 from .units import amount, size
 from .writing import check_free, progress
 
@@ -48,7 +49,7 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
         ("trilobit synth --shape 125m tiny --num-hidden-layers 2", "A shape of your own."),
     ],
 )
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=FilePath())
 @click.option(
     "--shape",
     "shape_name",

@@ -14,6 +14,7 @@ import click
 
 from ..errors import RecipeError, TrilobitError
 from .command import Command
+from .path import FilePath
 from .units import count
 
 
@@ -26,19 +27,19 @@ from .units import count
         ("trilobit train recipe.toml --packed model.trilobit", "To run it afterwards."),
     ],
 )
-@click.argument("recipe_file", metavar="RECIPE", type=click.Path(path_type=Path))
+@click.argument("recipe_file", metavar="RECIPE", type=FilePath())
 @click.option(
     "--data",
     "data_files",
     metavar="FILE",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Text to train on, instead of the recipe's data.files. Repeat for more.",
 )
 @click.option(
     "--output",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Where the run lives. Default: runs/NAME.",
 )
 @click.option("--weights", type=click.Choice(["ternary", "sign", "float"]), help="Override.")
@@ -48,7 +49,7 @@ from .units import count
 @click.option(
     "--packed",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Also write the model as one packed file, for `trilobit run FILE`.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

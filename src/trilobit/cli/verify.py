@@ -10,6 +10,7 @@ import click
 
 from .command import Command
 from .options import model_argument
+from .path import FilePath
 
 _MARKS = {True: "ok", False: "WRONG", None: "-"}
 
@@ -25,13 +26,13 @@ _MARKS = {True: "ok", False: "WRONG", None: "-"}
 @model_argument()
 @click.option(
     "--golden",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="FILE",
     help="Compare with the values in this JSON file (docs/verify.md).",
 )
 @click.option(
     "--text",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="FILE",
     help="Measure the perplexity of this text; of WikiText-2 (wiki.test.raw) some are known.",
 )

@@ -51,7 +51,7 @@ ALIASES: dict[str, str] = {
 MAIN = "main"  # the revision that a repository shows
 
 # Written before a name, these say that the Hub is meant, whatever is here.
-_HUB_PREFIXES = ("hf://", "https://huggingface.co/", "https://hf.co/")
+_HUB_PREFIXES = ("hf://", "https://huggingface.co/", "https://hf.co/", "http://huggingface.co/")
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
 _GGUF = r"[\w.-]+(?:/[\w.-]+)*\.gguf"
