@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import sys
+from contextlib import suppress
 from textwrap import shorten
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -206,13 +207,18 @@ def _unknown(name: str) -> str:
 
 
 def _interrupted() -> int:
-    print("interrupted", file=sys.stderr)
+    _say("interrupted")
     return 130
 
 
 def _fail(message: str) -> int:
-    print(f"error: {one_line(message)}", file=sys.stderr)
+    _say(f"error: {one_line(message)}")
     return 2
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody hears it: the exit code still tells
+        print(line, file=sys.stderr, flush=True)
 
 
 def _discard_output() -> None:

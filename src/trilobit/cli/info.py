@@ -13,6 +13,7 @@ import click
 
 from .command import Command
 from .options import model_argument
+from .terminal import say
 from .units import count, size
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def command(model: str, as_json: bool) -> None:
         print(json.dumps(facts))
         return
     for line in _lines(facts):
-        print(line)
+        say(line)
 
 
 # ---- facts ------------------------------------------------------------------------------------

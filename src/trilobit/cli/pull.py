@@ -32,6 +32,7 @@ def command(model: str, as_json: bool) -> None:
     """
     from trilobit.hub.models import pull
 
+    from .terminal import say
     from .units import size
 
     done = pull(model)
@@ -47,9 +48,9 @@ def command(model: str, as_json: bool) -> None:
         print(json.dumps(result))
         return
     if not done.is_new:
-        print(f"{done.name}: up to date, {size(size_bytes)}")
+        say(f"{done.name}: up to date, {size(size_bytes)}")
     elif done.downloaded_bytes:
-        print(f"{done.name}: {size(done.downloaded_bytes)} downloaded, packed: {size(size_bytes)}")
+        say(f"{done.name}: {size(done.downloaded_bytes)} downloaded, packed: {size(size_bytes)}")
     else:
-        print(f"{done.name}: packed: {size(size_bytes)}")
-    print(f"Run it: trilobit run {shlex.quote(done.name)}")
+        say(f"{done.name}: packed: {size(size_bytes)}")
+    say(f"Run it: trilobit run {shlex.quote(done.name)}")

@@ -16,6 +16,7 @@ from trilobit.synth import Form, synth, synth_packed
 
 from .command import Command, option
 from .path import FilePath
+from .terminal import say
 from .units import amount, size
 from .writing import check_free, progress
 
@@ -124,9 +125,9 @@ def command(
         }
         print(json.dumps(result))
         return
-    print(f"{out}: {amount(config.parameters)} parameters, {size(size_bytes)}, in {seconds:.1f} s")
+    say(f"{out}: {amount(config.parameters)} parameters, {size(size_bytes)}, in {seconds:.1f} s")
     name = shlex.quote(str(out))
     if to_packed_file:
-        print(f"Run it on token ids: trilobit generate --model {name} --token-ids 1,2,3")
+        say(f"Run it on token ids: trilobit generate --model {name} --token-ids 1,2,3")
     else:
-        print(f"Pack it: trilobit convert {name} {shlex.quote(f'{out}.trilobit')}")
+        say(f"Pack it: trilobit convert {name} {shlex.quote(f'{out}.trilobit')}")

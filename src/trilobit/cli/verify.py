@@ -52,6 +52,7 @@ def command(
     from trilobit.verify import golden as golden_values
     from trilobit.verify import verify
 
+    from .terminal import say
     from .units import count
     from .writing import progress
 
@@ -62,12 +63,12 @@ def command(
     for check in verify(path, golden=values, text=words, progress=progress):
         checks.append(check)
         if not as_json:
-            print(f"{check.name:<13}{_MARKS[check.passed]:<7}{check.found}", flush=True)
+            say(f"{check.name:<13}{_MARKS[check.passed]:<7}{check.found}")
     wrong = sum(check.passed is False for check in checks)
     if as_json:
         rows = [dataclasses.asdict(check) for check in checks]
         print(json.dumps({"path": str(path), "wrong": wrong, "checks": rows}))
     elif wrong:
-        print(f"{path}: {wrong} of {count(len(checks), 'check')} failed")
+        say(f"{path}: {wrong} of {count(len(checks), 'check')} failed")
     if wrong:
         context.exit(1)
