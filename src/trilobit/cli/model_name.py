@@ -63,5 +63,6 @@ def _files(incomplete: str) -> list[str]:
     return [
         path
         for path in glob.glob(f"{glob.escape(incomplete)}*")
-        if path.endswith(_FILES) or os.path.exists(os.path.join(path, "config.json"))
+        if path.isprintable()  # what is not cannot be told to a shell
+        and (path.endswith(_FILES) or os.path.exists(os.path.join(path, "config.json")))
     ]
