@@ -202,11 +202,11 @@ def test_what_is_packed_opens_without_huggingface_hub(hub: HubServer, machine: M
 
 def test_names_are_shown_with_what_they_stand_for(machine: Machine) -> None:
     lines = machine.run("list", "--names")[0].splitlines()
-    assert f"{'bitnet-2b':<22} microsoft/bitnet-b1.58-2B-4T" in [
-        f"{line.split()[0]:<22} {line.split()[1]}" for line in lines
+    assert ("bitnet-2b", "microsoft/bitnet-b1.58-2B-4T") in [
+        (line.split()[0], line.split()[-1]) for line in lines
     ]
     if DEFAULT in bundled_models():
-        assert lines[0].split()[0] == DEFAULT
+        assert lines[1].split()[0] == DEFAULT
         assert "up to date" in machine.run("pull", DEFAULT)[0]
 
 

@@ -45,7 +45,9 @@ _BLOCK = re.compile(
     r"^```(?P<language>console|sh|python)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-_PRINTED = re.compile(r"\n<!-- test: printed above -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PRINTED = re.compile(
+    r"\n<!-- test: printed above -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def main(*, hears_ctrl_c: bool = False) -> None:
 
 def _run() -> int:
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="trilobit", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.Abort:  # click's name for Ctrl-C
         return _interrupted()
