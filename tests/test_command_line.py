@@ -1,4 +1,4 @@
-"""What a newcomer types: how models are named, what `run` makes of them, help, completion, streams."""
+"""What a newcomer types: names of models, what `run` makes of them, help, completion, streams."""
 
 from __future__ import annotations
 

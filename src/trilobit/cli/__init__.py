@@ -168,7 +168,7 @@ def _run() -> int:
     except click.UsageError as error:
         help_command = f"{error.ctx.command_path} --help" if error.ctx else "trilobit --help"
         message = error.format_message().rstrip(".")
-        if isinstance(error, click.NoSuchOption) and _takes_text(error.ctx):
+        if isinstance(error, click.NoSuchOption) and _takes_text(error):
             message += "; a text that begins with a dash comes last, behind --"
         return _fail(f"{message}{' See' if message.endswith('?') else '; see'} `{help_command}`")
     except click.ClickException as error:
@@ -188,8 +188,11 @@ def _run() -> int:
         return _fail(f"standard output: cannot be written ({error.strerror or error})")
 
 
-def _takes_text(ctx: click.Context | None) -> bool:
-    return ctx is not None and any(param.nargs == -1 for param in ctx.command.params)
+def _takes_text(error: click.NoSuchOption) -> bool:
+    """Whether what looks like an option may have been meant as text."""
+    if error.possibilities or error.ctx is None:
+        return False
+    return any(param.nargs == -1 for param in error.ctx.command.params)
 
 
 def _unknown(name: str) -> str:
