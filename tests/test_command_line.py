@@ -203,8 +203,10 @@ def test_what_is_piped_comes_before_the_question(chat_model: Path, model_file: P
     done = trilobit("run", chat_model, QUESTION, *FEW, stdin=piped)
     asked = {"role": "user", "content": f"A cat.\nA dog.\n\n{QUESTION}"}
     assert done.stdout == answer(chat_model, asked) + "\n"
-    done = trilobit("run", chat_model, *FEW, stdin=piped)
-    assert done.stdout == answer(chat_model, {"role": "user", "content": "A cat.\nA dog."}) + "\n"
+    for words in ((), ("-",)):
+        done = trilobit("run", chat_model, *words, *FEW, stdin=piped)
+        asked = {"role": "user", "content": "A cat.\nA dog."}
+        assert done.stdout == answer(chat_model, asked) + "\n"
     done = trilobit("run", model_file, "The dog", *FEW, stdin=piped)
     assert done.stdout.startswith("A cat.\nA dog.\n\nThe dog")
 

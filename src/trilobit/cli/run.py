@@ -59,9 +59,10 @@ def command(
         )
     from .prompt import piped, warn_of_model
 
-    asked = _joined(piped(), " ".join(prompt) if prompt else None)
-    if prompt:
-        warn_of_model(" ".join(prompt), "trilobit run")
+    said = None if prompt in ((), ("-",)) else " ".join(prompt)  # stdin is read anyway
+    if said is not None:
+        warn_of_model(said, "trilobit run")
+    asked = _joined(piped(), said)
     if asked is None and _terminal():
         from .chat import STEP_TOKENS, talk
 
@@ -75,17 +76,16 @@ def command(
     from .terminal import note
     from .units import count
 
-    if not llm.has_chat_template:
-        if system is not None:
-            raise RequestError(f"{model}: was not made for conversations; leave out --system")
-        asked = _STORY if asked is None else asked
-        stream = llm.stream(asked, params)
-        finished = read(stream, shown=True, prompt=asked)
-    else:
-        if not (asked or "").strip():
+    if llm.has_chat_template:
+        if asked is None or not asked.strip():
             raise RequestError(f"nothing is asked; give a question: trilobit run {model} PROMPT")
-        stream = llm.stream_chat(_messages(system, asked or ""), params)
-        finished = read(stream, shown=True)
+        stream, begun = llm.stream_chat(_messages(system, asked), params), ""
+    elif system is not None:
+        raise RequestError(f"{model}: was not made for conversations; leave out --system")
+    else:
+        begun = _STORY if asked is None else asked
+        stream = llm.stream(begun, params)
+    finished = read(stream, shown=True, prompt=begun)
     print()
     values = summary(llm, params, stream)
     note(
