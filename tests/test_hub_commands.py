@@ -145,7 +145,8 @@ def test_a_name_is_pulled_listed_run_without_the_network_and_removed(
 
     machine.env["HF_HUB_OFFLINE"] = "1"
     asked = len(hub.requests)
-    told = machine.run("generate", "--model", NAME, "Once", "--max-tokens", "4", "--json")[0]
+    four = ("--max-tokens", "4", "--ignore-eos", "--json")
+    told = machine.run("generate", "--model", NAME, "Once", *four)[0]
     assert len(json.loads(told)["token_ids"]) == 4
     assert json.loads(machine.run("info", NAME, "--json")[0])["path"] == str(path)
     assert len(hub.requests) == asked

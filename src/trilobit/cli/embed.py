@@ -110,8 +110,8 @@ def _from_files(files: tuple[Path, ...], lines: bool) -> list[_Text]:
     for path in files:
         if not path.exists():
             raise RequestError(
-                f"{shorten(str(path), 80)}: no such file; texts that are in none come through "
-                "stdin, one a line: echo TEXT | trilobit embed MODEL"
+                f"{shorten(str(path), 80)}: no such file; check the name, or "
+                "pipe texts, one a line: echo TEXT | trilobit embed MODEL"
             )
         whole = read_text(path)
         if lines:
