@@ -19,7 +19,7 @@ help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## Install what is missing, and let the bundled model write a story
-	@$(BIN)/trilobit run
+	@$(BIN)/trilobit run < /dev/null
 
 dev: $(VENV)/.developed ## Install what training, tests and checks need (PyTorch among it)
 

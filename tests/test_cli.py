@@ -209,7 +209,7 @@ def test_version_is_the_packages() -> None:
 # ---- run --------------------------------------------------------------------------------------
 
 FIGURES = re.compile(
-    r"(\d+) tokens \| prefill \d+ tokens/s \| decode \d+ tokens/s \| threads (\d+) \| "
+    r"(\d+) tokens? \| prefill \d+ tokens/s \| decode \d+ tokens/s \| threads (\d+) \| "
     r"ISA (\w+) \| peak memory \d+ MB \| seed (\d+)\n"
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -527,3 +528,15 @@ def test_leftovers_of_killed_downloads_are_removed_and_live_ones_kept(
         pull(NAME)
     assert (dead.exists(), live.exists()) == (False, True)
     assert os.listdir(storage / "refs") == ["main"]
+
+
+def test_a_model_too_large_to_be_packed_is_refused_before_its_weights(
+    hub: HubServer, files: dict[str, bytes]
+) -> None:
+    config = json.loads(files["config.json"])
+    config |= {"num_hidden_layers": 1000, "intermediate_size": 2**19, "vocab_size": 2**22}
+    config |= {"hidden_size": 2**17, "num_attention_heads": 128, "head_dim": 1024}
+    hub.add(NAME, {**files, "config.json": json.dumps(config).encode()})
+    with pytest.raises(OutputError, match=r"until it is packed, and the disk .*TRILOBIT_HOME"):
+        pull(NAME)
+    assert fetched(hub) == ["config.json"]

@@ -15,6 +15,10 @@ A comment directly above a block, which readers do not see, changes what is done
 
     <!-- test: with --max-steps 2 -->                  these words are added to each command
     <!-- test: in tests/test_wheel.py::test_name -->   that test stands for the block
+
+and one above a ```text block says that the script before it prints this, and nothing else:
+
+    <!-- test: printed above -->
 """
 
 from __future__ import annotations
@@ -41,6 +45,9 @@ _BLOCK = re.compile(
     r"^```(?P<language>console|sh|python)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+_PRINTED = re.compile(
+    r"\n<!-- test: printed above -->\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Step:
     language: str
     text: str
     stand_in: str | None = None  # the test that runs it in this one's place
+    printed: str | None = None  # what it must print
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.text.splitlines()[0]}"
@@ -64,7 +72,9 @@ def steps(readme: str) -> list[Step]:
         stand_in = what if how == "in" else None
         added = f" {what}" if how == "with" else ""
         texts = [block["body"]] if language == "python" else commands(block["body"], language)
-        found += [Step(line, language, text + added, stand_in) for text in texts]
+        shown = _PRINTED.match(readme, block.end() + 1)
+        printed = shown[1] if shown else None
+        found += [Step(line, language, text + added, stand_in, printed) for text in texts]
     return found
 
 
@@ -140,6 +150,7 @@ def test_readme_step_works(step: Step, sandbox: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, f"$ {step.text}\n{done.stdout}{done.stderr}"
+    assert step.printed in (None, done.stdout)
 
 
 def test_readme_names_the_two_commands() -> None:
@@ -152,12 +163,13 @@ def test_steps_are_found_as_described() -> None:
         "```text\n$ shown\n```\n"
         "<!-- test: with --max-steps 2 -->\n```sh\n# a comment\ntrain it\n```\n"
         "<!-- test: in tests/test_a.py::test_b -->\n```sh\nmake test\n```\n"
-        "```python\nprint(1)\nprint(2)\n```\n"
+        "```python\nprint(1)\nprint(2)\n```\n\n"
+        "<!-- test: printed above -->\n```text\n1\n2\n```\n"
     )
-    assert [(step.line, step.text, step.stand_in) for step in steps(text)] == [
-        (2, "one      two", None),
-        (2, "three", None),
-        (12, "train it --max-steps 2", None),
-        (17, "make test", "tests/test_a.py::test_b"),
-        (20, "print(1)\nprint(2)\n", None),
+    assert [(step.line, step.text, step.stand_in, step.printed) for step in steps(text)] == [
+        (2, "one      two", None, None),
+        (2, "three", None, None),
+        (12, "train it --max-steps 2", None, None),
+        (17, "make test", "tests/test_a.py::test_b", None),
+        (20, "print(1)\nprint(2)\n", None, "1\n2\n"),
     ]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from .errors import (
     ContextOverflow,
     DownloadError,
@@ -16,7 +13,10 @@ from .errors import (
     UnsupportedModel,
 )
 
+TYPE_CHECKING = False  # as of `typing`, which takes longer to load than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from .engine.embedder import Embedder
     from .engine.llm import LLM
     from .sampling import SamplingParams
@@ -56,6 +56,8 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
+        from importlib import import_module
+
         return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     if name == "__version__":
         from importlib.metadata import version

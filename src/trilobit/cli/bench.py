@@ -13,8 +13,9 @@ from trilobit import shapes, synth
 from trilobit.errors import RequestError
 from trilobit.formats.fastest import fastest_layout
 
-from .kv_option import kv_option
-from .layout_option import layout_option
+from .command import Command, option
+from .options import ENGINE, THREADS_HELP, kv_option, layout_option, model_argument
+from .path import FilePath
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
@@ -22,29 +23,67 @@ if TYPE_CHECKING:
     from trilobit.packing import LayoutChoice
 
 
-@click.command("bench")
-@click.argument("model", required=False)
-@click.option("--shape", type=click.Choice(shapes.SHAPES), help="Random weights of this shape.")
+@click.command(
+    "bench",
+    cls=Command,
+    examples=[
+        ("trilobit bench bitnet-2b", "A model that is here or published."),
+        ("trilobit bench --shape 2b4t --layout auto", "Random weights: nothing to download."),
+        (
+            "trilobit bench --prompt 128 --generate 64 --json",
+            "For programs.",
+        ),
+    ],
+)
+@model_argument(required=False)
+@click.option(
+    "--shape",
+    type=click.Choice(shapes.SHAPES),
+    metavar="SHAPE",
+    help=f"Random weights of this shape: {', '.join(shapes.SHAPES)}.",
+)
 @click.option(
     "--prompt",
     type=click.IntRange(min=1),
     metavar="N",
     help="Tokens of the prompt. Default: 512, or as many as the context leaves.",
 )
-@click.option("--generate", type=click.IntRange(min=2), default=128, show_default=True, metavar="N")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores.")
 @click.option(
+    "--generate",
+    type=click.IntRange(min=2),
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Tokens to write.",
+)
+@option(
+    ENGINE,
+    "--threads",
+    type=click.IntRange(1, 1024),  # known before a model is written
+    metavar="N",
+    help=THREADS_HELP,
+)
+@option(
+    ENGINE,
     "--head",
     type=click.Choice(("auto", "screened", "full")),
     default="auto",
+    show_default=True,
     help="How tokens are chosen; see docs/head.md.",
 )
 @kv_option
 @layout_option
-@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, metavar="N")
+@click.option(
+    "--runs",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Times to measure; shown are the median, the least and the most.",
+)
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(file_okay=False),
     help="Where the random model of a shape is kept. Default: the user's cache.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -69,6 +108,8 @@ def command(
     from trilobit.bundled import DEFAULT
     from trilobit.hub.home import home
     from trilobit.hub.models import model_file
+
+    from .units import count
 
     if model and shape:
         raise RequestError(f"give a model or --shape, not both: {model}, {shape}")
@@ -104,9 +145,9 @@ def command(
             line += f", {share.median:.0%} of the machine's limit"
         print(line)
     print(
-        f"{speed.isa}, {speed.threads} threads, {speed.head} head, {speed.kv_dtype} cache, "
-        f"{speed.layout} weights; "
-        f"{speed.prompt_tokens} tokens in, {speed.generated_tokens} out; "
+        f"{speed.isa}, {count(speed.threads, 'thread')}, {speed.head} head, "
+        f"{speed.kv_dtype} cache, {speed.layout} weights; "
+        f"{count(speed.prompt_tokens, 'token')} in, {speed.generated_tokens} out; "
         f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
         f"file {speed.model_bytes / 1e6:.0f} MB"
     )

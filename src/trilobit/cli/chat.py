@@ -5,22 +5,33 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from trilobit.bundled import DEFAULT
 from trilobit.sampling import SamplingParams
 
-from .llm_options import OpenLLM, llm_options
-from .sampling_options import sampling_options
+from .command import Command
+from .options import OpenLLM, llm_options, model_argument, sampling_options
+
+if TYPE_CHECKING:
+    from trilobit.engine.llm import LLM
 
 # Ctrl-C is heard between two steps, so a step of a long prompt must not take seconds.
-_STEP_TOKENS = 128
+STEP_TOKENS = 128
 
 
-@click.command("chat")
-@click.argument("model", default=DEFAULT)
+@click.command(
+    "chat",
+    cls=Command,
+    examples=[
+        ("trilobit chat bitnet-2b", "Talk to a published model."),
+        ('trilobit chat bitnet-2b --system "Be brief."', "Tell it how to answer."),
+        ("trilobit chat bitnet-2b < questions.txt", "An answer to each line."),
+    ],
+)
+@model_argument(default=DEFAULT)
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option("--stats/--no-stats", default=True, help="Show the speed after each reply.")
 @sampling_options(SamplingParams(max_tokens=1024))
@@ -37,11 +48,16 @@ def command(
     /help in the chat explains its commands and keys. Without a terminal, every line of stdin is
     a message; replies go to stdout, all else to stderr.
     """
+    # One sequence: the cache need not hold more than one context.
+    llm = open_llm(model, max_batch_tokens=STEP_TOKENS, max_sequences=1)
+    talk(llm, params, system=system, stats=stats)
+
+
+def talk(llm: LLM, params: SamplingParams, *, system: str | None, stats: bool) -> None:
+    """Chat with a model until the user leaves; through a pipe, line by line."""
     from .dialogue import Dialogue
     from .terminal import note
 
-    # One sequence: the cache need not hold more than one context.
-    llm = open_llm(model, max_batch_tokens=_STEP_TOKENS, max_sequences=1)
     llm.encode("")  # a model without a tokenizer fails here, not at every message
     interactive = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
     if interactive:

@@ -13,6 +13,10 @@ from trilobit.convert import FORMS, Form, convert, form_of
 from trilobit.formats.gguf.ternary_blocks import I2S_LAYOUTS, I2SLayout
 from trilobit.packing import LayoutChoice
 
+from .command import Command
+from .options import model_argument
+from .path import FilePath
+
 _FORMS = {
     "packed": "packed Trilobit model",
     "hf": "Hugging Face directory, packed weights",
@@ -23,10 +27,20 @@ _FORMS = {
     "gguf-tq2_0": "GGUF file, TQ2_0",
 }
 
+_FORM_OF_END = {".trilobit": "packed", ".gguf": "gguf"}
 
-@click.command("convert")
-@click.argument("model")
-@click.argument("out", type=click.Path(path_type=Path))
+
+@click.command(
+    "convert",
+    cls=Command,
+    examples=[
+        ("trilobit convert checkpoint model.trilobit", "A packed file, ready to run."),
+        ("trilobit convert model.trilobit folder", "A Hugging Face directory."),
+        ("trilobit convert bitnet-2b model.gguf --to gguf-tq2_0", "A file for llama.cpp."),
+    ],
+)
+@model_argument()
+@click.argument("out", type=FilePath())
 @click.option("--to", type=click.Choice(FORMS), help="Form of OUT; else as its suffix says.")
 @click.option(
     "--i2s-layout",
@@ -65,10 +79,14 @@ def command(
     from trilobit.formats.source import open_source
     from trilobit.hub.models import source_path
 
+    from .terminal import say
     from .units import size
     from .writing import check_free, progress
 
     form = to or form_of(out)
+    meant = _FORM_OF_END.get(out.suffix.lower(), form)
+    if not form.startswith(meant):  # readers would take it for what its name says
+        raise click.UsageError(f"{out}: ends as {meant} files do, and --to is {form}; rename it")
     check_free(out, replace=force, remedy="choose another name, or replace it with --force")
     source = source_path(model)
     started = time.monotonic()
@@ -90,16 +108,16 @@ def command(
         }
         print(json.dumps(result))
         return
-    print(f"{out}: {_FORMS[form]}, {size(size_bytes)}, written in {seconds:.1f} s")
+    say(f"{out}: {_FORMS[form]}, {size(size_bytes)}, written in {seconds:.1f} s")
     name = shlex.quote(str(out))
     if form.startswith("hf"):
-        print(f"Load it: transformers.AutoModelForCausalLM.from_pretrained({str(out)!r})")
+        say(f"Load it: transformers.AutoModelForCausalLM.from_pretrained({str(out)!r})")
     elif written.text.pooling is not None:
-        print(f"Embed with it: trilobit embed {name} FILES")
+        say(f"Embed with it: trilobit embed {name} FILES")
     elif has_tokenizer:
-        print(f"Run it: trilobit run {name}")
+        say(f"Run it: trilobit run {name}")
     else:
-        print(
+        say(
             f"{source} has no tokenizer; run it on token ids: "
             f"trilobit generate --model {name} --token-ids 1,2,3"
         )

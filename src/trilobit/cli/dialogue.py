@@ -21,6 +21,7 @@ from .conversation import Conversation, Exchange, Message, load
 from .signals import on_signal
 from .tally import Tally
 from .terminal import note
+from .units import count
 
 # name -> its argument, what /help says
 _COMMANDS = {
@@ -114,7 +115,8 @@ class Dialogue:
         except ContextOverflow as error:
             raise ContextOverflow(f"{error}; the message was not kept") from None
         if start > conversation.left_out:
-            note(f"the context is full: the model no longer sees the oldest {_exchanges(start)}")
+            oldest = count(start, "exchange")
+            note(f"the context is full: the model no longer sees the oldest {oldest}")
             conversation.left_out = start
         # Closing the stream tears no step of the engine, so that its cache stays.
         stop = on_signal(signal.SIGINT, stream.close) if self._interactive else nullcontext()
@@ -137,7 +139,7 @@ class Dialogue:
         remarks = []
         if self._interactive and self._stats:
             rate = completion.decode_tokens_per_s
-            remarks.append(f"{len(completion.token_ids)} tokens, {rate:.1f} tokens/s")
+            remarks.append(f"{count(len(completion.token_ids), 'token')}, {rate:.1f} tokens/s")
         if stopped:
             remarks.append("stopped")
         elif completion.finish_reason == "length":
@@ -194,7 +196,7 @@ class Dialogue:
         if place is None:
             raise RequestError("/save needs the name of a file")
         path = self._conversation.save(place)
-        note(f"saved {_exchanges(len(self._conversation.exchanges))} as {path}")
+        note(f"saved {count(len(self._conversation.exchanges), 'exchange')} as {path}")
 
     def _load(self, name: str) -> None:
         if not name:
@@ -204,7 +206,7 @@ class Dialogue:
         exchanges = self._conversation.exchanges
         if exchanges:
             show(f"> {exchanges[-1].said}\n{exchanges[-1].answered}\n")
-        note(f"loaded {_exchanges(len(exchanges))} from {self._conversation.file}")
+        note(f"loaded {count(len(exchanges), 'exchange')} from {self._conversation.file}")
 
     def _show_stats(self, _: str) -> None:
         print(f"replies       {self._tally.replies}, seed {self._params.seed}")
@@ -212,15 +214,11 @@ class Dialogue:
             last = Tally()
             last.add(self._last)
             print(f"last reply    {last}\nall replies   {self._tally}")
-        used = "counted at the next reply" if self._used is None else f"{self._used} tokens"
+        used = "counted at the next reply" if self._used is None else count(self._used, "token")
         print(f"context       {used}, {self._llm.context} at most")
         if self._conversation.left_out:
-            print(f"not sent      the oldest {_exchanges(self._conversation.left_out)}")
+            print(f"not sent      the oldest {count(self._conversation.left_out, 'exchange')}")
         print(f"peak memory   {peak_rss_mb():.0f} MB")
 
     def _exit(self, _: str) -> None:
         raise EOFError
-
-
-def _exchanges(count: int) -> str:
-    return "1 exchange" if count == 1 else f"{count} exchanges"

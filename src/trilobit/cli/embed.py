@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -12,7 +12,9 @@ import click
 from trilobit.errors import RequestError
 from trilobit.vectors import PRECISIONS, Precision
 
-from .layout_option import layout_option
+from .command import Command
+from .options import context_option, layout_option, model_argument, threads_option
+from .path import FilePath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +30,17 @@ class _Text(NamedTuple):
     source: dict[str, Any]  # where it stands
 
 
-@click.command("embed")
-@click.argument("model")
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.command(
+    "embed",
+    cls=Command,
+    examples=[
+        ("trilobit embed bitnet-embedding-0.6b < lines.txt", "A vector of each line."),
+        ("trilobit embed bitnet-embedding-0.6b a.txt b.txt", "A vector of each file."),
+        ("trilobit embed -m model.trilobit --out v.npy *.txt", "One numpy array."),
+    ],
+)
+@model_argument()
+@click.argument("files", nargs=-1, type=FilePath())
 @click.option("--lines", is_flag=True, help="Every line of FILES is a text of its own.")
 @click.option(
     "--instruction", metavar="TEXT", help="What is asked of queries; documents have none."
@@ -42,11 +52,11 @@ class _Text(NamedTuple):
 )
 @click.option("--pooling", type=click.Choice(["last", "mean"]), help="In place of the model's own.")
 @click.option("--truncate", is_flag=True, help="Leave out the end of texts that are too long.")
-@click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
-@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
-@layout_option
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write a .npy file.")
+@click.option("--out", type=FilePath(), metavar="FILE", help="Write a .npy file.")
 @click.option("--force", is_flag=True, help="Replace the file of --out.")
+@threads_option
+@context_option
+@layout_option
 def command(
     model: str,
     files: tuple[Path, ...],
@@ -98,6 +108,11 @@ def _from_files(files: tuple[Path, ...], lines: bool) -> list[_Text]:
 
     texts: list[_Text] = []
     for path in files:
+        if not path.exists():
+            raise RequestError(
+                f"{shorten(str(path), 80)}: no such file; check the name, or "
+                "pipe texts, one a line: echo TEXT | trilobit embed MODEL"
+            )
         whole = read_text(path)
         if lines:
             texts += _lines(whole, {"file": str(path)})
@@ -107,9 +122,9 @@ def _from_files(files: tuple[Path, ...], lines: bool) -> list[_Text]:
 
 
 def _from_stdin() -> list[_Text]:
-    if sys.stdin is None:
-        raise RequestError("standard input is closed; pipe texts into it, one a line")
-    data = sys.stdin.buffer.read(_MOST_INPUT + 1)
+    from .prompt import stdin_bytes
+
+    data = stdin_bytes(_MOST_INPUT + 1)
     if len(data) > _MOST_INPUT:
         raise RequestError("standard input: more than 1 GB; give it in parts")
     try:

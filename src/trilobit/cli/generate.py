@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import sys
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
@@ -14,44 +13,67 @@ from trilobit.bundled import DEFAULT
 from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
 
-from .llm_options import OpenLLM, llm_options
-from .sampling_options import sampling_options
+from .command import Command
+from .model_name import ModelName
+from .options import OpenLLM, llm_options, sampling_options
+from .path import FilePath
 
-_LONGEST_PROMPT = 16_000_000  # bytes; do not read /dev/zero to its end
+_ONE = "give one of PROMPT, --file and --token-ids"
 
 
 def _ids(value: str) -> list[int]:
     try:
         return [int(item) for item in re.split(r"\s*,\s*|\s+", value.strip())]
     except ValueError:
-        raise click.BadParameter(f"{value!r} is not a list of token ids, such as 1,2,3") from None
+        raise click.BadParameter(
+            f"{value!r:.80} is not a list of token ids, such as 1,2,3"
+        ) from None
 
 
-@click.command("generate")
-@click.argument("prompt", required=False)
-@click.option("--file", type=click.Path(path_type=Path), help="Read the prompt from a file.")
+@click.command(
+    "generate",
+    cls=Command,
+    examples=[
+        ('trilobit generate "The little dog"', "Continue with the model of the package."),
+        ('trilobit generate bitnet-2b "The capital of"', "Continue with another one."),
+        ("trilobit generate -m bitnet-2b --file text.txt", "Continue a file."),
+        ("trilobit generate --json < prompt.txt", "Text, ids and rates, for programs."),
+        ("trilobit generate -m m.trilobit --token-ids 1,2", "A model without a tokenizer."),
+    ],
+)
+@click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]")
+@click.option(
+    "-m",
+    "--model",
+    type=ModelName(),
+    metavar="MODEL",
+    help=f"A file, a folder or a name. Default: {DEFAULT}.",
+)
+@click.option("--file", type=FilePath(), help="Read the prompt from a file.")
 @click.option("--token-ids", type=_ids, metavar="IDS", help="The prompt as ids: 1,2,3.")
-@click.option("--model", default=DEFAULT, metavar="MODEL", help="A file, a folder or a name.")
 @sampling_options(SamplingParams())
 @llm_options
 @click.option("--json", "as_json", is_flag=True, help="Print text, token ids and rates as JSON.")
 def command(
-    prompt: str | None,
+    words: tuple[str, ...],
+    model: str | None,
     file: Path | None,
     token_ids: list[int] | None,
-    model: str,
     params: SamplingParams,
     open_llm: OpenLLM,
     as_json: bool,
 ) -> None:
-    """Print what follows PROMPT; `-` reads it from stdin.
+    """Print what follows PROMPT; `-`, or no PROMPT, reads it from stdin.
 
+    The text is continued as it is, by chat models too: `trilobit run` puts questions to them.
     One newline at the end of a file or of stdin is not part of the prompt. An empty PROMPT ("")
     begins a text, if the model has a token for that. A model without a tokenizer takes --token-ids
     and prints token ids.
     """
-    if [prompt, file, token_ids].count(None) != 2:
-        raise click.UsageError("give one of PROMPT, --file and --token-ids")
+    if file is not None and token_ids is not None:
+        raise click.UsageError(_ONE)
+    elsewhere = file is not None or token_ids is not None
+    model, prompt = _model_and_prompt(words, model, elsewhere)
     asked = token_ids if token_ids is not None else _text(prompt, file)
     from .continuation import read, summary
 
@@ -68,29 +90,43 @@ def command(
         raise click.exceptions.Exit(130)
 
 
+def _model_and_prompt(
+    words: tuple[str, ...], model: str | None, elsewhere: bool
+) -> tuple[str, str | None]:
+    """What the words mean: PROMPT; MODEL and PROMPT; MODEL, where the prompt is elsewhere."""
+    from trilobit.hub.names import is_known, near_names, resolve
+
+    from .prompt import warn_of_model
+
+    if model is None and elsewhere and len(words) == 1:
+        if is_known(words[0]) or os.path.exists(words[0]):
+            return words[0], None
+    elif model is None and len(words) > 1:
+        model = words[0]
+        try:
+            resolve(model)
+        except RequestError:
+            near = "".join(f"; did you mean {name}" for name in near_names(model)[:1])
+            raise click.UsageError(
+                f"{model:.60}: no such model{near}; a prompt of several words stands in quotes: "
+                f'trilobit generate "{" ".join(words):.60}"'
+            ) from None
+        words = words[1:]
+    elif len(words) == 1:
+        warn_of_model(words[0], "trilobit generate")
+    if elsewhere and words:
+        raise click.UsageError(_ONE)
+    return model or DEFAULT, " ".join(words) if words else None
+
+
 def _text(prompt: str | None, file: Path | None) -> str:
+    from .prompt import of_file, of_stdin, piped
+
     if file is not None:
-        with file.open("rb") as opened:
-            text = _read(opened, str(file))
-    elif prompt == "-":
-        if sys.stdin is None:
-            raise RequestError("standard input is closed; pipe a prompt into it")
-        text = _read(sys.stdin.buffer, "standard input")
-    else:
-        text = prompt or ""
-    return text
-
-
-def _read(file: BinaryIO, source: str) -> str:
-    data = file.read(_LONGEST_PROMPT + 1)
-    if len(data) > _LONGEST_PROMPT:
-        raise RequestError(f"{source}: longer than any context; give at most 16 MB")
-    try:
-        text = data.decode("utf-8").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"{source}: not UTF-8 text (byte {error.start}); save it as UTF-8"
-        ) from None
-    if not text:  # somebody's mistake more often than a wish, which "" says
-        raise RequestError(f'{source}: the prompt is empty; give at least a word, or "" as PROMPT')
+        return of_file(file)
+    if prompt == "-":
+        return of_stdin()
+    text = piped() if prompt is None else prompt
+    if text is None:
+        raise click.UsageError(_ONE)
     return text

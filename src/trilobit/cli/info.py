@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .command import Command
+from .options import model_argument
+from .terminal import say
+from .units import count, size
+
 if TYPE_CHECKING:
     from trilobit.config import ModelConfig
     from trilobit.formats.gguf.tensors import TensorInfo as GGUFTensor
@@ -21,8 +26,16 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]  # JSON values
 
 
-@click.command("info")
-@click.argument("model")
+@click.command(
+    "info",
+    cls=Command,
+    examples=[
+        ("trilobit info trilobit-stories-5m", "The model that comes with the package."),
+        ("trilobit info model.gguf", "A file; what it would be converted to."),
+        ("trilobit info bitnet-2b --json", "For programs."),
+    ],
+)
+@model_argument()
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def command(model: str, as_json: bool) -> None:
     """Explain MODEL: a packed file, or the name of one that comes with the package or was pulled.
@@ -44,7 +57,7 @@ def command(model: str, as_json: bool) -> None:
         print(json.dumps(facts))
         return
     for line in _lines(facts):
-        print(line)
+        say(line)
 
 
 # ---- facts ------------------------------------------------------------------------------------
@@ -196,8 +209,6 @@ _WEIGHTS = {
 
 
 def _lines(facts: Facts) -> Iterator[str]:
-    from .units import size
-
     yield f"{facts['path']}: {_KINDS[facts['kind']]}, {size(facts['size_bytes'])}"
     if "architecture" in facts:
         yield f"  architecture     {_printable(facts['architecture'])}"
@@ -219,9 +230,9 @@ def _model_lines(facts: Facts) -> Iterator[str]:
     config = facts["config"]
     yield f"  architecture     {', '.join(_features(facts['model_type'], config))}"
     yield (
-        f"  shape            {config['num_hidden_layers']} layers, "
+        f"  shape            {count(config['num_hidden_layers'], 'layer')}, "
         f"hidden {config['hidden_size']}, ffn {config['intermediate_size']}, "
-        f"{config['num_attention_heads']} heads of {config['head_dim']}, "
+        f"{count(config['num_attention_heads'], 'head')} of {config['head_dim']}, "
         f"{config['num_key_value_heads']} for keys and values, "
         f"vocabulary {config['vocab_size']}"
     )
@@ -272,7 +283,8 @@ def _features(model_type: str, config: Mapping[str, Any]) -> Iterator[str]:
         yield "a norm before every projection"
     if config["sliding_window"] is not None:
         sliding = config["layer_types"].count("sliding_attention")
-        yield f"{sliding} layers see {config['sliding_window']} positions"
+        seen = count(config["sliding_window"], "position")
+        yield f"{count(sliding, 'layer')} see{'s' * (sliding == 1)} {seen}"
     if config["rope_scaling"] is not None:
         yield f"{config['rope_scaling']['rope_type']} RoPE"
     yield {
@@ -286,6 +298,6 @@ def _features(model_type: str, config: Mapping[str, Any]) -> Iterator[str]:
 
 def _table(title: str, sizes: Mapping[str, int], total: int) -> Iterator[str]:
     yield f"  {title}"
-    for name, count in sizes.items():
-        if count:
-            yield f"    {name:<13}{count:>17,}{100 * count / total:>8.1f} %"
+    for name, size_bytes in sizes.items():
+        if size_bytes:
+            yield f"    {name:<13}{size_bytes:>17,}{100 * size_bytes / total:>8.1f} %"

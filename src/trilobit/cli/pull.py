@@ -7,9 +7,20 @@ import shlex
 
 import click
 
+from .command import Command
+from .options import model_argument
 
-@click.command("pull")
-@click.argument("model")
+
+@click.command(
+    "pull",
+    cls=Command,
+    examples=[
+        ("trilobit pull bitnet-2b", "By a short name."),
+        ("trilobit pull org/name@revision", "Any repository of the Hub."),
+        ("trilobit pull org/name:file.gguf", "One file of several."),
+    ],
+)
+@model_argument()
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(model: str, as_json: bool) -> None:
     """Download MODEL if it is new, check it, and pack it.
@@ -21,6 +32,7 @@ def command(model: str, as_json: bool) -> None:
     """
     from trilobit.hub.models import pull
 
+    from .terminal import say
     from .units import size
 
     done = pull(model)
@@ -36,9 +48,9 @@ def command(model: str, as_json: bool) -> None:
         print(json.dumps(result))
         return
     if not done.is_new:
-        print(f"{done.name}: up to date, {size(size_bytes)}")
+        say(f"{done.name}: up to date, {size(size_bytes)}")
     elif done.downloaded_bytes:
-        print(f"{done.name}: {size(done.downloaded_bytes)} downloaded, packed: {size(size_bytes)}")
+        say(f"{done.name}: {size(done.downloaded_bytes)} downloaded, packed: {size(size_bytes)}")
     else:
-        print(f"{done.name}: packed: {size(size_bytes)}")
-    print(f"Run it: trilobit run {shlex.quote(done.name)}")
+        say(f"{done.name}: packed: {size(size_bytes)}")
+    say(f"Run it: trilobit run {shlex.quote(done.name)}")

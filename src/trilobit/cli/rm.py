@@ -6,9 +6,19 @@ import sys
 
 import click
 
+from .command import Command
+from .options import model_argument
 
-@click.command("rm")
-@click.argument("model")
+
+@click.command(
+    "rm",
+    cls=Command,
+    examples=[
+        ("trilobit rm bitnet-2b", "Asks about the download."),
+        ("trilobit rm --all bitnet-2b", "All of it."),
+    ],
+)
+@model_argument(here=True)
 @click.option("--all", "everything", is_flag=True, help="Delete its download too.")
 @click.option("--packed", "packed_only", is_flag=True, help="Keep its download, do not ask.")
 def command(model: str, everything: bool, packed_only: bool) -> None:
@@ -21,12 +31,13 @@ def command(model: str, everything: bool, packed_only: bool) -> None:
         raise click.UsageError("give --all or --packed, not both")
     from trilobit.hub.shelf import find, remove, remove_download
 
+    from .terminal import say
     from .units import size
 
     held = find(model)
     freed = remove(held)
     if freed:
-        print(f"{held.name}: packed file deleted, {size(freed)} freed")
+        say(f"{held.name}: packed file deleted, {size(freed)} freed")
     if not held.download_bytes or packed_only:
         return
     if not everything and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
@@ -34,9 +45,9 @@ def command(model: str, everything: bool, packed_only: bool) -> None:
             f"Delete its download too ({size(held.download_bytes)}, shared with other programs)?"
         )
     if everything:
-        print(f"{held.name}: download deleted, {size(remove_download(held))} freed")
+        say(f"{held.name}: download deleted, {size(remove_download(held))} freed")
     else:
-        print(
+        say(
             f"its download stays ({size(held.download_bytes)}); "
             f"`trilobit rm --all {held.name}` deletes it"
         )

@@ -1,9 +1,11 @@
-"""`trilobit run`: a story, told as it is made, and one line of what it took."""
+"""`trilobit run`: a chat, an answer or a story, as the model is made for, and what it took."""
 
 from __future__ import annotations
 
 import os
+import sys
 from textwrap import shorten
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,41 +13,83 @@ from trilobit.bundled import DEFAULT
 from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
 
-from .llm_options import OpenLLM, llm_options
-from .sampling_options import sampling_options
+from .command import Command
+from .options import OpenLLM, llm_options, model_argument, sampling_options
+
+if TYPE_CHECKING:
+    from trilobit.engine.prompts import Message
+
+_STORY = "Once upon a time"
 
 
-@click.command("run")
-@click.argument("model", default=DEFAULT)
-@click.argument("prompt", default="Once upon a time")
+@click.command(
+    "run",
+    cls=Command,
+    examples=[
+        ("trilobit run", "A story by the model that comes with the package."),
+        ("trilobit run bitnet-2b", "A chat; downloads the model the first time."),
+        ('trilobit run bitnet-2b "Why is the sky blue?"', "One answer."),
+        ('trilobit run bitnet-2b "Sum up:" < notes.txt', "An answer about a text."),
+        ('trilobit run model.trilobit "The big dog"', "A story that begins so."),
+    ],
+)
+@model_argument(default=DEFAULT)
+@click.argument("prompt", nargs=-1)
+@click.option("--system", metavar="TEXT", help="What a chat model is told before the question.")
 @sampling_options(SamplingParams(max_tokens=512, temperature=0.7, min_p=0.05))
 @llm_options
 def command(
     model: str,
-    prompt: str,
+    prompt: tuple[str, ...],
+    system: str | None,
     params: SamplingParams,
     open_llm: OpenLLM,
 ) -> None:
-    """Write a story that begins with PROMPT ("Once upon a time").
+    """Talk to MODEL, put the question PROMPT to it, or let it tell a story.
 
-    MODEL is a file, a folder or a name (`trilobit list --names`). The text goes to stdout, the
-    line about it to stderr.
+    A model that was made for conversations answers PROMPT; without one, it chats in the terminal
+    (`trilobit chat`). Any other model continues PROMPT ("Once upon a time"). What comes through
+    stdin is put before PROMPT. MODEL is a file, a folder or a name (`trilobit list --names`).
+    The text goes to stdout, the line about it to stderr.
     """
     if any(map(str.isspace, model)) and not os.path.exists(model):
         raise RequestError(
             f"{shorten(model, 60)}: no such model; a prompt comes after the model: "
             "trilobit run MODEL PROMPT, or trilobit generate PROMPT"
         )
+    from .prompt import piped, warn_of_model
+
+    said = None if prompt in ((), ("-",)) else " ".join(prompt)  # stdin is read anyway
+    if said is not None:
+        warn_of_model(said, "trilobit run")
+    asked = _joined(piped(), said)
+    if asked is None and _terminal():
+        from .chat import STEP_TOKENS, talk
+
+        llm = open_llm(model, max_batch_tokens=STEP_TOKENS, max_sequences=1)
+        if llm.has_chat_template:
+            talk(llm, params, system=system, stats=True)
+            return
+    else:
+        llm = open_llm(model)
     from .continuation import read, summary
     from .terminal import note
+    from .units import count
 
-    llm = open_llm(model)
-    stream = llm.stream(prompt, params)
-    finished = read(stream, shown=True, prompt=prompt)
+    if llm.has_chat_template:
+        if asked is None or not asked.strip():
+            raise RequestError(f"nothing is asked; give a question: trilobit run {model} PROMPT")
+        stream, begun = llm.stream_chat(_messages(system, asked), params), ""
+    elif system is not None:
+        raise RequestError(f"{model}: was not made for conversations; leave out --system")
+    else:
+        begun = _STORY if asked is None else asked
+        stream = llm.stream(begun, params)
+    finished = read(stream, shown=True, prompt=begun)
     print()
     values = summary(llm, params, stream)
     note(
-        f"{values['tokens']} tokens"
+        f"{count(values['tokens'], 'token')}"
         f" | prefill {values['prefill_tokens_per_s']:.0f} tokens/s"
         f" | decode {values['decode_tokens_per_s']:.0f} tokens/s"
         f" | threads {values['threads']} | ISA {values['isa']}"
@@ -53,3 +97,17 @@ def command(
     )
     if not finished:
         raise click.exceptions.Exit(130)
+
+
+def _joined(text: str | None, prompt: str | None) -> str | None:
+    """What was piped, a blank line, the prompt; or one of them."""
+    return f"{text}\n\n{prompt}" if text and prompt else text or prompt
+
+
+def _messages(system: str | None, asked: str) -> list[Message]:
+    told: list[Message] = [{"role": "system", "content": system}] if system else []
+    return [*told, {"role": "user", "content": asked}]
+
+
+def _terminal() -> bool:
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))

@@ -14,6 +14,9 @@ from trilobit.packing import Layout
 from trilobit.shapes import SHAPES, resized, shape
 from trilobit.synth import Form, synth, synth_packed
 
+from .command import Command, option
+from .path import FilePath
+from .terminal import say
 from .units import amount, size
 from .writing import check_free, progress
 
@@ -32,13 +35,30 @@ _FIELDS = (
 
 def _field_options(command: Callable[..., None]) -> Callable[..., None]:
     for name in reversed(_FIELDS):
-        command = click.option(f"--{name.replace('_', '-')}", type=int, metavar="N")(command)
+        words = name.replace("_", "-")
+        add = option("Shape", f"--{words}", type=int, metavar="N", help="In place of the shape's.")
+        command = add(command)
     return command
 
 
-@click.command("synth")
-@click.argument("out", type=click.Path(path_type=Path))
-@click.option("--shape", "shape_name", required=True, type=click.Choice(SHAPES))
+@click.command(
+    "synth",
+    cls=Command,
+    examples=[
+        ("trilobit synth --shape 125m checkpoint", "A Hugging Face checkpoint."),
+        ("trilobit synth --shape 2b4t m.trilobit --to-packed-file", "Ready to run."),
+        ("trilobit synth --shape 125m tiny --num-hidden-layers 2", "A shape of your own."),
+    ],
+)
+@click.argument("out", type=FilePath())
+@click.option(
+    "--shape",
+    "shape_name",
+    required=True,
+    type=click.Choice(SHAPES),
+    metavar="SHAPE",
+    help=f"Of which published model: {', '.join(SHAPES)}.",
+)
 @click.option(
     "--form",
     type=click.Choice(["packed", "bf16"]),
@@ -54,7 +74,14 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Of the weights of a packed file.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="The same seed gives the same weights.",
+)
 @_field_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -98,9 +125,9 @@ def command(
         }
         print(json.dumps(result))
         return
-    print(f"{out}: {amount(config.parameters)} parameters, {size(size_bytes)}, in {seconds:.1f} s")
+    say(f"{out}: {amount(config.parameters)} parameters, {size(size_bytes)}, in {seconds:.1f} s")
     name = shlex.quote(str(out))
     if to_packed_file:
-        print(f"Run it on token ids: trilobit generate --model {name} --token-ids 1,2,3")
+        say(f"Run it on token ids: trilobit generate --model {name} --token-ids 1,2,3")
     else:
-        print(f"Pack it: trilobit convert {name} {shlex.quote(f'{out}.trilobit')}")
+        say(f"Pack it: trilobit convert {name} {shlex.quote(f'{out}.trilobit')}")

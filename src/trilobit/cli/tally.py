@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from trilobit.engine.sequence import Completion
 
+from .units import count
+
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
@@ -37,10 +39,11 @@ class Tally:
 
     def __str__(self) -> str:
         prefilled = self.prompt_tokens - self.cached_tokens
+        decode = _rate(self.decoded_tokens, self.decode_s)
         return (
-            f"prompt {self.prompt_tokens} tokens, {self.cached_tokens} of them cached, "
+            f"prompt {count(self.prompt_tokens, 'token')}, {self.cached_tokens} of them cached, "
             f"prefill {_rate(prefilled, self.prefill_s)}; "
-            f"reply {self.output_tokens} tokens, decode {_rate(self.decoded_tokens, self.decode_s)}"
+            f"reply {count(self.output_tokens, 'token')}, decode {decode}"
         )
 
 

@@ -13,22 +13,33 @@ from pathlib import Path
 import click
 
 from ..errors import RecipeError, TrilobitError
+from .command import Command
+from .path import FilePath
+from .units import count
 
 
-@click.command("train")
-@click.argument("recipe_file", metavar="RECIPE", type=click.Path(path_type=Path))
+@click.command(
+    "train",
+    cls=Command,
+    examples=[
+        ("trilobit train recipe.toml", "As the recipe says; again after a crash: go on."),
+        ("trilobit train recipe.toml --data stories.jsonl", "With text of your own."),
+        ("trilobit train recipe.toml --packed model.trilobit", "To run it afterwards."),
+    ],
+)
+@click.argument("recipe_file", metavar="RECIPE", type=FilePath())
 @click.option(
     "--data",
     "data_files",
     metavar="FILE",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Text to train on, instead of the recipe's data.files. Repeat for more.",
 )
 @click.option(
     "--output",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Where the run lives. Default: runs/NAME.",
 )
 @click.option("--weights", type=click.Choice(["ternary", "sign", "float"]), help="Override.")
@@ -38,7 +49,7 @@ from ..errors import RecipeError, TrilobitError
 @click.option(
     "--packed",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Also write the model as one packed file, for `trilobit run FILE`.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -109,7 +120,9 @@ def command(
             )
         )
         return
-    print(f"held-out perplexity {result.held_out_perplexity:.3f} after {result.steps} steps")
+    print(
+        f"held-out perplexity {result.held_out_perplexity:.3f} after {count(result.steps, 'step')}"
+    )
     print(f"model: {packed or result.packed or result.model}")
 
 

@@ -13,6 +13,11 @@ def amount(count: int) -> str:
     return _scaled(count, {"trillion": 1e12, "billion": 1e9, "million": 1e6}) or f"{count:,}"
 
 
+def count(number: int, noun: str) -> str:
+    """So many of a thing: `1 token`, `20 tokens`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _scaled(count: int, units: dict[str, float]) -> str | None:
     for unit, power in units.items():
         if count >= 0.9995 * power:  # what rounds up to the unit

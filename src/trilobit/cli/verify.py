@@ -8,20 +8,31 @@ from pathlib import Path
 
 import click
 
+from .command import Command
+from .options import model_argument
+from .path import FilePath
+
 _MARKS = {True: "ok", False: "WRONG", None: "-"}
 
 
-@click.command("verify")
-@click.argument("model")
+@click.command(
+    "verify",
+    cls=Command,
+    examples=[
+        ("trilobit verify bitnet-2b", "After a download, or a conversion."),
+        ("trilobit verify model.trilobit --text wiki.test.raw", "With the text's perplexity."),
+    ],
+)
+@model_argument()
 @click.option(
     "--golden",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="FILE",
     help="Compare with the values in this JSON file (docs/verify.md).",
 )
 @click.option(
     "--text",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="FILE",
     help="Measure the perplexity of this text; of WikiText-2 (wiki.test.raw) some are known.",
 )
@@ -41,6 +52,8 @@ def command(
     from trilobit.verify import golden as golden_values
     from trilobit.verify import verify
 
+    from .terminal import say
+    from .units import count
     from .writing import progress
 
     values = golden_values.read(golden) if golden else None
@@ -50,12 +63,12 @@ def command(
     for check in verify(path, golden=values, text=words, progress=progress):
         checks.append(check)
         if not as_json:
-            print(f"{check.name:<13}{_MARKS[check.passed]:<7}{check.found}", flush=True)
+            say(f"{check.name:<13}{_MARKS[check.passed]:<7}{check.found}")
     wrong = sum(check.passed is False for check in checks)
     if as_json:
         rows = [dataclasses.asdict(check) for check in checks]
         print(json.dumps({"path": str(path), "wrong": wrong, "checks": rows}))
     elif wrong:
-        print(f"{path}: {wrong} of {len(checks)} checks failed")
+        say(f"{path}: {wrong} of {count(len(checks), 'check')} failed")
     if wrong:
         context.exit(1)

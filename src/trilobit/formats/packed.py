@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import reprlib
 from collections.abc import Callable, Mapping
@@ -264,6 +265,12 @@ def _declare_screen(config: ModelConfig) -> list[Declared]:
         (names.SCREEN_SCALES, "F32", (rows,)),
         (names.SCREEN_RESIDUALS, "F32", (rows,)),
     ]
+
+
+def tensor_bytes(config: ModelConfig) -> int:
+    """Bytes of all tensors of a packed file of this shape, without a tokenizer; about."""
+    declared = declare(config, "BF16", TextFiles())
+    return sum(DTYPES[dtype].itemsize * math.prod(shape) for _, dtype, shape in declared)
 
 
 def declare(

@@ -17,15 +17,19 @@ from typing import TYPE_CHECKING
 from ..errors import DownloadError, OutputError, RequestError, UnsupportedModel
 from ..formats.files import read_json
 from ..formats.hf_config import model_config
+from ..formats.packed import tensor_bytes
 from ..formats.text import TOKENIZERS
 from ..formats.whole_file import disk_amount
 from .bar import Advance, as_tqdm, say, transfer
 from .faults import hub_faults, patiently
 from .files import Needed, needed
+from .home import home
 from .names import Repo
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
+
+    from ..config import ModelConfig
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -131,10 +135,11 @@ def downloaded_commit(repo: Repo) -> str | None:
     return None
 
 
-def download(snapshot: Snapshot) -> None:
+def download(snapshot: Snapshot, *, packs: bool = True) -> None:
     """Fetch what is missing and check every file.
 
-    The config comes first: the weights of a model that does not run here are not worth the wait.
+    The config comes first: the weights of a model that does not run here are not worth the wait,
+    nor those of one whose packed file, if it gets one (packs), finds no room.
     Raises UnsupportedModel or FormatError for a config that is not for us, DownloadError when a
     file cannot be fetched or is not what the Hub says (it is then deleted), OutputError when it
     cannot be stored.
@@ -158,7 +163,9 @@ def download(snapshot: Snapshot) -> None:
                 asked_again=True,
             )
             if file.name == _CONFIG:
-                _check_config(snapshot, file)
+                config = _checked_config(snapshot, file)
+                if packs:
+                    _check_packed_space(snapshot, config)
     verify(snapshot)
 
 
@@ -224,9 +231,9 @@ def _from_cache(folder: Path, name: str) -> HubFile:
     )
 
 
-def _check_config(snapshot: Snapshot, file: HubFile) -> None:
+def _checked_config(snapshot: Snapshot, file: HubFile) -> ModelConfig:
     _verify(snapshot, file, lambda count: None)
-    model_config(read_json(snapshot.folder / file.name), f"{snapshot.repo}: {file.name}")
+    return model_config(read_json(snapshot.folder / file.name), f"{snapshot.repo}: {file.name}")
 
 
 def _verify(snapshot: Snapshot, file: HubFile, moved: Advance) -> None:
@@ -252,15 +259,34 @@ def _git_blob(path: Path) -> hashlib._Hash:
 
 
 def _check_space(repo: Repo, wanted_bytes: int) -> None:
-    place = storage(repo)
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = _standing(storage(repo))
     free_bytes = shutil.disk_usage(place).free
     if wanted_bytes > free_bytes:
         raise OutputError(
             f"{repo}: needs {disk_amount(wanted_bytes)}, and the disk of {place} has "
             f"{disk_amount(free_bytes)} free; free space, or set HF_HOME to another disk"
         )
+
+
+def _check_packed_space(snapshot: Snapshot, config: ModelConfig) -> None:
+    place = _standing(home())
+    wanted_bytes = tensor_bytes(config)
+    if place.stat().st_dev == _standing(storage(snapshot.repo)).stat().st_dev:
+        wanted_bytes += snapshot.missing_bytes
+    free_bytes = shutil.disk_usage(place).free
+    if wanted_bytes > free_bytes:
+        raise OutputError(
+            f"{snapshot.repo}: needs {disk_amount(wanted_bytes)} until it is packed, and the disk "
+            f"of {place} has {disk_amount(free_bytes)} free; free space, or set TRILOBIT_HOME to "
+            "another disk"
+        )
+
+
+def _standing(place: Path) -> Path:
+    """The nearest folder of a path that is there already."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place
 
 
 def _remember(snapshot: Snapshot) -> None:

@@ -93,7 +93,7 @@ def source_path(model: str | os.PathLike[str]) -> Path:
         record = entry.record()
         if record is not None and record.has_download:
             return Path(record.source)
-        return _fetch(found, record).source
+        return _fetch(found, record, packs=False).source
 
 
 def pull(model: str | os.PathLike[str]) -> Pulled:
@@ -139,7 +139,7 @@ def _prepare(repo: Repo, entry: Entry) -> Path:
         return _make(entry, _fetch(repo, record))
 
 
-def _fetch(repo: Repo, record: Record | None) -> Snapshot:
+def _fetch(repo: Repo, record: Record | None, *, packs: bool = True) -> Snapshot:
     """Have a download here: of the commit of the record, the Hub's newest, or what there is."""
     from .download import download, downloaded, look_up, verify
     from .faults import Unreachable
@@ -153,7 +153,7 @@ def _fetch(repo: Repo, record: Record | None) -> Snapshot:
             raise
         verify(here)
         return here
-    download(snapshot)
+    download(snapshot, packs=packs)
     return snapshot
 
 

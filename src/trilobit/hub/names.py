@@ -51,7 +51,7 @@ ALIASES: dict[str, str] = {
 MAIN = "main"  # the revision that a repository shows
 
 # Written before a name, these say that the Hub is meant, whatever is here.
-_HUB_PREFIXES = ("hf://", "https://huggingface.co/", "https://hf.co/")
+_HUB_PREFIXES = ("hf://", "https://huggingface.co/", "https://hf.co/", "http://huggingface.co/")
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
 _GGUF = r"[\w.-]+(?:/[\w.-]+)*\.gguf"
@@ -132,6 +132,14 @@ def resolve(model: str | os.PathLike[str]) -> Path | Repo:
         + (f"did you mean {' or '.join(near)}? " if near else "")
         + "`trilobit list --names` shows the names, and any org/name of the Hugging Face Hub is one"
     )
+
+
+def is_known(model: str) -> bool:
+    """Whether a text can hardly be anything but a model: its file, or a name that we know."""
+    if _is_here(model):
+        return os.path.isdir(model) or model.endswith((".trilobit", ".gguf"))
+    name = model.removeprefix("hf://").partition("@")[0].partition(":")[0].lower()
+    return name in bundled_models() or name in ALIASES or name in _KNOWN_IDS
 
 
 def repo_of(text: str) -> Repo | None:

@@ -57,7 +57,7 @@ def verify(
 
 
 def _perplexity(found: float, windows: int, golden: Golden | None) -> Check:
-    words = f"{found:.4f} in {windows} windows of 512 tokens"
+    words = f"{found:.4f} in {windows} window{'s' * (windows != 1)} of 512 tokens"
     if golden is None or golden.perplexity is None:
         return Check("perplexity", None, f"{words}; no golden value is known")
     passed = abs(found - golden.perplexity) <= golden.perplexity_tolerance

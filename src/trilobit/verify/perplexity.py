@@ -38,7 +38,9 @@ def _check_context(context: int) -> None:
 
 def _check_length(tokens: int) -> None:
     if tokens < WINDOW:
-        raise RequestError(f"the text has {tokens} tokens; at least {WINDOW} are needed")
+        raise RequestError(
+            f"the text has {tokens} token{'s' * (tokens != 1)}; at least {WINDOW} are needed"
+        )
 
 
 def windowed_perplexity(llm: LLM, text: str, progress: Progress | None = None) -> tuple[float, int]:

@@ -56,7 +56,7 @@ def check_sums(path: Path) -> Iterator[Check]:
     if wrong:
         yield Check("checksums", False, f"{', '.join(wrong)}: not what was published; pull again")
     else:
-        yield Check("checksums", True, f"{len(named)} files as published")
+        yield Check("checksums", True, f"{len(named)} file{'s' * (len(named) != 1)} as published")
 
 
 def _sha256(path: Path) -> str:
