@@ -23,10 +23,10 @@ from trilobit.convert import convert
 from trilobit.errors import RecipeError, UnsupportedModel
 from trilobit.formats.packed import PackedModel
 from trilobit.nn import bit_linears, swap_linears
-from trilobit.train.bpe import as_hugging_face
+from trilobit.train.data.bpe import as_hugging_face
 from trilobit.train.export import pack_published, save_masters, save_packed
-from trilobit.train.pretrain import build_model
-from trilobit.train.recipe import load_recipe
+from trilobit.train.objectives.causal import build_model
+from trilobit.train.recipes import load_recipe
 
 FORMS = ["model", "packed"]
 

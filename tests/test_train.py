@@ -36,7 +36,7 @@ from transformers import AutoTokenizer
 
 from trilobit.errors import OutputError
 from trilobit.train.checkpoint import write_whole
-from trilobit.train.recipe import load_recipe
+from trilobit.train.recipes import load_recipe
 
 STEPS = 120
 
@@ -106,7 +106,7 @@ def test_log_has_a_line_for_every_interval(run: Run) -> None:
 
 
 def test_progress_lines_tell_loss_speed_and_time_left(run: Run) -> None:
-    lines = run.outcome.err.splitlines()
+    lines = [line for line in run.outcome.err.splitlines() if line.startswith("step ")]
     training = [line for line in lines if "loss" in line]
     assert len(training) == STEPS // 5
     form = r"step \d+/120: loss \d+\.\d{4}, \d+ tokens/s, (\d+ h )?(\d+ min )?(\d+ s )?left"
