@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from trilobit.errors import RecipeError
-from trilobit.train.recipes import Data, Recipe, Schedule, Shape, load_recipe, recipe_of
+from trilobit.train.recipes import Data, Pretrain, Schedule, Shape, load_recipe, recipe_of
 
 TOML = """
 name = "tiny"

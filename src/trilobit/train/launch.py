@@ -1,4 +1,4 @@
-"""How a run lies on the machine: processes, threads, memory, and all that in the Trainer's words."""
+"""How a run lies on the machine: processes, threads, memory, in the Trainer's words too."""
 
 from __future__ import annotations
 
