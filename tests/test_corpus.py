@@ -86,7 +86,7 @@ def _cut_xz(whole: bytes) -> bytes:
             "gone.txt",
             None,
             (),
-            "{path}: cannot read the training text (No such file or directory); ",
+            "{path}: cannot read the training text (no such file); name it with",
         ),
         ("text.doc", b"x", (), "{path}: a text file's name ends in .txt or .jsonl (or those .xz)"),
         ("text.txt", b"", (), "{path}: no text in it"),

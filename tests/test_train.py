@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,11 +16,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 import stock
 import torch
 from fables import (
+    FABLES,
     HELD_OUT,
     RECIPE,
     WINDOW,
@@ -31,12 +37,16 @@ from fables import (
     write_recipe,
 )
 from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from trilobit.errors import OutputError
 from trilobit.train.checkpoint import write_whole
+from trilobit.train.data.tokens import TokenFile, token_dtype
+from trilobit.train.monitor import _evaluations_left
 from trilobit.train.recipes import load_recipe
+from trilobit.train.sums import write_sums
 
 STEPS = 120
 
@@ -295,17 +305,198 @@ def test_disk_full_before_the_first_step_leaves_no_half_corpus(tmp_path: Path) -
     assert {path.name for path in output.iterdir()} == {"recipe.json"}
 
 
-def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
+def test_a_flipped_byte_in_any_file_of_a_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
     output = tmp_path / "damaged"
     assert train(run.recipe, output, "--max-steps", "20").code == 0
-    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
-        path = output / "checkpoint-20" / name
+    last = output / "checkpoint-20"
+    files = sorted(last.iterdir())
+    assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "running_loss.json"} < {
+        path.name for path in files
+    }
+    for path in files:
         whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        for damaged in (flipped, whole[:middle], None):
+            path.unlink()
+            if damaged is not None:
+                path.write_bytes(damaged)
+            error = one_error(train(run.recipe, output))
+            assert error.startswith(f"{last}: is damaged (")
+            assert error.endswith("; delete it to go on from checkpoint-13")
+            path.write_bytes(whole)
+    shutil.rmtree(last)
+    path = output / "checkpoint-13" / "scheduler.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert one_error(train(run.recipe, output)).endswith("; begin anew with --fresh")
+    assert train(run.recipe, output, "--max-steps", "14", "--fresh").code == 0
+
+
+def test_a_checkpoint_in_shards_is_gone_on_from(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert train(run.recipe, output, "--max-steps", "13").code == 0
+    shutil.copytree(output, tmp_path / "whole")
+    last = output / "checkpoint-13"
+    weights = load_file(last / "model.safetensors")
+    (last / "model.safetensors").unlink()
+    names = sorted(weights)
+    shards = {"model-00001-of-00002.safetensors": names[::2]}
+    shards["model-00002-of-00002.safetensors"] = names[1::2]
+    for shard, part in shards.items():
+        save_file({name: weights[name] for name in part}, last / shard, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {n: s for s, part in shards.items() for n in part}}
+    (last / "model.safetensors.index.json").write_text(json.dumps(index))
+    (last / "sums.json").unlink()
+    write_sums(last)
+    for folder in (output, tmp_path / "whole"):
+        assert train(run.recipe, folder, "--max-steps", "18").code == 0
+    assert _weights(output) == _weights(tmp_path / "whole")
+
+
+def test_two_runs_in_one_folder_are_refused(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = _start(run.recipe, output)
+    _wait_for(lambda: (output / "checkpoint-13").exists(), process)
+    error = one_error(train(run.recipe, output))
+    assert error == (
+        f"{output}: another run is at work there; wait for its end, or choose another --output"
+    )
+    assert one_error(train(run.recipe, output, "--fresh")) == error
+    process.communicate()
+    assert process.returncode == 0
+    assert _weights(output) == _weights(run.output)
+    assert not (output / "lock").exists()
+
+
+def test_fewer_steps_than_a_checkpoint_has_are_refused(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert train(run.recipe, output, "--max-steps", "20").code == 0
+    before = _weights(output)
+    error = one_error(train(run.recipe, output, "--max-steps", "19"))
+    assert error.startswith(f"{output / 'checkpoint-20'}: is beyond the 19 steps asked for; ")
+    assert _weights(output) == before
+
+
+def test_a_diverged_run_is_no_success(tmp_path: Path) -> None:
+    # No line of the log is written on the way, and the numbers stay finite.
+    wild = RECIPE.replace("log_every = 5", "log_every = 1000").replace("[3e-2, 2e-2]", "[50, 50]")
+    recipe = write_recipe(tmp_path, wild.replace("[1e-2, 0.0]", "[50, 50]"))
+    output = tmp_path / "run"
+    error = one_error(train(recipe, output, "--max-steps", "12"))
+    assert re.match(r"(the run diverged: its held-out loss is|the loss is (nan|inf) at)", error)
+    assert not (output / "model").exists()
+    assert not (output / "packed").exists()
+
+
+def test_a_checkpoint_of_a_loss_that_is_no_number_is_not_written(tmp_path: Path) -> None:
+    wild = RECIPE.replace("log_every = 5", "log_every = 1000").replace("[3e-2, 2e-2]", "[1e30, 1]")
+    recipe = write_recipe(tmp_path, wild.replace("\nwarmup_steps = 10", ""))
+    error = one_error(train(recipe, tmp_path / "run"))
+    assert re.match(r"the loss is (nan|inf) at step 13; lower the learning rates ", error)
+    assert not _checkpoints(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["train.npy", "held_out.npy", "tokenizer.json", "sums.json"])
+def test_damaged_tokens_are_made_again_or_the_loss_is_told(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    output = tmp_path / "run"
+    assert train(run.recipe, output, "--max-steps", "13").code == 0
+    path = output / "corpus" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    outcome = train(run.recipe, output, "--max-steps", "14")
+    if name == "sums.json":  # what they were cannot be known any more
+        error = one_error(outcome)
+        assert error.startswith(f"{output / 'corpus'}: the checkpoints beside it were trained on ")
+        return
+    assert outcome.code == 0, outcome.err
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b'{"a": 1}\n[]\n3\n"x"\n', b"[" * 9999])
+def test_a_damaged_log_does_not_stop_a_run(run: Run, tmp_path: Path, content: bytes) -> None:
+    output = tmp_path / "run"
+    assert train(run.recipe, output, "--max-steps", "13").code == 0
+    log = output / "log.jsonl"
+    log.write_bytes(content + b"\n" + log.read_bytes())
+    assert train(run.recipe, output, "--max-steps", "14").code == 0
+    assert [e["step"] for e in _log(output) if "loss" in e] == [5, 10]
+
+
+def test_disk_full_at_the_first_checkpoint_is_one_line(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "full"
+    tokenizer = (run.output / "corpus" / "tokenizer.json").stat().st_size
+    before = (run.output / "corpus" / "train.npy").stat().st_size
+    assert before < tokenizer
+    assert train(run.recipe, output, "--max-steps", "11").code == 0  # the tokens are there
+    shutil.rmtree(output / "checkpoint-11")
+    real = PreTrainedTokenizerFast.save_pretrained
+
+    def full(self: Any, *args: Any, **rest: Any) -> Any:
+        with largest_file(tokenizer - 4096):
+            return real(self, *args, **rest)
+
+    with mock.patch.object(PreTrainedTokenizerFast, "save_pretrained", full):
         error = one_error(train(run.recipe, output))
-        assert error.startswith(f"{output / 'checkpoint-20'}: is damaged (")
-        assert error.endswith("delete it to go on from the one before")
-        path.write_bytes(whole)
+    assert error.startswith(f"{output / 'checkpoint-13'}: cannot write the checkpoint (")
+    assert "free space, or choose another --output" in error
+    assert not _checkpoints(output)
+
+
+def test_a_file_of_its_own_is_what_is_held_out(tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path, RECIPE.replace("held_out_every", 'validation = "v.txt"\nheld_out_every')
+    )
+    (tmp_path / "v.txt").write_text("\n\n".join(HELD_OUT))
+    assert train(recipe, tmp_path / "run", "--max-steps", "11").code == 0
+    tokens = {n: np.load(tmp_path / "run" / "corpus" / f"{n}.npy") for n in ("train", "held_out")}
+    assert tokens["train"].tolist().count(0) == len(FABLES)
+    assert tokens["held_out"].tolist().count(0) == 1  # one block
+
+
+def test_an_empty_file_of_its_own_is_one_line(tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path, RECIPE.replace("held_out_every", 'validation = "v.txt"\nheld_out_every')
+    )
+    (tmp_path / "v.txt").write_text("\n")
+    error = one_error(train(recipe, tmp_path / "run"))
+    assert error.startswith(f"{tmp_path / 'v.txt'}: no text in it; data.validation is what is held")
+
+
+def test_a_line_comes_before_pytorch_is_loaded(run: Run, tmp_path: Path) -> None:
+    # As a timing would say it on a quiet machine: the seconds before are those of the imports.
+    code = (
+        "import sys\n"
+        "class Err:\n"
+        "    def write(self, text):\n"
+        "        print('torch' in sys.modules, text.strip(), flush=True); sys.exit(0)\n"
+        "    def flush(self): pass\n"
+        f"sys.argv = ['trilobit', 'train', {str(run.recipe)!r}, '--output', {str(tmp_path)!r}]\n"
+        "from trilobit.cli import main\n"
+        "sys.stderr = Err()\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[0] == f"False fables: 120 steps in {tmp_path}"
+
+
+def test_time_left_counts_evaluations() -> None:
+    state = SimpleNamespace(max_steps=100, global_step=30)
+    assert _evaluations_left(state, 40) == 3  # 40, 80, and behind the last step
+    assert _evaluations_left(state, 50) == 2
+    state.global_step = 100
+    assert _evaluations_left(state, 50) == 0
+
+
+def test_more_than_65536_tokens_are_32_bits_wide(tmp_path: Path) -> None:
+    ids = [1, 70_000]
+    for vocabulary, dtype in ((65_536, np.uint16), (65_537, np.uint32)):
+        assert token_dtype(vocabulary) == dtype
+    path = tmp_path / "tokens.npy"
+    with TokenFile(path, np.dtype(np.uint32), bos_id=70_001, eos_id=None) as file:
+        file.append(ids)
+    assert np.load(path).tolist() == [70_001, *ids]
 
 
 def test_another_recipe_may_not_go_on(tmp_path: Path) -> None:

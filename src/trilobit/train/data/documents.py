@@ -48,7 +48,7 @@ def documents(path: Path, source: str | None = None) -> Iterator[tuple[int, str]
 
 def unreadable(path: Path, error: OSError | FormatError) -> RecipeError:
     """What to tell of a training text that cannot be read, or is no regular file."""
-    reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ")
+    reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ").split(";")[0]
     return RecipeError(
         f"{path}: cannot read the training text ({reason}); name it with data.files or --data"
     )

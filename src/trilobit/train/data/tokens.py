@@ -126,15 +126,15 @@ def _write(
     tokenizer.encode_special_tokens = True
     bos_id = given.bos_id if given else tokenizer.token_to_id(BOS)
     eos_id = given.eos_id if given else tokenizer.token_to_id(EOS)
-    last_id = max(tokenizer.get_vocab(with_added_tokens=True).values())
-    dtype = "<u2" if max(last_id, bos_id or 0, eos_id or 0) < 1 << 16 else "<u4"
+    last_id = max(*tokenizer.get_vocab(with_added_tokens=True).values(), bos_id or 0, eos_id or 0)
+    dtype = token_dtype(last_id + 1)
     about = {"key": key, "held_out_characters": held_out_characters, "bos_id": bos_id}
 
     def write(partial: Path) -> None:
         partial.mkdir(parents=True)
         with (
-            _TokenFile(partial / "train.npy", dtype, bos_id, eos_id) as train,
-            _TokenFile(partial / "held_out.npy", dtype, bos_id, eos_id) as held_out,
+            TokenFile(partial / "train.npy", dtype, bos_id, eos_id) as train,
+            TokenFile(partial / "held_out.npy", dtype, bos_id, eos_id) as held_out,
         ):
             for batch in _batches(_split(recipe)):
                 encoded = _encode(tokenizer, [text for _, text in batch])
@@ -237,14 +237,21 @@ def _batches(items: Iterable[tuple[bool, str]]) -> Iterator[list[tuple[bool, str
         yield batch
 
 
-class _TokenFile:
+def token_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+    """The narrowest type that holds every token of a vocabulary."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+class TokenFile:
     """A .npy of token ids that grows by one document at a time.
 
     The header comes first, as long as it will be, and again at the end with the length:
     numpy pads it so that it can.
     """
 
-    def __init__(self, path: Path, dtype: str, bos_id: int | None, eos_id: int | None) -> None:
+    def __init__(
+        self, path: Path, dtype: np.dtype[Any], bos_id: int | None, eos_id: int | None
+    ) -> None:
         self._path, self._dtype, self._length = path, dtype, 0
         self._before = [] if bos_id is None else [bos_id]
         self._behind = [] if eos_id is None else [eos_id]
@@ -255,6 +262,7 @@ class _TokenFile:
         return self
 
     def append(self, ids: list[int]) -> None:
+        """Add a document, between what begins and what ends one."""
         tokens = np.array([*self._before, *ids, *self._behind], dtype=self._dtype)
         self._file.write(tokens.tobytes())
         self._length += len(tokens)
@@ -265,7 +273,7 @@ class _TokenFile:
             self._write_header()
 
     def _write_header(self) -> None:
-        about = {"descr": self._dtype, "fortran_order": False, "shape": (self._length,)}
+        about = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length,)}
         np.lib.format.write_array_header_1_0(self._file, about)
 
 

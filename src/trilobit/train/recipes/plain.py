@@ -26,7 +26,6 @@ _MOST_POINTS_WITH_TEXTS = 1000
 _TEXTS = re.compile(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'')
 # What parsers raise, beside their own errors, for dates, numbers and tags that cannot be.
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-_LONGEST_MESSAGE = 300
 
 
 def shown(value: object) -> str:
@@ -41,7 +40,7 @@ def read_values(path: Path) -> dict[str, Any]:
     try:
         text = read_bytes(path, MAX_BYTES).decode("utf-8")
     except FormatError as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        reason = str(error).removeprefix(f"{path}: ").split(";")[0]
         raise RecipeError(f"cannot read the recipe ({reason})") from error
     except UnicodeDecodeError as error:
         raise RecipeError("the recipe is not UTF-8 text") from error
@@ -65,8 +64,10 @@ def build(kind: Any, values: object, where: str = "") -> Any:
     prefix = f"{where}." if where else ""
     for key in values:
         if key not in fields:
-            name = f"'{prefix}{key if isinstance(key, str) and len(key) < 80 else shown(key)}'"
-            raise RecipeError(f"unknown key {_one_line(name)}; known here: {', '.join(fields)}")
+            name = key if isinstance(key, str) else shown(key)
+            raise RecipeError(
+                f"unknown key '{prefix}{_one_line(name, 80)}'; known here: {', '.join(fields)}"
+            )
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in values:
@@ -77,7 +78,8 @@ def build(kind: Any, values: object, where: str = "") -> Any:
 def check_range(where: str, value: float, least: float, most: float) -> None:
     """RecipeError when a number lies outside of [least, most]; NaN does."""
     if not least <= value <= most:
-        raise RecipeError(f"{where} is {shown(value)}; it must be from {least:g} to {most:g}")
+        least, most = (int(x) if x == int(x) else x for x in (least, most))
+        raise RecipeError(f"{where} is {shown(value)}; it must be from {least} to {most}")
 
 
 _TYPES = {int: "a whole number", float: "a number", str: "a text"}
@@ -102,7 +104,7 @@ def _checked(hint: Any, value: object, where: str) -> Any:
         try:
             return float(value)
         except OverflowError:
-            return math.copysign(math.inf, value)  # which no key accepts
+            return math.inf if value > 0 else -math.inf  # which no key accepts
     if not isinstance(value, hint) or isinstance(value, bool):
         # YAML takes 1e-3 for a text.
         point = " (1e-3 needs a point in YAML: 1.0e-3)" if hint is float else ""
@@ -119,7 +121,7 @@ def _toml(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except _UNREADABLE as error:
-        raise RecipeError(_one_line(f"is not TOML: {error}")) from None
+        raise RecipeError(f"is not TOML: {_reason(error)}") from None
 
 
 def _yaml(text: str) -> dict[str, Any]:
@@ -142,16 +144,24 @@ def _yaml(text: str) -> dict[str, Any]:
     except RecipeError:
         raise
     except (yaml.YAMLError, *_UNREADABLE) as error:
-        raise RecipeError(_one_line(f"is not YAML: {error}")) from None
+        raise RecipeError(f"is not YAML: {_reason(error)}") from None
     if not isinstance(values, dict):
         raise RecipeError("holds no keys; see docs/train.md for a recipe")
     return values
 
 
-def _one_line(message: str) -> str:
-    line = " ".join(message.split())
-    printable = "".join(c if c.isprintable() else "?" for c in line[: _LONGEST_MESSAGE + 1])
-    return printable if len(printable) <= _LONGEST_MESSAGE else f"{printable[:-1]}..."
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    # Of YAML's dates, numbers and bytes, a conversion's own words; it may have none for us.
+    unread = isinstance(error, LookupError | AttributeError | TypeError)
+    return "a value is not of its tag's type" if unread else _one_line(str(error), 300)
+
+
+def _one_line(text: str, most: int) -> str:
+    line = " ".join(text[: 4 * most].split())
+    line = "".join(c if c.isprintable() else "?" for c in line)
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 class _Short(reprlib.Repr):

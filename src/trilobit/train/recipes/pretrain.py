@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -18,7 +17,7 @@ Weights = Literal["ternary", "sign", "float"]
 MAX_VOCABULARY = 1 << 20
 _MOST_WINDOW = 1 << 24  # the longest context of ModelConfig
 _LONGEST_PATH = 4096  # that Linux opens
-_LARGEST = 1 << 62  # far beyond every limit of ModelConfig; float() takes it
+_LARGEST = 1 << 62  # far beyond every limit of ModelConfig, and short to spell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +37,9 @@ class Shape:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            if not 0 < value < _LARGEST or not math.isfinite(value):
-                above = "above 0" if not value > 0 or not value < math.inf else "far less"
-                raise RecipeError(f"model.{f.name} is {shown(value)}; it must be {above}")
+            if not 0 < value < _LARGEST:
+                remedy = "far less" if value > 0 else "above 0"
+                raise RecipeError(f"model.{f.name} is {shown(value)}; it must be {remedy}")
         if self.hidden_size % self.num_attention_heads:
             raise RecipeError(
                 f"model.hidden_size {self.hidden_size} is not a multiple of "
