@@ -108,7 +108,7 @@ class Start:
                         f"{file.path}: tensor '{name}' is {info.dtype} {list(info.shape)}; the "
                         f"config asks for floats {list(parameter.shape)}"
                     )
-                parameter.copy_(torch.from_numpy(file.float32(name)))
+                parameter.copy_(torch.tensor(file.float32(name)))
                 if not torch.isfinite(parameter).all():
                     raise FormatError(
                         f"{file.path}: '{name}' holds NaN or infinity; fetch it again"
