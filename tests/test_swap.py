@@ -178,6 +178,8 @@ def test_a_name_to_keep_that_no_layer_has_is_refused(keep: Any) -> None:
     assert not list(bit_linears(model))
 
 
+# torch's compiler makes what torch's autograd deprecates to make.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_the_quantisation_warm_up_is_compiled_once() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 8))
     swap_linears(model)
