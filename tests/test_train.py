@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import math
@@ -39,14 +40,24 @@ from fables import (
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Trainer,
+    default_data_collator,
+)
 
 from trilobit.errors import OutputError
-from trilobit.train.checkpoint import write_whole
+from trilobit.train.checkpoint import check, write_whole
 from trilobit.train.data.tokens import TokenFile, token_dtype
+from trilobit.train.data.windows import HeldOutWindows, TrainingWindows
+from trilobit.train.launch import threads_worth, training_arguments
 from trilobit.train.monitor import _evaluations_left
+from trilobit.train.objectives.causal import build_model
 from trilobit.train.recipes import load_recipe
+from trilobit.train.schedule import learning_rate
 from trilobit.train.sums import write_sums
+from trilobit.train.trainer import RunMixin
 
 STEPS = 120
 
@@ -737,3 +748,83 @@ def test_the_remedy_is_that_of_the_cause(tmp_path: Path, cause: Exception, remed
     assert str(error.value).endswith(
         "another --output; the same command goes on from the last checkpoint, if there is one"
     )
+
+
+# ---- on this machine ----------------------------------------------------------------------------
+
+
+def test_a_model_beyond_the_memory_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    large = RECIPE.replace("hidden_size = 32", "hidden_size = 131072")
+    large = large.replace("num_hidden_layers = 2", "num_hidden_layers = 1024")
+    large = large.replace("num_attention_heads = 4", "num_attention_heads = 256")
+    error = one_error(train(write_recipe(tmp_path, large), tmp_path / "run"))
+    assert error.startswith("the run needs at least ")
+    wide = RECIPE.replace("batch_windows = 4", "batch_windows = 1048576")
+    wide = wide.replace(f"= {WINDOW}", "= 16384")
+    error = one_error(train(write_recipe(tmp_path, wide), tmp_path / "run"))
+    assert error.startswith("the run needs at least ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_threads_follow_from_the_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path))
+    assert recipe.model is not None
+    with mock.patch("trilobit.train.launch.available_cores", return_value=8):
+        assert threads_worth(recipe, recipe.model.config(320)) == 1
+        wide = dataclasses.replace(recipe.model, hidden_size=1024, intermediate_size=4096)
+        schedule = dataclasses.replace(recipe.schedule, batch_windows=16)
+        large = dataclasses.replace(recipe, model=wide, schedule=schedule)
+        assert threads_worth(large, wide.config(320)) == 8
+
+
+def test_more_threads_than_cores_are_warned_of(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("fables.jsonl", "gone.jsonl"))
+    outcome = train(recipe, tmp_path / "run", "--threads", "999")
+    assert re.search(
+        r"^warning: 999 threads on \d+ cores? wait for each other; ", outcome.err, re.M
+    )
+
+
+def test_one_process_of_accelerate_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # as `accelerate launch --cpu` sets it
+    recipe = write_recipe(tmp_path)
+    outcome = train(recipe, tmp_path / "run", "--max-steps", "11")
+    assert "1 thread; one process (accelerate launch --cpu starts no more; torchrun" in outcome.err
+
+
+class _Foreign(Trainer):
+    """A trainer with a loss of its own, as trl's have."""
+
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, **rest: Any) -> Any:
+        outputs = model(**inputs)
+        loss = 2 * outputs.loss
+        return (loss, outputs) if rest.get("return_outputs") else loss
+
+
+class _Ours(RunMixin, _Foreign):
+    pass
+
+
+def test_the_mixin_gives_any_trainer_our_schedule_and_checkpoints(run: Run, tmp_path: Path) -> None:
+    recipe = load_recipe(run.recipe)
+    recipe = dataclasses.replace(
+        recipe, schedule=dataclasses.replace(recipe.schedule, steps=13), log_every=13
+    )
+    torch.manual_seed(0)
+    model = build_model(recipe, 320, bos=0, eos=1)
+    tokens = np.load(run.output / "corpus" / "train.npy")
+    trainer = _Ours(
+        recipe=recipe,
+        output=tmp_path,
+        args=training_arguments(recipe, tmp_path),
+        model=model,
+        data_collator=default_data_collator,
+        train_dataset=TrainingWindows(tokens, window=WINDOW, count=52, seed=0),
+        eval_dataset=HeldOutWindows(tokens, window=WINDOW, bos_id=0),
+    )
+    trainer.train()
+    check(tmp_path / "checkpoint-13", steps=13)
+    assert trainer.state.log_history[0]["loss"] > 1.5 * math.log(320)  # twice the usual
+    assert trainer.state.log_history[0]["learning_rate"] == learning_rate(recipe.schedule, 13 - 1)
