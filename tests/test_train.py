@@ -760,7 +760,8 @@ def test_a_model_beyond_the_memory_is_refused_before_it_is_built(tmp_path: Path)
     error = one_error(train(write_recipe(tmp_path, large), tmp_path / "run"))
     assert error.startswith("the run needs at least ")
     wide = RECIPE.replace("batch_windows = 4", "batch_windows = 1048576")
-    wide = wide.replace(f"= {WINDOW}", "= 16384")
+    for key in ("max_position_embeddings", "\nwindow"):
+        wide = wide.replace(f"{key} = {WINDOW}", f"{key} = 16384")
     error = one_error(train(write_recipe(tmp_path, wide), tmp_path / "run"))
     assert error.startswith("the run needs at least ")
     assert not (tmp_path / "run").exists()
@@ -769,7 +770,10 @@ def test_a_model_beyond_the_memory_is_refused_before_it_is_built(tmp_path: Path)
 def test_threads_follow_from_the_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path))
     assert recipe.model is not None
-    with mock.patch("trilobit.train.launch.available_cores", return_value=8):
+    with (
+        mock.patch("trilobit.train.launch.available_cores", return_value=8),
+        mock.patch.dict(os.environ, {"OMP_NUM_THREADS": ""}),
+    ):
         assert threads_worth(recipe, recipe.model.config(320)) == 1
         wide = dataclasses.replace(recipe.model, hidden_size=1024, intermediate_size=4096)
         schedule = dataclasses.replace(recipe.schedule, batch_windows=16)

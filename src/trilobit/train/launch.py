@@ -16,7 +16,8 @@ from trilobit.train.recipes import Pretrain, Recipe
 
 # The newest may be the one that a power cut damaged; keep one before it.
 CHECKPOINTS_KEPT = 2
-# Multiply-adds of a layer's largest product that a thread more is worth. MEASURED
+# Multiply-adds of a layer's largest product that a thread is worth: a millisecond or two of one
+# core, beside which waiting for each other, some ten microseconds, is little.
 _PRODUCT_OF_A_THREAD = 1 << 24
 # Weight, gradient and Adam's two moments, in float32.
 _BYTES_A_PARAMETER = 16
@@ -43,6 +44,10 @@ def threads_worth(recipe: Pretrain, config: ModelConfig) -> int:
     tokens = max(windows, 1) * recipe.data.window
     product = tokens * config.hidden_size * config.intermediate_size
     cores = max(available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", together)), 1)
+    # torchrun sets it to 1 for several processes, whatever they are worth.
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    if together == 1 and limit.isdecimal():
+        cores = min(cores, int(limit[:9]))
     return max(1, min(cores, product // _PRODUCT_OF_A_THREAD))
 
 

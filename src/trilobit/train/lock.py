@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -28,16 +28,15 @@ def locked(output: Path) -> Iterator[None]:
             f"{output}: another run is at work there; wait for its end, or choose another --output"
         ) from None
     except (OSError, ValueError) as error:
-        strerror = getattr(error, "strerror", None) or str(error)
-        remedy = (
-            write_remedy(error, "choose another --output")
-            if isinstance(error, OSError)
-            else ("choose another --output")
-        )
-        raise OutputError(f"{output}: cannot write there ({strerror}); {remedy}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        remedy = "choose another --output"
+        if isinstance(error, OSError):
+            remedy = write_remedy(error, remedy)
+        raise OutputError(f"{output}: cannot write there ({reason}); {remedy}") from error
     try:
         yield
     finally:
         # While it is held: whoever waits sees that the name is another file's by then.
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows removes no open file
+            path.unlink()
         lock.release()

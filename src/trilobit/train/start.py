@@ -57,12 +57,21 @@ class Start:
 
     def model(self, weights: str) -> Any:
         """The model with its float32 weights, its linears as `weights` says."""
-        config = AutoConfig.from_pretrained(self.folder, local_files_only=True)
-        # It says how to read the weights, and they are read here.
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
         build: Any = AutoModelForCausalLM.from_config
-        model = build(config, dtype=torch.float32)
+        try:
+            config = AutoConfig.from_pretrained(
+                self.folder, local_files_only=True, trust_remote_code=False
+            )
+            # It says how to read the weights, and they are read here.
+            if hasattr(config, "quantization_config"):
+                del config.quantization_config
+            model = build(config, dtype=torch.float32)
+        except Exception as error:  # of any kind: what we read may still be too little for it
+            reason = " ".join(str(error).split())[:200]
+            raise RecipeError(
+                f"{self.folder}: transformers cannot make the model of start ({reason}); mend its "
+                "config.json"
+            ) from error
         if weights != "float":
             swap_linears(
                 model,

@@ -96,7 +96,8 @@ class CausalTrainer(RunMixin, Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         windows: Any = self.eval_dataset
         share = len(inputs["input_ids"]) * windows.counted_tokens / len(windows)
-        outputs = model(**inputs, num_items_in_batch=torch.tensor(share))
+        # The GPUs of one process share the batch, and the Trainer takes the mean of what they say.
+        outputs = model(**inputs, num_items_in_batch=share / max(self.args.n_gpu, 1))
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
 
