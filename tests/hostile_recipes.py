@@ -86,6 +86,9 @@ RECIPES: dict[str, str | bytes] = {
     "python_tag.yaml": SOUND_YAML.replace("20", "!!python/object/apply:os.system [x]"),
     "list_key.yaml": "? [a]\n: b\n",
     "set.yaml": SOUND_YAML.replace("[a.txt]", "!!set {a}"),
+    "twice.yaml": SOUND_YAML + "schedule: {steps: 30}\n",
+    "twice_within.yaml": SOUND_YAML.replace("steps: 20", "steps: 20, steps: 30"),
+    "twice.toml": SOUND + "steps = 30\n",
     "nul.yaml": "name: \0\n",
     "escapes.yaml": 'name: "\\x1b[31m\\n\\u2028\\r"\n' + SOUND_YAML.replace("name: tiny", "x: 1"),
     # Numbers.

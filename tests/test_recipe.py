@@ -159,6 +159,7 @@ def test_keys_that_a_later_version_adds_have_their_defaults(tmp_path: Path) -> N
         ("[data]", "[data]\nvocab_size = 256", "data.vocab_size is 256; 256 bytes and the special"),
         ("[data]", "[data]\nvocab_size = 1100000", "data.vocab_size is 1100000; at most 1048576"),
         ('["a.txt", "b.jsonl.xz"]', '"a.txt"', "'data.files' must be a list"),
+        ("[data]", '[data]\nvalidation = "a.txt"', "data.validation is 'a.txt', which is among"),
         ('["a.txt", "b.jsonl.xz"]', "[]", "data.files is empty; name at least one text file"),
         ("[data]", "[data]\nsource = 3", "'data.source' is 3; it must be a text"),
         ('"tiny"', '"tiny"\nkind = "sft2"', "kind is 'sft2'; one of pretrain"),
@@ -184,6 +185,8 @@ def test_a_wrong_recipe_is_one_line(tmp_path: Path, line: str, instead: str, mes
         ("a: [1\nb: }", "is not YAML: "),
         ("- 1", "holds no keys; see docs/train.md for a recipe"),
         ("", "holds no keys; see docs/train.md for a recipe"),
+        (YAML.replace("  steps: 20", "  steps: 20\n  steps: 30"), "line 12: a key is given twice"),
+        (YAML.replace("tiny", "&a tiny") + "weights: *a\n", "line 14 has the alias *a; write its"),
         ("1: 2", "unknown key '1'; known here: name, "),
         (YAML.replace("data:", "data: 3\nx:"), "unknown key 'x'; known here: "),
         (

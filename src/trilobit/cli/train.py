@@ -35,7 +35,7 @@ from ..errors import RecipeError, TrilobitError
 @click.option("--max-steps", type=click.IntRange(min=1), help="Override schedule.steps.")
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=1024),
     help="CPU threads. Default: as many physical cores as the model is worth.",
 )
 @click.option("--fresh", is_flag=True, help="Delete an earlier run's checkpoints; do not resume.")

@@ -127,8 +127,11 @@ def _toml(text: str) -> dict[str, Any]:
 def _yaml(text: str) -> dict[str, Any]:
     import yaml  # type: ignore[import-untyped]
 
-    class WithoutAliases(yaml.SafeLoader):  # type: ignore[misc]
-        """A few lines of aliases stand for gigabytes, and a recipe has no need of them."""
+    class Strict(yaml.SafeLoader):  # type: ignore[misc]
+        """A few lines of aliases stand for gigabytes, and a recipe has no need of them.
+
+        Of a key that is given twice YAML would take the last without a word.
+        """
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
@@ -139,8 +142,14 @@ def _yaml(text: str) -> dict[str, Any]:
                 )
             return super().compose_node(parent, index)
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            mapping = super().construct_mapping(node, deep)
+            if len(mapping) < len(node.value):
+                raise RecipeError(f"line {node.start_mark.line + 1}: a key is given twice")
+            return mapping
+
     try:
-        values = yaml.load(text, WithoutAliases)
+        values = yaml.load(text, Strict)
     except RecipeError:
         raise
     except (yaml.YAMLError, *_UNREADABLE) as error:

@@ -106,6 +106,11 @@ class Data:
         for name in (*self.files, *([self.validation] if self.validation is not None else ())):
             if not 0 < len(name) <= _LONGEST_PATH or "\0" in name:
                 raise RecipeError(f"data: {shown(name)} is no name of a file")
+        if self.validation in self.files:
+            raise RecipeError(
+                f"data.validation is {shown(self.validation)}, which is among data.files too; a "
+                "model knows the text that it was trained on"
+            )
         if self.held_out_every < 2:
             raise RecipeError(f"data.held_out_every is {shown(self.held_out_every)}; at least 2")
         check_range("data.held_out_every", self.held_out_every, 2, 1e9)
