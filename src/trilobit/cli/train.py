@@ -6,8 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -64,8 +63,8 @@ def command(
     from trilobit.formats.whole_file import check_place
     from trilobit.train.recipes import load_recipe
 
-    with _extra_named():
-        recipe = load_recipe(recipe_file)
+    _check_extra()
+    recipe = load_recipe(recipe_file)
     if data_files:
         files = tuple(str(path.resolve()) for path in data_files)
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, files=files))
@@ -85,10 +84,9 @@ def command(
         print(f"{recipe.name}: {recipe.schedule.steps:,} steps in {output}", file=sys.stderr)
         _warn_of_threads(threads)
 
-    with _extra_named():
-        _prepare_process()
-        from trilobit.train.checkpoint import last_checkpoint
-        from trilobit.train.run import train
+    _prepare_process()
+    from trilobit.train.checkpoint import last_checkpoint
+    from trilobit.train.run import train
 
     try:
         result = train(recipe, output, fresh=fresh, threads=threads)
@@ -121,18 +119,13 @@ def command(
     print(f"model: {packed or result.packed or result.model}")
 
 
-@contextmanager
-def _extra_named() -> Iterator[None]:
-    """Say which extra a missing package belongs to."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in ("accelerate", "tensorboard", "torch", "transformers", "yaml"):
-            raise
-        raise TrilobitError(
-            f"training needs the package '{package}'; pip install 'trilobit[train]'"
-        ) from error
+def _check_extra() -> None:
+    """Say what is missing before anything is read: loading what is there takes seconds."""
+    for package in ("torch", "transformers", "accelerate", "tensorboard", "yaml"):
+        if find_spec(package) is None:
+            raise TrilobitError(
+                f"training needs the package '{package}'; pip install 'trilobit[train]'"
+            )
 
 
 def _warn_of_threads(threads: int | None) -> None:
