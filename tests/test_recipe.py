@@ -148,6 +148,11 @@ def test_keys_that_a_later_version_adds_have_their_defaults(tmp_path: Path) -> N
             "_size = 66",
             "model.hidden_size and intermediate_size must be multiples of",
         ),
+        (
+            "num_attention_heads = 4\nnum_key_value_heads = 2",
+            "num_attention_heads = 16\nnum_key_value_heads = 1",
+            "model.num_key_value_heads 1 of 2 make 2 rows; the packed form needs a multiple of 4",
+        ),
         ("value_heads = 2", "value_heads = 3", "model.num_attention_heads 4 is not a multiple of"),
         (
             "[data]",

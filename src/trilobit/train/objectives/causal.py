@@ -37,6 +37,14 @@ class Causal:
                 f"{self.config.max_position_embeddings}"
             )
 
+        sizes = (self.config.query_size, self.config.kv_size)
+        sizes += (self.config.hidden_size, self.config.intermediate_size)
+        if recipe.weights != "float" and any(size % 4 for size in sizes):
+            raise RecipeError(
+                f"{folder}: start has matrices of {', '.join(map(str, sizes))} rows, and the packed "
+                "form needs multiples of 4; train float weights, or start from another"
+            )
+
     @property
     def config(self) -> ModelConfig:
         """The model's shape; its vocabulary may turn out smaller than what was asked for."""

@@ -57,7 +57,12 @@ class Shape:
             raise RecipeError("model.hidden_size and intermediate_size must be multiples of 4")
         check_range("model.initializer_range", self.initializer_range, 1e-12, 1e6)
         # What the engine cannot run must not be found out after days of training.
-        self.config(vocab_size=1)
+        config = self.config(vocab_size=1)
+        if config.kv_size % 4:
+            raise RecipeError(
+                f"model.num_key_value_heads {self.num_key_value_heads} of {config.head_dim} make "
+                f"{config.kv_size} rows; the packed form needs a multiple of 4"
+            )
 
     def config(self, vocab_size: int) -> ModelConfig:
         """As the engine will run it; RecipeError for what it does not."""
