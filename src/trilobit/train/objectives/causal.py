@@ -37,8 +37,8 @@ class Causal:
                 f"{self.config.max_position_embeddings}"
             )
 
-        sizes = (self.config.query_size, self.config.kv_size)
-        sizes += (self.config.hidden_size, self.config.intermediate_size)
+        shape = self.config
+        sizes = (shape.query_size, shape.kv_size, shape.hidden_size, shape.intermediate_size)
         if recipe.weights != "float" and any(size % 4 for size in sizes):
             raise RecipeError(
                 f"{folder}: start has matrices of {', '.join(map(str, sizes))} rows, and the packed "
