@@ -41,8 +41,8 @@ class Causal:
         sizes = (shape.query_size, shape.kv_size, shape.hidden_size, shape.intermediate_size)
         if recipe.weights != "float" and any(size % 4 for size in sizes):
             raise RecipeError(
-                f"{folder}: start has matrices of {', '.join(map(str, sizes))} rows, and the packed "
-                "form needs multiples of 4; train float weights, or start from another"
+                f"{folder}: start has matrices of {', '.join(map(str, sizes))} rows, and the "
+                "packed form needs multiples of 4; train float weights, or start from another"
             )
 
     @property
