@@ -12,7 +12,7 @@ from hypothesis import settings
 from trilobit.config import ModelConfig
 from trilobit.convert import convert
 from trilobit.synth import synth
-from trilobit.train.bpe import train_tokenizer
+from trilobit.train.data.bpe import train_tokenizer
 
 # Machines are slow and shared: a time limit for each example would fail by chance.
 settings.register_profile("trilobit", deadline=None)

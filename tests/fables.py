@@ -134,8 +134,9 @@ def one_error(outcome: Outcome) -> str:
     """The line that a failed command told, beside its progress."""
     assert outcome.code == 2
     assert outcome.out == ""
-    (error,) = [line for line in outcome.err.splitlines() if not line.startswith("step ")]
-    assert error.startswith("error: ")
+    (error,) = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert outcome.err.endswith(f"{error}\n")
+    assert "Traceback" not in outcome.err
     return error.removeprefix("error: ")
 
 

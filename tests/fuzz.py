@@ -1,7 +1,8 @@
-"""Fuzz a reader of files: `python tests/fuzz.py gguf SECONDS` (or gguf-model, safetensors).
+"""Fuzz a reader of files: `python tests/fuzz.py gguf SECONDS`, or another of TARGETS.
 
 Coverage-guided mutations of small sound files. Whatever comes, the reader either reads it or raises
-FormatError or UnsupportedModel. Exits with 1 when it did something else, or when nothing was run.
+FormatError, UnsupportedModel or RecipeError. Exits with 1 when it did something else, or when
+nothing was run.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 MEMORY_MB = 512  # resident; libFuzzer's own and the interpreter's are some 200
@@ -50,7 +52,27 @@ def fuzz_safetensors() -> tuple[Callable[[Path], None], list[bytes]]:
     return read_all, [SOUND, image({**two, "__metadata__": {"k": "v"}}, bytes(14)), image({})]
 
 
-TARGETS = {"gguf": fuzz_gguf, "gguf-model": fuzz_gguf_model, "safetensors": fuzz_safetensors}
+def fuzz_recipe(suffix: str) -> tuple[Callable[[Path], None], list[bytes]]:
+    """The reader of training recipes in TOML or YAML; the short ones of the hostile are seeds."""
+    from hostile_recipes import RECIPES, SOUND, SOUND_YAML
+
+    from trilobit.train.recipes import load_recipe
+
+    def read(path: Path) -> None:
+        load_recipe(path)
+
+    hostile = (text for name, text in RECIPES.items() if name.endswith(suffix))
+    seeds = [text.encode() for text in hostile if isinstance(text, str) and len(text) < 4096]
+    return read, [(SOUND if suffix == "toml" else SOUND_YAML).encode(), *seeds]
+
+
+TARGETS = {
+    "gguf": fuzz_gguf,
+    "gguf-model": fuzz_gguf_model,
+    "safetensors": fuzz_safetensors,
+    "toml": partial(fuzz_recipe, "toml"),
+    "yaml": partial(fuzz_recipe, "yaml"),
+}
 
 
 def main() -> int:
@@ -72,9 +94,10 @@ def run(target: str, seconds: int, folder: Path) -> None:
     """What runs in that process; does not return."""
     import atheris
 
-    with atheris.instrument_imports(include=["trilobit.formats"]):
+    with atheris.instrument_imports(include=["trilobit.formats", "trilobit.train.recipes"]):
         read, seeds = TARGETS[target]()
     from trilobit import FormatError, UnsupportedModel
+    from trilobit.errors import RecipeError
 
     for number, seed in enumerate(seeds):
         (folder / f"seed{number}").write_bytes(seed)
@@ -85,7 +108,7 @@ def run(target: str, seconds: int, folder: Path) -> None:
         path.write_bytes(data)
         try:
             read(path)
-        except (FormatError, UnsupportedModel) as error:
+        except (FormatError, RecipeError, UnsupportedModel) as error:
             message = str(error)
             if not message.startswith(f"{path}: ") or not message.isprintable():
                 raise AssertionError(message) from error

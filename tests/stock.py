@@ -27,7 +27,11 @@ def logits(model: Any, ids: Tensor) -> Tensor:
     return result
 
 
-def held_out_loss(logits_NTV: Tensor, ids_NT: Tensor) -> float:
-    """Mean negative log-probability of every token but each window's first, in float64."""
+def held_out_loss(logits_NTV: Tensor, ids_NT: Tensor, bos_id: int = 0) -> float:
+    """Mean negative log-probability in float64 of every token that has to be predicted.
+
+    Not those: each window's first token, and the one that begins a document behind another's end.
+    """
     logprobs = torch.log_softmax(logits_NTV[:, :-1].double(), dim=-1)
-    return -float(logprobs.gather(-1, ids_NT[:, 1:, None]).mean())
+    targets = ids_NT[:, 1:]
+    return -float(logprobs.gather(-1, targets[:, :, None])[targets != bos_id].mean())

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 BUNDLED = "trilobit-stories-5m"
 SCRIPTS = [
     *("kernels.py", "speculation.py", "instructions.py", "head.py"),
-    *("peers.py", "gguf_llamacpp.py", "plot.py"),
+    *("peers.py", "gguf_llamacpp.py", "plot.py", "training.py"),
 ]
 
 
@@ -198,6 +198,7 @@ def refused(done: subprocess.CompletedProcess[str], line: str) -> None:
         ("speculation.py", ("nope",), "error: nope: neither a file nor a known model"),
         ("head.py", ("nope.trilobit", "README.md"), "error: nope.trilobit: no such file"),
         ("head.py", (BUNDLED, __file__), f"error: {__file__}: not JSON lines of texts"),
+        ("training.py", ("none.toml",), "error: none.toml: cannot read the recipe (no such file)"),
         ("head.py", (BUNDLED, "none.jsonl"), "error: none.jsonl: No such file"),
         ("peers.py", ("--generate", "1"), "peers.py: error: argument --generate: '1' is no whole"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -309,3 +310,69 @@ def test_autocast_gradients_are_those_of_float32() -> None:
         # Both factors and the sum round to bfloat16, by half an eps each; the terms' sizes add
         # up to less than eight times the largest gradient here.
         assert (ours.grad - theirs).abs().max() <= 8 * 1.5 * BF16_EPS * theirs.abs().max()
+
+
+class _KeepsFloats(torch.autograd.Function):
+    """The product as its formula says, with x̂ and ŵ kept as floats for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, weights: str, share: float
+    ) -> torch.Tensor:
+        top = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-5)
+        x_codes, _ = absmax(x)
+        w_codes, scale = QUANTISERS[weights][0](weight)
+        # The layer divides by s, and does not multiply by 1/s, which is rounded once more.
+        s = 1.0 / weight.abs().mean(dtype=torch.float64).float().clamp(min=1e-5)
+        x_hat = x_codes.float() / torch.full_like(top, 127.0).div(top)
+        w_hat = w_codes * scale if weights == "sign" else w_codes.float() / s
+        if share < 1:
+            x_hat, w_hat = x.lerp(x_hat, share), weight.lerp(w_hat, share)
+        ctx.save_for_backward(x_hat, w_hat)
+        return x_hat @ w_hat.T
+
+    @staticmethod
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_hat, w_hat = ctx.saved_tensors
+        return dy @ w_hat, dy.T @ x_hat, None, None
+
+
+@pytest.mark.parametrize("weights", QUANTISERS)
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_gradients_from_kept_codes_equal_those_from_kept_floats(weights: str, share: float) -> None:
+    layer = _layer(130, 33, bias=False, weights=weights)
+    set_quantised_share(layer, share)
+    x, y = (_random(7, 130).requires_grad_() for _ in range(2))
+    weight = layer.weight.detach().clone().requires_grad_()
+    dy = _random(7, 33, seed=5)
+    layer(x).backward(dy)
+    _KeepsFloats.apply(y, weight, weights, share).backward(dy)
+    assert x.grad is not None
+    assert layer.weight.grad is not None
+    assert torch.equal(x.grad, y.grad)
+    assert torch.equal(layer.weight.grad, weight.grad)
+
+
+@pytest.mark.parametrize("weights", QUANTISERS)
+def test_the_backward_pass_keeps_the_parameter_and_codes_of_one_byte(weights: str) -> None:
+    layer = _layer(130, 33, bias=False, weights=weights)
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(_random(7, 130))
+    others = [tensor for tensor in kept if tensor.data_ptr() != layer.weight.data_ptr()]
+    assert len(kept) == len(others) + 1
+    assert sum(tensor.nbytes for tensor in others) == 7 * 130 + 7 * 4
+
+
+def test_a_weight_that_changed_before_the_backward_pass_is_an_error() -> None:
+    layer = _layer(7, 5)
+    output = layer(_random(3, 7))
+    with torch.no_grad():
+        layer.weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()

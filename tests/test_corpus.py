@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from fables import FABLES, HELD_OUT, RECIPE, one_error, train, write_recipe
 
-from trilobit.train.corpus import prepare
-from trilobit.train.recipe import load_recipe
-from trilobit.train.windows import TrainingWindows
+from trilobit.train.data.tokens import prepare
+from trilobit.train.data.windows import TrainingWindows
+from trilobit.train.recipes import load_recipe
 
 
 def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_tokens_do_not_depend_on_how_many_texts_are_encoded_at_once(
 ) -> None:
     recipe = load_recipe(write_recipe(tmp_path))
     whole = prepare(recipe, tmp_path / "whole")
-    monkeypatch.setattr("trilobit.train.corpus._BATCH_CHARACTERS", 1)
+    monkeypatch.setattr("trilobit.train.data.tokens._BATCH_CHARACTERS", 1)
     single = prepare(recipe, tmp_path / "single")
     assert whole.train.tolist() == single.train.tolist()
     assert whole.held_out.tolist() == single.held_out.tolist()
@@ -86,7 +86,7 @@ def _cut_xz(whole: bytes) -> bytes:
             "gone.txt",
             None,
             (),
-            "{path}: cannot read the training text (No such file or directory); ",
+            "{path}: cannot read the training text (no such file); name it with",
         ),
         ("text.doc", b"x", (), "{path}: a text file's name ends in .txt or .jsonl (or those .xz)"),
         ("text.txt", b"", (), "{path}: no text in it"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,31 @@ import numpy as np
 import pytest
 import stock
 import torch
-from fables import HELD_OUT, RECIPE, WINDOW, Run, finished_run, train, write_recipe
+from fables import (
+    HELD_OUT,
+    RECIPE,
+    WINDOW,
+    Run,
+    finished_run,
+    one_error,
+    train,
+    write_recipe,
+)
 from safetensors.numpy import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from trilobit import LLM, ternary
-from trilobit.convert import convert
-from trilobit.errors import RecipeError, UnsupportedModel
+from trilobit.convert import convert, write_packed
+from trilobit.errors import OutputError, RecipeError, UnsupportedModel
+from trilobit.formats.gguf.writer import write_gguf
 from trilobit.formats.packed import PackedModel
 from trilobit.nn import bit_linears, swap_linears
-from trilobit.train.bpe import as_hugging_face
-from trilobit.train.export import pack_published, save_masters, save_packed
-from trilobit.train.pretrain import build_model
-from trilobit.train.recipe import load_recipe
+from trilobit.train.data.bpe import as_hugging_face
+from trilobit.train.export import Trained, pack_published, save_masters, save_packed
+from trilobit.train.objectives.causal import build_model
+from trilobit.train.recipes import load_recipe
+from trilobit.train.start import Start
 
 FORMS = ["model", "packed"]
 
@@ -129,7 +141,7 @@ def test_config_declares_the_published_layout(run: Run) -> None:
             "quantization_mode": mode,
         }
         assert config["tie_word_embeddings"] is True
-        assert config["use_cache"] is True
+        assert config.get("use_cache", True) is True  # which it is where nothing is said
 
 
 def test_packed_tensors_are_the_codes_and_mean_of_the_masters(run: Run) -> None:
@@ -170,7 +182,14 @@ def test_engine_gives_the_perplexity_of_transformers(
     engine: LLM, theirs: Tensor, ids: Tensor
 ) -> None:
     scores = [engine.score(window.tolist()) for window in ids]
-    loss = -sum(score.total for score in scores) / sum(len(score.logprobs) for score in scores)
+    # Of all but each window's first token and those that begin a document: see stock.py.
+    counted = [
+        logprob
+        for window, score in zip(ids.tolist(), scores, strict=True)
+        for token, logprob in zip(window[-len(score.logprobs) :], score.logprobs, strict=True)
+        if token != 0
+    ]
+    loss = -sum(counted) / len(counted)
     # As between training and transformers: see above.
     assert math.exp(loss) == pytest.approx(math.exp(stock.held_out_loss(theirs, ids)), rel=1e-4)
 
@@ -274,3 +293,119 @@ def test_float_models_are_saved_as_they_are(tmp_path: Path, tokenizer: Any, ids:
 def test_rows_that_do_not_fill_a_byte_are_refused() -> None:
     with pytest.raises(RecipeError, match="has 6 rows"):
         pack_published(torch.zeros(6, 8, dtype=torch.int8))
+
+
+def test_a_model_without_a_tokenizer_is_saved_whole(tmp_path: Path, ids: Tensor) -> None:
+    model = _llama()
+    for save, name in ((save_packed, "packed"), (save_masters, "masters")):
+        save(model, None, tmp_path / name)
+        logits = stock.logits(stock.load(tmp_path / name), ids)
+        assert_same_but_for_ties(logits, stock.logits(model, ids))
+
+
+def test_a_save_that_fails_leaves_no_half_folder(tmp_path: Path) -> None:
+    model = _llama()
+
+    class Broken:
+        def save_pretrained(self, folder: Path) -> None:
+            raise Exception("No space left on device (os error 28)")  # as tokenizers says it
+
+    with pytest.raises(OutputError, match="cannot be written"):
+        save_packed(model, Broken(), tmp_path / "packed")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trained_model_is_a_source_for_every_writer(
+    run: Run, trained: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    source = Trained(trained, tokenizer, tmp_path / "run")
+    write_packed(source, tmp_path / "ours.trilobit")
+    convert(run.output / "packed", tmp_path / "by-way-of-the-folder.trilobit")
+    written = [
+        PackedModel(tmp_path / name) for name in ("ours.trilobit", "by-way-of-the-folder.trilobit")
+    ]
+    assert written[0].config == written[1].config
+    arrays = [model.arrays() for model in written]
+    assert arrays[0].keys() == arrays[1].keys()
+    for name, array in arrays[0].items():
+        np.testing.assert_array_equal(array, arrays[1][name], err_msg=name)
+    write_gguf(source, tmp_path / "ours.gguf")
+    assert (tmp_path / "ours.gguf").stat().st_size > 0
+
+
+# ---- from a checkpoint --------------------------------------------------------------------------
+
+
+def _continue(folder: Path, start: str, more: str = "") -> tuple[Path, Path]:
+    text = RECIPE[: RECIPE.index("[model]")] + RECIPE[RECIPE.index("[data]") :]
+    short = text.replace("steps = 120", "steps = 14").replace("[3e-2, 2e-2]", "[1e-3, 1e-3]")
+    return write_recipe(folder, f'start = "{start}"\n{more}{short}'), folder / "run"
+
+
+def test_a_run_starts_from_the_masters_of_another(run: Run, tmp_path: Path) -> None:
+    recipe, output = _continue(tmp_path, str(run.output / "model"))
+    outcome = train(recipe, output, "--json")
+    assert outcome.code == 0, outcome.err
+    before = [json.loads(line) for line in (run.output / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    # Goes on where the other ended, not at the loss of a new model, which is above 5.5.
+    assert log[0]["loss"] < before[-2]["loss"] + 0.7
+    tokens = [np.load(o / "corpus" / "train.npy").tolist() for o in (run.output, output)]
+    assert tokens[0] == tokens[1]
+    for form in FORMS:
+        assert AutoTokenizer.from_pretrained(output / form).bos_token_id == 0
+
+
+def test_a_run_starts_from_shards_of_a_float_model(tmp_path: Path, tokenizer: Any) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=WINDOW,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    folder = tmp_path / "llama"
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="20KB")
+    tokenizer.save_pretrained(folder)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    loaded = Start(folder).model("float").state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded[name], tensor.float()), name
+    recipe, output = _continue(tmp_path, "llama")
+    assert train(recipe, output).code == 0
+    assert json.loads((output / "packed" / "config.json").read_text())["model_type"] == "llama"
+    convert(output / "packed", tmp_path / "llama.trilobit")
+
+
+def test_packed_codes_are_no_start(run: Run, tmp_path: Path) -> None:
+    recipe, output = _continue(tmp_path, str(run.output / "packed"))
+    error = one_error(train(recipe, output))
+    assert error.startswith(f"{run.output / 'packed'}: start holds packed codes only, and training")
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone", "config.json: no such file"),
+        ("tokenizer.json", "start has no tokenizer"),
+        ("model.safetensors", "no model.safetensors here"),
+    ],
+)
+def test_a_start_that_cannot_be_is_one_line(
+    run: Run, tmp_path: Path, name: str, message: str
+) -> None:
+    if name != "gone":
+        shutil.copytree(run.output / "model", tmp_path / "start")
+        (tmp_path / "start" / name).unlink()
+    recipe, output = _continue(tmp_path, "start")
+    error = one_error(train(recipe, output))
+    assert error.startswith(str(tmp_path / "start"))
+    assert message in error
+    assert not output.exists()

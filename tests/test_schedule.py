@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from trilobit.train.recipe import Schedule
+from trilobit.train.recipes import Schedule
 from trilobit.train.schedule import TwoStage, learning_rate, quantised_share, weight_decay
 
 # Powers of two, so that the expected numbers are exact.

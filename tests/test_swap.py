@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from transformers import (
     AutoModelForCausalLM,
     BitNetConfig,
     Gemma3TextConfig,
+    GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MixtralConfig,
     PreTrainedConfig,
     Qwen3Config,
 )
@@ -147,3 +150,45 @@ def test_a_plain_module_can_be_swapped() -> None:
     assert swap_linears(model, keep=("2",)) == 1
     assert type(model[0]) is BitLinear
     assert type(model[2]) is torch.nn.Linear
+
+
+def test_layers_of_other_kinds_that_multiply_are_refused() -> None:
+    model = AutoModelForCausalLM.from_config(GPT2Config(n_embd=32, n_layer=1, n_head=2))
+    with pytest.raises(ValueError, match=r"'transformer.h.0.attn.c_attn' is a Conv1D, which "):
+        swap_linears(model)
+    assert not list(bit_linears(model))
+    experts = AutoModelForCausalLM.from_config(
+        MixtralConfig(**GROUPED, num_local_experts=2, num_experts_per_tok=1)
+    )
+    with pytest.raises(ValueError, match=r"cannot be swapped: only torch.nn.Linear can"):
+        swap_linears(experts)
+    assert not list(bit_linears(experts))
+
+
+def test_a_model_without_linear_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Sequential has no torch.nn.Linear to swap"):
+        swap_linears(torch.nn.Sequential(torch.nn.ReLU()))
+
+
+@pytest.mark.parametrize("keep", [("down_prj",), ("model.layers.7.mlp.up_proj",), "lm_head"])
+def test_a_name_to_keep_that_no_layer_has_is_refused(keep: Any) -> None:
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]())
+    with pytest.raises(ValueError, match="keep "):
+        swap_linears(model, keep=keep)
+    assert not list(bit_linears(model))
+
+
+# torch's compiler makes what torch's autograd deprecates to make.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_the_quantisation_warm_up_is_compiled_once() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    swap_linears(model)
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    for share in (0.0, 0.1, 0.25, 0.5, 0.9):
+        set_quantised_share(model, share)
+        compiled(torch.ones(2, 8)).sum().backward()
+    assert counter.frame_count == 1
+    set_quantised_share(model, 1.0)
+    compiled(torch.ones(2, 8)).sum().backward()
+    assert counter.frame_count == 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,11 +17,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 import stock
 import torch
 from fables import (
+    FABLES,
     HELD_OUT,
     RECIPE,
     WINDOW,
@@ -31,12 +38,26 @@ from fables import (
     write_recipe,
 )
 from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoTokenizer
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Trainer,
+    default_data_collator,
+)
 
 from trilobit.errors import OutputError
-from trilobit.train.checkpoint import write_whole
-from trilobit.train.recipe import load_recipe
+from trilobit.train.checkpoint import check, write_whole
+from trilobit.train.data.tokens import TokenFile, token_dtype
+from trilobit.train.data.windows import HeldOutWindows, TrainingWindows
+from trilobit.train.launch import threads_worth, training_arguments
+from trilobit.train.monitor import _evaluations_left
+from trilobit.train.objectives.causal import build_model
+from trilobit.train.recipes import load_recipe
+from trilobit.train.schedule import learning_rate
+from trilobit.train.sums import write_sums
+from trilobit.train.trainer import RunMixin
 
 STEPS = 120
 
@@ -106,7 +127,7 @@ def test_log_has_a_line_for_every_interval(run: Run) -> None:
 
 
 def test_progress_lines_tell_loss_speed_and_time_left(run: Run) -> None:
-    lines = run.outcome.err.splitlines()
+    lines = [line for line in run.outcome.err.splitlines() if line.startswith("step ")]
     training = [line for line in lines if "loss" in line]
     assert len(training) == STEPS // 5
     form = r"step \d+/120: loss \d+\.\d{4}, \d+ tokens/s, (\d+ h )?(\d+ min )?(\d+ s )?left"
@@ -295,17 +316,198 @@ def test_disk_full_before_the_first_step_leaves_no_half_corpus(tmp_path: Path) -
     assert {path.name for path in output.iterdir()} == {"recipe.json"}
 
 
-def test_a_damaged_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
+def test_a_flipped_byte_in_any_file_of_a_checkpoint_is_named(run: Run, tmp_path: Path) -> None:
     output = tmp_path / "damaged"
     assert train(run.recipe, output, "--max-steps", "20").code == 0
-    for name in ("model.safetensors", "optimizer.pt", "trainer_state.json"):
-        path = output / "checkpoint-20" / name
+    last = output / "checkpoint-20"
+    files = sorted(last.iterdir())
+    assert {"model.safetensors", "optimizer.pt", "rng_state.pth", "running_loss.json"} < {
+        path.name for path in files
+    }
+    for path in files:
         whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        for damaged in (flipped, whole[:middle], None):
+            path.unlink()
+            if damaged is not None:
+                path.write_bytes(damaged)
+            error = one_error(train(run.recipe, output))
+            assert error.startswith(f"{last}: is damaged (")
+            assert error.endswith("; delete it to go on from checkpoint-13")
+            path.write_bytes(whole)
+    shutil.rmtree(last)
+    path = output / "checkpoint-13" / "scheduler.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert one_error(train(run.recipe, output)).endswith("; begin anew with --fresh")
+    assert train(run.recipe, output, "--max-steps", "14", "--fresh").code == 0
+
+
+def test_a_checkpoint_in_shards_is_gone_on_from(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert train(run.recipe, output, "--max-steps", "13").code == 0
+    shutil.copytree(output, tmp_path / "whole")
+    last = output / "checkpoint-13"
+    weights = load_file(last / "model.safetensors")
+    (last / "model.safetensors").unlink()
+    names = sorted(weights)
+    shards = {"model-00001-of-00002.safetensors": names[::2]}
+    shards["model-00002-of-00002.safetensors"] = names[1::2]
+    for shard, part in shards.items():
+        save_file({name: weights[name] for name in part}, last / shard, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {n: s for s, part in shards.items() for n in part}}
+    (last / "model.safetensors.index.json").write_text(json.dumps(index))
+    (last / "sums.json").unlink()
+    write_sums(last)
+    for folder in (output, tmp_path / "whole"):
+        assert train(run.recipe, folder, "--max-steps", "18").code == 0
+    assert _weights(output) == _weights(tmp_path / "whole")
+
+
+def test_two_runs_in_one_folder_are_refused(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = _start(run.recipe, output)
+    _wait_for(lambda: (output / "checkpoint-13").exists(), process)
+    error = one_error(train(run.recipe, output))
+    assert error == (
+        f"{output}: another run is at work there; wait for its end, or choose another --output"
+    )
+    assert one_error(train(run.recipe, output, "--fresh")) == error
+    process.communicate()
+    assert process.returncode == 0
+    assert _weights(output) == _weights(run.output)
+    assert not (output / "lock").exists()
+
+
+def test_fewer_steps_than_a_checkpoint_has_are_refused(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    assert train(run.recipe, output, "--max-steps", "20").code == 0
+    before = _weights(output)
+    error = one_error(train(run.recipe, output, "--max-steps", "19"))
+    assert error.startswith(f"{output / 'checkpoint-20'}: is beyond the 19 steps asked for; ")
+    assert _weights(output) == before
+
+
+def test_a_diverged_run_is_no_success(tmp_path: Path) -> None:
+    # No line of the log is written on the way, and the numbers stay finite.
+    wild = RECIPE.replace("log_every = 5", "log_every = 1000").replace("[3e-2, 2e-2]", "[50, 50]")
+    recipe = write_recipe(tmp_path, wild.replace("[1e-2, 0.0]", "[50, 50]"))
+    output = tmp_path / "run"
+    error = one_error(train(recipe, output, "--max-steps", "12"))
+    assert re.match(r"(the run diverged: its held-out loss is|the loss is (nan|inf) at)", error)
+    assert not (output / "model").exists()
+    assert not (output / "packed").exists()
+
+
+def test_a_checkpoint_of_a_loss_that_is_no_number_is_not_written(tmp_path: Path) -> None:
+    wild = RECIPE.replace("log_every = 5", "log_every = 1000").replace("[3e-2, 2e-2]", "[1e30, 1]")
+    recipe = write_recipe(tmp_path, wild.replace("\nwarmup_steps = 10", ""))
+    error = one_error(train(recipe, tmp_path / "run"))
+    assert re.match(r"the loss is (nan|inf) at step 13; lower the learning rates ", error)
+    assert not _checkpoints(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["train.npy", "held_out.npy", "tokenizer.json", "sums.json"])
+def test_damaged_tokens_are_made_again_or_the_loss_is_told(
+    run: Run, tmp_path: Path, name: str
+) -> None:
+    output = tmp_path / "run"
+    assert train(run.recipe, output, "--max-steps", "13").code == 0
+    path = output / "corpus" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    outcome = train(run.recipe, output, "--max-steps", "14")
+    if name == "sums.json":  # what they were cannot be known any more
+        error = one_error(outcome)
+        assert error.startswith(f"{output / 'corpus'}: the checkpoints beside it were trained on ")
+        return
+    assert outcome.code == 0, outcome.err
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b'{"a": 1}\n[]\n3\n"x"\n', b"[" * 9999])
+def test_a_damaged_log_does_not_stop_a_run(run: Run, tmp_path: Path, content: bytes) -> None:
+    output = tmp_path / "run"
+    assert train(run.recipe, output, "--max-steps", "13").code == 0
+    log = output / "log.jsonl"
+    log.write_bytes(content + b"\n" + log.read_bytes())
+    assert train(run.recipe, output, "--max-steps", "14").code == 0
+    assert [e["step"] for e in _log(output) if "loss" in e] == [5, 10]
+
+
+def test_disk_full_at_the_first_checkpoint_is_one_line(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "full"
+    tokenizer = (run.output / "corpus" / "tokenizer.json").stat().st_size
+    before = (run.output / "corpus" / "train.npy").stat().st_size
+    assert before < tokenizer
+    assert train(run.recipe, output, "--max-steps", "11").code == 0  # the tokens are there
+    shutil.rmtree(output / "checkpoint-11")
+    real = PreTrainedTokenizerFast.save_pretrained
+
+    def full(self: Any, *args: Any, **rest: Any) -> Any:
+        with largest_file(tokenizer - 4096):
+            return real(self, *args, **rest)
+
+    with mock.patch.object(PreTrainedTokenizerFast, "save_pretrained", full):
         error = one_error(train(run.recipe, output))
-        assert error.startswith(f"{output / 'checkpoint-20'}: is damaged (")
-        assert error.endswith("delete it to go on from the one before")
-        path.write_bytes(whole)
+    assert error.startswith(f"{output / 'checkpoint-13'}: cannot write the checkpoint (")
+    assert "free space, or choose another --output" in error
+    assert not _checkpoints(output)
+
+
+def test_a_file_of_its_own_is_what_is_held_out(tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path, RECIPE.replace("held_out_every", 'validation = "v.txt"\nheld_out_every')
+    )
+    (tmp_path / "v.txt").write_text("\n\n".join(HELD_OUT))
+    assert train(recipe, tmp_path / "run", "--max-steps", "11").code == 0
+    tokens = {n: np.load(tmp_path / "run" / "corpus" / f"{n}.npy") for n in ("train", "held_out")}
+    assert tokens["train"].tolist().count(0) == len(FABLES)
+    assert tokens["held_out"].tolist().count(0) == 1  # one block
+
+
+def test_an_empty_file_of_its_own_is_one_line(tmp_path: Path) -> None:
+    recipe = write_recipe(
+        tmp_path, RECIPE.replace("held_out_every", 'validation = "v.txt"\nheld_out_every')
+    )
+    (tmp_path / "v.txt").write_text("\n")
+    error = one_error(train(recipe, tmp_path / "run"))
+    assert error.startswith(f"{tmp_path / 'v.txt'}: no text in it; data.validation is what is held")
+
+
+def test_a_line_comes_before_pytorch_is_loaded(run: Run, tmp_path: Path) -> None:
+    # As a timing would say it on a quiet machine: the seconds before are those of the imports.
+    code = (
+        "import sys\n"
+        "class Err:\n"
+        "    def write(self, text):\n"
+        "        print('torch' in sys.modules, text.strip(), flush=True); sys.exit(0)\n"
+        "    def flush(self): pass\n"
+        f"sys.argv = ['trilobit', 'train', {str(run.recipe)!r}, '--output', {str(tmp_path)!r}]\n"
+        "from trilobit.cli import main\n"
+        "sys.stderr = Err()\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[0] == f"False fables: 120 steps in {tmp_path}"
+
+
+def test_time_left_counts_evaluations() -> None:
+    state = SimpleNamespace(max_steps=100, global_step=30)
+    assert _evaluations_left(state, 40) == 3  # 40, 80, and behind the last step
+    assert _evaluations_left(state, 50) == 2
+    state.global_step = 100
+    assert _evaluations_left(state, 50) == 0
+
+
+def test_more_than_65536_tokens_are_32_bits_wide(tmp_path: Path) -> None:
+    ids = [1, 70_000]
+    for vocabulary, dtype in ((65_536, np.uint16), (65_537, np.uint32)):
+        assert token_dtype(vocabulary) == dtype
+    path = tmp_path / "tokens.npy"
+    with TokenFile(path, np.dtype(np.uint32), bos_id=70_001, eos_id=None) as file:
+        file.append(ids)
+    assert np.load(path).tolist() == [70_001, *ids]
 
 
 def test_another_recipe_may_not_go_on(tmp_path: Path) -> None:
@@ -546,3 +748,87 @@ def test_the_remedy_is_that_of_the_cause(tmp_path: Path, cause: Exception, remed
     assert str(error.value).endswith(
         "another --output; the same command goes on from the last checkpoint, if there is one"
     )
+
+
+# ---- on this machine ----------------------------------------------------------------------------
+
+
+def test_a_model_beyond_the_memory_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    large = RECIPE.replace("hidden_size = 32", "hidden_size = 131072")
+    large = large.replace("num_hidden_layers = 2", "num_hidden_layers = 1024")
+    large = large.replace("num_attention_heads = 4", "num_attention_heads = 256")
+    error = one_error(train(write_recipe(tmp_path, large), tmp_path / "run"))
+    assert error.startswith("the run needs at least ")
+    wide = RECIPE.replace("batch_windows = 4", "batch_windows = 1048576")
+    for key in ("max_position_embeddings", "\nwindow"):
+        wide = wide.replace(f"{key} = {WINDOW}", f"{key} = 16384")
+    error = one_error(train(write_recipe(tmp_path, wide), tmp_path / "run"))
+    assert error.startswith("the run needs at least ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_threads_follow_from_the_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path))
+    assert recipe.model is not None
+    with (
+        mock.patch("trilobit.train.launch.available_cores", return_value=8),
+        mock.patch.dict(os.environ, {"OMP_NUM_THREADS": ""}),
+    ):
+        assert threads_worth(recipe, recipe.model.config(320)) == 1
+        wide = dataclasses.replace(recipe.model, hidden_size=1024, intermediate_size=4096)
+        schedule = dataclasses.replace(recipe.schedule, batch_windows=16)
+        large = dataclasses.replace(recipe, model=wide, schedule=schedule)
+        assert threads_worth(large, wide.config(320)) == 8
+
+
+def test_more_threads_than_cores_are_warned_of(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("fables.jsonl", "gone.jsonl"))
+    outcome = train(recipe, tmp_path / "run", "--threads", "999")
+    assert re.search(
+        r"^warning: 999 threads on \d+ cores? wait for each other; ", outcome.err, re.M
+    )
+
+
+def test_one_process_of_accelerate_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # as `accelerate launch --cpu` sets it
+    recipe = write_recipe(tmp_path)
+    outcome = train(recipe, tmp_path / "run", "--max-steps", "11")
+    assert "1 thread; one process (accelerate launch --cpu starts no more; torchrun" in outcome.err
+
+
+class _Foreign(Trainer):
+    """A trainer with a loss of its own, as trl's have."""
+
+    def compute_loss(self, model: Any, inputs: Any, *more: Any, **rest: Any) -> Any:
+        outputs = model(**inputs)
+        loss = 2 * outputs.loss
+        return (loss, outputs) if rest.get("return_outputs") else loss
+
+
+class _Ours(RunMixin, _Foreign):
+    pass
+
+
+def test_the_mixin_gives_any_trainer_our_schedule_and_checkpoints(run: Run, tmp_path: Path) -> None:
+    recipe = load_recipe(run.recipe)
+    recipe = dataclasses.replace(
+        recipe, schedule=dataclasses.replace(recipe.schedule, steps=13), log_every=13
+    )
+    torch.manual_seed(0)
+    model = build_model(recipe, 320, bos=0, eos=1)
+    tokens = np.load(run.output / "corpus" / "train.npy")
+    trainer = _Ours(
+        recipe=recipe,
+        output=tmp_path,
+        args=training_arguments(recipe, tmp_path),
+        model=model,
+        data_collator=default_data_collator,
+        train_dataset=TrainingWindows(tokens, window=WINDOW, count=52, seed=0),
+        eval_dataset=HeldOutWindows(tokens, window=WINDOW, bos_id=0),
+    )
+    trainer.train()
+    check(tmp_path / "checkpoint-13", steps=13)
+    assert trainer.state.log_history[0]["loss"] > 1.5 * math.log(320)  # twice the usual
+    assert trainer.state.log_history[0]["learning_rate"] == learning_rate(recipe.schedule, 13 - 1)

@@ -6,8 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -44,7 +43,11 @@ from .units import count
 )
 @click.option("--weights", type=click.Choice(["ternary", "sign", "float"]), help="Override.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Override schedule.steps.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1, max=1024),
+    help="CPU threads. Default: as many physical cores as the model is worth.",
+)
 @click.option("--fresh", is_flag=True, help="Delete an earlier run's checkpoints; do not resume.")
 @click.option(
     "--packed",
@@ -68,10 +71,11 @@ def command(
 
     Run the same command again after a crash or Ctrl-C: it goes on from the last checkpoint.
     """
-    from trilobit.train.recipe import load_recipe
+    from trilobit.formats.whole_file import check_place
+    from trilobit.train.recipes import load_recipe
 
-    with _extra_named():
-        recipe = load_recipe(recipe_file)
+    _check_extra()
+    recipe = load_recipe(recipe_file)
     if data_files:
         files = tuple(str(path.resolve()) for path in data_files)
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, files=files))
@@ -84,17 +88,19 @@ def command(
         raise RecipeError("--packed needs ternary or sign weights, and these are float")
     suffix = "" if recipe.weights == "ternary" else f"-{recipe.weights}"
     output = output or Path("runs") / (recipe.name + suffix)
-
-    with _extra_named():
-        _prepare_process(threads)
-        from trilobit.formats.whole_file import check_place
-        from trilobit.train.checkpoint import last_checkpoint
-        from trilobit.train.pretrain import pretrain
-
     if packed is not None and packed.parent != output:  # which need not be there yet
         check_place(packed)
+    if os.environ.get("RANK", "0") == "0":
+        # PyTorch takes seconds to load.
+        print(f"{recipe.name}: {recipe.schedule.steps:,} steps in {output}", file=sys.stderr)
+        _warn_of_threads(threads)
+
+    _prepare_process()
+    from trilobit.train.checkpoint import last_checkpoint
+    from trilobit.train.run import train
+
     try:
-        result = pretrain(recipe, output, fresh=fresh)
+        result = train(recipe, output, fresh=fresh, threads=threads)
     except KeyboardInterrupt:
         last = last_checkpoint(output)
         kept = f"; run the same command again to go on from {last}" if last else ""
@@ -126,28 +132,30 @@ def command(
     print(f"model: {packed or result.packed or result.model}")
 
 
-@contextmanager
-def _extra_named() -> Iterator[None]:
-    """Say which extra a missing package belongs to."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in ("accelerate", "tensorboard", "torch", "transformers", "yaml"):
-            raise
-        raise TrilobitError(
-            f"training needs the package '{package}'; pip install 'trilobit[train]'"
-        ) from error
+def _check_extra() -> None:
+    """Say what is missing before anything is read: loading what is there takes seconds."""
+    for package in ("torch", "transformers", "accelerate", "tensorboard", "yaml"):
+        if find_spec(package) is None:
+            raise TrilobitError(
+                f"training needs the package '{package}'; pip install 'trilobit[train]'"
+            )
 
 
-def _prepare_process(threads: int | None) -> None:
+def _warn_of_threads(threads: int | None) -> None:
+    from trilobit.machine import available_cores
+
+    if threads is not None and threads > (cores := available_cores()):
+        print(
+            f"warning: {threads} threads on {cores} core{'s' if cores > 1 else ''} wait for each "
+            "other; leave out --threads",
+            file=sys.stderr,
+        )
+
+
+def _prepare_process() -> None:
     """What must be settled before torch and transformers load."""
     # Training needs no network and no telemetry; say so before transformers looks.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -70,9 +70,9 @@ class BitLinear(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.weights: Weights = weights
-        # 1 quantises fully; a warm-up raises it from 0. A plain number, not a buffer: it is
-        # a matter of the training step and does not belong into a checkpoint.
-        self.quantised_share = 1.0
+        # None quantises fully; a warm-up raises it from 0. Not of the state: it is a matter of the
+        # training step. A tensor, because torch.compile compiles a float anew with every value.
+        self.quantised_share: Tensor | None = None
         self.rms_norm: nn.RMSNorm | None = None
         if rms_norm_eps is not None:
             self.rms_norm = nn.RMSNorm(in_features, eps=rms_norm_eps, device=device, dtype=dtype)
@@ -101,40 +101,58 @@ _QUANTISERS = {"absmean": absmean, "sign": sign}
 class _QuantisedProduct(torch.autograd.Function):
     """`x̂ ŵᵀ + b` with `x̂ = x + λ(q(x) - x)`, and backward as if x̂ were x and ŵ were w.
 
-    A function of its own because it saves x̂ and ŵ, and nothing else, for the backward
-    pass: `∂x = ∂y ŵ`, `∂w = ∂yᵀ x̂`. The roundings run in place on one copy. They are done in
+    A function of its own because of what it keeps for the backward pass, `∂x = ∂y ŵ`,
+    `∂w = ∂yᵀ x̂`: the parameter itself, whose rounding is done again there, and x̂ as int8 codes and
+    their scales (as floats while λ < 1). The roundings run in place on one copy. They are done in
     float32 whatever the types; the products are of autocast's type where autocast is on.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, weights: Weights, share: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        weights: Weights,
+        share: Tensor | None,
     ) -> Tensor:
-        x_TI = _dequantised_activations(x)
-        w_OI = _dequantised_weights(weight, weights)
-        if share < 1.0:
-            x_TI = torch.lerp(x.float(), x_TI, share)
-            w_OI = torch.lerp(weight.float(), w_OI, share)
         device = x.device.type
         autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
-        x_TI, w_OI = x_TI.to(dtype), w_OI.to(dtype)
-        ctx.save_for_backward(x_TI, w_OI)
-        return linear(x_TI, w_OI, bias)
+        ctx.dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+        ctx.weights = weights
+        wide = x.float()
+        t_T1 = _inverse_scales(wide)
+        codes_TI = (wide * t_T1).round_().clamp_(-128, 127)
+        if share is None:
+            ctx.save_for_backward(weight, codes_TI.to(torch.int8), t_T1)
+            x_TI = codes_TI.div_(t_T1).to(ctx.dtype)
+        else:
+            x_TI = torch.lerp(wide, codes_TI.div_(t_T1), share).to(ctx.dtype)
+            ctx.save_for_backward(weight, x_TI, share)
+        return linear(x_TI, _rounded(weight, weights, share, ctx.dtype), bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x_TI, w_OI = ctx.saved_tensors
+        weight, x_TI, other = ctx.saved_tensors
+        share = None if x_TI.dtype == torch.int8 else other
         grad_x = grad_w = grad_b = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad_y @ w_OI
-        grad_y = grad_y.reshape(-1, w_OI.shape[0])
+            grad_x = grad_y @ _rounded(weight, ctx.weights, share, ctx.dtype)
+        grad_y = grad_y.reshape(-1, weight.shape[0])
         if ctx.needs_input_grad[1]:
-            grad_w = grad_y.T @ x_TI.reshape(-1, w_OI.shape[1])
+            if share is None:
+                x_TI = x_TI.float().div_(other).to(ctx.dtype)
+            grad_w = grad_y.T @ x_TI.reshape(-1, weight.shape[1])
         if ctx.needs_input_grad[2]:
             grad_b = grad_y.sum(dim=0)
         return grad_x, grad_w, grad_b, None, None
+
+
+def _rounded(weight: Tensor, weights: Weights, share: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """ŵ, which the forward and the backward pass must have alike."""
+    w_OI = _dequantised_weights(weight, weights)
+    return (w_OI if share is None else torch.lerp(weight.float(), w_OI, share)).to(dtype)
 
 
 def _inverse_mean(weight: Tensor) -> Tensor:
@@ -148,12 +166,6 @@ def _inverse_scales(wide: Tensor) -> Tensor:
     top = wide.abs().amax(dim=-1, keepdim=True).clamp_(min=EPSILON)
     # Not `127 / top`, which torch computes as a reciprocal times 127 and so rounds twice.
     return torch.full_like(top, 127.0).div_(top)
-
-
-def _dequantised_activations(x: Tensor) -> Tensor:
-    wide = x.float()
-    t = _inverse_scales(wide)
-    return (wide * t).round_().clamp_(-128, 127).div_(t)
 
 
 def _dequantised_weights(weight: Tensor, weights: Weights) -> Tensor:

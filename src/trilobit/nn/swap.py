@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trilobit.nn.bitlinear import BitLinear, Weights
+
+_HEAD = "lm_head"
 
 
 def swap_linears(
     model: nn.Module,
     *,
-    keep: tuple[str, ...] = ("lm_head",),
+    keep: tuple[str, ...] = (_HEAD,),
     rms_norm_eps: float | None = None,
     weights: Weights = "absmean",
 ) -> int:
@@ -25,19 +27,30 @@ def swap_linears(
 
     keep: modules whose name, or a part of it between dots, is listed stay as they are. The
         output embeddings of a Hugging Face model always stay.
-    Returns the number of layers swapped.
+    Returns the number of layers swapped. Raises ValueError, before anything is swapped, for a
+    name in `keep` that no linear layer has, for layers of a kind of their own that multiply too
+    (GPT-2's Conv1D, whose weights lie the other way), and for a model without linear layers.
     """
     output_embeddings = getattr(model, "get_output_embeddings", lambda: None)
     head = output_embeddings()
-    chosen = [
-        (name, module)
-        for name, module in model.named_modules()
-        if type(module) is nn.Linear
-        and module is not head
-        and name not in keep
-        and not set(name.split(".")) & set(keep)
-    ]
-    for name, linear in chosen:
+    linears = {name: module for name, module in model.named_modules() if _multiplies(module)}
+    _check_keep(keep, linears)
+    chosen = {
+        name: module
+        for name, module in linears.items()
+        if module is not head and name not in keep and not set(name.split(".")) & set(keep)
+    }
+    foreign = next((name for name, module in chosen.items() if type(module) is not nn.Linear), None)
+    if foreign is not None:
+        kind = type(chosen[foreign]).__name__
+        raise ValueError(
+            f"'{foreign}' is a {kind}, which cannot be swapped: only torch.nn.Linear can; name it "
+            "in keep, or take a model without such layers"
+        )
+    if not linears:
+        raise ValueError(f"{type(model).__name__} has no torch.nn.Linear to swap")
+    for name, linear in chosen.items():
+        assert isinstance(linear, nn.Linear)
         with torch.device("meta"):
             bit = BitLinear(
                 linear.in_features,
@@ -69,5 +82,38 @@ def set_quantised_share(model: nn.Module, share: float) -> None:
     """Let every BitLinear compute `x + λ(q(x) - x)` with λ = share, from 0 (float) to 1."""
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"share is {share}; it must lie between 0 and 1")
+    shares: dict[torch.device, Tensor] = {}
     for _, module in bit_linears(model):
-        module.quantised_share = share
+        device = module.weight.device
+        if share < 1.0 and device not in shares:
+            shares[device] = torch.tensor(share, device=device)
+        module.quantised_share = shares.get(device)
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Whether a module holds a matrix, or a stack of them, to multiply with."""
+    if isinstance(module, BitLinear):
+        return False
+    # Conv1D by name, for transformers need not be there; stacks are the experts of a layer.
+    return (
+        isinstance(module, nn.Linear)
+        or type(module).__name__ == "Conv1D"
+        or (
+            not type(module).__module__.startswith("torch.nn.")
+            and any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
+        )
+    )
+
+
+def _check_keep(keep: tuple[str, ...], linears: dict[str, nn.Module]) -> None:
+    if isinstance(keep, str):
+        raise ValueError(f"keep is the text {keep!r}; give a tuple of names")
+    known = set(linears)
+    for name in linears:
+        known.update(name.split("."))
+    # The default stands for the head, which a model need not have.
+    if unknown := [name for name in keep if name not in known and name != _HEAD]:
+        raise ValueError(
+            f"keep names {unknown[0]!r}, which is no part of a linear layer's name; some are: "
+            f"{', '.join(list(linears)[:3])}"
+        )

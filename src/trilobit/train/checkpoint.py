@@ -12,18 +12,21 @@ import json
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from trilobit.errors import FormatError, OutputError, RecipeError
+from trilobit.formats.files import read_bytes
 from trilobit.formats.whole_file import write_remedy
-from trilobit.train.recipe import Recipe
+from trilobit.train.recipes import Pretrain, recipe_of
+from trilobit.train.sums import check_sums
+
+_MAX_RECIPE_BYTES = 1 << 20
 
 
-def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
+def claim(recipe: Pretrain, output: Path, *, fresh: bool) -> None:
     """Make the folder this run's own.
 
     fresh: delete an earlier run's checkpoints and logs first.
@@ -31,9 +34,12 @@ def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
     """
     path = output / "recipe.json"
     try:
+        # What a killed run was writing.
+        for half in (*output.glob("unfinished*"), *output.glob("partial-*")):
+            _remove(half)
         if fresh:
             for old in (*output.glob("checkpoint-*"), output / "tensorboard"):
-                shutil.rmtree(old, ignore_errors=True)
+                _remove(old)
             (output / "log.jsonl").unlink(missing_ok=True)
         elif last_checkpoint(output):
             _refuse_another(recipe, path)
@@ -46,30 +52,45 @@ def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
         raise OutputError(f"{output}: cannot write there ({error.strerror}); {remedy}") from error
 
 
-def last_checkpoint(output: Path) -> Path | None:
-    """The newest checkpoint of a run; a half-written one never bears such a name."""
+def last_checkpoint(output: Path, before: int | None = None) -> Path | None:
+    """The newest checkpoint of a run; a half-written one never bears such a name.
+
+    before: the newest of those that have fewer steps behind them.
+    """
     steps = {
         int(match[1]): path
         for path in output.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+        if (match := re.fullmatch(r"checkpoint-(\d{1,12})", path.name))
     }
+    if before is not None:
+        steps = {step: path for step, path in steps.items() if step < before}
     return steps[max(steps)] if steps else None
 
 
-def check(checkpoint: Path) -> None:
-    """Raise FormatError when a file of a checkpoint is missing or cut short."""
+def step_of(checkpoint: Path) -> int:
+    """The number of steps that a checkpoint has behind it."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def check(checkpoint: Path, steps: int) -> None:
+    """Raise FormatError when a file of a checkpoint is missing, cut short or another.
+
+    Raises RecipeError when it lies beyond the steps that the run is to have.
+    """
     try:
-        for weights in list(checkpoint.glob("*.safetensors")) or [checkpoint / "model.safetensors"]:
-            with safe_open(weights, framework="np"):
-                pass
-        for name in ("optimizer.pt", "scheduler.pt"):
-            zipfile.ZipFile(checkpoint / name).close()
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, SafetensorError, zipfile.BadZipFile, ValueError) as error:
-        raise FormatError(
-            f"{checkpoint}: is damaged ({first_line(error)}); delete it to go on from the one "
-            "before"
-        ) from error
+        check_sums(checkpoint)
+    except FormatError as error:
+        reason = str(error).removeprefix(f"{checkpoint}/").replace("; check the name", "")
+        previous = last_checkpoint(checkpoint.parent, before=step_of(checkpoint))
+        remedy = (
+            f"delete it to go on from {previous.name}" if previous else "begin anew with --fresh"
+        )
+        raise FormatError(f"{checkpoint}: is damaged ({reason}); {remedy}") from error
+    if step_of(checkpoint) > steps:
+        raise RecipeError(
+            f"{checkpoint}: is beyond the {steps} steps asked for; give at least "
+            f"{step_of(checkpoint)}, or choose another --output, or --fresh to begin anew"
+        )
 
 
 def write_whole(folder: Path, write: Callable[[Path], object]) -> Path:
@@ -98,27 +119,35 @@ WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 def remedy_of(error: BaseException) -> str:
     """What to do when a part of a run cannot be written, by its cause."""
-    code = error.errno if isinstance(error, OSError) else _errno_in(str(error))
+    code = error.errno if isinstance(error, OSError) else errno_in(str(error))
     what = write_remedy(OSError(code, ""), "choose another --output")
     return f"{what}; the same command goes on from the last checkpoint, if there is one"
 
 
-def _errno_in(text: str) -> int:
-    # safetensors has the system's error in its text. torch.save has none; where it is called, files
-    # beside its own have just been written, so that little but a lack of room is left.
+def errno_in(text: str) -> int:
+    """The system's error number that the text of a library's error holds."""
+    # safetensors and tokenizers have it in their text. torch.save has none; where it is called,
+    # files beside its own have just been written, so that little but a lack of room is left.
     match = re.search(r"os error (\d+)", text)
     return int(match[1]) if match else errno.ENOSPC
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def _refuse_another(recipe: Recipe, path: Path) -> None:
+def _refuse_another(recipe: Pretrain, path: Path) -> None:
     try:
-        theirs = Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecipeError) as error:
+        theirs = recipe_of(json.loads(read_bytes(path, _MAX_RECIPE_BYTES)))
+    except (OSError, ValueError, RecursionError, FormatError, RecipeError) as error:
         raise RecipeError(
             f"{path}: cannot tell whose checkpoints lie beside it ({first_line(error)}); choose "
             "another --output, or --fresh to delete them"
@@ -131,7 +160,9 @@ def _refuse_another(recipe: Recipe, path: Path) -> None:
         log_every=recipe.log_every,
         evaluate_every=recipe.evaluate_every,
         save_every=recipe.save_every,
-        data=dataclasses.replace(theirs.data, files=recipe.data.files),
+        data=dataclasses.replace(
+            theirs.data, files=recipe.data.files, validation=recipe.data.validation
+        ),
     )
     mine, other = recipe.as_dict(), theirs.as_dict()
     if changed := [key for key in mine if mine[key] != other[key]]:

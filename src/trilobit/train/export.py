@@ -5,38 +5,128 @@ on from it. They stay float32 because bfloat16 masters would round to other code
 *Offline*: the codes, four rows a byte, with `weight_scale` = mean|W| beside them, as
 `microsoft/bitnet-b1.58-2B-4T` is published; a reader multiplies. The codes come straight
 from the masters: absmean of an already ternary tensor would shrink its scale.
+
+A model of an architecture that we run is a `Source` (`Trained`), for all writers of `convert`;
+`save_packed` writes any model that was swapped, with biases or with layers left in float.
 """
 
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trilobit.errors import RecipeError
-from trilobit.nn import bit_linears
+from trilobit.config import ModelConfig
+from trilobit.errors import FormatError, RecipeError
+from trilobit.formats.bitnet import pack_hf, stores_less_one
+from trilobit.formats.directory import new_directory
+from trilobit.formats.hf_config import model_config
+from trilobit.formats.text import TextFiles
+from trilobit.nn import BitLinear, bit_linears
+from trilobit.tokenizer import Tokenizer
+from trilobit.train.checkpoint import errno_in
+
+
+class Trained:
+    """A model in memory as the writers read it (`formats/source.py`).
+
+    path: names it in messages, and its last part is its label.
+    Raises UnsupportedModel for an architecture that we do not run.
+    """
+
+    float_dtype = "F32"
+
+    def __init__(self, model: Any, tokenizer: Any, path: Path) -> None:
+        self._model, self._tokenizer, self._path = model, tokenizer, path
+        raw = json.loads(model.config.to_json_string(use_diff=False))
+        raw["quantization_config"] = _quantisation(model, "offline")
+        raw["architectures"] = [type(model).__name__]
+        self._config = model_config(raw, str(path))
+
+    @property
+    def path(self) -> Path:
+        """For messages."""
+        return self._path
+
+    @property
+    def label(self) -> str:
+        """Where the model came from, for people."""
+        return self._path.name
+
+    @property
+    def config(self) -> ModelConfig:
+        """Its shape."""
+        return self._config
+
+    @cached_property
+    def text(self) -> TextFiles:
+        """Its tokenizer and chat template."""
+        data = self._tokenizer.backend_tokenizer.to_str(pretty=True).encode("utf-8")
+        bos_id = self._config.bos_token_id
+        prefix = Tokenizer(data, str(self._path)).special_prefix()
+        return TextFiles(
+            tokenizer=data,
+            chat_template=self._tokenizer.chat_template,
+            add_bos=bos_id is not None and prefix == [bos_id],
+        )
+
+    def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Codes `[outputs, inputs]` and the scale that multiplies them, from the masters."""
+        layer = self._model.get_submodule(name)
+        if not isinstance(layer, BitLinear):
+            raise FormatError(f"{self._path}: '{name}' was left in float; save its masters")
+        self._array(f"{name}.weight")
+        codes, scale = layer.codes()
+        return codes.cpu().numpy(), scale.cpu().numpy().reshape(1)
+
+    def gain(self, name: str) -> NDArray[np.float32]:
+        """Gain of a norm."""
+        gain = self._array(name)
+        return np.float32(1) + gain if stores_less_one(self._config, name) else gain
+
+    def table(self, name: str) -> NDArray[np.float32]:
+        """Embedding or head `[vocab, hidden]`."""
+        return self._array(name)
+
+    def forget(self) -> None:
+        """Nothing was read."""
+
+    def _array(self, name: str) -> NDArray[np.float32]:
+        array: NDArray[np.float32] = self._model.get_parameter(name).detach().float().cpu().numpy()
+        if not np.isfinite(array).all():
+            raise FormatError(
+                f"{self._path}: '{name}' holds NaN or infinity; go on from an earlier checkpoint"
+            )
+        return array
 
 
 def save_masters(model: Any, tokenizer: Any, folder: Path) -> None:
-    """The model with its float32 masters ("online"), or as it is if nothing is ternary."""
+    """The model with its float32 masters ("online"), or as it is if nothing is ternary.
+
+    tokenizer: None for a model without one.
+    """
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _save_tokenizer(tokenizer, folder)
     _complete_config(model, folder, "online")
 
 
 def save_packed(model: Any, tokenizer: Any, folder: Path) -> None:
     """The model with its codes packed ("offline"). Sign weights pack like ternary ones.
 
-    Raises RecipeError when the model has no quantised layers.
+    tokenizer: None for a model without one. The folder appears when all is in it.
+    Raises RecipeError when the model has no quantised layers, or one whose rows do not fill
+    bytes, OutputError when the folder has something in it already or cannot be written.
     """
     layers = dict(bit_linears(model))
     if not layers:
         raise RecipeError("a model without quantised layers has no packed form; export masters")
-    codes_and_scales = {name: module.codes() for name, module in layers.items()}
     state: dict[str, Tensor] = {}
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     for name, tensor in model.state_dict().items():
@@ -46,7 +136,7 @@ def save_packed(model: Any, tokenizer: Any, folder: Path) -> None:
         if layer not in layers:
             state[name] = tensor.detach().contiguous()
             continue
-        codes, scale = codes_and_scales[layer]
+        codes, scale = layers[layer].codes()
         if kind == "weight":
             state[name] = pack_published(codes)
             state[f"{name}_scale"] = scale.reshape(1)
@@ -54,21 +144,33 @@ def save_packed(model: Any, tokenizer: Any, folder: Path) -> None:
             state[name] = tensor.detach() / scale
     # Config and generation config by transformers, the weights by us: packed tensors have
     # other shapes and types than the model's parameters.
-    folder.mkdir(parents=True, exist_ok=True)
-    model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    _complete_config(model, folder, "offline")
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with new_directory(folder) as partial:
+        model.config.save_pretrained(partial)
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(partial)
+        _save_tokenizer(tokenizer, partial)
+        _complete_config(model, partial, "offline")
+        save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
 
 
 def pack_published(codes: Tensor) -> Tensor:
-    """Codes `[O, I]` as published: uint8 `[O/4, I]`, bits 2i of row r hold row i·O/4 + r."""
+    """Codes `[O, I]` as published: uint8 `[O/4, I]`; RecipeError where O is no multiple of 4."""
     rows = codes.shape[0]
     if rows % 4:
         raise RecipeError(f"a weight has {rows} rows; the packed form needs a multiple of 4")
-    quarters = (codes + 1).to(torch.uint8).reshape(4, rows // 4, *codes.shape[1:])
-    return quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+    return torch.from_numpy(pack_hf(codes.cpu().numpy()))
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    if tokenizer is None:
+        return
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        # tokenizers tells of a full disk by an exception of no kind.
+        if type(error) is not Exception:
+            raise
+        raise OSError(errno_in(str(error)), str(error)) from error
 
 
 def _complete_config(model: Any, folder: Path, mode: str) -> None:

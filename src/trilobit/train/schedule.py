@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from trilobit.train.recipe import Schedule
+from trilobit.train.recipes import Schedule
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:

@@ -1,6 +1,7 @@
-"""`transformers.Trainer` with what a run of ours needs: its loop, our order and schedule.
+"""What a run of ours needs of transformers' trainers, and of those that trl builds on them.
 
-The same steps give the same model on one process or several, in one go or resumed.
+Their loop, our order and schedule, whole checkpoints: the same steps give the same model on one
+process or several, in one go or resumed. What is learned is the trainer's that it is mixed into.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -20,69 +21,21 @@ from trilobit.errors import OutputError, RecipeError
 from trilobit.nn import set_quantised_share
 from trilobit.train.checkpoint import WRITE_ERRORS, first_line, remedy_of
 from trilobit.train.export import save_masters
-from trilobit.train.recipe import Recipe, Schedule
+from trilobit.train.launch import CHECKPOINTS_KEPT
+from trilobit.train.recipes import Recipe, Schedule
 from trilobit.train.schedule import TwoStage, quantised_share
+from trilobit.train.sums import write_sums
 
-# The newest may be the one that a power cut damaged; keep one before it.
-CHECKPOINTS_KEPT = 2
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
+
 _RUNNING_LOSS = "running_loss.json"
 
 
-def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
-    """The recipe in the Trainer's words; also joins the processes that were launched together.
-
-    Raises RecipeError when the batch cannot be shared among them, or the machine cannot
-    compute in the recipe's precision.
-    """
-    schedule = recipe.schedule
-    # Set by `accelerate launch`. One process alone uses all GPUs it sees.
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
-    if devices == 1:
-        devices = max(torch.cuda.device_count(), 1)
-    windows, rest = divmod(schedule.batch_windows, devices * schedule.accumulate_steps)
-    if rest:
-        raise RecipeError(
-            f"schedule.batch_windows {schedule.batch_windows} cannot be shared among {devices} "
-            f"processes or GPUs in {schedule.accumulate_steps} parts; make it a multiple"
-        )
-    try:
-        return TrainingArguments(
-            output_dir=str(output),
-            max_steps=schedule.steps,
-            per_device_train_batch_size=windows,
-            per_device_eval_batch_size=windows,
-            gradient_accumulation_steps=schedule.accumulate_steps,
-            learning_rate=schedule.stage_1[0],
-            weight_decay=schedule.weight_decay,
-            adam_beta1=0.9,
-            adam_beta2=0.95,
-            max_grad_norm=schedule.max_grad_norm,
-            optim="adamw_torch_fused",
-            bf16=recipe.precision == "bf16",
-            use_cpu=not torch.accelerator.is_available(),
-            # The order is the data set's own: see TrainingWindows.
-            train_sampling_strategy="sequential",
-            logging_steps=recipe.log_every,
-            logging_nan_inf_filter=False,
-            eval_strategy="steps",
-            eval_steps=recipe.evaluate_every,
-            save_steps=recipe.save_every,
-            save_total_limit=CHECKPOINTS_KEPT,
-            prediction_loss_only=True,
-            disable_tqdm=True,
-            report_to=[],
-            seed=recipe.seed,
-            dataloader_pin_memory=False,
-            ddp_find_unused_parameters=False,
-        )
-    except ValueError as error:
-        raise RecipeError(
-            f"this machine cannot train with precision '{recipe.precision}' ({first_line(error)})"
-        ) from error
-
-
-class Pretrainer(Trainer):
-    """The Trainer with our schedule, and checkpoints that appear at once."""
+class RunMixin(_Base):
+    """Our schedule, and checkpoints that appear at once: `class Ours(RunMixin, SFTTrainer)`."""
 
     def __init__(self, *, recipe: Recipe, output: Path, **rest: Any) -> None:
         self._recipe, self._run = recipe, output
@@ -105,10 +58,8 @@ class Pretrainer(Trainer):
 
     def resume_loss(self, checkpoint: Path) -> None:
         """Go on with the mean loss that a checkpoint between two log lines had begun."""
-        path = checkpoint / _RUNNING_LOSS
-        if path.exists():
-            running = json.loads(path.read_text(encoding="utf-8"))
-            self._loss_sum, self._logged_step = running["sum"], running["since_step"]
+        running = json.loads((checkpoint / _RUNNING_LOSS).read_text(encoding="utf-8"))
+        self._loss_sum, self._logged_step = running["sum"], running["since_step"]
 
     def training_step(self, *args: Any, **rest: Any) -> torch.Tensor:
         """One forward and backward pass; returns its share of the step's loss."""
@@ -126,11 +77,7 @@ class Pretrainer(Trainer):
             step = self.state.global_step
             logs["loss"] = self._mean_over_processes() / (step - self._logged_step)
             self._loss_sum, self._logged_step = 0.0, step
-            if not abs(logs["loss"]) < float("inf"):
-                raise RecipeError(
-                    f"the loss is {logs['loss']} at step {step}; lower the learning rates "
-                    "schedule.stage_1 and stage_2, or raise warmup_steps, and begin --fresh"
-                )
+            self._check_loss(logs["loss"])
         super().log(logs, start_time)
 
     def final_held_out_loss(self) -> float:
@@ -139,6 +86,13 @@ class Pretrainer(Trainer):
             if "eval_loss" in entry and entry["step"] == self.state.global_step:
                 return float(entry["eval_loss"])
         return float(self.evaluate()["eval_loss"])
+
+    def _check_loss(self, loss: float) -> None:
+        if not abs(loss) < float("inf"):
+            raise RecipeError(
+                f"the loss is {loss} at step {self.state.global_step}; lower the learning rates "
+                "schedule.stage_1 and stage_2, or raise warmup_steps, and begin --fresh"
+            )
 
     def _mean_over_processes(self) -> float:
         mine = torch.as_tensor(self._loss_sum, device=self.args.device)
@@ -152,6 +106,8 @@ class Pretrainer(Trainer):
         # that looks like a checkpoint. Every process writes its part, the first one renames.
         name = f"checkpoint-{self.state.global_step}"
         running = {"sum": self._mean_over_processes(), "since_step": self._logged_step}
+        # No later step mends such a model, and going on from it would be in vain.
+        self._check_loss(running["sum"])
         self._save_root = self._run / "unfinished"
         self._first_process(lambda: shutil.rmtree(self._save_root, ignore_errors=True))
         try:
@@ -168,6 +124,7 @@ class Pretrainer(Trainer):
 
     def _publish(self, written: Path, running: dict[str, float]) -> None:
         (written / _RUNNING_LOSS).write_text(json.dumps(running), encoding="utf-8")
+        write_sums(written)
         final = self._run / written.name
         shutil.rmtree(final, ignore_errors=True)
         os.replace(written, final)

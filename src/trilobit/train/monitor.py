@@ -14,8 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trilobit.train.recipe import Schedule
+from trilobit.formats.files import open_file
+from trilobit.train.recipes import Schedule
 from trilobit.train.schedule import weight_decay
+
+_MAX_LINE_BYTES = 10_000  # of the log: a tenth of it is one
 
 
 class Progress(TrainerCallback):
@@ -26,8 +29,10 @@ class Progress(TrainerCallback):
     held_out_perplexity.
     """
 
-    def __init__(self, log: Path, schedule: Schedule, tokens_per_step: int) -> None:
-        self._log, self._schedule, self._tokens_per_step = log, schedule, tokens_per_step
+    def __init__(self, log: Path, schedule: Schedule, window: int) -> None:
+        self._log, self._schedule = log, schedule
+        self._tokens_per_step = schedule.batch_windows * window
+        self._window = window
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Bar | None = None
         self._task = TaskID(0)
@@ -35,6 +40,12 @@ class Progress(TrainerCallback):
         self._mark = (0, 0.0)
         self._paused_s = 0.0
         self._evaluation_began = 0.0
+        self._evaluation_s: float | None = None
+        self._held_out_tokens = 0
+
+    def tell(self, text: str) -> None:
+        """A line of its own."""
+        self._console.print(text, markup=False)
 
     def __enter__(self) -> Self:
         return self
@@ -44,9 +55,11 @@ class Progress(TrainerCallback):
             self._bar.stop()
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
         """Start the clock and the bar."""
+        held_out = rest.get("eval_dataloader")
+        self._held_out_tokens = len(held_out.dataset) * self._window if held_out else 0
         _keep_until(self._log, state.global_step)
         self._mark = (state.global_step, time.monotonic())
         if self._console.is_terminal:
@@ -82,7 +95,7 @@ class Progress(TrainerCallback):
         entry: dict[str, float] = {"step": state.global_step}
         if "loss" in logs:
             entry |= self._training_entry(state, logs)
-            self._told["training"] = self._training_line(state, entry)
+            self._told["training"] = self._training_line(args, state, entry)
         elif "eval_loss" in logs:
             loss = logs["eval_loss"]
             entry |= {
@@ -92,7 +105,8 @@ class Progress(TrainerCallback):
             }
             self._told["held_out"] = f"held-out perplexity {entry['held_out_perplexity']:.2f}"
             if self._evaluation_began:
-                self._paused_s += time.monotonic() - self._evaluation_began
+                self._evaluation_s = time.monotonic() - self._evaluation_began
+                self._paused_s += self._evaluation_s
                 self._evaluation_began = 0.0
         else:
             return
@@ -122,11 +136,25 @@ class Progress(TrainerCallback):
         entry["tokens_per_s"] = round(tokens / max(seconds, 1e-9))
         return entry
 
-    def _training_line(self, state: TrainerState, entry: dict[str, float]) -> str:
-        rate = entry["tokens_per_s"]
+    def _training_line(
+        self, args: TrainingArguments, state: TrainerState, entry: dict[str, float]
+    ) -> str:
+        rate = max(entry["tokens_per_s"], 1)
         tokens_left = (state.max_steps - state.global_step) * self._tokens_per_step
-        left = _duration(tokens_left / max(rate, 1))
-        return f"loss {entry['loss']:.4f}, {rate:.0f} tokens/s, {left} left"
+        left_s = tokens_left / rate
+        if self._held_out_tokens:
+            # Until one was measured: a pass without gradients is a third of one with them.
+            evaluation_s = self._evaluation_s or self._held_out_tokens / rate / 3
+            left_s += evaluation_s * _evaluations_left(state, int(args.eval_steps or 0))
+        return f"loss {entry['loss']:.4f}, {rate:.0f} tokens/s, {_duration(left_s)} left"
+
+
+def _evaluations_left(state: TrainerState, every: int) -> int:
+    """Those at multiples of `every` steps, and one behind the last step."""
+    if not every:
+        return 0
+    at_multiples = state.max_steps // every - state.global_step // every
+    return at_multiples + (state.max_steps % every > 0)
 
 
 def _duration(seconds: float) -> str:
@@ -140,13 +168,15 @@ def _keep_until(log: Path, step: int) -> None:
     if not log.exists():
         return
     lines = []
-    for line in log.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # cut off by the kill
-        if entry["step"] <= step:
-            lines.append(line + "\n")
+    with open_file(log)[0] as file:
+        while line := file.readline(_MAX_LINE_BYTES):
+            try:
+                entry = json.loads(line)
+                keep = entry["step"] <= step and line.endswith(b"\n")
+            except (ValueError, LookupError, TypeError, RecursionError):
+                continue  # cut off by the kill, or damaged
+            if keep:
+                lines.append(line)
     partial = log.with_name("partial-" + log.name)
-    partial.write_text("".join(lines), encoding="utf-8")
+    partial.write_bytes(b"".join(lines))
     os.replace(partial, log)

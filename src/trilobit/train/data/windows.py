@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from trilobit.errors import RecipeError
+from trilobit.train.data.tokens import Tokens
+
+_UNCOUNTED = -100  # of a label, as transformers has it
 
 
 class TrainingWindows(Dataset[dict[str, torch.Tensor]]):
     """`count` windows: the corpus again and again, each time shifted and shuffled anew."""
 
-    def __init__(self, tokens: NDArray[np.uint16], *, window: int, count: int, seed: int) -> None:
+    def __init__(self, tokens: Tokens, *, window: int, count: int, seed: int) -> None:
         self._tokens, self._window, self._count, self._seed = tokens, window, count, seed
         # One window less than fit, so that an epoch can be shifted by less than one window.
         self.per_epoch = len(tokens) // window - 1
@@ -45,24 +48,36 @@ class TrainingWindows(Dataset[dict[str, torch.Tensor]]):
 
 
 class HeldOutWindows(Dataset[dict[str, torch.Tensor]]):
-    """The held-out tokens in order, in whole windows."""
+    """The held-out tokens in order, in whole windows.
 
-    def __init__(self, tokens: NDArray[np.uint16], *, window: int) -> None:
-        self._tokens, self._window = tokens, window
+    bos_id: begins every document. It always follows an end, so that it costs nothing to predict;
+        it is not counted, and each window's first token cannot be.
+    """
+
+    def __init__(self, tokens: Tokens, *, window: int, bos_id: int | None) -> None:
+        self._tokens, self._window, self._bos_id = tokens, window, bos_id
         if len(self) < 1:
             raise RecipeError(
                 f"the held-out text has {len(tokens)} tokens, less than one window of {window}; "
                 "lower data.held_out_every or data.window"
             )
+        windows = tokens[: len(self) * window].reshape(-1, window)
+        self.counted_tokens = sum(
+            int((row[1:] != (-1 if bos_id is None else bos_id)).sum()) for row in windows
+        )
 
     def __len__(self) -> int:
         return len(self._tokens) // self._window
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         start = index * self._window
-        return _example(self._tokens[start : start + self._window])
+        example = _example(self._tokens[start : start + self._window])
+        if self._bos_id is not None:
+            ids = example["input_ids"]
+            example["labels"] = ids.masked_fill(ids == self._bos_id, _UNCOUNTED)
+        return example
 
 
-def _example(tokens: NDArray[np.uint16]) -> dict[str, torch.Tensor]:
+def _example(tokens: Tokens) -> dict[str, torch.Tensor]:
     ids = torch.from_numpy(tokens.astype(np.int64))
     return {"input_ids": ids, "labels": ids}

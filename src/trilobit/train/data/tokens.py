@@ -1,0 +1,311 @@
+"""The tokens of a run: made once, in one pass over the text, and mapped from disk afterwards.
+
+Neither the text nor the tokens are ever in memory at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from trilobit.errors import FormatError, RecipeError
+from trilobit.formats.files import read_bytes
+from trilobit.train.checkpoint import write_whole
+from trilobit.train.data.bpe import BOS, EOS, train_tokenizer
+from trilobit.train.data.documents import documents, unreadable
+from trilobit.train.recipes import Pretrain
+from trilobit.train.sums import check_sums, read_sums, sum_of, write_sums
+
+# Characters of one call to the tokenizer, which works in parallel over documents and needs
+# some 100 bytes for each.
+_BATCH_CHARACTERS = 1_000_000
+_MAX_ABOUT_BYTES = 1 << 16
+
+Tokens = NDArray[np.uint16] | NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenTokenizer:
+    """A checkpoint's own tokenizer: its tokenizer.json, and what begins and ends a document."""
+
+    data: bytes
+    bos_id: int | None
+    eos_id: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """The tokens of a run: arrays as narrow as the vocabulary allows, mapped from disk.
+
+    bos_id: what begins every document; None where nothing does.
+    """
+
+    tokenizer_file: Path
+    train: Tokens
+    held_out: Tokens
+    held_out_characters: int
+    bos_id: int | None
+
+
+def prepare(
+    recipe: Pretrain, folder: Path, *, begun: bool = False, given: GivenTokenizer | None = None
+) -> Corpus:
+    """Tokenise the recipe's text into `folder`, or map what an earlier run left there.
+
+    What is damaged there is made again. given: the tokenizer, where none is to be trained.
+    begun: a model was trained on these tokens already, so that they may not become others.
+    Raises RecipeError for text that cannot be used, FormatError for tokens that are lost,
+    OutputError when they cannot be written.
+    """
+    key = _key(recipe, given)
+    sums = _sums(folder, key, recipe, begun=begun)
+    if sums is None or _is_damaged(folder):
+        _write(recipe, folder, key, given, sums if begun else None)
+    about = _about(folder)
+    return Corpus(
+        tokenizer_file=folder / "tokenizer.json",
+        train=np.load(folder / "train.npy", mmap_mode="r"),
+        held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
+        held_out_characters=about["held_out_characters"],
+        bos_id=about["bos_id"],
+    )
+
+
+def _sums(folder: Path, key: str, recipe: Pretrain, *, begun: bool) -> dict[str, str] | None:
+    """Checksums of the tokens that lie there, if they are of this text."""
+    try:
+        about, sums = _about(folder), read_sums(folder)
+    except FormatError as error:
+        if not begun:
+            return None
+        raise FormatError(
+            f"{folder}: the checkpoints beside it were trained on its tokens, and what they were "
+            f"is lost ({str(error).removeprefix(f'{folder}/')}); put it back, or --fresh to begin "
+            "anew"
+        ) from error
+    if about["key"] == key:
+        return sums
+    if begun:
+        raise RecipeError(
+            f"{folder.parent}: its checkpoints were trained on other text than "
+            f"{_names(recipe)} holds now; choose another --output, or --fresh to delete them"
+        )
+    return None
+
+
+def _is_damaged(folder: Path) -> bool:
+    try:
+        check_sums(folder)
+    except FormatError:
+        return True
+    return False
+
+
+def _write(
+    recipe: Pretrain,
+    folder: Path,
+    key: str,
+    given: GivenTokenizer | None,
+    expected: dict[str, str] | None,
+) -> None:
+    """Make the tokens. expected: the checksums that they had, if they must be the same again."""
+    tokenizer = _given_tokenizer(given) if given else None
+    trained, held_out_characters = _read_through(recipe, train=tokenizer is None)
+    tokenizer = tokenizer or trained
+    assert tokenizer is not None
+    # A text that spells a special token is text.
+    tokenizer.encode_special_tokens = True
+    bos_id = given.bos_id if given else tokenizer.token_to_id(BOS)
+    eos_id = given.eos_id if given else tokenizer.token_to_id(EOS)
+    last_id = max(*tokenizer.get_vocab(with_added_tokens=True).values(), bos_id or 0, eos_id or 0)
+    dtype = token_dtype(last_id + 1)
+    about = {"key": key, "held_out_characters": held_out_characters, "bos_id": bos_id}
+
+    def write(partial: Path) -> None:
+        partial.mkdir(parents=True)
+        with (
+            TokenFile(partial / "train.npy", dtype, bos_id, eos_id) as train,
+            TokenFile(partial / "held_out.npy", dtype, bos_id, eos_id) as held_out,
+        ):
+            for batch in _batches(_split(recipe)):
+                encoded = _encode(tokenizer, [text for _, text in batch])
+                for (is_held_out, _), ids in zip(batch, encoded, strict=True):
+                    (held_out if is_held_out else train).append(ids)
+        # Not tokenizer.save: it tells of a full disk by an exception of no kind.
+        json_text = given.data if given else tokenizer.to_str(pretty=True).encode()
+        (partial / "tokenizer.json").write_bytes(json_text)
+        (partial / "corpus.json").write_text(json.dumps(about), encoding="utf-8")
+        if expected not in (None, write_sums(partial)):
+            raise RecipeError(
+                f"{folder}: is damaged, and its text gives other tokens with the versions of "
+                "today; put it back, or --fresh to begin anew"
+            )
+
+    write_whole(folder, write)
+
+
+def _read_through(recipe: Pretrain, *, train: bool) -> tuple[Tokenizer | None, int]:
+    """The tokenizer of the training part, if one is to be trained, and characters held out."""
+    count = {False: 0, True: 0}
+    held_out_characters = 0
+
+    def training_texts() -> Iterator[str]:
+        nonlocal held_out_characters
+        for is_held_out, text in _split(recipe):
+            count[is_held_out] += 1
+            if is_held_out:
+                held_out_characters += len(text)
+            else:
+                yield text
+
+    tokenizer = None
+    if train:
+        tokenizer = train_tokenizer(training_texts(), recipe.data.vocab_size)
+    else:
+        deque(training_texts(), maxlen=0)
+    _check_count(recipe, trained=count[False], held_out=count[True])
+    return tokenizer, held_out_characters
+
+
+def _check_count(recipe: Pretrain, *, trained: int, held_out: int) -> None:
+    names, validation = _names(recipe), recipe.validation_file()
+    if not trained and (validation or not held_out):
+        source = recipe.data.source
+        raise RecipeError(f"{names}: no text{f' with source {source!r}' if source else ''} in it")
+    if validation and not held_out:
+        raise RecipeError(f"{validation}: no text in it; data.validation is what is held out")
+    for count, other, what, remedy in (
+        (trained, held_out, "to train on", "add text"),
+        (held_out, trained, "held out", "lower it"),
+    ):
+        if not count:
+            raise RecipeError(
+                f"{names}: too little text: of {other} documents none is {what} "
+                f"by held_out_every = {recipe.data.held_out_every}; {remedy}"
+            )
+
+
+def _given_tokenizer(given: GivenTokenizer) -> Tokenizer:
+    """Read what `train/objectives` has looked through; nothing of it may cut a text short."""
+    tokenizer = Tokenizer.from_str(given.data.decode("utf-8"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    try:
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(f"the tokenizer failed on the training text ({reason})") from None
+    return [encoding.ids for encoding in encodings]
+
+
+def _split(recipe: Pretrain) -> Iterator[tuple[bool, str]]:
+    """Every document, with whether it is held out."""
+    validation = recipe.validation_file()
+    for path in recipe.data_files():
+        for number, text in documents(path, recipe.data.source):
+            yield not validation and number % recipe.data.held_out_every == 0, text
+    if validation:
+        for _, text in documents(validation):
+            yield True, text
+
+
+def _batches(items: Iterable[tuple[bool, str]]) -> Iterator[list[tuple[bool, str]]]:
+    batch: list[tuple[bool, str]] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += len(item[1])
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+    """The narrowest type that holds every token of a vocabulary."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
+
+
+class TokenFile:
+    """A .npy of token ids that grows by one document at a time.
+
+    The header comes first, as long as it will be, and again at the end with the length:
+    numpy pads it so that it can.
+    """
+
+    def __init__(
+        self, path: Path, dtype: np.dtype[Any], bos_id: int | None, eos_id: int | None
+    ) -> None:
+        self._path, self._dtype, self._length = path, dtype, 0
+        self._before = [] if bos_id is None else [bos_id]
+        self._behind = [] if eos_id is None else [eos_id]
+
+    def __enter__(self) -> Self:
+        self._file = self._path.open("wb")
+        self._write_header()
+        return self
+
+    def append(self, ids: list[int]) -> None:
+        """Add a document, between what begins and what ends one."""
+        tokens = np.array([*self._before, *ids, *self._behind], dtype=self._dtype)
+        self._file.write(tokens.tobytes())
+        self._length += len(tokens)
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
+
+    def _write_header(self) -> None:
+        about = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length,)}
+        np.lib.format.write_array_header_1_0(self._file, about)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """What corpus.json says; FormatError when it is not there, or not whole."""
+    path = folder / "corpus.json"
+    try:
+        about = json.loads(read_bytes(path, _MAX_ABOUT_BYTES))
+        return {name: about[name] for name in ("key", "held_out_characters", "bos_id")}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FormatError(f"{path}: damaged") from None
+
+
+def _names(recipe: Pretrain) -> str:
+    """The text files, for a message: a few of them."""
+    paths = recipe.data_files()
+    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if paths[3:] else "")
+
+
+def _key(recipe: Pretrain, given: GivenTokenizer | None) -> str:
+    """Changes when the text files or how they are cut into tokens change."""
+    digest = hashlib.sha256()
+    validation = recipe.validation_file()
+    for path in (*recipe.data_files(), *([validation] if validation else ())):
+        try:
+            digest.update(bytes.fromhex(sum_of(path)))
+        except FormatError as error:
+            raise unreadable(path, error) from error
+    data = recipe.data
+    cut = (data.source, data.held_out_every, data.vocab_size, bool(validation))
+    digest.update(repr(cut).encode())
+    if given:
+        digest.update(hashlib.sha256(given.data).digest())
+        digest.update(repr((given.bos_id, given.eos_id)).encode())
+    return digest.hexdigest()

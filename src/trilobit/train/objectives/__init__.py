@@ -1,0 +1,1 @@
+"""What is learned: the model, its data and its loss, for each kind of recipe."""

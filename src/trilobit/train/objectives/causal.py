@@ -1,0 +1,134 @@
+"""Continue text: the next token of every place of a window, for `kind = "pretrain"`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BitNetConfig, BitNetForCausalLM, Trainer, default_data_collator
+
+from trilobit.config import ModelConfig
+from trilobit.errors import RecipeError
+from trilobit.nn import swap_linears
+from trilobit.train.data.bpe import as_hugging_face
+from trilobit.train.data.tokens import Corpus, prepare
+from trilobit.train.data.windows import HeldOutWindows, TrainingWindows
+from trilobit.train.recipes import Pretrain
+from trilobit.train.start import Start
+from trilobit.train.trainer import RunMixin
+
+
+class Causal:
+    """The model of a recipe, and the windows that it learns from.
+
+    Raises RecipeError, FormatError or UnsupportedModel when the model cannot be, before any text
+    is read.
+    """
+
+    def __init__(self, recipe: Pretrain) -> None:
+        self._recipe = recipe
+        folder = recipe.start_folder()
+        self._start = Start(folder) if folder else None
+        self._corpus: Corpus | None = None
+        if recipe.data.window > self.config.max_position_embeddings:
+            raise RecipeError(
+                f"data.window is {recipe.data.window}, longer than the context of {folder}: "
+                f"{self.config.max_position_embeddings}"
+            )
+
+        shape = self.config
+        sizes = (shape.query_size, shape.kv_size, shape.hidden_size, shape.intermediate_size)
+        if recipe.weights != "float" and any(size % 4 for size in sizes):
+            raise RecipeError(
+                f"{folder}: start has matrices of {', '.join(map(str, sizes))} rows, and the "
+                "packed form needs multiples of 4; train float weights, or start from another"
+            )
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape; its vocabulary may turn out smaller than what was asked for."""
+        if self._start:
+            return self._start.config
+        assert self._recipe.model is not None
+        return self._recipe.model.config(self._recipe.data.vocab_size)
+
+    def prepare(self, folder: Path, *, begun: bool) -> Corpus:
+        """Make the tokens in `folder`, or map them. Raises what `tokens.prepare` does."""
+        given = self._start.tokenizer if self._start else None
+        self._corpus = prepare(self._recipe, folder, begun=begun, given=given)
+        return self._corpus
+
+    def trainer(self, **life: Any) -> CausalTrainer:
+        """A trainer of a new model on what was prepared. life: arguments of the trainer."""
+        recipe, corpus = self._recipe, self._corpus
+        assert corpus is not None, "prepare comes first"
+        if self._start:
+            tokenizer = self._start.hugging_face_tokenizer()
+            model = self._start.model(recipe.weights)
+        else:
+            context = self.config.max_position_embeddings
+            tokenizer = as_hugging_face(corpus.tokenizer_file, context)
+            ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+            model = build_model(recipe, len(tokenizer), *ends)
+        window, schedule = recipe.data.window, recipe.schedule
+        train = TrainingWindows(
+            corpus.train,
+            window=window,
+            count=schedule.steps * schedule.batch_windows,
+            seed=recipe.seed,
+        )
+        return CausalTrainer(
+            recipe=recipe,
+            model=model,
+            processing_class=tokenizer,
+            data_collator=default_data_collator,
+            train_dataset=train,
+            eval_dataset=HeldOutWindows(corpus.held_out, window=window, bos_id=corpus.bos_id),
+            **life,
+        )
+
+
+class CausalTrainer(RunMixin, Trainer):
+    """Its held-out loss is the mean over tokens, not over windows, of which some count fewer."""
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The loss of a batch; when evaluating, its share of the mean over all tokens."""
+        if model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        windows: Any = self.eval_dataset
+        share = len(inputs["input_ids"]) * windows.counted_tokens / len(windows)
+        # The GPUs of one process share the batch, and the Trainer takes the mean of what they say.
+        outputs = model(**inputs, num_items_in_batch=share / max(self.args.n_gpu, 1))
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+
+def build_model(recipe: Pretrain, vocab_size: int, bos: int, eos: int) -> BitNetForCausalLM:
+    """A fresh `BitNetForCausalLM` of the recipe's shape, its linears as its weights say."""
+    shape = recipe.model
+    assert shape is not None
+    config = BitNetConfig(
+        vocab_size=vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        max_position_embeddings=shape.max_position_embeddings,
+        rms_norm_eps=shape.rms_norm_eps,
+        initializer_range=shape.initializer_range,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        bos_token_id=bos,
+        eos_token_id=eos,
+        tie_word_embeddings=True,
+    )
+    model = BitNetForCausalLM(config)
+    if recipe.weights != "float":
+        swap_linears(model, weights="sign" if recipe.weights == "sign" else "absmean")
+    return model

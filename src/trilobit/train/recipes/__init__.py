@@ -1,0 +1,45 @@
+"""What a training run is: one frozen recipe, read from a TOML or YAML file.
+
+A recipe is complete. Two runs of the same recipe and data, on the same machine, give the
+same model; the file is written next to the checkpoints so that a resumed run can tell
+whether it is still the same run. Its `kind` says what it learns, and so which keys it has.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trilobit.errors import RecipeError
+from trilobit.train.recipes.base import Recipe, Schedule
+from trilobit.train.recipes.plain import read_values, shown
+from trilobit.train.recipes.pretrain import Data, Pretrain, Shape
+
+__all__ = ["KINDS", "Data", "Pretrain", "Recipe", "Schedule", "Shape", "load_recipe", "recipe_of"]
+
+KINDS: dict[str, type[Pretrain]] = {recipe.kind: recipe for recipe in (Pretrain,)}
+
+
+def load_recipe(path: Path) -> Pretrain:
+    """Read a recipe from a .toml, .yaml or .yml file.
+
+    Raises RecipeError when the file is missing, does not parse, or holds a key or a value
+    that is not understood.
+    """
+    try:
+        return recipe_of(read_values(path), path.parent)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def recipe_of(values: object, folder: Path = Path()) -> Pretrain:
+    """The recipe of plain values. Inverse of `as_dict`; without a kind it is one of pretrain.
+
+    Raises RecipeError for a kind, a key or a value that is not understood.
+    """
+    if not isinstance(values, dict):
+        raise RecipeError("holds no keys; see docs/train.md for a recipe")
+    values = dict(values)
+    kind = values.pop("kind", Pretrain.kind)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise RecipeError(f"kind is {shown(kind)}; one of {', '.join(KINDS)}")
+    return KINDS[kind].from_dict(values, folder)

@@ -1,0 +1,178 @@
+"""Learn to continue text, from nothing or from a checkpoint: `kind = "pretrain"`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from trilobit.config import ModelConfig
+from trilobit.errors import FormatError, RecipeError
+from trilobit.train.recipes.base import Recipe
+from trilobit.train.recipes.plain import check_range, shown
+
+Weights = Literal["ternary", "sign", "float"]
+
+MAX_VOCABULARY = 1 << 20
+_MOST_WINDOW = 1 << 24  # the longest context of ModelConfig
+_LONGEST_PATH = 4096  # that Linux opens
+_LARGEST = 1 << 62  # far beyond every limit of ModelConfig, and short to spell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The decoder's shape, in the words of a Hugging Face config."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    max_position_embeddings: int = 1024
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if not 0 < value < _LARGEST:
+                remedy = "far less" if value > 0 else "above 0"
+                raise RecipeError(f"model.{f.name} is {shown(value)}; it must be {remedy}")
+        if self.hidden_size % self.num_attention_heads:
+            raise RecipeError(
+                f"model.hidden_size {self.hidden_size} is not a multiple of "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        if (self.hidden_size // self.num_attention_heads) % 2:
+            raise RecipeError("hidden_size / num_attention_heads must be even, for RoPE")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise RecipeError(
+                f"model.num_attention_heads {self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}"
+            )
+        if self.hidden_size % 4 or self.intermediate_size % 4:
+            # The published packed form holds four rows a byte.
+            raise RecipeError("model.hidden_size and intermediate_size must be multiples of 4")
+        check_range("model.initializer_range", self.initializer_range, 1e-12, 1e6)
+        # What the engine cannot run must not be found out after days of training.
+        config = self.config(vocab_size=1)
+        if config.kv_size % 4:
+            raise RecipeError(
+                f"model.num_key_value_heads {self.num_key_value_heads} of {config.head_dim} make "
+                f"{config.kv_size} rows; the packed form needs a multiple of 4"
+            )
+
+    def config(self, vocab_size: int) -> ModelConfig:
+        """As the engine will run it; RecipeError for what it does not."""
+        try:
+            return ModelConfig(
+                vocab_size=vocab_size,
+                hidden_size=self.hidden_size,
+                intermediate_size=self.intermediate_size,
+                num_hidden_layers=self.num_hidden_layers,
+                num_attention_heads=self.num_attention_heads,
+                num_key_value_heads=self.num_key_value_heads,
+                head_dim=self.hidden_size // self.num_attention_heads,
+                max_position_embeddings=self.max_position_embeddings,
+                rms_norm_eps=self.rms_norm_eps,
+                rope_theta=self.rope_theta,
+                tie_word_embeddings=True,
+            )
+        except FormatError as error:
+            raise RecipeError(f"model.{str(error).removeprefix('config: ')}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """The text, how it is cut, and what is held out.
+
+    files: .txt (one document) or .jsonl (a document a line, in `text`), plain or .xz;
+        relative to the recipe's folder.
+    source: if given, only the lines of a .jsonl whose `source` is this.
+    validation: a text file like those of `files`; if given, all of it is held out, and
+        nothing of `files`.
+    held_out_every: of each file, line n is held out where n is a multiple of this; of a
+        .txt file, whose lines are no documents, paragraph blocks of 4,000 characters count.
+    window: tokens in a training window.
+    """
+
+    files: tuple[str, ...]
+    source: str | None = None
+    validation: str | None = None
+    held_out_every: int = 50
+    vocab_size: int = 2048
+    window: int = 256
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise RecipeError("data.files is empty; name at least one text file")
+        for name in (*self.files, *([self.validation] if self.validation is not None else ())):
+            if not 0 < len(name) <= _LONGEST_PATH or "\0" in name:
+                raise RecipeError(f"data: {shown(name)} is no name of a file")
+        if self.validation in self.files:
+            raise RecipeError(
+                f"data.validation is {shown(self.validation)}, which is among data.files too; a "
+                "model knows the text that it was trained on"
+            )
+        if self.held_out_every < 2:
+            raise RecipeError(f"data.held_out_every is {shown(self.held_out_every)}; at least 2")
+        check_range("data.held_out_every", self.held_out_every, 2, 1e9)
+        if self.vocab_size < 260:
+            raise RecipeError(
+                f"data.vocab_size is {shown(self.vocab_size)}; 256 bytes and the special tokens "
+                "need 260"
+            )
+        if self.vocab_size > MAX_VOCABULARY:
+            raise RecipeError(
+                f"data.vocab_size is {shown(self.vocab_size)}; at most {MAX_VOCABULARY}"
+            )
+        if self.window < 2:
+            raise RecipeError(f"data.window is {shown(self.window)}; at least 2")
+        check_range("data.window", self.window, 2, _MOST_WINDOW)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pretrain(Recipe):
+    """A whole pre-training run: from a random model of `model`'s shape, or from `start`.
+
+    start: directory of a Hugging Face checkpoint with float weights or masters; its shape and
+        its tokenizer are then the run's. Relative to the recipe's folder.
+    weights: "float" makes a baseline of the same size.
+    """
+
+    kind: ClassVar[str] = "pretrain"
+
+    data: Data
+    model: Shape | None = None
+    start: str | None = None
+    weights: Weights = "ternary"
+
+    def __post_init__(self) -> None:
+        # Not super(): a dataclass with slots is another class than its methods were made in.
+        Recipe.__post_init__(self)
+        if (self.model is None) == (self.start is None):
+            both = "is missing" if self.model is None else "and 'start' are both given"
+            raise RecipeError(
+                f"key 'model' {both}; give either [model] or start, the folder of a checkpoint"
+            )
+        if self.start is not None and (not 0 < len(self.start) <= _LONGEST_PATH):
+            raise RecipeError(f"start is {shown(self.start)}; give the folder of a checkpoint")
+        if self.model is not None and self.data.window > self.model.max_position_embeddings:
+            raise RecipeError(
+                f"data.window is {self.data.window}, longer than the model's context: "
+                f"model.max_position_embeddings is {self.model.max_position_embeddings}"
+            )
+
+    def data_files(self) -> list[Path]:
+        """The training text's files, resolved against the recipe's folder."""
+        return [self.folder / name for name in self.data.files]
+
+    def validation_file(self) -> Path | None:
+        """The file of the text that is held out, where it is one of its own."""
+        return None if self.data.validation is None else self.folder / self.data.validation
+
+    def start_folder(self) -> Path | None:
+        """The checkpoint to start from, if any."""
+        return None if self.start is None else self.folder / self.start

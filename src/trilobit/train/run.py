@@ -1,0 +1,195 @@
+"""Run a recipe: text in, a ternary model as a Hugging Face directory out.
+
+A run's folder:
+
+    recipe.json       what this run is; another recipe may not resume here
+    corpus/           the tokenizer and the tokens
+    checkpoint-N/     loadable models, with what it takes to go on
+    tensorboard/      the curves
+    log.jsonl         the same as lines
+    model/, packed/   the result: float32 masters, and packed codes
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from transformers import TrainerCallback, set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
+
+from trilobit.errors import OutputError, RecipeError
+from trilobit.formats.hf import write_hf
+from trilobit.train.checkpoint import (
+    check,
+    claim,
+    last_checkpoint,
+    remedy_of,
+    step_of,
+    write_whole,
+)
+from trilobit.train.export import Trained, save_masters
+from trilobit.train.interrupt import Interrupt
+from trilobit.train.launch import check_memory, launched_alone, threads_worth, training_arguments
+from trilobit.train.lock import locked
+from trilobit.train.monitor import Progress
+from trilobit.train.objectives.causal import Causal
+from trilobit.train.recipes import Pretrain
+
+# What learns what a kind of recipe asks for.
+OBJECTIVES = {Pretrain.kind: Causal}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Where a finished run's model lies, and how well it predicts the held-out text.
+
+    packed: None for a float model. first_process: whether this process is to tell of it.
+    """
+
+    model: Path
+    packed: Path | None
+    steps: int
+    held_out_loss: float
+    first_process: bool
+
+    @property
+    def held_out_perplexity(self) -> float:
+        """exp of the held-out loss, a mean by token, of all but those that begin a document."""
+        return math.exp(self.held_out_loss)
+
+
+def train(
+    recipe: Pretrain, output: Path, *, fresh: bool = False, threads: int | None = None
+) -> Result:
+    """Follow a recipe in `output`, resuming what an earlier run left there.
+
+    fresh: delete an earlier run's checkpoints first. threads: of the CPU; None: as many as the
+    model is worth.
+    Raises RecipeError for a recipe or text that cannot be used and for a run that diverged,
+    FormatError for a damaged checkpoint, OutputError when a result cannot be written or another
+    run is at work there. After Ctrl-C (KeyboardInterrupt) a checkpoint of the last finished step
+    is there and the next call goes on from it.
+    """
+    arguments = training_arguments(recipe, output)
+    first_process = arguments.process_index == 0
+    objective = OBJECTIVES[recipe.kind](recipe)
+    check_memory(recipe, objective.config)
+    torch.set_num_threads(threads or threads_worth(recipe, objective.config))
+    progress = Progress(output / "log.jsonl", recipe.schedule, recipe.data.window)
+    with ExitStack() as stack:
+        with arguments.main_process_first(local=False):
+            if first_process:
+                stack.enter_context(locked(output))
+                claim(recipe, output, fresh=fresh)
+                progress.tell("reading the text")
+            last = last_checkpoint(output)
+            if last:
+                check(last, recipe.schedule.steps)
+            corpus = objective.prepare(output / "corpus", begun=last is not None)
+        set_seed(recipe.seed)
+        interrupt = Interrupt(alone=arguments.world_size == 1)
+        reporters = [progress, _curves(output, last)] if first_process else []
+        with _told_in_a_line(output):
+            trainer = objective.trainer(
+                output=output, args=arguments, callbacks=[interrupt, *reporters]
+            )
+            model: Any = trainer.model
+            if first_process:
+                parameters = sum(p.numel() for p in model.parameters())
+                progress.tell(_opening(len(corpus.train), len(corpus.held_out), parameters, last))
+            if last:
+                trainer.resume_loss(last)
+            with interrupt, progress:
+                trainer.train(resume_from_checkpoint=str(last) if last else None)
+                if interrupt.asked:
+                    raise KeyboardInterrupt
+                held_out_loss = trainer.final_held_out_loss()
+        _check_learned(held_out_loss, model.config.vocab_size)
+        if first_process:
+            _export(recipe, model, trainer.processing_class, output)
+    return Result(
+        model=output / "model",
+        packed=None if recipe.weights == "float" else output / "packed",
+        steps=trainer.state.global_step,
+        held_out_loss=held_out_loss,
+        first_process=first_process,
+    )
+
+
+def _opening(tokens: int, held_out: int, parameters: int, last: Path | None) -> str:
+    threads = torch.get_num_threads()
+    text = (
+        f"{tokens:,} tokens to train on, {held_out:,} held out; {parameters:,} parameters; "
+        f"{threads} thread{'s' if threads > 1 else ''}"
+    )
+    if last:
+        text += f"; going on from {last.name}"
+    if launched_alone():
+        text += (
+            "; one process (accelerate launch --cpu starts no more; "
+            "torchrun --nproc-per-node N does)"
+        )
+    return text
+
+
+def _check_learned(held_out_loss: float, vocab_size: int) -> None:
+    """RecipeError for a model that is worse than guessing: that is no result to be handed on."""
+    guessing = math.log(vocab_size)
+    # A new model is a little worse than guessing evenly, and a run may be short.
+    if held_out_loss <= guessing + 1:
+        return
+    raise RecipeError(
+        f"the run diverged: its held-out loss is {held_out_loss:.4g}, and guessing evenly has "
+        f"{guessing:.4g}; nothing was written; lower schedule.stage_1 and stage_2, or raise "
+        "warmup_steps, and begin --fresh"
+    )
+
+
+def _curves(output: Path, last: Path | None) -> TrainerCallback:
+    # What a killed run wrote after its last checkpoint is hidden: it is about to come again.
+    purge_step = step_of(last) + 1 if last else None
+    try:
+        writer = SummaryWriter(str(output / "tensorboard"), purge_step=purge_step)
+        return TensorBoardCallback(writer)  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise OutputError(
+            f"{output}: cannot write there ({error.strerror or error}); {remedy_of(error)}"
+        ) from error
+
+
+@contextmanager
+def _told_in_a_line(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RecipeError(
+            "the GPU's memory does not suffice; raise schedule.accumulate_steps or lower "
+            "schedule.batch_windows"
+        ) from error
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise RecipeError(
+            "the machine's memory does not suffice; raise schedule.accumulate_steps, lower "
+            "schedule.batch_windows, or make the model smaller"
+        ) from error
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{output}: cannot write there ({error.strerror or error}); {remedy_of(error)}"
+        ) from error
+
+
+def _export(recipe: Pretrain, model: Any, tokenizer: Any, output: Path) -> None:
+    write_whole(output / "model", lambda path: save_masters(model, tokenizer, path))
+    if recipe.weights != "float":
+        source = Trained(model, tokenizer, output)
+        write_whole(output / "packed", lambda path: write_hf(source, path))

@@ -1,0 +1,125 @@
+"""A Hugging Face checkpoint that a run starts from: shape, float weights or masters, tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from trilobit.errors import FormatError, RecipeError
+from trilobit.formats.files import read_json
+from trilobit.formats.hf_config import is_one_bit, model_config
+from trilobit.formats.hf_quantization import quantization_form
+from trilobit.formats.safetensors import FLOATS, Checkpoint
+from trilobit.formats.text import read_text_files
+from trilobit.nn import swap_linears
+from trilobit.train.data.tokens import GivenTokenizer
+
+
+class Start:
+    """What can be known of a checkpoint without reading its tensors, one file or shards.
+
+    Raises FormatError for a damaged one, UnsupportedModel for an architecture that we do not run,
+    RecipeError for one that holds no floats to train, or no tokenizer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        where = folder / "config.json"
+        raw = read_json(where)
+        self.config = model_config(raw, str(where))
+        if is_one_bit(raw):
+            raise RecipeError(
+                f"{folder}: start is a checkpoint of 1bitLLM's own code, which transformers does "
+                "not load; give one that it does"
+            )
+        form = quantization_form(raw, self.config, where)
+        if form not in (None, "masters"):
+            raise RecipeError(
+                f"{folder}: start holds packed codes only, and training needs float masters; give "
+                "the checkpoint that has them (of a run of ours: its model/, not its packed/)"
+            )
+        self._tensors = Checkpoint(folder)
+        self._text = read_text_files(folder, self.config)
+        if self._text.tokenizer is None:
+            raise RecipeError(f"{folder}: start has no tokenizer; put its tokenizer.json there")
+        eos_ids = [i for i in self.config.eos_token_ids if i < self.config.vocab_size]
+        bos_id = self.config.bos_token_id if self._text.add_bos else None
+        if bos_id is None and not eos_ids:
+            raise RecipeError(
+                f"{folder}: start names no token that ends a text; set eos_token_id in config.json"
+            )
+        self.tokenizer = GivenTokenizer(
+            data=self._text.tokenizer, bos_id=bos_id, eos_id=eos_ids[0] if eos_ids else None
+        )
+
+    def model(self, weights: str) -> Any:
+        """The model with its float32 weights, its linears as `weights` says."""
+        build: Any = AutoModelForCausalLM.from_config
+        try:
+            config = AutoConfig.from_pretrained(
+                self.folder, local_files_only=True, trust_remote_code=False
+            )
+            # It says how to read the weights, and they are read here.
+            if hasattr(config, "quantization_config"):
+                del config.quantization_config
+            model = build(config, dtype=torch.float32)
+        except Exception as error:  # of any kind: what we read may still be too little for it
+            reason = " ".join(str(error).split())[:200]
+            raise RecipeError(
+                f"{self.folder}: transformers cannot make the model of start ({reason}); mend its "
+                "config.json"
+            ) from error
+        if weights != "float":
+            swap_linears(
+                model,
+                rms_norm_eps=self.config.projection_norm_eps,
+                weights="sign" if weights == "sign" else "absmean",
+            )
+        self._load_into(model)
+        return model
+
+    def hugging_face_tokenizer(self) -> Any:
+        """The tokenizer, for saving beside the model."""
+        import tokenizers
+
+        inner = tokenizers.Tokenizer.from_str(self.tokenizer.data.decode("utf-8"))
+        ids = {"bos_token": self.config.bos_token_id, "eos_token": self.tokenizer.eos_id}
+        tokens = {name: inner.id_to_token(i) for name, i in ids.items() if i is not None}
+        tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_object=inner,
+            model_max_length=self.config.max_position_embeddings,
+            clean_up_tokenization_spaces=False,
+            **{name: token for name, token in tokens.items() if token is not None},
+        )
+        if self._text.chat_template is not None:
+            tokenizer.chat_template = self._text.chat_template
+        return tokenizer
+
+    def _load_into(self, model: Any) -> None:
+        state = model.state_dict()
+        head = "lm_head.weight"
+        if self.config.tie_word_embeddings and head not in self._tensors:
+            state.pop(head, None)
+        foreign = [n for n in self._tensors if n not in state and "rotary_emb" not in n]
+        if foreign:
+            raise RecipeError(
+                f"{self.folder}: start's tensor {foreign[0][:80]!r} is not part of the model"
+            )
+        with torch.no_grad():
+            for name, parameter in state.items():
+                file = self._tensors.file(name)
+                info = file.info(name)
+                if info.dtype not in FLOATS or info.shape != tuple(parameter.shape):
+                    raise FormatError(
+                        f"{file.path}: tensor '{name}' is {info.dtype} {list(info.shape)}; the "
+                        f"config asks for floats {list(parameter.shape)}"
+                    )
+                parameter.copy_(torch.tensor(file.float32(name)))
+                if not torch.isfinite(parameter).all():
+                    raise FormatError(
+                        f"{file.path}: '{name}' holds NaN or infinity; fetch it again"
+                    )
+        self._tensors.forget()
