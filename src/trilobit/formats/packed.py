@@ -20,7 +20,7 @@ from ..config import ModelConfig
 from ..errors import FormatError
 from ..machine import memory_bytes
 from ..packing import LAYOUTS, PLACES, Layout
-from . import names, pooling
+from . import json_text, names, pooling
 from .files import OpenFile
 from .safetensors import DTYPES, FLOATS, Declared, SafetensorsFile, SafetensorsWriter, as_float32
 from .tables import Table
@@ -68,8 +68,8 @@ class PackedModel:
                 f"reads {VERSION}; upgrade Trilobit or convert the model again"
             )
         try:
-            raw = json.loads(metadata["config"])
-        except (KeyError, ValueError, RecursionError):
+            raw = json_text.parse(metadata["config"])
+        except (KeyError, json_text.JSONFault):
             raise FormatError(
                 f"{path}: no readable config in the metadata; convert the model again"
             ) from None

@@ -14,7 +14,6 @@ import mmap
 import os
 import reprlib
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, OutputError
+from . import json_text
 from .files import OpenFile, open_file, read_json
+from .json_text import shown
 from .whole_file import WholeFile
 
 if TYPE_CHECKING:
@@ -210,12 +211,10 @@ def _parse(
     path: Path, raw: bytes, data: int, size: int
 ) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-    except _DuplicateError as error:
-        raise FormatError(f"{path}: the header names {_clean(str(error))} twice") from None
-    except (UnicodeDecodeError, ValueError, RecursionError):
+        header = json_text.parse(raw)
+    except json_text.JSONFault as fault:
         raise FormatError(
-            f"{path}: the header is not JSON; not a safetensors file, or damaged"
+            f"{path}: the header {fault}; not a safetensors file, or damaged"
         ) from None
     if not isinstance(header, dict):
         raise FormatError(f"{path}: the header is not a JSON object")
@@ -227,7 +226,7 @@ def _parse(
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if info.begin != position:
             what = "overlaps another" if info.begin < position else "leaves a hole before it"
-            raise FormatError(f"{path}: tensor {_clean(name)} {what}; the file is damaged")
+            raise FormatError(f"{path}: tensor {shown(name)} {what}; the file is damaged")
         position = info.end
     if position != size:
         raise FormatError(
@@ -238,43 +237,25 @@ def _parse(
 
 
 def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
-    shown = _clean(name)
+    label = shown(name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise FormatError(f"{path}: tensor {shown}: expected dtype, shape and data_offsets")
+        raise FormatError(f"{path}: tensor {label}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise FormatError(f"{path}: tensor {shown}: unknown dtype {reprlib.repr(dtype)}")
+        raise FormatError(f"{path}: tensor {label}: unknown dtype {reprlib.repr(dtype)}")
     if not _naturals(shape) or len(shape) > 8:
-        raise FormatError(f"{path}: tensor {shown}: impossible shape {reprlib.repr(shape)}")
+        raise FormatError(f"{path}: tensor {label}: impossible shape {reprlib.repr(shape)}")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise FormatError(f"{path}: tensor {shown}: impossible offsets {reprlib.repr(offsets)}")
+        raise FormatError(f"{path}: tensor {label}: impossible offsets {reprlib.repr(offsets)}")
     if math.prod(shape) * DTYPES[dtype].itemsize != offsets[1] - offsets[0]:
         raise FormatError(
-            f"{path}: tensor {shown}: {dtype} {shape} does not fill {offsets[1] - offsets[0]} bytes"
+            f"{path}: tensor {label}: {dtype} {shape} does not fill {offsets[1] - offsets[0]} bytes"
         )
     return TensorInfo(dtype, tuple(shape), data + offsets[0], data + offsets[1])
 
 
 def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 62 for v in value)
-
-
-class _DuplicateError(Exception):
-    pass
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        raise _DuplicateError(counts.most_common(1)[0][0])
-    return result
-
-
-def _clean(name: str) -> str:
-    """A name from a file as it may stand in a message: printable, short, quoted."""
-    text = "".join(c if c.isprintable() else "?" for c in name[:120])
-    return f"'{text}…'" if len(name) > 120 else f"'{text}'"
 
 
 class Checkpoint:
@@ -299,7 +280,7 @@ class Checkpoint:
         for file in self._files:
             for name in file.tensors:
                 if name in self._where:
-                    raise FormatError(f"{directory}: tensor {_clean(name)} is in two shards")
+                    raise FormatError(f"{directory}: tensor {shown(name)} is in two shards")
                 self._where[name] = file
 
     def _open_shards(self, index: Path) -> list[SafetensorsFile]:
@@ -309,7 +290,7 @@ class Checkpoint:
             raise FormatError(f"{index}: not an index of shards; download it again") from None
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:
-                raise FormatError(f"{index}: shard {_clean(str(name))} is not a plain file name")
+                raise FormatError(f"{index}: shard {shown(str(name))} is not a plain file name")
         return [SafetensorsFile(self.directory / name) for name in names]
 
     @property

@@ -165,10 +165,12 @@ def records() -> list[tuple[Path, Record | None]]:
 
 def read_record(folder: Path) -> Record | None:
     """The record of a folder; None when there is none or it makes no sense."""
+    from ..formats.files import read_json
+
     try:
-        raw = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        raw = read_json(folder / _RECORD)
         record = Record(**{**raw, "files": tuple(raw["files"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (FormatError, TypeError, KeyError):
         return None
     texts = (record.name, record.title, record.state, record.source, record.snapshot)
     return record if all(isinstance(text, str) for text in (*texts, *record.files)) else None
