@@ -195,7 +195,7 @@ def read_as_documented(path: Path) -> dict[str, NDArray[Any]]:
     """A reader of the file that knows docs/format.md, numpy and the public library only."""
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-        assert (metadata["format"], metadata["version"]) == ("trilobit", "2")
+        assert (metadata["format"], metadata["version"]) == ("trilobit", "3")
         c = json.loads(metadata["config"])
         h, f = c["hidden_size"], c["intermediate_size"]
         q, kv = (c[f"num_{kind}_heads"] * c["head_dim"] for kind in ("attention", "key_value"))

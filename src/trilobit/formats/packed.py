@@ -21,13 +21,15 @@ from ..errors import FormatError
 from ..machine import memory_bytes
 from ..packing import LAYOUTS, PLACES, Layout
 from . import json_text, names, pooling
+from .checksums import ChecksummedWriter
 from .files import OpenFile
 from .safetensors import DTYPES, FLOATS, Declared, SafetensorsFile, SafetensorsWriter, as_float32
 from .tables import Table
 from .text import TextFiles
 
 FORMAT = "trilobit"
-VERSION = "2"
+VERSION = "3"
+_READABLE = ("2", VERSION)  # version 2 has no checksums
 
 # Rows of float tables from this size on are read from the file, where they are wanted one by one:
 # touched in the mapping, each would draw in up to 2 MB. A read costs 1 µs, which matters only
@@ -62,10 +64,10 @@ class PackedModel:
                 "pack its directory: trilobit convert DIRECTORY OUT"
             )
         version = metadata.get("version")
-        if version != VERSION:
+        if version not in (*_READABLE, VERSION):
             raise FormatError(
                 f"{path}: version {reprlib.repr(version)} of the packed format, this Trilobit "
-                f"reads {VERSION}; upgrade Trilobit or convert the model again"
+                f"reads {' and '.join(_READABLE)}; upgrade Trilobit or convert the model again"
             )
         try:
             raw = json_text.parse(metadata["config"])
@@ -118,7 +120,9 @@ class PackedModel:
         too: FormatError for a scale or gain that is not finite, for bytes that are no ternary
         weights and for padding that is not zero.
         """
-        left_out = {names.TOKENIZER} if screened else {names.TOKENIZER, *names.SCREEN}
+        left_out = {names.TOKENIZER, names.CHECKSUMS}
+        if not screened:
+            left_out |= set(names.SCREEN)
         tables = set(names.float_tables(self.config))
         if not screened and not headless:
             tables.discard(names.tables(self.config)[-1])  # all of it is read
@@ -233,6 +237,8 @@ class PackedModel:
             wanted |= {name: (shape, (dtype,)) for name, dtype, shape in _declare_screen(config)}
         if names.TOKENIZER in self.file:
             wanted[names.TOKENIZER] = ((self.file.info(names.TOKENIZER).size_bytes,), ("U8",))
+        if names.CHECKSUMS in self.file:
+            wanted[names.CHECKSUMS] = ((len(self.file.tensors), 4), ("U8",))
         for name, (shape, dtypes) in wanted.items():
             if name not in self.file:
                 raise FormatError(f"{self.path}: tensor '{name}' is missing; convert again")
@@ -331,10 +337,10 @@ def writer(
     *,
     screened: bool = True,
     layout: Layout = "2-bit",
-) -> SafetensorsWriter:
+) -> ChecksummedWriter:
     """A writer of a packed file; tensors must then be written in the order of `declare`."""
     declared = declare(config, float_dtype, text, screened=screened, layout=layout)
-    return SafetensorsWriter(path, declared, metadata(config, text, source, layout))
+    return ChecksummedWriter(path, declared, metadata(config, text, source, layout))
 
 
 def write_screen(
@@ -369,6 +375,7 @@ def bytes_by_part(tensors: Mapping[str, Any]) -> dict[str, int]:
         "head": 0,
         "screen": 0,
         "tokenizer": 0,
+        "checksums": 0,
     }
     for name, info in tensors.items():
         if info.dtype == "U8" and name.endswith(".weight"):
@@ -381,6 +388,8 @@ def bytes_by_part(tensors: Mapping[str, Any]) -> dict[str, int]:
             part = "screen"
         elif name == names.TOKENIZER:
             part = "tokenizer"
+        elif name == names.CHECKSUMS:
+            part = "checksums"
         elif name.endswith((".weight_scale", ".scales", ".biases")):  # the latter of MLX
             part = "scales"
         elif "norm" in name:

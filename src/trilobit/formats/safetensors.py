@@ -27,7 +27,7 @@ from ..errors import FormatError, OutputError
 from . import json_text
 from .files import OpenFile, open_file, read_json
 from .json_text import shown
-from .whole_file import WholeFile
+from .whole_file import WholeFile, parts
 
 if TYPE_CHECKING:
     from .tables import Table
@@ -130,6 +130,10 @@ class SafetensorsFile:
         count = math.prod(info.shape)
         flat = np.frombuffer(self._map, DTYPES[info.dtype], count, info.begin)
         return flat.reshape(info.shape)
+
+    def bytes(self, begin: int, end: int) -> memoryview:
+        """Bytes [begin, end) of the file, as a view."""
+        return np.frombuffer(self._map, np.uint8, end - begin, begin).data
 
     def float32(self, name: str) -> NDArray[np.float32]:
         """A float tensor as float32 (a copy, unless it is float32 already)."""
@@ -362,9 +366,9 @@ class SafetensorsWriter:
         if len(text) > MAX_HEADER_BYTES - ALIGNMENT:
             raise OutputError(f"{self.path}: a header of {len(text)} bytes, more than readers take")
         text += b" " * (-(8 + len(text)) % ALIGNMENT)
-        start = len(text).to_bytes(8, "little") + text
-        self.size_bytes = len(start) + offset
-        self._file = WholeFile(self.path, start, self.size_bytes)
+        self.start = len(text).to_bytes(8, "little") + text
+        self.size_bytes = len(self.start) + offset
+        self._file = WholeFile(self.path, self.start, self.size_bytes)
 
     def __enter__(self) -> SafetensorsWriter:
         self._file.__enter__()
@@ -377,7 +381,12 @@ class SafetensorsWriter:
         assert array.shape == shape, f"{name}: {array.shape} written, {shape} declared"
         assert array.dtype == DTYPES[dtype], f"{name}: {array.dtype} written, {dtype} declared"
         self._next += 1
-        self._file.write(array)
+        for part in parts(array):
+            self._seen(part)
+            self._file.write(part)
+
+    def _seen(self, part: bytes | memoryview) -> None:
+        """Look at a part of a tensor on its way into the file."""
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._file.__exit__(kind, *rest)

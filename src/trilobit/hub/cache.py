@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import FormatError, OutputError
-from .bar import say, steps
+from .bar import say, steps, warn
 from .home import home
 
 _RECORD = "record.json"
@@ -110,7 +110,9 @@ class Entry:
             self._write(record)  # first: what is killed from here on is known by its name
             if not path.exists():
                 with steps(f"Packing {record.name}") as step:
-                    convert(record.source, path, "packed", layout="auto", progress=step)
+                    convert(
+                        record.source, path, "packed", layout="auto", progress=step, told=warn
+                    )
         except BaseException:
             self._restore(before, path.parent)
             raise

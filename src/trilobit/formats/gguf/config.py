@@ -19,7 +19,7 @@ from ...errors import FormatError, UnsupportedModel
 from ...rope import Llama3Scaling, RopeScaling, YarnScaling, frequencies, scaling_from_dict
 from .container import GGUFFile
 from .float_blocks import PLAIN, dequantise
-from .header import shown
+from .header import DAMAGED, shown
 from .tokenizer import PREFIX, control_tokens, special_id
 
 EMBEDDING, HEAD, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
@@ -145,6 +145,8 @@ class _Keys:
             values = self.file.numbers(key)
             if values is None or len(values) == 0 or (values != values[0]).any():
                 raise UnsupportedModel(f"{self.file.path}: '{key}' differs from layer to layer")
+            if values.dtype.kind not in "iu":
+                raise FormatError(f"{self.file.path}: '{key}' is not of integers; {DAMAGED}")
             return int(values[0])
         return self.file.integer(key)
 
