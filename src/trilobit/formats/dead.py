@@ -29,17 +29,17 @@ class Judge:
 
     def __init__(self) -> None:
         self._found: list[str] = []
+        self._counts = np.zeros(3, dtype=np.int64)
         self._shares: dict[str, tuple[float, float, float]] = {}
         self._seen: dict[tuple[tuple[int, ...], int], str] = {}
 
-    def projection(
-        self, name: str, codes: NDArray[np.int8], scales: NDArray[np.float32]
-    ) -> None:
+    def projection(self, name: str, codes: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
         """Look at a ternary matrix."""
         filled = np.count_nonzero(codes)
         surplus = int(codes.sum(dtype=np.int64))  # of +1 over -1
         plus, minus = (filled + surplus) // 2, (filled - surplus) // 2
         counts = (minus, codes.size - filled, plus)
+        self._counts += counts
         if codes.size > 1 and max(counts) == codes.size:
             self._found.append(f"'{name}' is all {(-1, 0, 1)[counts.index(codes.size)]}")
             return
@@ -76,15 +76,13 @@ class Judge:
 
     @property
     def shares(self) -> tuple[float, float, float]:
-        """Shares of -1, 0 and 1: the medians of all matrices that are not constant."""
-        if not self._shares:
-            return 0.0, 1.0, 0.0
-        minus, zero, plus = (median(column) for column in zip(*self._shares.values(), strict=True))
+        """Shares of -1, 0 and 1 in all matrices together."""
+        minus, zero, plus = (self._counts / max(self._counts.sum(), 1)).tolist()
         return minus, zero, plus
 
     def dead(self) -> list[str]:
         """What is wrong with which tensor, a sentence's beginning each."""
-        usual = self.shares
+        usual = [median(column) for column in zip(*self._shares.values(), strict=True)]
         far = [
             f"'{name}' has {found:.0%} of {code}, the others {wanted:.0%}"
             for name, shares in self._shares.items()

@@ -50,11 +50,17 @@ class PackedModel:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         path = Path(path)
         if os.path.isdir(path):  # unlike Path.is_dir, no error for an impossible name
+            if not os.path.exists(path / "config.json"):
+                raise FormatError(f"{path}: a directory without a config.json, so no model")
             raise FormatError(
                 f"{path}: a directory; pack the checkpoint first: trilobit convert {path} OUT"
             )
         if not os.path.exists(path):
-            raise FormatError(f"{path}: no such file; `trilobit run` uses the bundled model")
+            raise FormatError(
+                f"{os.fspath(path)!r}: not a possible file name; check the name"
+                if "\0" in os.fspath(path)
+                else f"{path}: no such file; `trilobit run` uses the bundled model"
+            )
         self.file = SafetensorsFile(path)
         self.path = path
         metadata = self.file.metadata

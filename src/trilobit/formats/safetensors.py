@@ -83,6 +83,8 @@ class SafetensorsFile:
                 start = file.read(8)
                 self._refuse_foreign(start, size)
                 length = int.from_bytes(start, "little")
+                if length > MAX_HEADER_BYTES and start.isascii() and b"\0" not in start:
+                    raise FormatError(f"{self.path}: a text file, not a model; check the name")
                 if length > MAX_HEADER_BYTES or length > size - 8:
                     raise FormatError(
                         f"{self.path}: not a safetensors file, or cut off: it claims a header of "

@@ -110,9 +110,7 @@ class Entry:
             self._write(record)  # first: what is killed from here on is known by its name
             if not path.exists():
                 with steps(f"Packing {record.name}") as step:
-                    convert(
-                        record.source, path, "packed", layout="auto", progress=step, told=warn
-                    )
+                    convert(record.source, path, "packed", layout="auto", progress=step, told=warn)
         except BaseException:
             self._restore(before, path.parent)
             raise
