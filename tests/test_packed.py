@@ -325,7 +325,7 @@ DAMAGE: dict[str, tuple[Callable[[Loose], object], tuple[str, ...]]] = {
         lambda f: f.metadata.update(version="0"),
         ("version '0'", "reads 2", "upgrade", CONVERT),
     ),
-    "newer version": (lambda f: f.metadata.update(version="3"), ("version '3'", "upgrade")),
+    "newer version": (lambda f: f.metadata.update(version="4"), ("version '4'", "upgrade")),
     "version 1": (lambda f: f.metadata.update(version="1"), ("version '1'", CONVERT)),
     "no version": (lambda f: f.metadata.pop("version"), ("version None", CONVERT)),
     "hostile version": (lambda f: f.metadata.update(version="1\n" * 10**5), ("version", CONVERT)),

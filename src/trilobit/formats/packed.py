@@ -244,7 +244,7 @@ class PackedModel:
         if names.TOKENIZER in self.file:
             wanted[names.TOKENIZER] = ((self.file.info(names.TOKENIZER).size_bytes,), ("U8",))
         if names.CHECKSUMS in self.file:
-            wanted[names.CHECKSUMS] = ((len(self.file.tensors), 4), ("U8",))
+            wanted[names.CHECKSUMS] = (self.file.info(names.CHECKSUMS).shape, ("U8",))
         for name, (shape, dtypes) in wanted.items():
             if name not in self.file:
                 raise FormatError(f"{self.path}: tensor '{name}' is missing; convert again")

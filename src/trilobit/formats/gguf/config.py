@@ -307,7 +307,7 @@ def _llama3_scaling(file: GGUFFile, head_dim: int, theta: float) -> RopeScaling 
         raise FormatError(f"{file.path}: rope.freq_base is {theta:g}, which cannot be; {DAMAGED}")
     plain = frequencies(head_dim, theta)
     own = own_facts(file).get("rope_scaling")
-    given = () if own is None else (scaling_from_dict(own),)
+    given: tuple[RopeScaling, ...] = () if own is None else (scaling_from_dict(own),)
     for scaling in (*given, *_LLAMA3_SCALINGS):
         if np.allclose(plain / scaling.apply(plain, theta), factors, rtol=_TOLERANCE, atol=0):
             return scaling

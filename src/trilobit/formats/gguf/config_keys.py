@@ -80,7 +80,7 @@ def config_keys(config: ModelConfig, label: str, ternary: int) -> list[bytes]:
         floats["rope.scaling.attn_factor"] = scaling.attention_factor / plain
         floats["rope.scaling.yarn_beta_fast"] = scaling.beta_fast
         floats["rope.scaling.yarn_beta_slow"] = scaling.beta_slow
-    # Ends beyond three and the numbers behind rope_freqs have no keys. Other programs skip this one.
+    # Ends beyond three and the numbers behind rope_freqs have no keys; others skip this one.
     own = {
         "eos_token_ids": list(config.eos_token_ids),
         "rope_scaling": scaling_to_dict(scaling) if isinstance(scaling, Llama3Scaling) else None,
