@@ -31,7 +31,7 @@ CONFIGS = {
     "long-eps": ("rms_norm_eps", HUGE),
     "long-vocab": ("vocab_size", HUGE),
     "long-ends": ("eos_token_id", f"[{HUGE}]"),
-    "yarn": ("rope_scaling", '{"rope_type": "yarn", "factor": %s}' % HUGE),
+    "yarn": ("rope_scaling", '{"rope_type": "yarn", "factor": ' + HUGE + "}"),
     "hybrid": ("model_type", '"qwen3_5"'),
     "text": ("hidden_size", json.dumps("x" * 100_000)),
     "deep": ("quantization_config", "[" * 90_000 + "]" * 90_000),
@@ -77,7 +77,7 @@ def make(folder: Path) -> list[Path]:
         "lists.safetensors": _safetensors(b"[" + b"[]," * 16_000_000 + b"[]]"),
         "objects.trilobit": _safetensors(b'{"a":[' + b"{}," * 16_000_000 + b"{}]}"),
         "nested.trilobit": _safetensors(b'{"__metadata__":' + b"[" * 1_000_000),
-        "long.trilobit": _safetensors(b'{"a":{"dtype":"U8","shape":[%s]}}' % HUGE.encode()),
+        "long.trilobit": _safetensors(b'{"a":{"dtype":"U8","shape":[' + HUGE.encode() + b"]}}"),
         "text.txt": b"This is a text file, and no model at all.\n" * 3,
         "empty.trilobit": b"",
         "list-inf.gguf": _gguf((_HEADS, 9, _array(6, "f", float("inf")))),
@@ -99,7 +99,7 @@ def make(folder: Path) -> list[Path]:
         place.mkdir()
         fields = {**{k: json.dumps(v) for k, v in CONFIG.items()}, key: value}
         text = ", ".join(f'"{k}": {v}' for k, v in fields.items())
-        (place / "config.json").write_text("{%s}" % text)
+        (place / "config.json").write_text("{" + text + "}")
         (place / "model.safetensors").write_bytes(_safetensors(b"{}"))
         paths.append(place)
     place = folder / "index"

@@ -194,7 +194,7 @@ def test_a_damaged_tensor_is_named(
     assert done.returncode == 1
     assert "WRONG" in done.stdout
     assert name.removesuffix("_scale").removesuffix(".weight") in done.stdout
-    assert "1 of 2 checks failed" in done.stdout
+    assert "2 of 2 checks failed" in done.stdout
 
 
 def test_a_code_that_is_no_weight_is_named(model_file: Path, tmp_path: Path) -> None:

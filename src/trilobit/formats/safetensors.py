@@ -84,7 +84,9 @@ class SafetensorsFile:
                 self._refuse_foreign(start, size)
                 length = int.from_bytes(start, "little")
                 if length > MAX_HEADER_BYTES and start.isascii() and b"\0" not in start:
-                    raise FormatError(f"{self.path}: a text file, not a model; check the name")
+                    raise FormatError(
+                        f"{self.path}: not a safetensors file but text; check the name"
+                    )
                 if length > MAX_HEADER_BYTES or length > size - 8:
                     raise FormatError(
                         f"{self.path}: not a safetensors file, or cut off: it claims a header of "
