@@ -113,8 +113,8 @@ def make(folder: Path) -> list[Path]:
 def make_golden(folder: Path) -> list[Path]:
     """Golden values for `verify`."""
     texts = {
-        "long": '{"ids": [1, 2], "mean_logits": [%s, 1]}' % HUGE,
-        "id": '{"ids": [%s]}' % HUGE,
+        "long": '{"ids": [1, 2], "mean_logits": [' + HUGE + ", 1]}",
+        "id": '{"ids": [' + HUGE + "]}",
         "many": json.dumps({"ids": [1] * 100_000}),
         "deep": '{"ids": ' + "[" * 100_000,
         "infinite": '{"ids": [1], "perplexity": 1e999}',
