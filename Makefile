@@ -13,7 +13,7 @@ BUILD_REQUIREMENTS := scikit-build-core nanobind cmake ninja
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run dev test fuzz check format san bench instructions clean
+.PHONY: help run dev test fuzz check format san bench instructions bundled clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ fuzz: $(VENV)/.developed ## Throw mutated files at the readers, FUZZ_SECONDS eac
 	$(BIN)/python tests/fuzz.py safetensors $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py toml $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py yaml $(FUZZ_SECONDS)
+
+bundled: $(VENV)/.installed ## Write the bundled model anew, in the packed format as it is now
+	for model in src/trilobit/bundled/*.trilobit; do \
+		$(BIN)/trilobit convert $$model build/anew.trilobit --force && mv build/anew.trilobit $$model; \
+	done
 
 check: $(VENV)/.developed ## Formats, lint, types, and who may import whom
 	$(BIN)/ruff format --check

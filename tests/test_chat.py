@@ -594,9 +594,9 @@ def test_save_then_load_gives_the_same_conversation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "not JSON"),
+        ("", "is not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("\xff", "not JSON"),
+        ("\xff", "not (JSON|UTF-8)"),
         ("{}", "not a list"),
         ("[1]", "message 1: expected the role 'user'"),
         ('[{"role": "assistant", "content": ""}]', "message 1: expected the role 'user'"),

@@ -67,7 +67,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "trailing bytes": (SOUND + b"\0", "but the file has"),
     "not JSON": (image(b"{'a': 1}  "), "not JSON"),
     "empty header": (image(b"", bytes(8)), "not JSON"),
-    "not UTF-8": (image(b'{"\xff\xfe": {}}'), "not JSON"),
+    "not UTF-8": (image(b'{"\xff\xfe": {}}'), "not UTF-8"),
     "deep lists": (image(b"[" * NESTED + b"]" * NESTED), "not JSON"),
     "deep objects": (image(b'{"a":' * NESTED + b"1" + b"}" * NESTED), "not JSON"),
     "deep shape": (
@@ -76,7 +76,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         ),
         "shape|not JSON",  # as the recursion limit has it
     ),
-    "a number too long to read": (image(b'{"a": ' + b"9" * 9999 + b"}"), "not JSON"),
+    "a number too long to read": (image(b'{"a": ' + b"9" * 9999 + b"}"), "expected dtype"),
+    "many empty lists": (image(b"[" + b"[]," * 3_000_000 + b"[]]"), "more than 2,000,000 values"),
     "a list": (image([A, A]), "not a JSON object"),
     "a string": (image("0123456789"), "not a JSON object"),
     "null": (image(b"      null"), "not a JSON object"),

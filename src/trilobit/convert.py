@@ -19,6 +19,7 @@ from . import packing
 from .config import ModelConfig
 from .errors import OutputError, RequestError
 from .formats import names, packed
+from .formats.dead import Judge, Judged, in_words
 from .formats.fastest import fastest_layout
 from .formats.gguf import is_gguf
 from .formats.gguf.ternary_blocks import I2SLayout
@@ -45,12 +46,14 @@ def convert(
     i2s_layout: I2SLayout | None = None,
     layout: LayoutChoice | None = None,
     progress: Progress | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> ModelConfig:
     """Write the model `source` as `out`, in the form `to` (None: the form that `out` is named for).
 
     i2s_layout: how a GGUF source lays out I2_S, where it is not as x86 builds do. layout: of the
     weights of a packed file (packing.py); "auto": what is faster here; None: as in the source, if
-    that is a packed file, else "2-bit".
+    that is a packed file, else "2-bit". told: called with one line where tensors of the model
+    look dead (formats/dead.py); it is written all the same.
 
     Raises FormatError for a damaged model, UnsupportedModel for one we do not run, OutputError when
     `out` cannot be written, RequestError when its name stands for no form.
@@ -66,10 +69,15 @@ def convert(
         )
     model = open_source(source, i2s_layout=i2s_layout)
     _check_output(out, form, model.path)
+    judge = Judge()
+    judged = Judged(model, judge)
     if form == "packed":
-        write_packed(model, out, progress, _layout(layout, model))
+        write_packed(judged, out, progress, _layout(layout, model))
     else:
-        _WRITERS[form](model, out, progress)
+        # Float weights of a checkpoint are copied, and that is refused by what the source is.
+        _WRITERS[form](model if form == "hf-bf16" else judged, out, progress)
+    if told is not None and (dead := judge.dead()):
+        told(f"{model.path}: looks damaged: {in_words(dead)}; `trilobit verify` tells more")
     return model.config
 
 

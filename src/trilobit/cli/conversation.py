@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trilobit.errors import FormatError, OutputError
+from trilobit.formats import json_text
 from trilobit.formats.files import open_file
 
 Message = dict[str, str]
@@ -106,9 +107,9 @@ def load(path: str | os.PathLike[str]) -> Conversation:
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror}); check the file") from None
     try:
-        messages = json.loads(data)
-    except (ValueError, RecursionError):
-        raise FormatError(f"{path}: not JSON; give a file that /save wrote") from None
+        messages = json_text.parse(data)
+    except json_text.JSONFault as fault:
+        raise FormatError(f"{path}: {fault}; give a file that /save wrote") from None
     return _from_messages(messages, path, source)
 
 

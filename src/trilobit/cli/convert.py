@@ -77,6 +77,7 @@ def command(
     gguf-tq2_0 make it one for llama.cpp, with scales rounded to float16.
     """
     from trilobit.formats.source import open_source
+    from trilobit.hub.bar import warn
     from trilobit.hub.models import source_path
 
     from .terminal import say
@@ -90,8 +91,19 @@ def command(
     check_free(out, replace=force, remedy="choose another name, or replace it with --force")
     source = source_path(model)
     started = time.monotonic()
+    faults: list[str] = []
     with progress(f"Converting {source.name}") as step:
-        convert(source, out, form, i2s_layout=i2s_layout, layout=layout, progress=step)
+        convert(
+            source,
+            out,
+            form,
+            i2s_layout=i2s_layout,
+            layout=layout,
+            progress=step,
+            told=faults.append,
+        )
+    for fault in faults:
+        warn(fault)
     seconds = time.monotonic() - started
     written = open_source(out)
     files = out.rglob("*") if out.is_dir() else [out]

@@ -5,7 +5,6 @@ A pipe would wait for ever and a device never end, so neither is opened at all.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import FormatError
+from . import json_text
 
 # The largest tokenizer.json of 262144 tokens has 33 MB.
 MAX_TEXT_BYTES = 100_000_000
@@ -93,12 +93,17 @@ def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
         raise FormatError(f"{path}: not UTF-8 text; download it again") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; FormatError when it is not JSON or not an object."""
+def read_json_value(path: Path) -> Any:
+    """Whatever a JSON file holds; FormatError when it is not JSON, or more than a model's has."""
     try:
-        raw = json.loads(read_text(path))
-    except (ValueError, RecursionError):
-        raise FormatError(f"{path}: not JSON; download it again") from None
+        return json_text.parse(read_bytes(path))
+    except json_text.JSONFault as fault:
+        raise FormatError(f"{path}: {fault}; download it again") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; FormatError when it is not JSON, too much, or not an object."""
+    raw = read_json_value(path)
     if not isinstance(raw, dict):
         raise FormatError(f"{path}: not a JSON object; download it again")
     return raw

@@ -163,7 +163,9 @@ def _family(raw: Mapping[str, Any], source: str) -> str:
     if isinstance(model_type, str) and model_type in _DEFAULTS:
         return model_type
     reason = ""
-    if "num_experts" in raw or "num_local_experts" in raw:
+    if isinstance(model_type, str) and model_type.startswith(("qwen3_5", "qwen3_next")):
+        reason = ", most of whose layers are gated delta nets (Ternary-Bonsai 27B, Bonsai 2),"
+    elif "num_experts" in raw or "num_local_experts" in raw:
         reason = ", a mixture of experts,"
     elif "vision_config" in raw or "audio_config" in raw:
         reason = ", which reads more than text,"

@@ -14,6 +14,7 @@ EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "model.norm.weight"
 TOKENIZER = "tokenizer.json"
+CHECKSUMS = "checksums"  # of a packed file, see checksums.py
 # The four-bit copy of the head (see screen.py); of the embedding where that is the head.
 SCREEN_CODES = "lm_head.screen.codes"
 SCREEN_SCALES = "lm_head.screen.scales"

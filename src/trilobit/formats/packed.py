@@ -21,14 +21,16 @@ from ..config import ModelConfig
 from ..errors import FormatError
 from ..machine import memory_bytes
 from ..packing import LAYOUTS, PLACES, Layout
-from . import names, pooling
+from . import json_text, names, pooling
+from .checksums import ChecksummedWriter
 from .files import OpenFile
 from .safetensors import DTYPES, FLOATS, Declared, SafetensorsFile, SafetensorsWriter, as_float32
 from .tables import Table
 from .text import TextFiles
 
 FORMAT = "trilobit"
-VERSION = "2"
+VERSION = "3"
+_READABLE = ("2", VERSION)  # version 2 has no checksums
 
 # Rows of float tables from this size on are read from the file, where they are wanted one by one:
 # touched in the mapping, each would draw in up to 2 MB. A read costs 1 µs, which matters only
@@ -49,11 +51,17 @@ class PackedModel:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         path = Path(path)
         if os.path.isdir(path):  # unlike Path.is_dir, no error for an impossible name
+            if not os.path.exists(path / "config.json"):
+                raise FormatError(f"{path}: a directory without a config.json, so no model")
             raise FormatError(
                 f"{path}: a directory; pack the checkpoint first: trilobit convert {path} OUT"
             )
         if not os.path.exists(path):
-            raise FormatError(f"{path}: no such file; `trilobit run` uses the bundled model")
+            raise FormatError(
+                f"{os.fspath(path)!r}: not a possible file name; check the name"
+                if "\0" in os.fspath(path)
+                else f"{path}: no such file; `trilobit run` uses the bundled model"
+            )
         self.file = SafetensorsFile(path)
         self.path = path
         metadata = self.file.metadata
@@ -63,14 +71,14 @@ class PackedModel:
                 "pack its directory: trilobit convert DIRECTORY OUT"
             )
         version = metadata.get("version")
-        if version != VERSION:
+        if version not in (*_READABLE, VERSION):
             raise FormatError(
                 f"{path}: version {reprlib.repr(version)} of the packed format, this Trilobit "
-                f"reads {VERSION}; upgrade Trilobit or convert the model again"
+                f"reads {' and '.join(_READABLE)}; upgrade Trilobit or convert the model again"
             )
         try:
-            raw = json.loads(metadata["config"])
-        except (KeyError, ValueError, RecursionError):
+            raw = json_text.parse(metadata["config"])
+        except (KeyError, json_text.JSONFault):
             raise FormatError(
                 f"{path}: no readable config in the metadata; convert the model again"
             ) from None
@@ -119,7 +127,9 @@ class PackedModel:
         too: FormatError for a scale or gain that is not finite, for bytes that are no ternary
         weights and for padding that is not zero.
         """
-        left_out = {names.TOKENIZER} if screened else {names.TOKENIZER, *names.SCREEN}
+        left_out = {names.TOKENIZER, names.CHECKSUMS}
+        if not screened:
+            left_out |= set(names.SCREEN)
         tables = set(names.float_tables(self.config))
         if not screened and not headless:
             tables.discard(names.tables(self.config)[-1])  # all of it is read
@@ -234,6 +244,8 @@ class PackedModel:
             wanted |= {name: (shape, (dtype,)) for name, dtype, shape in _declare_screen(config)}
         if names.TOKENIZER in self.file:
             wanted[names.TOKENIZER] = ((self.file.info(names.TOKENIZER).size_bytes,), ("U8",))
+        if names.CHECKSUMS in self.file:
+            wanted[names.CHECKSUMS] = (self.file.info(names.CHECKSUMS).shape, ("U8",))
         for name, (shape, dtypes) in wanted.items():
             if name not in self.file:
                 raise FormatError(f"{self.path}: tensor '{name}' is missing; convert again")
@@ -338,10 +350,10 @@ def writer(
     *,
     screened: bool = True,
     layout: Layout = "2-bit",
-) -> SafetensorsWriter:
+) -> ChecksummedWriter:
     """A writer of a packed file; tensors must then be written in the order of `declare`."""
     declared = declare(config, float_dtype, text, screened=screened, layout=layout)
-    return SafetensorsWriter(path, declared, metadata(config, text, source, layout))
+    return ChecksummedWriter(path, declared, metadata(config, text, source, layout))
 
 
 def write_screen(
@@ -376,6 +388,7 @@ def bytes_by_part(tensors: Mapping[str, Any]) -> dict[str, int]:
         "head": 0,
         "screen": 0,
         "tokenizer": 0,
+        "checksums": 0,
     }
     for name, info in tensors.items():
         if info.dtype == "U8" and name.endswith(".weight"):
@@ -388,6 +401,8 @@ def bytes_by_part(tensors: Mapping[str, Any]) -> dict[str, int]:
             part = "screen"
         elif name == names.TOKENIZER:
             part = "tokenizer"
+        elif name == names.CHECKSUMS:
+            part = "checksums"
         elif name.endswith((".weight_scale", ".scales", ".biases")):  # the latter of MLX
             part = "scales"
         elif "norm" in name:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..config import ModelConfig
 from ..errors import FormatError, UnsupportedModel
-from .files import read_bytes, read_json
+from . import json_text
+from .files import read_json, read_json_value
 
 if TYPE_CHECKING:
     from ..tokenizer import Tokenizer
@@ -60,9 +61,9 @@ class Pooling:
 def from_json(text: str, config: ModelConfig) -> Pooling:
     """What `to_json` wrote; FormatError for anything else."""
     try:
-        raw = json.loads(text)
+        raw = json_text.parse(text)
         pooling = Pooling(**{**raw, "end_ids": tuple(raw["end_ids"])})
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (json_text.JSONFault, TypeError, KeyError):
         raise FormatError(f"the pooling in the metadata is not readable; {_ADVICE}") from None
     if pooling.mode not in MODES:
         raise FormatError(f"the pooling in the metadata is {pooling.mode!r:.80}; {_ADVICE}")
@@ -130,9 +131,8 @@ def _check_modules(path: Path) -> None:
     if not os.path.exists(path):
         return
     try:
-        modules = json.loads(read_bytes(path))
-        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        kinds = [str(module["type"]).rpartition(".")[2] for module in read_json_value(path)]
+    except (TypeError, KeyError):
         raise FormatError(f"{path}: not a list of modules; download it again") from None
     for kind in kinds:
         if kind not in _KNOWN_MODULES:

@@ -14,7 +14,6 @@ import mmap
 import os
 import reprlib
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, OutputError
+from . import json_text
 from .files import OpenFile, open_file, read_json
-from .whole_file import WholeFile
+from .json_text import shown
+from .whole_file import WholeFile, parts
 
 if TYPE_CHECKING:
     from .tables import Table
@@ -82,6 +83,10 @@ class SafetensorsFile:
                 start = file.read(8)
                 self._refuse_foreign(start, size)
                 length = int.from_bytes(start, "little")
+                if length > MAX_HEADER_BYTES and start.isascii() and b"\0" not in start:
+                    raise FormatError(
+                        f"{self.path}: not a safetensors file but text; check the name"
+                    )
                 if length > MAX_HEADER_BYTES or length > size - 8:
                     raise FormatError(
                         f"{self.path}: not a safetensors file, or cut off: it claims a header of "
@@ -129,6 +134,10 @@ class SafetensorsFile:
         count = math.prod(info.shape)
         flat = np.frombuffer(self._map, DTYPES[info.dtype], count, info.begin)
         return flat.reshape(info.shape)
+
+    def bytes(self, begin: int, end: int) -> memoryview:
+        """Bytes [begin, end) of the file, as a view."""
+        return np.frombuffer(self._map, np.uint8, end - begin, begin).data
 
     def float32(self, name: str) -> NDArray[np.float32]:
         """A float tensor as float32 (a copy, unless it is float32 already)."""
@@ -210,12 +219,10 @@ def _parse(
     path: Path, raw: bytes, data: int, size: int
 ) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-    except _DuplicateError as error:
-        raise FormatError(f"{path}: the header names {_clean(str(error))} twice") from None
-    except (UnicodeDecodeError, ValueError, RecursionError):
+        header = json_text.parse(raw)
+    except json_text.JSONFault as fault:
         raise FormatError(
-            f"{path}: the header is not JSON; not a safetensors file, or damaged"
+            f"{path}: the header {fault}; not a safetensors file, or damaged"
         ) from None
     if not isinstance(header, dict):
         raise FormatError(f"{path}: the header is not a JSON object")
@@ -227,7 +234,7 @@ def _parse(
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if info.begin != position:
             what = "overlaps another" if info.begin < position else "leaves a hole before it"
-            raise FormatError(f"{path}: tensor {_clean(name)} {what}; the file is damaged")
+            raise FormatError(f"{path}: tensor {shown(name)} {what}; the file is damaged")
         position = info.end
     if position != size:
         raise FormatError(
@@ -238,43 +245,25 @@ def _parse(
 
 
 def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
-    shown = _clean(name)
+    label = shown(name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise FormatError(f"{path}: tensor {shown}: expected dtype, shape and data_offsets")
+        raise FormatError(f"{path}: tensor {label}: expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise FormatError(f"{path}: tensor {shown}: unknown dtype {reprlib.repr(dtype)}")
+        raise FormatError(f"{path}: tensor {label}: unknown dtype {reprlib.repr(dtype)}")
     if not _naturals(shape) or len(shape) > 8:
-        raise FormatError(f"{path}: tensor {shown}: impossible shape {reprlib.repr(shape)}")
+        raise FormatError(f"{path}: tensor {label}: impossible shape {reprlib.repr(shape)}")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise FormatError(f"{path}: tensor {shown}: impossible offsets {reprlib.repr(offsets)}")
+        raise FormatError(f"{path}: tensor {label}: impossible offsets {reprlib.repr(offsets)}")
     if math.prod(shape) * DTYPES[dtype].itemsize != offsets[1] - offsets[0]:
         raise FormatError(
-            f"{path}: tensor {shown}: {dtype} {shape} does not fill {offsets[1] - offsets[0]} bytes"
+            f"{path}: tensor {label}: {dtype} {shape} does not fill {offsets[1] - offsets[0]} bytes"
         )
     return TensorInfo(dtype, tuple(shape), data + offsets[0], data + offsets[1])
 
 
 def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 62 for v in value)
-
-
-class _DuplicateError(Exception):
-    pass
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        raise _DuplicateError(counts.most_common(1)[0][0])
-    return result
-
-
-def _clean(name: str) -> str:
-    """A name from a file as it may stand in a message: printable, short, quoted."""
-    text = "".join(c if c.isprintable() else "?" for c in name[:120])
-    return f"'{text}…'" if len(name) > 120 else f"'{text}'"
 
 
 class Checkpoint:
@@ -299,7 +288,7 @@ class Checkpoint:
         for file in self._files:
             for name in file.tensors:
                 if name in self._where:
-                    raise FormatError(f"{directory}: tensor {_clean(name)} is in two shards")
+                    raise FormatError(f"{directory}: tensor {shown(name)} is in two shards")
                 self._where[name] = file
 
     def _open_shards(self, index: Path) -> list[SafetensorsFile]:
@@ -309,7 +298,7 @@ class Checkpoint:
             raise FormatError(f"{index}: not an index of shards; download it again") from None
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:
-                raise FormatError(f"{index}: shard {_clean(str(name))} is not a plain file name")
+                raise FormatError(f"{index}: shard {shown(str(name))} is not a plain file name")
         return [SafetensorsFile(self.directory / name) for name in names]
 
     @property
@@ -381,9 +370,9 @@ class SafetensorsWriter:
         if len(text) > MAX_HEADER_BYTES - ALIGNMENT:
             raise OutputError(f"{self.path}: a header of {len(text)} bytes, more than readers take")
         text += b" " * (-(8 + len(text)) % ALIGNMENT)
-        start = len(text).to_bytes(8, "little") + text
-        self.size_bytes = len(start) + offset
-        self._file = WholeFile(self.path, start, self.size_bytes)
+        self.start = len(text).to_bytes(8, "little") + text
+        self.size_bytes = len(self.start) + offset
+        self._file = WholeFile(self.path, self.start, self.size_bytes)
 
     def __enter__(self) -> SafetensorsWriter:
         self._file.__enter__()
@@ -396,7 +385,12 @@ class SafetensorsWriter:
         assert array.shape == shape, f"{name}: {array.shape} written, {shape} declared"
         assert array.dtype == DTYPES[dtype], f"{name}: {array.dtype} written, {dtype} declared"
         self._next += 1
-        self._file.write(array)
+        for part in parts(array):
+            self._seen(part)
+            self._file.write(part)
+
+    def _seen(self, part: bytes | memoryview) -> None:
+        """Look at a part of a tensor on its way into the file."""
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._file.__exit__(kind, *rest)

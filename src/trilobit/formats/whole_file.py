@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,19 @@ def check_place(path: Path) -> None:
     file._discard()
 
 
+def parts(
+    data: bytes | memoryview | NDArray[np.generic] | Table,
+) -> Iterator[bytes | memoryview]:
+    """The bytes of something to be written, some rows of a table that is made as it is read."""
+    if isinstance(data, (bytes, memoryview)):
+        yield data
+    elif isinstance(data, np.ndarray):
+        yield np.ascontiguousarray(data).data if data.size else b""
+    else:
+        for row in range(0, len(data), _PART_ROWS):
+            yield np.ascontiguousarray(data[row : row + _PART_ROWS]).data
+
+
 class WholeFile:
     """Written beside its name and renamed at the end; on any error, Ctrl-C included, removed.
 
@@ -83,19 +97,13 @@ class WholeFile:
             raise (self._failure(error) if isinstance(error, OSError) else error) from None
         return self
 
-    def write(self, data: bytes | NDArray[np.generic] | Table) -> None:
+    def write(self, data: bytes | memoryview | NDArray[np.generic] | Table) -> None:
         """Write bytes, an array, or a table that is made as it is read."""
-        try:
-            if isinstance(data, bytes):
-                self._file.write(data)
-            elif isinstance(data, np.ndarray):
-                self._file.write(np.ascontiguousarray(data).data if data.size else b"")
-            else:
-                for row in range(0, len(data), _PART_ROWS):
-                    part = np.ascontiguousarray(data[row : row + _PART_ROWS])
-                    self._file.write(part.data)
-        except OSError as error:
-            raise self._failure(error) from None
+        for part in parts(data):
+            try:
+                self._file.write(part)
+            except OSError as error:
+                raise self._failure(error) from None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:

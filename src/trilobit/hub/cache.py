@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import FormatError, OutputError
-from .bar import say, steps
+from .bar import say, steps, warn
 from .home import home
 
 _RECORD = "record.json"
@@ -110,7 +110,7 @@ class Entry:
             self._write(record)  # first: what is killed from here on is known by its name
             if not path.exists():
                 with steps(f"Packing {record.name}") as step:
-                    convert(record.source, path, "packed", layout="auto", progress=step)
+                    convert(record.source, path, "packed", layout="auto", progress=step, told=warn)
         except BaseException:
             self._restore(before, path.parent)
             raise
@@ -165,10 +165,12 @@ def records() -> list[tuple[Path, Record | None]]:
 
 def read_record(folder: Path) -> Record | None:
     """The record of a folder; None when there is none or it makes no sense."""
+    from ..formats.files import read_json
+
     try:
-        raw = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        raw = read_json(folder / _RECORD)
         record = Record(**{**raw, "files": tuple(raw["files"])})
-    except (OSError, ValueError, TypeError, KeyError):
+    except (FormatError, TypeError, KeyError):
         return None
     texts = (record.name, record.title, record.state, record.source, record.snapshot)
     return record if all(isinstance(text, str) for text in (*texts, *record.files)) else None

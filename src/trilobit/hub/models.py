@@ -106,10 +106,13 @@ def pull(model: str | os.PathLike[str]) -> Pulled:
     if isinstance(found, Repo):
         return _pull(found)
     if _is_source(found):
-        return _pack(found)
+        return _pack(found, check=True)
+    from ..formats.checksums import damaged_parts
     from ..formats.packed import PackedModel
 
-    PackedModel(found)  # or it says what it is instead
+    wrong = damaged_parts(PackedModel(found).file)  # or it says what it is instead
+    if wrong:
+        raise FormatError(f"{found}: {wrong[0]} has changed since it was packed; convert it again")
     return Pulled(name=str(model), path=found, downloaded_bytes=0, is_new=False)
 
 
@@ -164,7 +167,7 @@ def _pull(repo: Repo) -> Pulled:
     with entry.locked():
         snapshot = look_up(repo)
         path = entry.path(snapshot.commit)
-        if path.exists() and _ready(entry) == path:
+        if path.exists() and _ready(entry) == path and _is_whole(path, repo.alias):
             return Pulled(name=repo.alias, path=path, downloaded_bytes=0, is_new=False)
         size_bytes = snapshot.missing_bytes
         download(snapshot)
@@ -197,14 +200,32 @@ def _is_source(path: Path) -> bool:
     return os.path.exists(path) and is_gguf(path)
 
 
-def _pack(path: Path) -> Pulled:
+def _is_whole(path: Path, name: str) -> bool:
+    """Whether a packed file opens and its checksums are right; one that is not is deleted."""
+    from ..formats.checksums import damaged_parts
+    from ..formats.packed import PackedModel
+    from .bar import warn
+
+    try:
+        wrong = damaged_parts(PackedModel(path).file)
+        fault = f"{wrong[0]} has changed" if wrong else ""
+    except FormatError as error:
+        fault = str(error)
+    if not fault:
+        return True
+    warn(f"{name}: its packed file is damaged ({fault:.200}); packing it again")
+    path.unlink(missing_ok=True)
+    return False
+
+
+def _pack(path: Path, *, check: bool = False) -> Pulled:
     from .cache import Entry, Record, fingerprint
 
     name = os.path.realpath(path)
     entry = Entry(name, Path(name).stem if os.path.isfile(name) else Path(name).name)
     state = fingerprint(Path(name))
     made = entry.path(state)
-    if made.exists() and entry.record() is not None:
+    if made.exists() and entry.record() is not None and (not check or _is_whole(made, str(path))):
         return Pulled(name=str(path), path=made, downloaded_bytes=0, is_new=False)
     record = Record(name=name, title=entry.title, is_repo=False, state=state, source=name)
     with entry.locked():

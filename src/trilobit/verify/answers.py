@@ -62,7 +62,11 @@ def check_itself(one: LLM, two: LLM) -> Iterator[Check]:
     yield Check("batch", batch == alone, f"{count} tokens, alone and {len(prompts)} at once")
     logits = one.logits(prompts[-1])
     finite = bool(np.isfinite(logits).all())
-    yield Check("logits", finite, f"from {logits.min():.2f} to {logits.max():.2f}")
+    alike = finite and bool((logits == logits[:, :1]).all(axis=1).any())
+    found = f"from {logits.min():.2f} to {logits.max():.2f}"
+    if alike:
+        found += "; the same for every token, so the model says nothing"
+    yield Check("logits", finite and not alike, found)
 
 
 def check_golden(llm: LLM, golden: Golden) -> Iterator[Check]:

@@ -17,9 +17,14 @@ from ..config import ModelConfig
 from ..errors import FormatError
 from ..formats.files import read_json
 
+_LARGEST = 1e30  # of logits, tolerances and perplexities
+_MOST_NUMBERS = 1 << 14  # as many ids fill the longest window that anyone computes
+
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return -_LARGEST <= value <= _LARGEST  # math.isfinite overflows for a long integer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,9 @@ class Golden:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-        if not self.ids or not all(type(i) is int and i >= 0 for i in self.ids):
+        if max(map(len, (self.ids, self.mean_logits, self.first_logits))) > _MOST_NUMBERS:
+            raise FormatError(f"more than {_MOST_NUMBERS} numbers in a list")
+        if not self.ids or not all(type(i) is int and 0 <= i < 1 << 31 for i in self.ids):
             raise FormatError("ids are not token ids")
         numbers = (*self.mean_logits, *self.first_logits, self.mean_tolerance)
         numbers = (*numbers, self.first_tolerance, self.perplexity_tolerance)

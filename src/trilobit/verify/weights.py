@@ -11,6 +11,9 @@ import numpy as np
 
 from ..errors import FormatError
 from ..formats import names
+from ..formats.checksums import damaged_parts
+from ..formats.dead import Judge, in_words
+from ..formats.packed_source import PackedSource
 from ..formats.source import Source
 from .check import Check
 
@@ -23,30 +26,36 @@ _CHUNK_BYTES = 1 << 24
 def check_weights(source: Source, progress: Progress | None = None) -> Iterator[Check]:
     """Read all of a model: codes, scales, norms, tables; readers refuse what cannot be."""
     projections = [name for name, _ in names.all_projections(source.config)]
-    counts = np.zeros(3, dtype=np.int64)  # -1, 0, 1
+    judge = Judge()
     try:
         for done, name in enumerate(projections):
             codes, scales = source.projection(name)
-            counts += np.bincount((codes.reshape(-1) + np.int8(1)).view(np.uint8), minlength=3)
             if not (np.isfinite(scales).all() and (scales >= 0).all()):
                 raise FormatError(f"{source.path}: '{name}' has a scale that is no size")
+            judge.projection(name, codes, scales)
             source.forget()
             if progress:
                 progress(done + 1, len(projections))
         for name, _ in names.all_norms(source.config):
-            source.gain(name)
+            judge.gain(name, source.gain(name))
         for name in names.float_tables(source.config):
-            source.table(name)
+            judge.table(name, source.table(name), source.float_dtype)
             source.forget()
     except FormatError as error:
         yield Check("weights", False, str(error))
         return
-    shares = ", ".join(f"{count / counts.sum():.1%}" for count in counts)
+    shares = ", ".join(f"{share:.1%}" for share in judge.shares)
     yield Check("weights", True, f"{len(projections)} ternary matrices (-1, 0, 1: {shares})")
+    dead = judge.dead()
+    yield Check("tensors", not dead, in_words(dead) if dead else "none looks dead")
 
 
-def check_sums(path: Path) -> Iterator[Check]:
-    """Files of the Hub's cache carry their SHA-256 as a name: compare it with what is in them."""
+def check_sums(source: Source, progress: Progress | None = None) -> Iterator[Check]:
+    """The checksums in a packed file; of the Hub's cache, the SHA-256 that is a file's name."""
+    path = source.path
+    if isinstance(source, PackedSource):
+        yield _inner_sums(source, progress)
+        return
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     named = [file for file in files if _SHA256.fullmatch(file.resolve().name)]
     if not named:
@@ -57,6 +66,20 @@ def check_sums(path: Path) -> Iterator[Check]:
         yield Check("checksums", False, f"{', '.join(wrong)}: not what was published; pull again")
     else:
         yield Check("checksums", True, f"{len(named)} file{'s' * (len(named) != 1)} as published")
+
+
+def _inner_sums(source: PackedSource, progress: Progress | None) -> Check:
+    try:
+        wrong = damaged_parts(source.file, progress)
+    except FormatError as error:
+        return Check("checksums", False, str(error))
+    if wrong is None:
+        return Check("checksums", None, "no checksums in it: an older Trilobit packed it")
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        named = ", ".join(wrong[:3])
+        return Check("checksums", False, f"{named}{more}: changed since; convert or copy again")
+    return Check("checksums", True, f"of {len(source.file.tensors) - 1} tensors")
 
 
 def _sha256(path: Path) -> str:

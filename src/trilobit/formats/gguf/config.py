@@ -17,9 +17,10 @@ import numpy as np
 from ...config import ModelConfig
 from ...errors import FormatError, UnsupportedModel
 from ...rope import Llama3Scaling, RopeScaling, YarnScaling, frequencies, scaling_from_dict
+from .. import json_text
 from .container import GGUFFile
 from .float_blocks import PLAIN, dequantise
-from .header import shown
+from .header import DAMAGED, shown
 from .tokenizer import PREFIX, control_tokens, special_id
 
 EMBEDDING, HEAD, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
@@ -37,6 +38,8 @@ _LLAMA3_SCALINGS = tuple(
 )
 GEMMA3_PATTERN = 6  # one layer in six sees everything
 _GEMMA3_LOCAL_THETA = 10000.0
+# Of a file that we wrote: JSON of what GGUF has no keys for, see config_keys.py.
+OWN_FACTS = "trilobit.config"
 _TOLERANCE = 1e-5  # relative, of float32 factors computed by another program
 
 
@@ -68,8 +71,10 @@ def architecture(file: GGUFFile) -> tuple[str, Architecture]:
     if name is None:
         raise FormatError(f"{file.path}: 'general.architecture' is missing; is this a model?")
     if name not in ARCHITECTURES:
+        hybrid = name.startswith(("qwen35", "qwen3next"))
+        reason = ", most of whose layers are gated delta nets," if hybrid else ""
         raise UnsupportedModel(
-            f"{file.path}: architecture {shown(name)} is not supported; supported: "
+            f"{file.path}: architecture {shown(name)}{reason} is not supported; supported: "
             f"{', '.join(ARCHITECTURES)}"
         )
     if (file.integer("split.count") or 1) > 1:
@@ -145,15 +150,22 @@ class _Keys:
             values = self.file.numbers(key)
             if values is None or len(values) == 0 or (values != values[0]).any():
                 raise UnsupportedModel(f"{self.file.path}: '{key}' differs from layer to layer")
-            return int(values[0])
-        return self.file.integer(key)
+            if values.dtype.kind not in "iu":
+                raise FormatError(f"{self.file.path}: '{key}' is not of integers; {DAMAGED}")
+            found: int | None = int(values[0])
+        else:
+            found = self.file.integer(key)
+        if found is not None and not 0 <= found < 1 << 31:
+            raise FormatError(f"{self.file.path}: '{key}' is {found}, which cannot be; {DAMAGED}")
+        return found
 
     def number(self, name: str) -> float:
         value = self.file.number(f"{self.architecture}.{name}")
         if value is None:
             raise self._missing(name)
         # A float32 of the converter's decimal number: 1e-5 again, not 9.999999747e-06.
-        return float(str(np.float32(value)))
+        with np.errstate(over="ignore"):  # infinite is out of every range
+            return float(str(np.float32(value)))
 
     def _missing(self, name: str) -> FormatError:
         return FormatError(
@@ -183,6 +195,25 @@ def _vocab_size(file: GGUFFile) -> int:
     return file.info(EMBEDDING).shape[0]
 
 
+def own_facts(file: GGUFFile) -> Mapping[str, Any]:
+    """What we wrote of a model that GGUF has no keys for (config_keys.py); else empty."""
+    text = file.text_bytes(OWN_FACTS)
+    if text is None:
+        return {}
+    try:
+        facts = json_text.parse(text)
+    except json_text.JSONFault as fault:
+        raise FormatError(f"{file.path}: '{OWN_FACTS}' {fault}; {DAMAGED}") from None
+    ends, scaling = (
+        (facts.get("eos_token_ids"), facts.get("rope_scaling"))
+        if isinstance(facts, Mapping)
+        else (None, None)
+    )
+    if not isinstance(ends, list) or not isinstance(scaling, Mapping | None):
+        raise FormatError(f"{file.path}: '{OWN_FACTS}' is not what we write; {DAMAGED}")
+    return {"eos_token_ids": ends, "rope_scaling": scaling}
+
+
 def _ends(file: GGUFFile) -> dict[str, Any]:
     """First token of a text, and all that end one; a file without a tokenizer may name them too."""
     count = file.length(f"{PREFIX}tokens")
@@ -190,9 +221,10 @@ def _ends(file: GGUFFile) -> dict[str, Any]:
     named = [special_id(file, role, count) for role in ("eos", "eot", "eom")]
     controls = control_tokens(file)
     ids = [*named, *(controls.get(text) for text in _ENDS)]
+    found = tuple(dict.fromkeys(i for i in ids if i is not None))
     return {
         "bos_token_id": special_id(file, "bos", count),
-        "eos_token_ids": tuple(dict.fromkeys(i for i in ids if i is not None)),
+        "eos_token_ids": tuple(own_facts(file).get("eos_token_ids", found)),
     }
 
 
@@ -269,8 +301,14 @@ def _llama3_scaling(file: GGUFFile, head_dim: int, theta: float) -> RopeScaling 
     factors = dequantise(info.type_id, file.data(ROPE_FACTORS))
     if (factors == 1).all():
         return None
+    if not (np.isfinite(factors) & (factors > 0)).all():
+        raise FormatError(f"{file.path}: '{ROPE_FACTORS}' holds what is no factor; {DAMAGED}")
+    if not 1 <= theta <= 1e12:
+        raise FormatError(f"{file.path}: rope.freq_base is {theta:g}, which cannot be; {DAMAGED}")
     plain = frequencies(head_dim, theta)
-    for scaling in _LLAMA3_SCALINGS:
+    own = own_facts(file).get("rope_scaling")
+    given: tuple[RopeScaling, ...] = () if own is None else (scaling_from_dict(own),)
+    for scaling in (*given, *_LLAMA3_SCALINGS):
         if np.allclose(plain / scaling.apply(plain, theta), factors, rtol=_TOLERANCE, atol=0):
             return scaling
     raise UnsupportedModel(

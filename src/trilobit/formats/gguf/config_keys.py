@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ...config import ModelConfig
 from ...errors import UnsupportedModel
-from ...rope import LinearScaling, Llama3Scaling, YarnScaling, frequencies
+from ...rope import LinearScaling, Llama3Scaling, YarnScaling, frequencies, scaling_to_dict
 from . import types, values
-from .config import ARCHITECTURES, GEMMA3_PATTERN, Architecture
+from .config import ARCHITECTURES, GEMMA3_PATTERN, OWN_FACTS, Architecture
 
 # llama.cpp's and bitnet.cpp's numbers of the types that most tensors have.
 _FILE_TYPES = {types.I2_S: 40, types.TQ1_0: 36, types.TQ2_0: 37}
@@ -78,6 +80,11 @@ def config_keys(config: ModelConfig, label: str, ternary: int) -> list[bytes]:
         floats["rope.scaling.attn_factor"] = scaling.attention_factor / plain
         floats["rope.scaling.yarn_beta_fast"] = scaling.beta_fast
         floats["rope.scaling.yarn_beta_slow"] = scaling.beta_slow
+    # Ends beyond three and the numbers behind rope_freqs have no keys; others skip this one.
+    own = {
+        "eos_token_ids": list(config.eos_token_ids),
+        "rope_scaling": scaling_to_dict(scaling) if isinstance(scaling, Llama3Scaling) else None,
+    }
     return [
         values.pair("general.architecture", values.text(name)),
         values.pair("general.name", values.text(label)),
@@ -87,6 +94,7 @@ def config_keys(config: ModelConfig, label: str, ternary: int) -> list[bytes]:
         *(values.pair(f"{name}.{key}", values.f32(value)) for key, value in floats.items()),
         *(values.pair(f"{name}.{key}", values.text(value)) for key, value in texts.items()),
         *more,
+        values.pair(OWN_FACTS, values.text(json.dumps(own))),
     ]
 
 

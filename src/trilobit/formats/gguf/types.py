@@ -94,7 +94,9 @@ REFUSED: dict[int, str] = {
     37: "is I8_S, an activation; no weights come so",
     TL1: f"is TL1, which {_TABLES}",
     TL2: f"is TL2 (or MXFP4, which is not ternary), which {_TABLES}",
-    142: "is PQ2_0 or IQ2_TN, by whose file it is; take the file's Q2_0 or TQ2_0 form",
-    143: "is PTQ1_0 or IQ1_TN, by whose file it is; take the file's Q2_0 or TQ1_0 form",
+    142: "is PQ2_0 (rotated weights of Bonsai 2, which do not run here) or IQ2_TN, by whose file "
+    "it is; of the latter take the TQ2_0 form",
+    143: "is PTQ1_0 (rotated weights of Bonsai 2, which do not run here) or IQ1_TN, by whose file "
+    "it is; of the latter take the TQ1_0 form",
     335: "is IQ2_BN_R4, repacked for one program; take the IQ2_BN file of this model",
 }
