@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy._core._multiarray_umath import __cpu_dispatch__
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -77,17 +73,3 @@ def test_stretched_frequencies_are_transformers_to_the_bit(
     wanted, _ = ROPE_INIT_FUNCTIONS[kind](stock, torch.device("cpu"))
     ours = model_config(stock.to_dict(), "config.json")
     assert (frequencies(head_dim, theta, ours.rope_scaling) == wanted.numpy()).all()
-
-
-def test_frequencies_do_not_depend_on_what_numpy_finds_in_the_processor() -> None:
-    program = (
-        "from trilobit.rope import frequencies; import hashlib; print(hashlib.sha256(b''.join("
-        "frequencies(128, theta).tobytes() for theta in (1e4, 5e5, 1e6))).hexdigest())"
-    )
-    found = set()
-    for features in ("", " ".join(__cpu_dispatch__)):
-        env = {**os.environ, "NPY_DISABLE_CPU_FEATURES": features}
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], env=env,
-                              capture_output=True, text=True, check=True)  # fmt: skip
-        found.add(done.stdout)
-    assert len(found) == 1

@@ -103,12 +103,12 @@ class YarnScaling:
     @staticmethod
     def default_attention_factor(factor: float) -> float:
         """What transformers takes where a config names none."""
-        return 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+        return 0.1 * _log(factor) + 1 if factor > 1 else 1.0
 
     def _pair(self, turns: float, theta: float, half: int) -> float:
         """The pair of which so many turns fit into the original context."""
         context = self.original_max_position_embeddings
-        return 2 * half * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        return 2 * half * _log(context / (turns * 2 * math.pi)) / (2 * _log(theta))
 
 
 RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
@@ -167,9 +167,7 @@ def _powers(head_dim: int, theta: float) -> Frequencies:
     left over, and so differs from itself on another machine.
     """
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    # Decimal's logarithm is the nearest on every machine; a C library's need not be.
-    log = float(Context(prec=28).ln(Decimal(float(np.float32(theta)))))
-    powers = log * exponents.astype(np.float64)
+    powers = _log(float(np.float32(theta))) * exponents.astype(np.float64)
     twos = np.rint(powers.astype(np.float32) * np.float32(1 / math.log(2)))
     rest = powers - twos.astype(np.float64) * _LN2[0] - (twos * _LN2[1]).astype(np.float64)
     x = rest.astype(np.float32).astype(np.float64)
@@ -179,3 +177,8 @@ def _powers(head_dim: int, theta: float) -> Frequencies:
     mantissas = (1 + (rest + rest * rest * series.astype(np.float64))).astype(np.float32)
     result: Frequencies = np.ldexp(mantissas, twos.astype(np.int32))
     return result
+
+
+def _log(number: float) -> float:
+    """The float64 nearest to the logarithm; a C library's is another one on another machine."""
+    return float(Context(prec=28).ln(Decimal(number)))
