@@ -1,4 +1,5 @@
 #include "decoder.h"
+#include "turn.h"
 
 #include <algorithm>
 #include <cmath>
@@ -143,9 +144,9 @@ void Decoder::rotations(const Batch &batch) {
         for (int local = 0; local <= (weights_.local_inv_freq != nullptr); ++local) {
             const float *inv_freq = local ? weights_.local_inv_freq : weights_.inv_freq;
             for (int i = 0; i < half; ++i) {
-                const double angle = double{position * inv_freq[i]};
-                cos_[local][t * half + i] = static_cast<float>(std::cos(angle)) * factor;
-                sin_[local][t * half + i] = static_cast<float>(std::sin(angle)) * factor;
+                const Turn turn = turn_of(position * inv_freq[i]);
+                cos_[local][t * half + i] = turn.cos * factor;
+                sin_[local][t * half + i] = turn.sin * factor;
             }
         }
     });
