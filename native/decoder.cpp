@@ -348,7 +348,8 @@ void Decoder::verify(std::span<const Draft> drafts, std::vector<std::vector<std:
         const auto end = row + (wrong - draft.tokens.begin()) + 1;
         out->emplace_back(row, end);
         if (!draft.tokens.empty())
-            for (const std::int32_t id : out->back()) draft.sampler->accept(id);
+            for (const std::int32_t id : out->back())
+                if (id >= 0) draft.sampler->accept(id);
         row += static_cast<std::ptrdiff_t>(draft.tokens.size()) + 1;
     }
 }

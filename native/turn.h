@@ -16,7 +16,8 @@ inline Turn turn_of(float angle) {
     // Adding 1.5 · 2^52 leaves no bits for a fraction, and the quarters in the lowest bits.
     constexpr double kTwoOverPi = 0x1.45f306dc9c883p-1, kRound = 0x1.8p52;
     // π/2 in parts; products of the first two, of 28 bits, with the quarters are exact.
-    constexpr double kFirst = 0x1.921fb54p0, kSecond = 0x1.10b461p-30, kThird = 0x1.a62633145c06ep-58;
+    constexpr double kFirst = 0x1.921fb54p0, kSecond = 0x1.10b461p-30,
+                     kThird = 0x1.a62633145c06ep-58;
     const double x = double{angle}, shifted = x * kTwoOverPi + kRound, quarters = shifted - kRound;
     const double r = ((x - quarters * kFirst) - quarters * kSecond) - quarters * kThird;
     const double s = r * r; // both are Taylor's series, up to π/4

@@ -37,10 +37,10 @@ inline F8 fma(F8 a, F8 b, F8 c) {
     return each([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
 }
 #else
-// Rounded once, as the instruction is. A product of floats is exact as a double. Rounding the sum to
-// a double first shows only where that comes to lie in the middle between two floats, or below the
-// normal ones, where the middles are elsewhere.
-inline float fused(float a, float b, float c) {
+// Rounded once, as the instruction is. A product of floats is exact as a double. Rounding the sum
+// to a double first shows only where that comes to lie in the middle between two floats, or below
+// the normal ones, where the middles are elsewhere.
+inline float fuse(float a, float b, float c) {
     const double product = double{a} * b, sum = product + c;
     // What the sum lacks, exactly (Knuth's two-sum).
     const double part = sum - product, missed = (product - (sum - part)) + (c - part);
@@ -52,6 +52,9 @@ inline float fused(float a, float b, float c) {
     std::memcpy(&odd, &bits, 8);
     return static_cast<float>(odd);
 }
+#if defined(__GNUC__)
+__attribute__((noinline)) // a copy in every kernel would double the module
+#endif
 inline F8 fma(F8 a, F8 b, F8 c) {
     constexpr std::uint64_t kLeast = std::uint64_t{0x381} << 52; // 2^-126
     F8 r;
@@ -64,7 +67,7 @@ inline F8 fma(F8 a, F8 b, F8 c) {
         r.v[i] = static_cast<float>(sum);
     }
     if (doubtful)
-        for (int i = 0; i < 8; ++i) r.v[i] = fused(a.v[i], b.v[i], c.v[i]);
+        for (int i = 0; i < 8; ++i) r.v[i] = fuse(a.v[i], b.v[i], c.v[i]);
     return r;
 }
 #endif

@@ -270,7 +270,8 @@ class Run {
 std::uint64_t digest(const Run &run) {
     std::uint64_t hash = 0xcbf29ce484222325;
     for (const int s : {0, 1})
-        for (const float x : run.logits(s)) hash = (hash ^ std::bit_cast<std::uint32_t>(x)) * 0x100000001b3;
+        for (const float x : run.logits(s))
+            hash = (hash ^ std::bit_cast<std::uint32_t>(x)) * 0x100000001b3;
     return hash;
 }
 
