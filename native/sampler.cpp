@@ -114,7 +114,6 @@ std::int32_t Sampler::choose(const Kernels &k, std::vector<Candidate> &candidate
             if (larger(entry, winner)) winner = entry;
         }
     }
-    if (!std::isfinite(winner.logit)) return kNotNumbers;
     accept(winner.id);
     return winner.id;
 }

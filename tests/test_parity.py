@@ -200,7 +200,7 @@ def test_eight_independent_ties_of_one_token_are_found(
 ) -> None:
     # So many inputs of the last matrix that eight of them are ties; none moves another.
     wide = random_checkpoint(tmp_path / "wide", intermediate_size=8000, num_hidden_layers=1)
-    monkeypatch.setattr("ties.NEAR", 1e-3)
+    monkeypatch.setattr("ties.NEAR", 2e-3)
     stock = Stock(stock_model(wide))
     ids = random_ids(4, 6)
     _, near = stock.logits(ids, {})
