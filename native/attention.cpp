@@ -48,8 +48,10 @@ unsigned char *Attention::block(int layer, bool value, int block, int kv_head) c
 void Attention::store(int layer, int token, int kv_head, const float *key, const float *value) {
     const int at = block_table(token)[position(token) / kKvBlock];
     const int slot = position(token) % kKvBlock;
-    k_.store_key(key, head_pad_, block(layer, false, at, kv_head), slot, kv_type_);
-    k_.store_value(value, head_pad_, block(layer, true, at, kv_head), slot, kv_type_);
+    const int cut =
+        k_.store_key(key, head_pad_, block(layer, false, at, kv_head), slot, kv_type_) +
+        k_.store_value(value, head_pad_, block(layer, true, at, kv_head), slot, kv_type_);
+    if (cut) cut_.fetch_add(static_cast<std::uint64_t>(cut), std::memory_order_relaxed);
 }
 
 // Few large items would leave threads without work.

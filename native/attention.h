@@ -12,6 +12,7 @@
 #include "pool.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -33,6 +34,8 @@ class Attention {
     void run(int layer, int window, const float *queries, float *out, int out_stride);
 
     std::size_t kv_bytes() const { return kv_.size(); }
+    // Keys and values of a head, since the start, that were cut to the range of float16.
+    std::uint64_t cut() const { return cut_; }
 
   private:
     // Queries of one KV head that share a pass over its keys.
@@ -85,6 +88,7 @@ class Attention {
     KvType kv_type_;
     int layers_, heads_, kv_heads_, head_dim_, head_pad_;
     Array<unsigned char> kv_;
+    std::atomic<std::uint64_t> cut_{0};
     Batch batch_{};
     Pass pass_{};
     std::vector<Item> items_;

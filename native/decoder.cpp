@@ -1,4 +1,5 @@
 #include "decoder.h"
+#include "turn.h"
 
 #include <algorithm>
 #include <cmath>
@@ -143,9 +144,9 @@ void Decoder::rotations(const Batch &batch) {
         for (int local = 0; local <= (weights_.local_inv_freq != nullptr); ++local) {
             const float *inv_freq = local ? weights_.local_inv_freq : weights_.inv_freq;
             for (int i = 0; i < half; ++i) {
-                const double angle = double{position * inv_freq[i]};
-                cos_[local][t * half + i] = static_cast<float>(std::cos(angle)) * factor;
-                sin_[local][t * half + i] = static_cast<float>(std::sin(angle)) * factor;
+                const Turn turn = turn_of(position * inv_freq[i]);
+                cos_[local][t * half + i] = turn.cos * factor;
+                sin_[local][t * half + i] = turn.sin * factor;
             }
         }
     });
@@ -347,7 +348,8 @@ void Decoder::verify(std::span<const Draft> drafts, std::vector<std::vector<std:
         const auto end = row + (wrong - draft.tokens.begin()) + 1;
         out->emplace_back(row, end);
         if (!draft.tokens.empty())
-            for (const std::int32_t id : out->back()) draft.sampler->accept(id);
+            for (const std::int32_t id : out->back())
+                if (id >= 0) draft.sampler->accept(id);
         row += static_cast<std::ptrdiff_t>(draft.tokens.size()) + 1;
     }
 }

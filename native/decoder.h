@@ -81,6 +81,8 @@ class Decoder {
         return hidden_out_.data() + std::ptrdiff_t{row} * hidden_stride_;
     }
     std::size_t kv_bytes() const { return attention_.kv_bytes(); }
+    // Keys and values of a head, since the start, that were cut to the range of float16.
+    std::uint64_t cut() const { return attention_.cut(); }
     const Config &config() const { return config_; }
     const Capacity &capacity() const { return capacity_; }
 

@@ -169,9 +169,10 @@ struct Kernels {
     // out[t * out_stride + row] = x[t] · w[row] for the rows of [row_begin, row_end).
     void (*dense)(const Dense &w, int row_begin, int row_end, const float *x, int x_stride,
                   int tokens, float *out, int out_stride);
-    // Put one position of one head into its KV block.
-    void (*store_key)(const float *key, int head_dim, void *block, int slot, KvType type);
-    void (*store_value)(const float *value, int head_dim, void *block, int slot, KvType type);
+    // Put one position of one head into its KV block; whether it had to be cut to what float16
+    // holds.
+    bool (*store_key)(const float *key, int head_dim, void *block, int slot, KvType type);
+    bool (*store_value)(const float *value, int head_dim, void *block, int slot, KvType type);
     void (*attend)(const AttentionSpan &span, KvType type);
     // Fold a span's result into the running (maximum, sum, weighted) of one query.
     void (*merge)(float *maximum, float *sum, float *weighted, float span_maximum, float span_sum,

@@ -1,6 +1,7 @@
 #include "sampler.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 
 namespace trilobit {
@@ -73,17 +74,31 @@ std::int32_t Sampler::sample(const Kernels &k, float *logits, int n) {
     std::vector<std::int32_t> ids;
     adjusted(&ids, n);
     for (const std::int32_t id : ids) logits[id] = adjusted_logit(id, logits[id]);
+    const int best = k.largest(logits, n);
+    if (best < 0) return none_of(std::none_of(logits, logits + n, [](float x) { return x != x; }));
+    const float top = logits[best];
     // Noise is below 17: what is further behind the first cannot win.
-    const float top = *std::max_element(logits, logits + n);
     const float floor = settings_->temperature > 0 ? top - 40 * settings_->temperature : top;
     candidates_.clear();
     for (std::int32_t id = 0; id < n; ++id)
         if (logits[id] >= floor) candidates_.push_back({logits[id], id});
-    if (candidates_.empty()) candidates_.push_back({top, 0}); // no logit is a number
     return choose(k, candidates_);
 }
 
+// numbers: no logit is NaN or +infinite, so all are -infinite
+std::int32_t Sampler::none_of(bool numbers) const {
+    return numbers && !settings_->logit_bias.empty() ? kAllForbidden : kNotNumbers;
+}
+
 std::int32_t Sampler::choose(const Kernels &k, std::vector<Candidate> &candidates) {
+    bool numbers = true;
+    float top = -INFINITY;
+    std::erase_if(candidates, [&](const Candidate &one) {
+        numbers = numbers && !std::isnan(one.logit);
+        top = std::max(top, one.logit); // unless that is no number
+        return !(one.logit > -INFINITY);
+    });
+    if (candidates.empty() || top == INFINITY) return none_of(numbers && top < INFINITY);
     Candidate winner = candidates.front();
     if (settings_->temperature == 0) {
         for (const Candidate &one : candidates)
@@ -120,8 +135,8 @@ void Sampler::filter(std::vector<Candidate> &candidates) const {
     if (s.top_p < 1) {
         double total = 0;
         for (const Candidate &one : c) total += double{weight(one)};
-        // Sort only as far as the mass reaches.
-        const double wanted = double{s.top_p} * total;
+        // Sort only as far as the mass reaches. A top_p that rounds to 0 keeps the first.
+        const double wanted = std::max(double{s.top_p}, DBL_MIN) * total;
         double mass = 0;
         std::size_t kept = 0, sorted = 0;
         while (kept < c.size() && mass < wanted) {

@@ -34,6 +34,10 @@ struct Candidate {
     std::int32_t id;
 };
 
+// In place of a token where none can be chosen: bias forbids all, or the largest logit is infinite
+// or none is a number. The sampler stays as it was.
+inline constexpr std::int32_t kAllForbidden = -1, kNotNumbers = -2;
+
 class Sampler {
   public:
     explicit Sampler(SamplerSettings settings)
@@ -63,7 +67,7 @@ class Sampler {
     // Ids below n, in order, whose logits bias and penalties change.
     void adjusted(std::vector<std::int32_t> *ids, int n) const;
     float adjusted_logit(std::int32_t id, float logit) const;
-    // Choose from candidates with adjusted logits, at least one, and accept the choice.
+    // Choose from candidates with adjusted logits, and accept the choice.
     std::int32_t choose(const Kernels &k, std::vector<Candidate> &candidates);
 
   private:
@@ -76,6 +80,7 @@ class Sampler {
     // How often a token was generated; 0 when it is only in the prompt, -1 when nowhere.
     int times(std::int32_t id) const;
     void filter(std::vector<Candidate> &candidates) const;
+    std::int32_t none_of(bool numbers) const;
 
     std::shared_ptr<const SamplerSettings> settings_;
     const Sampler *base_ = nullptr;                   // knows the tokens before `after`

@@ -198,6 +198,37 @@ def test_codes_scale_and_residual_describe_the_rotated_rows(shape: tuple[int, in
     assert np.allclose(np.linalg.norm(missed, axis=1), residuals, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("exponent", [-120, -60, 1, 63, 64, 100])
+def test_rows_of_any_length_are_screened_alike(exponent: int) -> None:
+    head = np.random.default_rng(9).standard_normal((20, 130)).astype(np.float32)
+    codes, scales, residuals = screen.screen(head)
+    factor = np.float32(2.0**exponent)
+    found = screen.screen(head * factor)
+    assert (found[0] == codes).all()
+    assert (found[1] == scales * factor).all()
+    assert (found[2] == residuals * factor).all()
+
+
+def test_long_rows_are_chosen_as_by_the_full_head(tmp_path: Path) -> None:
+    head = gaussian(np.random.default_rng(5)) * np.float32(1e19)
+    path = with_head(tmp_path / "model.trilobit", head)
+    params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    full, screened = (LLM(path, head=head) for head in ("full", "screened"))  # type: ignore[arg-type]
+    assert screened.generate([5, 6], params).token_ids == full.generate([5, 6], params).token_ids
+
+
+def test_rows_whose_logits_float32_cannot_hold_are_refused_before_a_file_is_written(
+    tmp_path: Path,
+) -> None:
+    from trilobit import FormatError
+
+    head = gaussian(np.random.default_rng(5))
+    head[7] = 3e38
+    with pytest.raises(FormatError, match=r"weights up to 2.99e\+38, whose logits float32 cannot"):
+        with_head(tmp_path / "model.trilobit", head)
+    assert not (tmp_path / "model.trilobit").exists()
+
+
 def test_screen_of_a_damaged_file_is_refused(tmp_path: Path) -> None:
     from trilobit import FormatError
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from trilobit import LLM, ContextOverflow, Embedder, FormatError, RequestError, 
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.engine.blocks import block_bytes
 from trilobit.engine.sequence import Completion, Sequence, StopStrings
+from trilobit.formats.packed import PackedModel
 
 REPOSITORY = Path(__file__).parents[1]
 PROMPT = "Once upon a time there was a dog"
@@ -284,6 +286,66 @@ def test_bias_forbids_and_forces(llm: LLM) -> None:
     assert often.isdisjoint(llm.generate(PROMPT, forbid).token_ids)
     force = SamplingParams(temperature=2, max_tokens=4, logit_bias={77: 1e9})
     assert llm.generate(PROMPT, force).token_ids == (77,) * 4
+
+
+def damaged(model_file: Path, path: Path, tensor: str, value: float) -> Path:
+    """The same model with every number of a float32 tensor replaced."""
+    data = bytearray(model_file.read_bytes())
+    info = PackedModel(model_file).file.info(tensor)
+    assert info.dtype == "F32"
+    data[info.begin : info.end] = np.full(info.size_bytes // 4, value, dtype="<f4").tobytes()
+    path.write_bytes(data)
+    return path
+
+
+SCALE = "model.layers.1.mlp.down_proj.weight_scale"
+GREEDY_AND_DRAWN = [SamplingParams(temperature=0), SamplingParams(temperature=1.0),
+                    SamplingParams(top_p=0.5), SamplingParams(top_k=3)]  # fmt: skip
+
+
+@pytest.mark.parametrize("params", GREEDY_AND_DRAWN, ids=str)
+@pytest.mark.parametrize("speculation", [False, True])
+def test_logits_that_are_no_numbers_are_an_error_that_says_so(
+    model_file: Path, tmp_path: Path, params: SamplingParams, speculation: bool
+) -> None:
+    broken = LLM(damaged(model_file, tmp_path / "m.trilobit", SCALE, 3e38), speculation=speculation)
+    with pytest.raises(FormatError, match="logits are infinite or no numbers") as error:
+        broken.generate("Once upon a time", params)
+    assert "\n" not in str(error.value)
+    with pytest.raises(FormatError, match="logits are infinite or no numbers"):
+        list(broken.stream("Once upon a time", params))
+
+
+@pytest.mark.parametrize("params", GREEDY_AND_DRAWN, ids=str)
+def test_a_bias_that_forbids_every_token_is_an_error_that_ends_no_other(
+    llm: LLM, params: SamplingParams
+) -> None:
+    nothing = replace(params, logit_bias=dict.fromkeys(range(llm.config.vocab_size), -math.inf))
+    alone = llm.generate("Once upon", replace(params, seed=1, max_tokens=30))
+    other = llm.stream("Once upon", replace(params, seed=1, max_tokens=30))
+    first = next(other)
+    with pytest.raises(RequestError, match="logit_bias forbids every token"):
+        llm.generate("Once upon a time", nothing)
+    assert first + "".join(other) == alone.text
+
+
+def test_a_cache_that_cannot_hold_a_value_warns_once_and_names_the_remedy(
+    model_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scale = "model.layers.0.self_attn.v_proj.weight_scale"
+    large = damaged(model_file, tmp_path / "m.trilobit", scale, 1e5)
+    params = SamplingParams(max_tokens=8, temperature=0)
+    for kv_dtype, warnings in [("f32", 0), ("i8", 0), ("f16", 1)]:
+        caplog.clear()
+        model = LLM(large, kv_dtype=kv_dtype)  # type: ignore[arg-type]
+        for _ in range(2):
+            model.generate("Once upon a time", params)
+        told = [record.message for record in caplog.records if record.name == "trilobit"]
+        assert len(told) == warnings, kv_dtype
+        assert all("65,504" in line and "--kv-dtype f32" in line for line in told)
+    caplog.clear()
+    LLM(model_file).generate("Once upon a time", params)
+    assert not caplog.records
 
 
 def test_a_presence_penalty_looks_at_the_output_a_repetition_penalty_at_the_prompt_too(

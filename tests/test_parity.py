@@ -195,6 +195,23 @@ def test_the_search_explains_no_real_difference(plain: Path, tmp_path: Path) -> 
         rounding_ties(stock, ids, ours)
 
 
+def test_eight_independent_ties_of_one_token_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So many inputs of the last matrix that eight of them are ties; none moves another.
+    wide = random_checkpoint(tmp_path / "wide", intermediate_size=8000, num_hidden_layers=1)
+    monkeypatch.setattr("ties.NEAR", 2e-3)
+    stock = Stock(stock_model(wide))
+    ids = random_ids(4, 6)
+    _, near = stock.logits(ids, {})
+    here = sorted((n for n in near if n.tie[:2] == (5, 3)), key=lambda n: n.distance)
+    turned = {one.tie: -one.side for one in here[:8]}
+    assert len(turned) == 8
+    ours, _ = stock.logits(ids, turned)
+    found = rounding_ties(stock, ids, ours)
+    assert found.items() >= turned.items()
+
+
 def test_positions_beyond_one_and_two_attention_spans(plain: Path, tmp_path: Path) -> None:
     convert(plain, tmp_path / "model.trilobit")
     ids = random_ids(11, 1090)

@@ -222,12 +222,53 @@ def test_a_forced_token_always_comes() -> None:
         assert set(draws(sampler, LOGITS, 2000)) == {unlikeliest}
 
 
-@pytest.mark.parametrize("logits", [[-np.inf] * 5, [-1e30, 1e30, 0, 0, 0], [3e38] * 5, [0.0]])
+@pytest.mark.parametrize("logits", [[-1e30, 1e30, 0, 0, 0], [3e38] * 5, [-3e38] * 5, [0.0]])
 @pytest.mark.parametrize("temperature", [0.0, 1e-5, 1.0, 100.0])
 def test_extreme_logits_give_a_token(logits: list[float], temperature: float) -> None:
     for options in ({}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.5}):
         token = Sampler(temperature=temperature, seed=1, **options).sample(np.array(logits, F32))
         assert 0 <= token < len(logits)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {}, {"top_p": 0.5}, {"top_k": 2},
+                                     {"min_p": 0.1, "seed": 3}])  # fmt: skip
+@pytest.mark.parametrize(
+    ("logits", "bias", "why"),
+    [
+        ([NAN] * 4, {}, "NOT_NUMBERS"),
+        ([NAN] * 4, {1: -INF}, "NOT_NUMBERS"),
+        ([1.0, INF, 2.0, NAN], {}, "NOT_NUMBERS"),
+        ([1.0, INF, 2.0, INF], {2: 3.0}, "NOT_NUMBERS"),
+        ([-INF] * 4, {}, "NOT_NUMBERS"),
+        ([1.0, 2.0, 3.0, 4.0], dict.fromkeys(range(4), -INF), "ALL_FORBIDDEN"),
+        ([1.0, 2.0, 3.0, NAN], dict.fromkeys(range(4), -INF), "NOT_NUMBERS"),
+    ],
+)
+def test_where_no_token_can_be_chosen_the_sampler_says_why_and_stays_as_it_was(
+    logits: list[float], bias: dict[int, float], why: str, options: dict[str, float]
+) -> None:
+    sampler = Sampler(**options, logit_bias=bias)
+    found = sampler.sample(np.array(logits, dtype=F32))
+    assert found == getattr(Sampler, why) < 0
+    fresh = Sampler(**options)
+    other = Sampler(**options)
+    assert other.sample(np.full(4, NAN, dtype=F32)) == Sampler.NOT_NUMBERS
+    assert draws(other, LOGITS, 5) == draws(fresh, LOGITS, 5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_logit_that_is_no_number_is_no_candidate_beside_others(temperature: float) -> None:
+    sampler = Sampler(temperature=temperature)
+    assert draws(sampler, np.array([NAN, -INF, 1.0, NAN], dtype=F32), 20) == [2] * 20
+
+
+@pytest.mark.parametrize("top_p", [1e-50, 5e-324, 1e-45, 1e-30])
+def test_a_top_p_below_what_float32_holds_keeps_the_likeliest(top_p: float) -> None:
+    sampler = Sampler(temperature=1.0, top_p=top_p, seed=1)
+    assert draws(sampler, LOGITS, 50) == [int(LOGITS.argmax())] * 50
 
 
 def test_same_seed_same_draws() -> None:

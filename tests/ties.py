@@ -30,6 +30,8 @@ ROUNDINGS = 32
 # turns a score's absolute error into a relative one, and scores are of the order of ten.
 NEAR, NEAR_ATTENTION = 1e-4, 1e-3
 
+_MOST = 16  # ties of a token that are tried
+
 
 class Tie(NamedTuple):
     """An input of a quantiser: the token, the norm whose output it is, the channel."""
@@ -148,13 +150,46 @@ def _explain(
                 return found
             # It explained this token, but not those behind it: another one did.
         if found_one:
-            break
-    return None
+            return None
+    trial = _descent(stock, ids[:part], ours[:part], sides, near)
+    return None if trial is None else _explain(stock, ids, ours, trial)
 
 
 def same_number(a: Near, b: Near) -> bool:
     """Whether two ties of a site are one number in two channels."""
     return a.distance == b.distance and a.tie[:2] == b.tie[:2]
+
+
+def _open(near: list[Near], sides: dict[Tie, int], last: int) -> list[Near]:
+    """What may still be moved: ties of the last token, then those before it, the nearest first."""
+    open_ = [n for n in near if n.tie not in sides and n.tie.position <= last]
+    return sorted(open_, key=lambda n: (n.tie.position < last, n.distance))
+
+
+def _descent(
+    stock: Stock, ids: list[int], ours: np.ndarray, sides: dict[Tie, int], near: list[Near]
+) -> dict[Tie, int] | None:
+    """`sides` with as many more as meet in one token; None where they explain nothing.
+
+    What ties do to the logits adds up, nearly, so the way there is the one that brings stock
+    nearer with every step.
+    """
+    last = len(ids) - 1
+
+    def far(logits: np.ndarray) -> float:
+        return float(np.linalg.norm(ours[last] - logits[last]))
+
+    logits, _ = stock.logits(ids, sides)
+    while roundings(ours, logits).max() > ROUNDINGS:
+        trials = [{**sides, one.tie: -one.side} for one in _open(near, sides, last)[:_MOST]]
+        runs = [(trial, *stock.logits(ids, trial)) for trial in trials]
+        if not runs:
+            return None
+        nearest = min(runs, key=lambda run: far(run[1]))
+        if far(nearest[1]) >= far(logits):
+            return None
+        sides, logits, near = nearest
+    return sides
 
 
 def _flips(
@@ -168,9 +203,8 @@ def _flips(
     """`sides` with up to `depth` more that reconcile all of `ids`, the likeliest first."""
     last = len(ids) - 1
     # Those of the last token first; one whose effect was too small to see may lie before it.
-    open_ = [n for n in near if n.tie not in sides and n.tie.position <= last]
-    open_.sort(key=lambda n: (n.tie.position < last, n.distance))
-    for one in open_[:16]:
+    open_ = _open(near, sides, last)
+    for one in open_[:_MOST]:
         tie, distance, side = one
         # Heads that share keys and values hold equal numbers where a token sees itself only.
         alike = [n.tie for n in open_ if same_number(n, one)]

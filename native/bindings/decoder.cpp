@@ -175,10 +175,11 @@ void bind_decoder(nb::module_ &m) {
         .def("hidden", &PyDecoder::hidden,
              "float32 [output rows, hidden]: what the head multiplies, after the final norm.")
         .def("sample", &PyDecoder::sample, "samplers"_a,
-             "One token id for each output row of the last forward.")
+             "One token id for each output row of the last forward; negative as of Sampler.sample.")
         .def("verify", &PyDecoder::verify, "samplers"_a, "drafts"_a,
              "Tokens that follow in each sequence, whose output rows are of its last token and of "
-             "its draft's: the draft as far as the sampler chooses the same, and one more.")
+             "its draft's: the draft as far as the sampler chooses the same, and one more, or what "
+             "Sampler.sample gives where none can be chosen.")
         .def_prop_ro("threads", [](const PyDecoder &d) { return d.decoder->threads(); })
         .def_prop_ro(
             "screened_tokens",
@@ -191,6 +192,9 @@ void bind_decoder(nb::module_ &m) {
             "full_passes", [](const PyDecoder &d) { return d.decoder->head().full_passes(); },
             "Passes over all of a head whose rows are otherwise read from a file, so far.")
         .def_prop_ro("kv_bytes", [](const PyDecoder &d) { return d.decoder->kv_bytes(); })
+        .def_prop_ro(
+            "cut", [](const PyDecoder &d) { return d.decoder->cut(); },
+            "Keys and values of a head that were cut to the range of float16, so far.")
         .def_prop_ro_static("BLOCK", [](nb::handle) { return kKvBlock; });
 }
 

@@ -44,7 +44,11 @@ void bind_sampler(nb::module_ &m) {
                 require(!copy.empty(), "no logits");
                 return s.sample(kernels_in_use(), copy.data(), static_cast<int>(copy.size()));
             },
-            "logits"_a, "Choose from float32 logits [vocab], and accept the choice.");
+            "logits"_a,
+            "Choose from float32 logits [vocab], and accept the choice; ALL_FORBIDDEN or "
+            "NOT_NUMBERS, which are negative, where none can be chosen.")
+        .def_prop_ro_static("ALL_FORBIDDEN", [](nb::handle) { return kAllForbidden; })
+        .def_prop_ro_static("NOT_NUMBERS", [](nb::handle) { return kNotNumbers; });
 }
 
 } // namespace trilobit

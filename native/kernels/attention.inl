@@ -269,10 +269,18 @@ inline void finish(const float *weighted, float sum, int head_dim, float *out) {
 
 // ---- the KV cache -----------------------------------------------------------------------------
 
-// Beyond float16's range a value would become infinite and poison the zero weights of others.
-inline void round_to_f16(const float *from, int head_dim, std::uint16_t *to) {
-    const F8 limit = all8(65504.0f), lower = all8(-65504.0f);
-    for (int d = 0; d < head_dim; d += 8) store_f16(to + d, max(lower, min(limit, load8(from + d))));
+// Beyond float16's range a value would become infinite and poison the zero weights of others, so it
+// is cut to it. Whether one was.
+inline bool round_to_f16(const float *from, int head_dim, std::uint16_t *to) {
+    constexpr float kLargest = 65504;
+    const F8 limit = all8(kLargest), lower = all8(-kLargest);
+    F8 largest = all8(0);
+    for (int d = 0; d < head_dim; d += 8) {
+        const F8 x = load8(from + d);
+        store_f16(to + d, max(lower, min(limit, x)));
+        largest = max(abs(x), largest);
+    }
+    return max_lanes(largest) > kLargest;
 }
 
 // codes[i] * the result ≈ from[i]
@@ -289,27 +297,33 @@ inline float round_to_i8(const float *from, int head_dim, std::int8_t *codes) {
 
 constexpr int kMaxHeadDim = 1024;
 
-inline void store_key(const float *key, int head_dim, void *block, int slot, KvType type) {
+inline bool store_key(const float *key, int head_dim, void *block, int slot, KvType type) {
     const auto put = [&](auto *to, const auto *from) {
         for (int d = 0; d < head_dim; ++d) to[d * kKvBlock + slot] = from[d];
     };
-    if (type == KvType::f32) return put(static_cast<float *>(block), key);
+    if (type == KvType::f32) {
+        put(static_cast<float *>(block), key);
+        return false;
+    }
     if (type == KvType::f16) {
         std::uint16_t half[kMaxHeadDim];
-        round_to_f16(key, head_dim, half);
-        return put(static_cast<std::uint16_t *>(block), half);
+        const bool cut = round_to_f16(key, head_dim, half);
+        put(static_cast<std::uint16_t *>(block), half);
+        return cut;
     }
     std::int8_t codes[kMaxHeadDim];
     const_cast<float *>(kv_scales(block, head_dim))[slot] = round_to_i8(key, head_dim, codes);
     put(static_cast<std::int8_t *>(block), codes);
+    return false;
 }
 
-inline void store_value(const float *value, int head_dim, void *block, int slot, KvType type) {
+inline bool store_value(const float *value, int head_dim, void *block, int slot, KvType type) {
     if (type == KvType::f32)
         for (int d = 0; d < head_dim; ++d) static_cast<float *>(block)[slot * head_dim + d] = value[d];
     else if (type == KvType::f16)
-        round_to_f16(value, head_dim, static_cast<std::uint16_t *>(block) + slot * head_dim);
+        return round_to_f16(value, head_dim, static_cast<std::uint16_t *>(block) + slot * head_dim);
     else
         const_cast<float *>(kv_scales(block, head_dim))[slot] =
             round_to_i8(value, head_dim, static_cast<std::int8_t *>(block) + slot * head_dim);
+    return false;
 }

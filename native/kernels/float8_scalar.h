@@ -32,10 +32,45 @@ inline F8 mul(F8 a, F8 b) {
 inline F8 div(F8 a, F8 b) {
     return each([&](int i) { return a.v[i] / b.v[i]; });
 }
-// Rounds twice: results differ from a fused multiply-add in the last bit.
+#ifdef __FP_FAST_FMAF // there is an instruction even without vectors
 inline F8 fma(F8 a, F8 b, F8 c) {
-    return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+    return each([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
 }
+#else
+// Rounded once, as the instruction is. A product of floats is exact as a double. Rounding the sum
+// to a double first shows only where that comes to lie in the middle between two floats, or below
+// the normal ones, where the middles are elsewhere.
+inline float fuse(float a, float b, float c) {
+    const double product = double{a} * b, sum = product + c;
+    // What the sum lacks, exactly (Knuth's two-sum).
+    const double part = sum - product, missed = (product - (sum - part)) + (c - part);
+    std::uint64_t bits;
+    std::memcpy(&bits, &sum, 8);
+    // Rounded to odd instead, a double is never a middle by mistake (Boldo, Melquiond 2008).
+    if ((missed > 0 || missed < 0) && !(bits & 1)) bits += (missed > 0) == (sum > 0) ? 1 : -1;
+    double odd;
+    std::memcpy(&odd, &bits, 8);
+    return static_cast<float>(odd);
+}
+#if defined(__GNUC__)
+__attribute__((noinline)) // a copy in every kernel would double the module
+#endif
+inline F8 fma(F8 a, F8 b, F8 c) {
+    constexpr std::uint64_t kLeast = std::uint64_t{0x381} << 52; // 2^-126
+    F8 r;
+    bool doubtful = false;
+    for (int i = 0; i < 8; ++i) {
+        const double sum = double{a.v[i]} * b.v[i] + c.v[i];
+        std::uint64_t bits;
+        std::memcpy(&bits, &sum, 8);
+        doubtful |= (bits & 0x1fffffff) == 0x10000000 || (bits << 1 >> 1) - 1 < kLeast - 1;
+        r.v[i] = static_cast<float>(sum);
+    }
+    if (doubtful)
+        for (int i = 0; i < 8; ++i) r.v[i] = fuse(a.v[i], b.v[i], c.v[i]);
+    return r;
+}
+#endif
 inline F8 max(F8 a, F8 b) {
     return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }

@@ -111,13 +111,31 @@ struct Cache {
             for (int d = 0; d < head_dim; ++d) out[size(d)] += weight * value(p, d);
         }
         for (double &x : out) x /= total;
-        // A score is a sum of head_dim products, scalar code rounds each twice; its error moves a
-        // weight by that much relatively, above and below the line. exp has 2e-7, sums the rest.
-        const double score_error = 2 * head_dim * kUnit * magnitude;
+        // A score is a sum of head_dim products; its error moves a weight by that much relatively,
+        // above and below the line. exp has 2e-7, sums the rest.
+        const double score_error = head_dim * kUnit * magnitude;
         *tolerance = 2 * (2 * score_error + 2e-7 + visible * kUnit);
         return out;
     }
 };
+
+// What float16 cannot hold is cut to what it can, and told.
+void cut(const Kernels &k, Check &check) {
+    constexpr int kHeadDim = 32;
+    check.begin(std::string(k.name) + " keys and values beyond float16");
+    for (const KvType type : kKvTypes)
+        for (const float x : {0.0f, 65504.0f, -65504.0f, 65505.0f, -1e30f})
+            for (const int d : {0, 13, kHeadDim - 1}) {
+                std::vector<unsigned char> block(size(kv_block_bytes(type, kHeadDim)));
+                std::vector<float> from(kHeadDim, 1.0f);
+                from[size(d)] = x;
+                const bool beyond = type == KvType::f16 && std::abs(x) > 65504;
+                check.that(k.store_key(from.data(), kHeadDim, block.data(), 3, type) == beyond,
+                           "a key tells whether it was cut");
+                check.that(k.store_value(from.data(), kHeadDim, block.data(), 3, type) == beyond,
+                           "so does a value");
+            }
+}
 
 void attend(const Kernels &k, Check &check) {
     constexpr int kPositions = kSpan + 150;
@@ -221,6 +239,7 @@ void exponential(const Kernels &k, Check &check) {
 
 void test_attention(const Kernels &k, Check &check) {
     store(k, check);
+    cut(k, check);
     attend(k, check);
     exponential(k, check);
 }

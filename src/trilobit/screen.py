@@ -12,6 +12,10 @@ behave like independent noise: the error of a logit has the deviation |residual|
 Quantisation. A rotated row becomes integers -7..7 times one scale, chosen to keep the residual
 (what the integers miss) small.
 
+Order. The copy goes into a file, so its bits are a function of the head: every number is the result
+of IEEE additions, products, quotients and roots of single elements, in the order that `_rotated`
+and `sums.py` fix, and of no matrix product, whose order is the processor's.
+
 Layout. Columns are padded to a multiple of 64, rows to a multiple of 16. 16 rows by 8 columns make
 one block of 64 bytes: four bytes of each row; byte p holds the columns p and p+4 of the block, as
 code + 8, in its low and high half:
@@ -19,12 +23,15 @@ code + 8, in its low and high half:
     codes[rows/16, columns/8, 16, 4]
 """
 
-# N rows (tokens of the vocabulary), K columns, B columns of a Hadamard block
+# N rows (tokens of the vocabulary), K columns
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import FormatError
+from .sums import tree_sum
 
 ROWS = 16
 COLUMNS = 8  # of one block: four bytes of two codes
@@ -35,6 +42,8 @@ _HADAMARD = 512  # the most columns of a Hadamard block
 # Steps in units of the row's root mean square. 0.335 is the best for a Gaussian (Max, 1960); rows
 # with heavier tails want longer ones.
 _STEPS = (0.335, 0.45)
+_LEAST_SCALE = np.float32(1e-30)  # of a row of zeros
+_LARGEST_EXPONENT = 120  # of two, whose inverse is a normal float as well
 
 
 def screen_shape(rows: int, columns: int) -> tuple[int, int, int, int]:
@@ -61,34 +70,45 @@ def signs(columns: int) -> NDArray[np.float32]:
 
 def rotate(x_NK: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rotated rows, padded with zeros to a multiple of 64 columns before the rotation."""
-    rows, columns = x_NK.shape
-    padded = _padded(columns)
-    block = hadamard_block(columns)
-    wide = np.zeros((rows, padded), dtype=np.float32)
-    wide[:, :columns] = x_NK
-    wide *= signs(padded)
-    return (wide.reshape(-1, block) @ _hadamard(block)).reshape(rows, padded)
+    return np.ascontiguousarray(_rotated(x_NK, np.float32(1)).T)
 
 
 def screen(
     h_NK: NDArray[np.float32],
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-    """Codes in the layout above; by row the scale and the norm of the residual, float32 `[N]`."""
-    rotated = rotate(h_NK)
-    rms = np.sqrt(np.mean(rotated**2, axis=1))
-    longest = np.abs(rotated).max(axis=1) / np.float32(LARGEST)
-    best_q = np.zeros(rotated.shape, dtype=np.int8)
-    best_scale = np.zeros(len(h_NK), dtype=np.float32)
-    best = np.full(len(h_NK), np.inf, dtype=np.float32)
-    for scale in (*(np.float32(step) * rms for step in _STEPS), longest):
-        scale = np.maximum(scale, np.float32(1e-30))[:, None]
-        q = np.clip(np.rint(rotated / scale), -LARGEST, LARGEST)
-        residual = np.linalg.norm(rotated - q * scale, axis=1)
-        better = residual < best
-        best_q[better] = q[better]
-        best_scale[better] = scale[better, 0]
-        best[better] = residual[better]
-    return _pack(best_q), best_scale, best
+    """Codes in the layout above; by row the scale and the norm of the residual, float32 `[N]`.
+
+    FormatError for a row so long that float32 cannot hold its logits.
+    """
+    # By powers of two, which rounds nothing: squares of 1e19 would be infinite.
+    longest_N = np.abs(h_NK).max(axis=1)
+    exponents_N = np.clip(np.frexp(longest_N)[1], -_LARGEST_EXPONENT, _LARGEST_EXPONENT)
+    rotated_KN = _rotated(h_NK, np.ldexp(np.float32(1), -exponents_N))
+    columns, rows = rotated_KN.shape
+    rms_N = np.sqrt(tree_sum(np.square(rotated_KN)) / np.float32(columns))
+    top_N = np.abs(rotated_KN).max(axis=0) / np.float32(LARGEST)
+    best_q_KN = np.zeros(rotated_KN.shape, dtype=np.int8)
+    best_scale_N = np.zeros(rows, dtype=np.float32)
+    best_N = np.full(rows, np.inf, dtype=np.float32)
+    q_KN, missed_KN = np.empty_like(rotated_KN), np.empty_like(rotated_KN)
+    for scale_N in (*(np.float32(step) * rms_N for step in _STEPS), top_N):
+        scale_N = np.maximum(scale_N, _LEAST_SCALE)
+        np.rint(np.divide(rotated_KN, scale_N, out=q_KN), out=q_KN)
+        np.clip(q_KN, -LARGEST, LARGEST, out=q_KN)
+        np.subtract(rotated_KN, np.multiply(q_KN, scale_N, out=missed_KN), out=missed_KN)
+        residual_N = np.sqrt(tree_sum(np.square(missed_KN, out=missed_KN)))
+        better_N = residual_N < best_N
+        np.copyto(best_q_KN, q_KN, where=better_N, casting="unsafe")
+        np.copyto(best_scale_N, scale_N, where=better_N)
+        np.copyto(best_N, residual_N, where=better_N)
+    with np.errstate(over="ignore"):
+        scales_N, residuals_N = np.ldexp(best_scale_N, exponents_N), np.ldexp(best_N, exponents_N)
+    if not (np.isfinite(scales_N) & np.isfinite(residuals_N)).all():
+        raise FormatError(
+            f"the head has a row with weights up to {longest_N.max():.3g}, whose logits float32 "
+            "cannot hold; is the checkpoint damaged?"
+        )
+    return _pack(best_q_KN.T), scales_N, residuals_N
 
 
 def _padded(columns: int) -> int:
@@ -103,8 +123,25 @@ def _pack(q_NK: NDArray[np.int8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(u[:, :, :, 0] | u[:, :, :, 1] << 4)
 
 
-def _hadamard(size: int) -> NDArray[np.float32]:
-    matrix = np.ones((1, 1), dtype=np.float32)
-    while len(matrix) < size:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return matrix / np.float32(np.sqrt(size))
+def _rotated(
+    x_NK: NDArray[np.float32], factor_N: NDArray[np.float32] | np.float32
+) -> NDArray[np.float32]:
+    """Rows times their factors, rotated `[K padded, N]`.
+
+    The matrix is applied as a butterfly, neighbours first, as the native core does: the bits are
+    the same as there. Columns come first so that numpy adds long runs.
+    """
+    rows, columns = x_NK.shape
+    padded, block = _padded(columns), hadamard_block(columns)
+    from_KN = np.zeros((padded, rows), dtype=np.float32)
+    np.multiply(x_NK.T, factor_N, out=from_KN[:columns])
+    from_KN *= (signs(padded) * (np.float32(1) / np.sqrt(np.float32(block))))[:, None]
+    to_KN = np.empty_like(from_KN)
+    half = 1
+    while half < block:
+        pairs, out = (x.reshape(-1, 2, half * rows) for x in (from_KN, to_KN))
+        np.add(pairs[:, 0], pairs[:, 1], out=out[:, 0])
+        np.subtract(pairs[:, 0], pairs[:, 1], out=out[:, 1])
+        from_KN, to_KN = to_KN, from_KN
+        half *= 2
+    return from_KN

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FormatError
+from .sums import total
 
 SCALE_COLUMNS = 128  # of a row that share a scale, where scales are by group
 
@@ -34,15 +35,15 @@ _LARGEST_16, _LEAST_16 = np.float32(127 * 256), np.float32(1e-30)
 def absmean_ternary(w_NK: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
     """Ternary codes in {-1, 0, 1} of the shape of `w_NK`, and their scale.
 
-    arXiv:2402.17764, section 2. The mean is taken in float64 and rounded to float32 once, so that
-    it does not depend on the order of summation. transformers sums in float32, in an order that
+    arXiv:2402.17764, section 2. The mean is taken in float64, in a fixed order (`sums.py`), and
+    rounded to float32 once. transformers sums in float32, in an order that
     changes with the number of threads: its mean is up to 2 units in the last place off, which
     flips about 3 in 10^8 codes of float32 masters (5 of 155 million in a trial, torch 2.13) and
     none of bfloat16 or float16 masters. FormatError when a weight is not finite.
     """
     w_NK = np.asarray(w_NK, dtype=np.float32)
     scaled_NK = np.abs(w_NK)
-    mean = np.float32(scaled_NK.mean(dtype=np.float64))
+    mean = np.float32(total(scaled_NK) / w_NK.size)
     if not np.isfinite(mean):
         raise FormatError("weights hold NaN or infinity; the checkpoint is damaged")
     s = np.float32(1) / max(mean, EPSILON)
@@ -58,8 +59,8 @@ def sign_binary(w_NK: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32
     The one-bit BitNet, arXiv:2310.11453, equations 1 to 3.
     """
     w_NK = np.asarray(w_NK, dtype=np.float32)
-    mean = np.float32(w_NK.mean(dtype=np.float64))
-    scale = np.float32(np.abs(w_NK).mean(dtype=np.float64))
+    mean = np.float32(total(w_NK) / w_NK.size)
+    scale = np.float32(total(np.abs(w_NK)) / w_NK.size)
     if not np.isfinite(scale):
         raise FormatError("weights hold NaN or infinity; the checkpoint is damaged")
     return np.where(w_NK - mean >= 0, 1, -1).astype(np.int8), max(scale, EPSILON)

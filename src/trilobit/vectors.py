@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import RequestError
+from .sums import tree_sum
 
 Precision = Literal["float32", "int8", "int4", "int2", "int1"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -47,7 +48,8 @@ def pack_vectors(vectors_NK: NDArray[np.float32], precision: Precision) -> NDArr
         codes: NDArray[np.int8] = np.rint(vectors_NK * scale).astype(np.int8)
         return codes
     bits = _BITS[precision]
-    spread = np.sqrt(np.mean(np.square(vectors_NK), axis=1, keepdims=True))
+    squares_N = tree_sum(np.square(vectors_NK, dtype=np.float64).T)
+    spread = np.sqrt(squares_N / vectors_NK.shape[1]).astype(np.float32)[:, None]
     width = spread * np.float32(_WIDTH[bits])
     steps = np.divide(vectors_NK, width, out=np.zeros_like(vectors_NK), where=width > 0)
     half = 2 ** (bits - 1)
@@ -105,7 +107,7 @@ def similarity(
 def _unit(vectors_NK: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors of length 1; of zero stay zero."""
     wide_NK = vectors_NK.astype(np.float64)
-    length = np.sqrt(np.square(wide_NK).sum(axis=1, keepdims=True))
+    length = np.sqrt(tree_sum(np.square(wide_NK).T))[:, None]
     unit_NK = np.divide(wide_NK, length, out=np.zeros_like(wide_NK), where=length > 0)
     result: NDArray[np.float32] = unit_NK.astype(np.float32)
     return result

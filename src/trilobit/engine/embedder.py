@@ -25,12 +25,13 @@ from ..formats.pooling import MODES, Mode, Pooling
 from ..hub.models import open_packed
 from ..machine import available_cores
 from ..packing import Layout, LayoutChoice
+from ..sums import tree_sum
 from ..tokenizer import Tokenizer, without_tokenizer
 from ..vectors import Precision, check_precision, pack_vectors
 from .blocks import BlockPool, KvDtype, blocks_for
 from .chunks import Chunk, plan
 from .layout import chosen_layout
-from .runner import open_decoder
+from .runner import open_decoder, tell_of_cut
 
 Progress = Callable[[int, int], None]  # done, total: tokens
 
@@ -88,6 +89,7 @@ class Embedder:
             files=packed.row_files(),
             layout=self.layout,
         )
+        self._cut = 0
         packed.fetch_rows()
 
     def _read(
@@ -235,12 +237,13 @@ class Embedder:
             outputs += range(first, len(ids))
             owners += [text] * (len(ids) - first)
         self._decoder.forward(_int32(ids), _int32(positions), _int32(rows), table, _int32(outputs))
+        self._cut = tell_of_cut(self._decoder, self._cut)
         # One after the other, so that a sum does not depend on where its text was cut.
         for owner, hidden in zip(owners, self._decoder.hidden(), strict=True):
             states[owner] += hidden
 
     def _unit(self, states: NDArray[np.float64]) -> NDArray[np.float32]:
-        length = np.sqrt(np.square(states).sum(axis=1, keepdims=True))
+        length = np.sqrt(tree_sum(np.square(states).T))[:, None]
         good = np.isfinite(length) & (length > 0)
         if not good.all():
             raise FormatError(

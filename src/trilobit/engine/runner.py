@@ -7,6 +7,7 @@ anew from them before the next step.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -72,6 +73,7 @@ class Runner:
         self._logit_rows = min(batch_tokens, max(1, _LOGITS_ELEMENTS // config.vocab_size))
         self._live: list[Sequence] = []  # all that are not over, in the order of their arrival
         self._cut_short = False
+        self._cut = 0
         self._start_empty()
 
     @property
@@ -136,6 +138,7 @@ class Runner:
                     table,
                     np.arange(count, dtype=np.int32),
                 )
+                self._cut = tell_of_cut(self._decoder, self._cut)
                 yield self._decoder.logits()
             self._scheduler.pool.release(blocks)
             self._let_go()
@@ -159,6 +162,7 @@ class Runner:
                 outputs += range(len(ids) - 1 - len(draft), len(ids))
                 asking.append(sequence)
         self._decoder.forward(_int32(ids), _int32(positions), _int32(rows), table, _int32(outputs))
+        self._cut = tell_of_cut(self._decoder, self._cut)
         chosen = self._decoder.verify(
             [one.sampler for one in asking], [drafts.get(one, []) for one in asking]
         )
@@ -286,6 +290,16 @@ def open_decoder(
         ) from None
     except RuntimeError as error:  # an instruction set that TRILOBIT_ISA cannot have
         raise RequestError(str(error)) from None
+
+
+def tell_of_cut(decoder: _native.Decoder, before: int) -> int:
+    """Warn where the first keys or values were cut to float16's range; how many were so far."""
+    if decoder.cut and not before:
+        logging.getLogger("trilobit").warning(
+            "keys or values of attention pass 65,504, the most that a float16 cache holds, and are "
+            "cut to it: answers suffer; keep them as float32: --kv-dtype f32, kv_dtype='f32'"
+        )
+    return decoder.cut
 
 
 def rotary_frequencies(config: ModelConfig) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from .. import _native
+from ..errors import FormatError, RequestError, TrilobitError
 from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer
 from .blocks import ROOT, Key
@@ -148,7 +149,10 @@ class Sequence:
         return self.abandoned or self.finish_reason is not None or self.error is not None
 
     def accept(self, token_id: int) -> None:
-        """Take a generated token, and end where it ends the output."""
+        """Take a generated token, and end where it ends the output, or where there is none."""
+        if token_id < 0:
+            self.error = _no_token(token_id)
+            return
         started = time.perf_counter()
         self.tokens.append(token_id)
         self._read(len(self.tokens))
@@ -212,4 +216,14 @@ def _sampler(params: SamplingParams, seed: int) -> _native.Sampler:
         presence_penalty=params.presence_penalty,
         seed=seed,
         logit_bias=dict(params.logit_bias),
+    )
+
+
+def _no_token(code: int) -> TrilobitError:
+    """Why the sampler could choose none."""
+    if code == _native.Sampler.ALL_FORBIDDEN:
+        return RequestError("logit_bias forbids every token; leave one that may be chosen")
+    return FormatError(
+        "the model's logits are infinite or no numbers, so no token can be chosen; a scale or "
+        "weight of the file is wrong: download or convert it again"
     )
