@@ -43,7 +43,7 @@ class _Text(NamedTuple):
 @click.option("--pooling", type=click.Choice(["last", "mean"]), help="In place of the model's own.")
 @click.option("--truncate", is_flag=True, help="Leave out the end of texts that are too long.")
 @click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's.")
-@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores.")
+@click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the physical cores.")
 @layout_option
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write a .npy file.")
 @click.option("--force", is_flag=True, help="Replace the file of --out.")

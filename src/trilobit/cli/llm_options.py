@@ -21,7 +21,9 @@ Command = Callable[..., None]
 OpenLLM = Callable[..., "LLM"]
 
 _OPTIONS = (
-    click.option("--threads", type=int, metavar="N", help="CPU threads. Default: all cores."),
+    click.option(
+        "--threads", type=int, metavar="N", help="CPU threads. Default: the physical cores."
+    ),
     click.option("--context", type=int, metavar="N", help="Tokens, at most. Default: the model's."),
     speculation_option,
     kv_option,

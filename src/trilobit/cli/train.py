@@ -33,7 +33,9 @@ from ..errors import RecipeError, TrilobitError
 )
 @click.option("--weights", type=click.Choice(["ternary", "sign", "float"]), help="Override.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Override schedule.steps.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads. Default: the physical cores."
+)
 @click.option("--fresh", is_flag=True, help="Delete an earlier run's checkpoints; do not resume.")
 @click.option(
     "--packed",
