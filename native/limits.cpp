@@ -73,11 +73,12 @@ double dram_read_gb_per_s(const Kernels &kernels, int threads, int repeats) {
     Pool pool(threads);
     const Pool::Step step(pool);
     const double seconds = median_seconds(repeats, [&] {
-        pool.split(static_cast<int>(kBytes / 4096), Pool::kLong, [&](int begin, int end, int thread) {
-            sinks[static_cast<std::size_t>(thread)] +=
-                kernels.read(data.data() + std::size_t{4096} * static_cast<std::size_t>(begin),
-                             std::size_t{4096} * static_cast<std::size_t>(end - begin));
-        });
+        pool.split(
+            static_cast<int>(kBytes / 4096), Pool::kLong, [&](int begin, int end, int thread) {
+                sinks[static_cast<std::size_t>(thread)] +=
+                    kernels.read(data.data() + std::size_t{4096} * static_cast<std::size_t>(begin),
+                                 std::size_t{4096} * static_cast<std::size_t>(end - begin));
+            });
     });
     return static_cast<double>(kBytes) / seconds * 1e-9;
 }

@@ -23,11 +23,12 @@ void pause() {
 #endif
 }
 
-// About as long as it takes to fall asleep and to be woken: what comes sooner is worth spinning for,
-// and what does not may need this core.
+// About as long as it takes to fall asleep and to be woken: what comes sooner is worth spinning
+// for, and what does not may need this core.
 constexpr std::chrono::microseconds kSpin{30};
 
-// Whether it is so soon. Nothing here yields: a busy neighbour would keep the core for milliseconds.
+// Whether it is so soon. Nothing here yields: a busy neighbour would keep the core for
+// milliseconds.
 template <typename F> bool spin_until(F &&is_so) {
     if (is_so()) return true;
     const auto end = std::chrono::steady_clock::now() + kSpin;

@@ -5,8 +5,8 @@
 // threads that never come cost nothing. Whoever waits spins for as long as a wake-up takes, then
 // sleeps, so that a core is there for the thread that is waited for.
 //
-// Threads belong to the process: every Pool of a size shares them. While one caller has them, others
-// do their parts alone.
+// Threads belong to the process: every Pool of a size shares them. While one caller has them,
+// others do their parts alone.
 #pragma once
 
 #include <algorithm>
@@ -117,8 +117,7 @@ class Pool {
     // Before the first part of a step.
     class Step {
       public:
-        explicit Step(Pool &pool, double ns = kLong)
-            : pool_(pool) {
+        explicit Step(Pool &pool, double ns = kLong) : pool_(pool) {
             pool_.workers_->revive();
             pool_.alone_ = pool_.threads_for(ns) == 1;
         }
@@ -137,7 +136,7 @@ class Pool {
     static constexpr int kMostPieces = 8;
 
     int pieces_of(double ns) const {
-        if (alone_ || ns < kPartNs) return 1;
+        if (alone_ || threads() == 1 || ns < kPartNs) return 1;
         const double each = ns / (threads() * kPieceNs);
         return threads() * static_cast<int>(std::clamp(each, 1.0, double{kMostPieces}));
     }
