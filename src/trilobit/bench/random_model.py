@@ -8,11 +8,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 from .. import shapes, synth
 from ..errors import RequestError, TrilobitError
 from ..formats.fastest import fastest_layout
-from ..packing import LayoutChoice
+from ..packing import Layout, LayoutChoice
 
 
 def random_model(shape: str, folder: Path, choice: LayoutChoice | None) -> Path:
@@ -50,9 +51,8 @@ def random_model(shape: str, folder: Path, choice: LayoutChoice | None) -> Path:
 
 def _main() -> None:
     shape, layout, path = sys.argv[1:]
-    assert layout in ("2-bit", "1.6-bit")
     try:
-        synth.synth_packed(shapes.shape(shape), Path(path), layout=layout)
+        synth.synth_packed(shapes.shape(shape), Path(path), layout=cast(Layout, layout))
     except TrilobitError as error:
         sys.exit(str(error))
     except MemoryError:
