@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
+from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any
 
 MOST_THREADS = 1024
@@ -61,8 +62,7 @@ def _code(main: Callable[[], None]) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("trilobit"):
             raise
-        package = _PACKAGES.get(error.name, error.name)
-        return fail(f"{error.name} is not installed: {sys.executable} -m pip install {package}")
+        return fail(_missing(error.name))
     except BrokenPipeError:  # the reader went away (`| head`)
         _discard_output()
         return 141
@@ -75,6 +75,11 @@ def _code(main: Callable[[], None]) -> int:
         return fail(f"standard output: cannot be written ({error.strerror or error})")
 
 
+def _missing(name: str) -> str:
+    package = _PACKAGES.get(name, name)
+    return f"{name} is not installed: {sys.executable} -m pip install {package}"
+
+
 def _discard_output() -> None:
     """Keep the interpreter's own flush at exit from failing as ours did."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,6 +90,35 @@ def _leave(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
+def part_of(script: str) -> None:
+    """For a file that a script uses, when somebody runs it by itself."""
+    print(f"{Path(sys.argv[0]).name} is a part of {script}; see python benchmarks/{script} --help")
+    sys.exit(0 if _HELP & set(sys.argv) else 2)
+
+
+_HELP = {"-h", "--help"}
+
+
+def _not_installed(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """What a script needs before it can read its arguments: help does without."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        sys.__excepthook__(kind, error, trace)
+    elif _HELP & set(sys.argv):
+        print(sys.modules["__main__"].__doc__)
+        sys.stdout.flush()
+        os._exit(0)
+    else:
+        print(f"error: {_missing(error.name)}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+
+sys.excepthook = _not_installed
+
 # Whoever starts us may have Ctrl-C ignored: so it stays.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _leave)
+
+if __name__ == "__main__":
+    part_of("kernels.py")

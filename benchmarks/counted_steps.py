@@ -13,6 +13,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 
+import cli
 import numpy as np
 
 from trilobit import _native
@@ -101,4 +102,6 @@ class Steps:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        cli.part_of("instructions.py")
     main()

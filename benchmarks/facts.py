@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cli
+
 from trilobit.bench.speed import Measure, _machine
 from trilobit.errors import OutputError
 from trilobit.formats.whole_file import WholeFile, check_place
@@ -84,3 +86,7 @@ def _git(*arguments: str) -> str:
         check=False,
     )
     return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    cli.part_of("peers.py")

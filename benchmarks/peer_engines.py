@@ -194,5 +194,9 @@ def joules() -> float | None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4 or sys.argv[1] not in ENGINES:
+        import cli  # here: other engines' Pythons have no need of it
+
+        cli.part_of("peers.py")
     name, model, *numbers = sys.argv[1:]
     print(json.dumps(ENGINES[name](model, *map(int, numbers))))

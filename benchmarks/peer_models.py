@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cli
 import gguf
 import numpy as np
 
@@ -100,3 +101,7 @@ def write_f16(source: Source, out: Path) -> None:
         weights *= scales.astype(np.float16)[:, None] if len(scales) > 1 else np.float16(scales[0])
         file.write_tensor_data(weights)
     file.close()
+
+
+if __name__ == "__main__":
+    cli.part_of("peers.py")

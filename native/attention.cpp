@@ -63,6 +63,7 @@ void Attention::plan(const Batch &batch) {
     const int heads = std::min(group, item_queries_);
     const int tile = std::max(1, item_queries_ / group);
     items_.clear();
+    floats_ = 0;
     longest_spans_ = 1;
     for (int t = 0; t < tokens;) {
         int count = 1;
@@ -73,6 +74,7 @@ void Attention::plan(const Batch &batch) {
             for (int part = 0; part < group; part += heads)
                 items_.push_back(
                     {t, count, h, h * group + part, std::min(heads, group - part), spans});
+        floats_ += 2.0 * count * heads_ * head_dim_ * (position(t + count - 1) + 1);
         t += count;
     }
     const std::size_t few = static_cast<std::size_t>(kItemsPerThread * pool_.threads());
@@ -85,7 +87,7 @@ void Attention::run(int layer, int window, const float *queries, float *out, int
     const std::ptrdiff_t width = item_floats(item_queries_);
     const int items = static_cast<int>(items_.size());
     if (!by_span_) {
-        pool_.each(items, [&](int i, int thread) {
+        pool_.each(items, ns(), [&](int i, int thread) {
             const Item &item = items_[static_cast<std::size_t>(i)];
             Partial *running = partials_.data() + 2 * thread, *one = running + 1;
             float *weighted = weighted_.data() + 2 * thread * width;
@@ -100,14 +102,14 @@ void Attention::run(int layer, int window, const float *queries, float *out, int
         const int at = item * longest_spans_ + span;
         return std::pair(&partials_[static_cast<std::size_t>(at)], weighted_.data() + at * width);
     };
-    pool_.each(items * longest_spans_, [&](int i, int thread) {
+    pool_.each(items * longest_spans_, ns(), [&](int i, int thread) {
         const Item &item = items_[static_cast<std::size_t>(i / longest_spans_)];
         const int span = i % longest_spans_;
         if (span >= item.spans || span < first_visible(item.token) / kSpan) return;
         const auto [partial, weighted] = result(i / longest_spans_, span);
         see(item, span, partial, weighted, thread);
     });
-    pool_.each(items, [&](int i, int thread) {
+    pool_.each(items, ns() / kSpan, [&](int i, int thread) {
         Partial running;
         merge(items_[static_cast<std::size_t>(i)], &running, scratch(thread),
               [&](int span) { return result(i, span); });

@@ -36,6 +36,8 @@ class Attention {
     std::size_t kv_bytes() const { return kv_.size(); }
     // Keys and values of a head, since the start, that were cut to the range of float16.
     std::uint64_t cut() const { return cut_; }
+    // About how long one thread takes for a layer of the planned batch.
+    double ns() const { return k_.ns_of_floats(floats_); }
 
   private:
     // Queries of one KV head that share a pass over its keys.
@@ -92,6 +94,7 @@ class Attention {
     Batch batch_{};
     Pass pass_{};
     std::vector<Item> items_;
+    double floats_ = 0; // of keys and values that queries meet, in a layer without a window
     int item_queries_ = kMaxQueries; // at most
     int longest_spans_ = 1;
     bool by_span_ = false; // few items: their spans are shared out, and merged when all are done

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kSampleRows = 8; // rows of logits held at once while sampling
 constexpr int kFewTokens = 16, kGatedGroups = 8;
+constexpr int kSines = 32; // floats that cost as much as a sine and a cosine
 
 } // namespace
 
@@ -83,11 +84,11 @@ const float *Decoder::copy_gain(const float *gain, int n) {
 
 void Decoder::forward(const Batch &batch) {
     const Config &c = config_;
-    const Pool::Step step(pool_);
     tokens_ = static_cast<int>(batch.token_ids.size());
+    attention_.plan(batch);
+    const Pool::Step step(pool_, step_ns(tokens_) + c.num_hidden_layers * attention_.ns());
     embed(batch);
     rotations(batch);
-    attention_.plan(batch);
     const int h = c.hidden_size, attn = c.num_attention_heads * c.head_dim,
               ffn = c.intermediate_size;
     float *x = x_.data(), *q = q_.data(), *k = k_out_, *v = v_;
@@ -107,10 +108,27 @@ void Decoder::forward(const Batch &batch) {
     outputs(batch);
 }
 
-template <typename Function> void Decoder::each_token(Function function) {
-    pool_.split(tokens_, [&](int begin, int end, int) {
+// `floats`: that function works on.
+template <typename Function> void Decoder::each_token(int floats, Function function) {
+    const double ns = k_.ns_of_floats(1.0 * tokens_ * floats);
+    pool_.split(tokens_, ns, [&](int begin, int end, int) {
         for (int t = begin; t < end; ++t) function(std::ptrdiff_t{t});
     });
+}
+
+// Of one token's product with a matrix. Activations of 16 bits are two of 8.
+double Decoder::ns_of(const Ternary &w) const {
+    return k_.ns_of_products((w.group_scales.data ? 2.0 : 1.0) * w.rows * w.columns);
+}
+
+// Of a forward but for attention.
+double Decoder::step_ns(int tokens) const {
+    double ns = 0;
+    for (const Layer &l : weights_.layers)
+        for (const Projection *p :
+             {&l.q_proj, &l.k_proj, &l.v_proj, &l.o_proj, &l.gate_proj, &l.up_proj, &l.down_proj})
+            ns += ns_of(p->weight);
+    return tokens * ns;
 }
 
 std::optional<int> Decoder::take_failure() {
@@ -120,7 +138,8 @@ std::optional<int> Decoder::take_failure() {
 }
 
 void Decoder::embed(const Batch &batch) {
-    pool_.split(tokens_, [&](int begin, int end, int thread) {
+    const double ns = k_.ns_of_floats(1.0 * tokens_ * config_.hidden_size);
+    pool_.split(tokens_, ns, [&](int begin, int end, int thread) {
         for (std::ptrdiff_t t = begin; t < end; ++t) {
             const int id = batch.token_ids[static_cast<std::size_t>(t)];
             float *x = x_.data() + t * hidden_stride_;
@@ -139,7 +158,7 @@ void Decoder::embed(const Batch &batch) {
 void Decoder::rotations(const Batch &batch) {
     const int half = config_.head_dim / 2;
     const float factor = config_.attention_factor;
-    each_token([&](std::ptrdiff_t t) {
+    each_token(kSines * half, [&](std::ptrdiff_t t) {
         const float position = static_cast<float>(batch.positions[static_cast<std::size_t>(t)]);
         for (int local = 0; local <= (weights_.local_inv_freq != nullptr); ++local) {
             const float *inv_freq = local ? weights_.local_inv_freq : weights_.inv_freq;
@@ -153,7 +172,7 @@ void Decoder::rotations(const Batch &batch) {
 }
 
 void Decoder::normalise(const float *x, int stride, const float *gain, int n) {
-    each_token([&](std::ptrdiff_t t) {
+    each_token(n, [&](std::ptrdiff_t t) {
         k_.norm(x + t * stride, gain, n, config_.rms_norm_eps,
                 normed_.data() + t * round_up(n, kFloatPad));
     });
@@ -169,12 +188,12 @@ void Decoder::quantise(const float *x, int stride, const float *gain, int n, flo
                   in_groups() ? round_up(n, kScaleColumns) : padded_columns(n),
                   in_groups() ? k_.wide_tile_tokens(together) : k_.tile_tokens(together)};
     if (!in_groups()) {
-        each_token([&](std::ptrdiff_t t) {
+        each_token(n, [&](std::ptrdiff_t t) {
             k_.norm_quantise(x + t * stride, gain, n, eps, quantised_, static_cast<int>(t));
         });
         return;
     }
-    each_token([&](std::ptrdiff_t t) {
+    each_token(n, [&](std::ptrdiff_t t) {
         const float *from = x + t * stride;
         float *normed = normed_.data() + t * round_up(n, kFloatPad);
         if (gain) k_.norm(from, gain, n, eps, normed);
@@ -210,7 +229,7 @@ void Decoder::project_into_stream(const float *x, int stride, const float *gain,
         return multiply(&job, &job + 1, true, false);
     }
     project(x, stride, gain, n, {{&projection, added_.data(), hidden_stride_}});
-    each_token([&](std::ptrdiff_t t) {
+    each_token(config_.hidden_size, [&](std::ptrdiff_t t) {
         float *stream = x_.data() + t * hidden_stride_, *added = added_.data() + t * hidden_stride_;
         if (post_norm) k_.norm(added, post_norm, config_.hidden_size, config_.rms_norm_eps, added);
         for (int i = 0; i < config_.hidden_size; ++i) stream[i] += added[i];
@@ -218,34 +237,42 @@ void Decoder::project_into_stream(const float *x, int stride, const float *gain,
 }
 
 // The quantised tokens times several matrices in one parallel part. `gated`: the last is up_proj,
-// and where a thread has rows of gate_ and of that, gate_ becomes act(gate_) * up.
+// and in the rows of a piece, gate_ becomes act(gate_) * up.
 void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool gated) {
-    const int n = pool_.threads();
-    pool_.run([&](int thread) {
+    const int ffn = config_.intermediate_size;
+    int groups = 0; // of all matrices in turn, or of each of those that are gated
+    double ns = 0;
+    for (const Job *job = first; job != last; ++job) {
+        const Ternary &w = job->projection->weight;
+        groups = gated ? w.groups() : groups + w.groups();
+        ns += tokens_ * ns_of(w);
+    }
+    // Few tokens want one stream of weights; of many, what meets shall be in the cache.
+    const bool few = tokens_ <= kFewTokens;
+    const bool enough = groups >= 2 * kGatedGroups * pool_.threads();
+    const auto piece = [&](int begin, int end, int thread) {
         void *scratch = scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes;
-        const auto rows = [&](const Job &job, int begin, int end) {
+        const auto rows = [&](const Job &job, int from, int to) {
             const Ternary &w = job.projection->weight;
             if (w.group_scales.data)
-                k_.linear_groups(w, {quantised_}, begin, end, job.out, job.stride, accumulate,
+                k_.linear_groups(w, {quantised_}, from, to, job.out, job.stride, accumulate,
                                  scratch);
             else
-                k_.linear(w, quantised_, begin, end, job.out, job.stride, accumulate, scratch);
+                k_.linear(w, quantised_, from, to, job.out, job.stride, accumulate, scratch);
         };
         if (!gated) {
-            for (const Job *job = first; job != last; ++job) {
-                const int groups = job->projection->weight.groups();
-                rows(*job, Pool::share(groups, thread, n), Pool::share(groups, thread + 1, n));
+            for (const Job *job = first; job != last && end > 0; ++job) {
+                const int count = job->projection->weight.groups();
+                if (begin < count) rows(*job, std::max(begin, 0), std::min(end, count));
+                begin -= count;
+                end -= count;
             }
             return;
         }
-        const int ffn = config_.intermediate_size, groups = (ffn + kRows - 1) / kRows;
-        const int end = Pool::share(groups, thread + 1, n);
-        // Few tokens want one stream of weights; of many, what meets shall be in the cache: their
-        // up is a thread's own, a few groups of rows wide.
-        const bool few = tokens_ <= kFewTokens;
-        const int step = few ? groups : kGatedGroups, width = few ? ffn_stride_ : step * kRows;
+        // Of many tokens, up is a thread's own, a few groups of rows wide.
+        const int step = few ? end - begin : kGatedGroups, width = few ? ffn_stride_ : step * kRows;
         float *up = up_.data() + (few ? 0 : std::ptrdiff_t{thread} * tokens_ * width);
-        for (int begin = Pool::share(groups, thread, n); begin < end; begin += step) {
+        for (; begin < end; begin += step) {
             const int stop = std::min(begin + step, end), row = begin * kRows;
             const int shift = few ? 0 : row; // of the first column of `up`
             for (const Job *job = first; job != last - 1; ++job) rows(*job, begin, stop);
@@ -258,7 +285,8 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
                 std::fill(gate + count, gate + (stop * kRows - row), 0.0f);
             }
         }
-    });
+    };
+    pool_.split(groups, ns, piece, few || !enough ? 1 : kGatedGroups);
 }
 
 // Normalise and rotate queries and keys; put keys and values into the cache.
@@ -267,7 +295,8 @@ void Decoder::rotate_and_store(int layer) {
     const Layer &l = weights_.layers[static_cast<std::size_t>(layer)];
     const int dim = c.head_dim, half = dim / 2, local = l.sliding && weights_.local_inv_freq;
     const float scale = 1.0f / std::sqrt(c.query_pre_attn_scalar);
-    pool_.split(tokens_, [&](int begin, int end, int thread) {
+    const double floats = 1.0 * tokens_ * (q_stride_ + 2 * kv_stride_);
+    pool_.split(tokens_, k_.ns_of_floats(floats), [&](int begin, int end, int thread) {
         float *padded = reinterpret_cast<float *>(scratch_.data() +
                                                   static_cast<std::size_t>(thread) * kScratchBytes);
         float *value = padded + head_pad_, *normed = value + head_pad_;
@@ -299,7 +328,8 @@ void Decoder::rotate_and_store(int layer) {
 
 void Decoder::outputs(const Batch &batch) {
     outputs_ = static_cast<int>(batch.output_rows.size());
-    pool_.split(outputs_, [&](int begin, int end, int) {
+    const double ns = k_.ns_of_floats(1.0 * outputs_ * config_.hidden_size);
+    pool_.split(outputs_, ns, [&](int begin, int end, int) {
         for (int i = begin; i < end; ++i)
             k_.norm(x_.data() + std::ptrdiff_t{batch.output_rows[static_cast<std::size_t>(i)]} *
                                     hidden_stride_,
@@ -309,13 +339,13 @@ void Decoder::outputs(const Batch &batch) {
 }
 
 void Decoder::logits(int begin, int end, float *out) {
-    const Pool::Step step(pool_);
+    const Pool::Step step(pool_, head_->ns(k_, end - begin));
     head_->logits(k_, pool_, hidden_out_.data() + std::ptrdiff_t{begin} * hidden_stride_,
                   hidden_stride_, end - begin, out);
 }
 
 void Decoder::sample(std::span<Sampler *const> samplers, std::int32_t *out) {
-    const Pool::Step step(pool_);
+    const Pool::Step step(pool_, head_->ns(k_, outputs_));
     for (int begin = 0; begin < outputs_; begin += kSampleRows) {
         const int count = std::min(kSampleRows, outputs_ - begin);
         head_->sample(

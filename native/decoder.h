@@ -85,6 +85,8 @@ class Decoder {
     std::uint64_t cut() const { return attention_.cut(); }
     const Config &config() const { return config_; }
     const Capacity &capacity() const { return capacity_; }
+    // Threads that a forward of so many tokens takes, if they are the first of their sequences.
+    int threads_for(int tokens) const { return pool_.threads_for(step_ns(tokens)); }
 
   private:
     struct Job {
@@ -95,7 +97,7 @@ class Decoder {
     const float *copy_gain(const float *gain, int n);
     void embed(const Batch &batch);
     void rotations(const Batch &batch);
-    template <typename Function> void each_token(Function function);
+    template <typename Function> void each_token(int floats, Function function);
     void normalise(const float *x, int stride, const float *gain, int n);
     void quantise(const float *x, int stride, const float *gain, int n, float eps);
     void project(const float *x, int stride, const float *gain, int n,
@@ -105,6 +107,8 @@ class Decoder {
     void multiply(const Job *begin, const Job *end, bool accumulate, bool gated);
     void rotate_and_store(int layer);
     void outputs(const Batch &batch);
+    double ns_of(const Ternary &w) const;
+    double step_ns(int tokens) const;
     bool in_groups() const { return weights_.layers[0].q_proj.weight.group_scales.data; }
 
     Config config_;

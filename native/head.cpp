@@ -26,6 +26,11 @@ float sign_of(std::uint32_t column) {
     return h & 1 ? -1.0f : 1.0f;
 }
 
+// Of equals the first leads, whoever finds it.
+bool leads(const float *scores, std::int32_t row, std::int32_t other) {
+    return scores[row] > scores[other] || (scores[row] == scores[other] && row < other);
+}
+
 } // namespace
 
 Head::Head(const DenseTable &weights, const Ternary &ternary, const Screen &screen, int threads,
@@ -57,6 +62,13 @@ Head::Head(const DenseTable &weights, const Ternary &ternary, const Screen &scre
     candidates_.resize(n);
 }
 
+// A screen is computed as ternary products are, at half their rate.
+double Head::ns(const Kernels &k, int tokens) const {
+    const double columns = ternary_.packed ? ternary_.columns : rows_.all().columns;
+    const double values = columns * vocab_ * tokens;
+    return ternary_.packed || screen_.codes ? k.ns_of_products(2 * values) : k.ns_of_floats(values);
+}
+
 void Head::logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens,
                   float *out) {
     if (ternary_.packed) return ternary_logits(k, pool, x, stride, tokens, out);
@@ -66,7 +78,8 @@ void Head::logits(const Kernels &k, Pool &pool, const float *x, int stride, int 
     const int vocab = vocab_, chunks = (vocab + kHeadRows - 1) / kHeadRows;
     if (!rows_.whole(0)) return;
     if (rows_.in_file()) full_passes_.fetch_add(1, std::memory_order_relaxed);
-    pool.split(chunks, [&](int first, int last, int) {
+    const double ns = k.ns_of_floats(1.0 * tokens * vocab * all.columns);
+    pool.split(chunks, ns, [&](int first, int last, int) {
         const int rows_end = std::min(last * kHeadRows, vocab);
         if (tokens == 1) return k.dense(all, first * kHeadRows, rows_end, x, stride, 1, out, vocab);
         for (int row = first * kHeadRows; row < rows_end; row += kHeadRows)
@@ -87,7 +100,7 @@ void Head::ternary_logits(const Kernels &k, Pool &pool, const float *x, int stri
                                      k.wide_tile_tokens(2 * count)}};
         for (int t = 0; t < count; ++t)
             k.quantise_groups(x + std::ptrdiff_t{first + t} * stride, ternary_.columns, codes, t);
-        pool.split(ternary_.groups(), [&](int begin, int end, int thread) {
+        pool.split(ternary_.groups(), ns(k, count), [&](int begin, int end, int thread) {
             k.linear_groups(ternary_, codes, begin, end, out + std::ptrdiff_t{first} * vocab, vocab,
                             false,
                             scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes);
@@ -104,7 +117,7 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
                                       [](auto s) { return s->needs_every_logit(); });
     if (!screened) {
         logits(k, pool, x, stride, tokens, scores_.data());
-        pool.each(tokens, [&](int t, int) {
+        pool.each(tokens, k.ns_of_floats(vocab * tokens), [&](int t, int) {
             out[t] = samplers[static_cast<std::size_t>(t)]->sample(k, scores_.data() + t * vocab,
                                                                    vocab_);
         });
@@ -112,22 +125,23 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
     }
     const Activations codes{codes_.data(), code_scales_.data(), code_sums_.data(),
                             tokens,        screen_.columns,     std::min(tokens, kScreenTokens)};
-    pool.each(tokens, [&](int t, int) {
+    pool.each(tokens, k.ns_of_floats(8.0 * screen_.columns * tokens), [&](int t, int) {
         prepare(k, codes, t, x + std::ptrdiff_t{t} * stride,
                 *samplers[static_cast<std::size_t>(t)]);
     });
     const auto each_range = [&](auto function) {
-        pool.split((vocab_ + kRows - 1) / kRows, [&](int begin, int end, int thread) {
+        const double ns = k.ns_of_floats(2 * vocab * tokens);
+        pool.split((vocab_ + kRows - 1) / kRows, ns, [&](int begin, int end, int thread) {
             for (int t = 0; t < tokens; ++t)
                 function(t, begin * kRows, std::min(end * kRows, vocab_), thread);
         });
     };
-    pool.split((vocab_ + kRows - 1) / kRows, [&](int begin, int end, int) {
+    pool.split((vocab_ + kRows - 1) / kRows, ns(k, tokens), [&](int begin, int end, int) {
         k.screen(screen_, codes, begin, end, scores_.data(), vocab_);
     });
     for (Found &one : found_) one.leader = -1;
     each_range([&](int t, int begin, int end, int thread) { race(k, t, begin, end, thread); });
-    pool.each(tokens, [&](int t, int thread) {
+    pool.each(tokens, k.ns_of_floats(vocab * tokens), [&](int t, int thread) {
         set_bound(k, t, x + std::ptrdiff_t{t} * stride, *samplers[static_cast<std::size_t>(t)],
                   thread);
     });
@@ -142,7 +156,9 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
             continue;
         }
         std::vector<Candidate> &candidates = candidates_[static_cast<std::size_t>(t)];
-        pool.split(static_cast<int>(candidates.size()), [&](int begin, int end, int thread) {
+        const int count = static_cast<int>(candidates.size());
+        const double ns = k.ns_of_floats(1.0 * count * stride);
+        pool.split(count, ns, [&](int begin, int end, int thread) {
             for (int i = begin; i < end; ++i) {
                 Candidate &one = candidates[static_cast<std::size_t>(i)];
                 one.logit =
@@ -206,7 +222,10 @@ void Head::race(const Kernels &k, int t, int begin, int end, int thread) {
          id != adjusted.end() && *id < end; ++id)
         scores[*id] = kMinusInfinity;
     const int best = k.largest(scores + begin, end - begin);
-    if (best >= 0) found(t, thread).leader = begin + best;
+    if (best < 0) return;
+    const std::int32_t row = begin + best;
+    std::int32_t &leader = found(t, thread).leader;
+    if (leader < 0 || leads(scores, row, leader)) leader = row;
 }
 
 // The exact logit of one row, which takes the place of its score.
@@ -249,7 +268,7 @@ void Head::set_bound(const Kernels &k, int t, const float *x, const Sampler &sam
     std::int32_t leader = -1;
     for (int i = 0; i < threads_; ++i) {
         const std::int32_t row = found(t, i).leader;
-        if (row >= 0 && (leader < 0 || scores[row] > scores[leader])) leader = row;
+        if (row >= 0 && (leader < 0 || leads(scores, row, leader))) leader = row;
     }
     pass.reach.bound = std::numeric_limits<float>::infinity();
     if (leader < 0) return;
@@ -292,6 +311,9 @@ bool Head::gather(int t) {
         found(t, i).reaching.clear();
     }
     if (candidates.size() > static_cast<std::size_t>(vocab_) / 8) return false;
+    // Who found a row is chance
+    std::sort(candidates.begin(), candidates.end(),
+              [](const Candidate &a, const Candidate &b) { return a.id < b.id; });
     for (const std::int32_t id : passes_[static_cast<std::size_t>(t)].adjusted)
         candidates.push_back({0, id});
     if (candidates.empty()) return false; // no score is a number

@@ -30,6 +30,9 @@ class Head {
     void sample(const Kernels &k, Pool &pool, const float *x, int stride,
                 std::span<Sampler *const> samplers, std::int32_t *out);
 
+    // About how long one thread takes for `tokens` hidden states.
+    double ns(const Kernels &k, int tokens) const;
+
     // Since the start: tokens chosen by screening, and rows computed exactly for them.
     std::uint64_t screened_tokens() const { return screened_tokens_; }
     std::uint64_t rescored_rows() const { return rescored_rows_; }
@@ -47,7 +50,7 @@ class Head {
         bool noisy;
         std::vector<std::int32_t> adjusted; // tokens whose logits bias and penalties change
     };
-    // What one thread found among its rows for one hidden state.
+    // What one thread found among the rows it took for one hidden state.
     struct Found {
         std::int32_t leader = -1;           // the row with the best score
         std::vector<std::int32_t> reaching; // rows that can still matter

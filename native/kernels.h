@@ -195,6 +195,12 @@ struct Kernels {
     // products, return the number of multiply-adds of a round.
     std::uint64_t (*read)(const void *data, std::size_t bytes);
     int (*multiply)(int rounds, std::int32_t *sink);
+    // About what a core does from its cache, to judge what work is worth sharing: ternary products,
+    // and eighths of the work on a float.
+    double products_per_ns;
+
+    double ns_of_products(double count) const { return count / products_per_ns; }
+    double ns_of_floats(double count) const { return 8 * count / products_per_ns; }
 };
 
 inline constexpr std::size_t kScratchBytes = std::size_t{1} << 19; // a thread's, for `linear`

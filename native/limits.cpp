@@ -73,27 +73,29 @@ double dram_read_gb_per_s(const Kernels &kernels, int threads, int repeats) {
     Pool pool(threads);
     const Pool::Step step(pool);
     const double seconds = median_seconds(repeats, [&] {
-        pool.split(static_cast<int>(kBytes / 4096), [&](int begin, int end, int thread) {
-            sinks[static_cast<std::size_t>(thread)] +=
-                kernels.read(data.data() + std::size_t{4096} * static_cast<std::size_t>(begin),
-                             std::size_t{4096} * static_cast<std::size_t>(end - begin));
-        });
+        pool.split(
+            static_cast<int>(kBytes / 4096), Pool::kLong, [&](int begin, int end, int thread) {
+                sinks[static_cast<std::size_t>(thread)] +=
+                    kernels.read(data.data() + std::size_t{4096} * static_cast<std::size_t>(begin),
+                                 std::size_t{4096} * static_cast<std::size_t>(end - begin));
+            });
     });
     return static_cast<double>(kBytes) / seconds * 1e-9;
 }
 
 double int8_gmac_per_s(const Kernels &kernels, int threads, int repeats) {
-    constexpr int kRounds = 400'000;
-    std::vector<int> macs(static_cast<std::size_t>(threads));
+    constexpr int kRounds = 50'000;
+    const int pieces = 8 * threads;
+    std::vector<int> macs(static_cast<std::size_t>(pieces));
     Pool pool(threads);
     const Pool::Step step(pool);
     const double seconds = median_seconds(repeats, [&] {
-        pool.run([&](int thread) {
+        pool.run(pieces, [&](int piece, int) {
             std::int32_t sink[kRows] = {};
-            macs[static_cast<std::size_t>(thread)] = kernels.multiply(kRounds, sink);
+            macs[static_cast<std::size_t>(piece)] = kernels.multiply(kRounds, sink);
         });
     });
-    return static_cast<double>(macs[0]) * kRounds * threads / seconds * 1e-9;
+    return static_cast<double>(macs[0]) * kRounds * pieces / seconds * 1e-9;
 }
 
 std::vector<double> linear_seconds(const Kernels &kernels, int places, int rows, int columns,
@@ -106,7 +108,7 @@ std::vector<double> linear_seconds(const Kernels &kernels, int places, int rows,
     return streamed_seconds(
         w.bytes(), threads, repeats, [&](Pool &pool, const unsigned char *packed) {
             w.packed = packed;
-            pool.split(w.groups(), [&](int begin, int end, int thread) {
+            pool.split(w.groups(), Pool::kLong, [&](int begin, int end, int thread) {
                 kernels.linear(w, x.activations, begin, end, out.data(), rows, false,
                                scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
             });
@@ -123,7 +125,7 @@ std::vector<double> screen_seconds(const Kernels &kernels, int rows, int columns
                               static_cast<std::size_t>(padded / kScreenColumns) * kBlockBytes;
     return streamed_seconds(bytes, threads, repeats, [&](Pool &pool, const unsigned char *codes) {
         const Screen screen{codes, scales.data(), nullptr, rows, padded, kScreenPad};
-        pool.split(groups, [&](int begin, int end, int) {
+        pool.split(groups, Pool::kLong, [&](int begin, int end, int) {
             kernels.screen(screen, x.activations, begin, end, out.data(), rows);
         });
     });

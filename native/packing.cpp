@@ -84,7 +84,8 @@ bool codes_are_ternary(const std::uint8_t *packed, std::size_t size, int places,
     std::atomic<bool> sound{true};
     Pool pool(threads);
     const Pool::Step step(pool);
-    pool.split(static_cast<int>((size + kChunk - 1) / kChunk), [&](int begin, int end, int) {
+    const int chunks = static_cast<int>((size + kChunk - 1) / kChunk);
+    pool.split(chunks, static_cast<double>(size) / 8, [&](int begin, int end, int) {
         for (int c = begin; c < end; ++c) {
             const std::size_t from = kChunk * static_cast<std::size_t>(c);
             if (wrong(packed + from, std::min(kChunk, size - from))) sound.store(false);
@@ -96,7 +97,7 @@ bool codes_are_ternary(const std::uint8_t *packed, std::size_t size, int places,
 void repack(const Ternary &from, const Ternary &to, std::uint8_t *packed, int threads) {
     Pool pool(threads);
     const Pool::Step step(pool);
-    pool.split(from.groups(), [&](int begin, int end, int) {
+    pool.split(from.groups(), static_cast<double>(from.bytes()), [&](int begin, int end, int) {
         for (int g = begin; g < end; ++g)
             repack_group(from.packed + std::ptrdiff_t{g} * from.blocks() * kBlockBytes, from.places,
                          from.blocks(), packed + std::ptrdiff_t{g} * to.blocks() * kBlockBytes,

@@ -1,68 +1,127 @@
-// A pool of threads for one engine: fork, join, nothing else.
+// Threads that share the parts of a step: fork, join, nothing else.
 //
-// Inside a Step the workers spin, because the pauses between parallel parts are shorter than a
-// wake-up; between steps they sleep. The caller is thread 0.
+// A part is cut into pieces, and whoever is free takes the next one; the caller too, who is thread
+// 0. So a thread that the system keeps waiting costs the piece in its hand and not its share, and
+// threads that never come cost nothing. Whoever waits spins for as long as a wake-up takes, then
+// sleeps, so that a core is there for the thread that is waited for.
+//
+// Threads belong to the process: every Pool of a size shares them. While one caller has them,
+// others do their parts alone.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <limits>
+#include <memory>
 #include <thread>
-#include <utility>
+#include <type_traits>
 #include <vector>
 
 namespace trilobit {
 
+class Workers {
+  public:
+    using Task = void (*)(void *context, int piece, int thread);
+
+    // The `count` threads that all who ask for so many share.
+    static std::shared_ptr<Workers> shared(int count);
+    explicit Workers(int count);
+    ~Workers();
+    Workers(const Workers &) = delete;
+    Workers &operator=(const Workers &) = delete;
+
+    int count() const { return count_; }
+    // task(context, piece, thread) for every piece, by these threads and the caller; false, and
+    // nothing is done, while another caller has them.
+    bool run(int pieces, Task task, void *context);
+    // Threads do not follow into the child of a fork: there they are started anew.
+    void revive();
+
+  private:
+    void start();
+    void leave_behind();
+    void work(int thread, std::uint32_t seen);
+    void take_pieces(int thread);
+    void wake(int wanted);
+
+    const int count_;
+    std::vector<std::thread> threads_;
+    std::atomic<long> process_; // whose threads they are; negative while they are started anew
+    Task task_ = nullptr;
+    void *context_ = nullptr;
+    int pieces_ = 0;
+    std::atomic<bool> taken_{false};                  // by a caller
+    alignas(64) std::atomic<std::uint32_t> round_{0}; // bumped when there is something to do
+    std::atomic<int> asleep_{0};                      // threads that wait for that
+    std::atomic<bool> stopping_{false};
+    alignas(64) std::atomic<int> left_{0};       // pieces that nobody has taken
+    alignas(64) std::atomic<int> unfinished_{0}; // pieces
+    std::atomic<bool> awaited_{false};           // the caller sleeps until there are none
+};
+
+// An engine's way to them. `ns`: about how long one thread takes for all of a part or step, which
+// decides whether sharing it is worth while.
 class Pool {
   public:
-    explicit Pool(int threads);
-    ~Pool();
+    static constexpr double kLong = std::numeric_limits<double>::infinity();
+
+    // threads: with the caller.
+    explicit Pool(int threads) : workers_(Workers::shared(threads - 1)) {}
     Pool(const Pool &) = delete;
     Pool &operator=(const Pool &) = delete;
 
-    int threads() const { return static_cast<int>(workers_.size()) + 1; }
+    int threads() const { return workers_->count() + 1; }
 
-    // Call f(thread) once on every thread; returns when all have returned.
-    template <typename F> void run(F &&f) {
-        using Function = std::remove_reference_t<F>;
-        run([](void *context, int thread) { (*static_cast<Function *>(context))(thread); }, &f);
-    }
-
-    // Split [0, count) evenly in order: f(begin, end, thread). One item runs on the caller alone.
-    template <typename F> void split(int count, F &&f) {
-        if (count <= 1) {
-            if (count == 1) f(0, 1, 0);
+    // Cut [0, count) in order: f(begin, end, thread). Pieces begin at multiples of `unit`.
+    template <typename F> void split(int count, double ns, F &&f, int unit = 1) {
+        const int units = (count + unit - 1) / unit, pieces = std::min(units, pieces_of(ns));
+        if (pieces <= 1) {
+            if (count > 0) f(0, count, 0);
             return;
         }
-        const int n = threads();
-        run([&](int thread) {
-            const int begin = share(count, thread, n), end = share(count, thread + 1, n);
-            if (begin < end) f(begin, end, thread);
+        run(pieces, [&](int piece, int thread) {
+            const int begin = unit * share(units, piece, pieces);
+            f(begin, std::min(unit * share(units, piece + 1, pieces), count), thread);
         });
     }
 
     // Hand out [0, count) one by one, for items of unequal cost: f(item, thread).
-    template <typename F> void each(int count, F &&f) {
-        if (count <= 1) {
-            if (count == 1) f(0, 0);
+    template <typename F> void each(int count, double ns, F &&f) {
+        if (count <= 1 || pieces_of(ns) <= 1) {
+            for (int i = 0; i < count; ++i) f(i, 0);
             return;
         }
-        std::atomic<int> next{0};
-        run([&](int thread) {
-            for (int i = next.fetch_add(1); i < count; i = next.fetch_add(1)) f(i, thread);
-        });
+        run(count, f);
     }
 
-    static int share(int count, int thread, int threads) {
-        return static_cast<int>(std::int64_t{count} * thread / threads);
+    // f(piece, thread), whatever it costs.
+    template <typename F> void run(int pieces, F &&f) {
+        using Function = std::remove_reference_t<F>;
+        const auto task = [](void *context, int piece, int thread) {
+            (*static_cast<Function *>(context))(piece, thread);
+        };
+        if (!workers_->run(pieces, task, &f))
+            for (int piece = 0; piece < pieces; ++piece) f(piece, 0);
     }
 
+    static int share(int count, int piece, int pieces) {
+        return static_cast<int>(std::int64_t{count} * piece / pieces);
+    }
+
+    // Threads that a step takes. Below this, waking them and handing out some forty parts costs
+    // more than they give.
+    static constexpr double kStepNs = 300'000;
+    int threads_for(double step_ns) const { return step_ns < kStepNs ? 1 : threads(); }
+
+    // Before the first part of a step.
     class Step {
       public:
-        explicit Step(Pool &pool) : pool_(pool) {
-            pool_.revive();
-            pool_.awake_.store(true);
+        explicit Step(Pool &pool, double ns = kLong) : pool_(pool) {
+            pool_.workers_->revive();
+            pool_.alone_ = pool_.threads_for(ns) == 1;
         }
-        ~Step() { pool_.awake_.store(false); }
+        ~Step() { pool_.alone_ = false; }
         Step(const Step &) = delete;
         Step &operator=(const Step &) = delete;
 
@@ -71,22 +130,19 @@ class Pool {
     };
 
   private:
-    using Task = void (*)(void *context, int thread);
+    // A part is worth sharing from here on; a piece is worth taking; and pieces of a thread, which
+    // a late one costs at most.
+    static constexpr double kPartNs = 5'000, kPieceNs = 20'000;
+    static constexpr int kMostPieces = 8;
 
-    void start(int threads);
-    void revive();
-    bool forked() const;
-    void run(Task task, void *context);
-    void work(int thread, std::uint32_t seen);
+    int pieces_of(double ns) const {
+        if (alone_ || threads() == 1 || ns < kPartNs) return 1;
+        const double each = ns / (threads() * kPieceNs);
+        return threads() * static_cast<int>(std::clamp(each, 1.0, double{kMostPieces}));
+    }
 
-    std::vector<std::thread> workers_;
-    long process_ = 0; // whose workers they are
-    Task task_ = nullptr;
-    void *context_ = nullptr;
-    alignas(64) std::atomic<std::uint32_t> round_{0}; // bumped to start a task
-    alignas(64) std::atomic<int> running_{0};         // workers that have not finished it
-    alignas(64) std::atomic<bool> awake_{false};
-    std::atomic<bool> stopping_{false};
+    std::shared_ptr<Workers> workers_;
+    bool alone_ = false;
 };
 
 } // namespace trilobit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from trilobit.bench.limits import measure_limits
 from trilobit.bench.speed import measure_speed
 from trilobit.engine.blocks import block_bytes, blocks_for
 from trilobit.formats.packed import PackedModel
+from trilobit.machine import cores
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -48,6 +50,18 @@ def test_json_has_the_figures_and_their_limits(model_file: Path) -> None:
     assert speed["first_token_s"] > speed["load_s"]
     assert speed["model_bytes"] == model_file.stat().st_size
     assert (speed["threads"], speed["prompt_tokens"], speed["generated_tokens"]) == (1, 40, 8)
+    assert (speed["threads_why"], speed["decode_threads"]) == ("as asked", 1)
+
+
+def test_threads_are_said_with_their_reason(model_file: Path) -> None:
+    arguments = (model_file, "--prompt", 4, "--generate", 2, "--runs", 1)
+    asked = bench(*arguments, "--threads", 2)
+    assert (
+        ", 2 threads (as asked; 1 for a token, whose step is too short to share), " in asked.stdout
+    )
+    default = bench(*arguments)
+    assert f"{cores().count} thread" in default.stdout
+    assert f"({cores().why}" in default.stdout
 
 
 def test_fractions_are_those_of_their_own_run(model_file: Path) -> None:
@@ -94,6 +108,32 @@ def test_shape_is_written_once_and_kept(tmp_path: Path) -> None:
     written = file.stat().st_mtime_ns
     assert bench(*arguments).returncode == 0
     assert file.stat().st_mtime_ns == written
+
+
+def test_making_a_shape_is_not_memory_of_its_model(tmp_path: Path) -> None:
+    arguments = ("--shape", "350m", "--prompt", 4, "--generate", 2, "--runs", 1, "--json")
+    made, kept = (
+        json.loads(bench(*arguments, "--folder", tmp_path).stdout)["peak_rss_mb"] for _ in range(2)
+    )
+    assert made < 1.1 * kept  # pages come and go; in the same process it was half as much again
+
+
+def test_a_layout_that_a_shape_cannot_have_makes_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    done = bench("--shape", "bonsai-1.7b", "--layout", "1.6-bit", "--folder", folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: scales by group need the 2-bit layout; leave out --layout 1.6-bit\n"
+    )
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    done = bench("--shape", "125m", "--folder", tmp_path)
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr.splitlines()[-1]
 
 
 def test_limits_come_from_a_process_of_their_own() -> None:

@@ -18,7 +18,7 @@ from trilobit import LLM, _native
 ROOT = Path(__file__).parent.parent
 BUNDLED = "trilobit-stories-5m"
 SCRIPTS = [
-    *("kernels.py", "speculation.py", "instructions.py", "head.py"),
+    *("busy.py", "kernels.py", "speculation.py", "instructions.py", "head.py"),
     *("peers.py", "gguf_llamacpp.py", "plot.py", "training.py"),
 ]
 
@@ -58,6 +58,19 @@ def test_kernels_stand_beside_the_limit_that_binds_them(tmp_path: Path) -> None:
             assert one["fraction_of_bound"]["median"] == pytest.approx(
                 rate["median"] / limit, rel=1e-2
             )
+
+
+def test_busy_machines_are_measured_beside_the_quiet_one(tmp_path: Path) -> None:
+    arguments = ("--threads", 1, 2, "--loops", 0, 1, "--generate", 4, "--runs", 2)
+    found = result_of("busy.py", tmp_path / "busy.json", *arguments)
+    assert {"machine", "commit", "versions", "command", "cores", "isa"} <= found.keys()
+    rows = {(one["threads"], one["loops"]): one for one in found["results"]}
+    assert rows.keys() == {(threads, loops) for threads in (1, 2) for loops in (0, 1)}
+    for (_, loops), one in rows.items():
+        for part in ("prefill", "decode"):
+            rate = one[f"{part}_tokens_per_s"]
+            assert 0 < rate["least"] <= rate["median"] <= rate["most"]
+            assert (f"{part}_of_quiet" in one) == (loops > 0)
 
 
 @pytest.mark.parametrize("kernel", [_native.linear_seconds, _native.screen_seconds])
@@ -225,6 +238,28 @@ def test_the_screened_head_is_compared_by_the_name_of_a_model(tmp_path: Path) ->
     refused(
         script("head.py", BUNDLED, texts), f"error: {texts}: every 50th line is a text held out"
     )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
+def test_every_file_helps_with_what_is_installed_and_without(path: Path, tmp_path: Path) -> None:
+    helped = script(path.name, "--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert helped.stdout.startswith((f"usage: {path.name}", f"{path.name} is a part of "))
+    for module in ("numpy", "gguf", "trilobit"):
+        (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError(name={module!r})")
+    bare = script(path.name, "--help", PYTHONPATH=tmp_path)
+    assert (bare.returncode, bare.stderr) == (0, "")
+    assert bare.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "name", ["cli.py", "counted_steps.py", "facts.py", "peer_engines.py", "peer_models.py"]
+)
+def test_a_part_of_a_script_says_whose_it_is(name: str) -> None:
+    done = script(name)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout.startswith(f"{name} is a part of ")
+    assert done.stdout.count("\n") == 1
 
 
 INTERRUPTED = (130, "interrupted\n")

@@ -862,7 +862,8 @@ atexit.register(lambda: print(llm.generate([5, 6, 7], seeded).text == wanted))
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
 def test_threads_default_to_the_cores_that_the_process_may_use(model_file: Path) -> None:
     program = """
-import os, sys
+import logging, os, sys
+logging.getLogger("trilobit").setLevel(logging.ERROR)  # a warning about the three
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from trilobit import LLM
 print(LLM(sys.argv[1]).threads, LLM(sys.argv[1], threads=3).threads)

@@ -181,6 +181,13 @@ void bind_decoder(nb::module_ &m) {
              "its draft's: the draft as far as the sampler chooses the same, and one more, or what "
              "Sampler.sample gives where none can be chosen.")
         .def_prop_ro("threads", [](const PyDecoder &d) { return d.decoder->threads(); })
+        .def(
+            "threads_for",
+            [](const PyDecoder &d, int tokens) {
+                require(tokens >= 1, "tokens must be positive");
+                return d.decoder->threads_for(tokens);
+            },
+            "tokens"_a, "Threads that a step of so many tokens takes: one if it is short.")
         .def_prop_ro(
             "screened_tokens",
             [](const PyDecoder &d) { return d.decoder->head().screened_tokens(); },

@@ -42,7 +42,7 @@ Matrix kernel_linear(const std::string &isa, const Bytes &packed, int rows, int 
     Matrix out = new_matrix(static_cast<std::size_t>(tokens), static_cast<std::size_t>(rows));
     Pool pool(threads);
     Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
-    pool.split(w.groups(), [&](int begin, int end, int thread) {
+    pool.split(w.groups(), Pool::kLong, [&](int begin, int end, int thread) {
         k.linear(w, a, begin, end, out.data(), rows, false,
                  scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
     });
@@ -73,7 +73,7 @@ Matrix kernel_linear_groups(const std::string &isa, const Bytes &packed, const F
     Matrix out = new_matrix(static_cast<std::size_t>(tokens), static_cast<std::size_t>(rows));
     Pool pool(threads);
     Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
-    pool.split(w.groups(), [&](int begin, int end, int thread) {
+    pool.split(w.groups(), Pool::kLong, [&](int begin, int end, int thread) {
         k.linear_groups(w, a, begin, end, out.data(), rows, false,
                         scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
     });

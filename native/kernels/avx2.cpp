@@ -14,6 +14,6 @@ namespace {
 } // namespace
 
 extern const Kernels k_avx2;
-const Kernels k_avx2 = table("avx2");
+const Kernels k_avx2 = table("avx2", 40);
 
 } // namespace trilobit

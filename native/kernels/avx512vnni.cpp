@@ -14,6 +14,6 @@ namespace {
 } // namespace
 
 extern const Kernels k_avx512vnni;
-const Kernels k_avx512vnni = table("avx512vnni");
+const Kernels k_avx512vnni = table("avx512vnni", 120);
 
 } // namespace trilobit

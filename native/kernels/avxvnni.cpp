@@ -14,6 +14,6 @@ namespace {
 } // namespace
 
 extern const Kernels k_avxvnni;
-const Kernels k_avxvnni = table("avxvnni");
+const Kernels k_avxvnni = table("avxvnni", 80);
 
 } // namespace trilobit

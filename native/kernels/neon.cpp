@@ -14,6 +14,6 @@ namespace {
 } // namespace
 
 extern const Kernels k_neon;
-const Kernels k_neon = table("neon");
+const Kernels k_neon = table("neon", 30);
 
 } // namespace trilobit

@@ -15,6 +15,6 @@ namespace {
 } // namespace
 
 extern const Kernels k_scalar;
-const Kernels k_scalar = table("scalar");
+const Kernels k_scalar = table("scalar", 2);
 
 } // namespace trilobit

@@ -415,10 +415,29 @@ void exactness(const Kernels &k, const Family &family, KvType kv_type, std::uint
     same_logits(*mixed, *whole, check);
 }
 
+// Small steps stay on one thread; the same with many tokens, or larger ones, do not.
+void shares_what_is_worth_it(const Kernels &slow, Check &check) {
+    Kernels fast = slow;
+    fast.products_per_ns = 1;
+    const Model model(kBitNet);
+    Run run(fast, model.config(), model.weights(), 3, KvType::f16);
+    check.begin(std::string(slow.name) + " threads of a step");
+    const double ns = 2.0 * (60 * (60 + 2 * 20 + 60) + 3 * 60 * 140); // of a token
+    const int few = static_cast<int>(Pool::kStepNs / ns);
+    check.that(run.decoder().threads_for(1) == 1 && run.decoder().threads_for(few) == 1,
+               "a short step takes one thread");
+    check.that(run.decoder().threads_for(few + 1) == 3, "a long one takes all");
+    Run long_run(slow, model.config(), model.weights(), 3, KvType::f16);
+    check.that(long_run.decoder().threads_for(1) == 3, "where products are slow, all are long");
+}
+
 } // namespace
 
 // What comes out is the same on every instruction set, processor, compiler and C library.
-void test_decoder(const Kernels &k, Check &check) {
+void test_decoder(const Kernels &kernels, Check &check) {
+    Kernels k = kernels;
+    k.products_per_ns = 1e-6; // so slow that everything is worth sharing
+    shares_what_is_worth_it(k, check);
     exactness(k, kBitNet, KvType::f32, 0x44e09560a6a9337d, check);
     exactness(k, kBitNet, KvType::i8, 0x6e579a400a363d70, check);
     exactness(k, kBitNet, KvType::f16, 0x440ce118bbd99f29, check);

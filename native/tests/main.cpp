@@ -12,6 +12,7 @@ int main(int argc, char **argv) {
     using namespace trilobit;
     test::Check check;
     test::test_packing(check);
+    test::test_pool(check);
     std::string available, tested;
     for (const Kernels *k : available_kernels()) {
         available.append(" ").append(k->name);

@@ -88,8 +88,7 @@ def synth_packed(
 
     RequestError for the 1.6-bit layout with scales by group.
     """
-    if layout != "2-bit" and config.scales == "group":
-        raise RequestError(f"scales by group need the 2-bit layout; leave out --layout {layout}")
+    check_layout(config, layout)
     random = np.random.default_rng(seed)
     everything = list(names.all_projections(config))
     with packed.writer(Path(out), config, "BF16", TextFiles(), "synth", layout=layout) as file:
@@ -110,6 +109,12 @@ def synth_packed(
             )
         for name in tables:
             file.write(name, head if name == tables[-1] else _table(random, config))
+
+
+def check_layout(config: ModelConfig, layout: Layout) -> None:
+    """RequestError for the 1.6-bit layout with scales by group."""
+    if layout != "2-bit" and config.scales == "group":
+        raise RequestError(f"scales by group need the 2-bit layout; leave out --layout {layout}")
 
 
 def _packed_weights(

@@ -25,7 +25,7 @@ from ..errors import RequestError
 from ..formats import names
 from ..formats.packed import PackedModel, bytes_by_part
 from ..hub.models import open_packed
-from ..machine import peak_rss_mb
+from ..machine import cores, peak_rss_mb
 from ..packing import Layout, LayoutChoice, packed_shape
 from ..sampling import SamplingParams
 from .limits import measure_limits
@@ -52,6 +52,7 @@ class Speed:
     decode_bytes_per_token: that must be read for one token, at the middle of the output.
     decode_fraction_of_dram: of reading those bytes at the machine's rate. prefill_fraction_of_int8:
     of multiplying the ternary weights at the machine's rate; all else that prefill does is loss.
+    threads_why: what that number comes from. decode_threads: of a step of one token.
     first_token_s: from nothing loaded to the first token of a prompt of one token.
     peak_rss_mb: the largest resident memory, what is mapped of the file included; 0 where the
     system does not tell. Of that, weights_mb must be read for every token, kv_cache_mb keeps the
@@ -60,6 +61,8 @@ class Speed:
 
     model: str
     threads: int
+    threads_why: str
+    decode_threads: int
     isa: str
     head: str
     kv_dtype: KvDtype
@@ -161,6 +164,8 @@ def measure_speed(
     return Speed(
         model=str(model),
         threads=llm.threads,
+        threads_why="as asked" if threads is not None else cores().why,
+        decode_threads=llm.threads_for(1),
         isa=_native.isa(),
         kv_dtype=kv_dtype,
         layout=llm.layout,

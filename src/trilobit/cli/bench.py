@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trilobit import shapes, synth
+from trilobit import shapes
 from trilobit.errors import RequestError
-from trilobit.formats.fastest import fastest_layout
 
 from .command import Command, option
 from .options import ENGINE, THREADS_HELP, kv_option, layout_option, model_argument
 from .path import FilePath
 
 if TYPE_CHECKING:
+    from trilobit.bench.speed import Speed
     from trilobit.engine.blocks import KvDtype
     from trilobit.engine.llm import Head
     from trilobit.packing import LayoutChoice
@@ -104,6 +104,7 @@ def command(
 
     Nothing else should run on the machine meanwhile.
     """
+    from trilobit.bench.random_model import random_model
     from trilobit.bench.speed import measure_speed
     from trilobit.bundled import DEFAULT
     from trilobit.hub.home import home
@@ -113,7 +114,7 @@ def command(
 
     if model and shape:
         raise RequestError(f"give a model or --shape, not both: {model}, {shape}")
-    path = _random_model(shape, folder or home(), layout) if shape else model_file(model or DEFAULT)
+    path = random_model(shape, folder or home(), layout) if shape else model_file(model or DEFAULT)
 
     def progress(done: int, total: int) -> None:
         if sys.stderr.isatty():
@@ -145,7 +146,7 @@ def command(
             line += f", {share.median:.0%} of the machine's limit"
         print(line)
     print(
-        f"{speed.isa}, {count(speed.threads, 'thread')}, {speed.head} head, "
+        f"{speed.isa}, {_threads(speed)}, {speed.head} head, "
         f"{speed.kv_dtype} cache, {speed.layout} weights; "
         f"{count(speed.prompt_tokens, 'token')} in, {speed.generated_tokens} out; "
         f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
@@ -158,19 +159,8 @@ def command(
     )
 
 
-def _random_model(shape: str, folder: Path, choice: LayoutChoice | None) -> Path:
-    """The packed random model of a shape, written the first time it is wanted."""
-    config = shapes.shape(shape)
-    layout = fastest_layout(config) if choice == "auto" else choice or "2-bit"
-    mark = "" if layout == "2-bit" else f"-{layout}"
-    path = folder / f"{shape}{mark}-random.trilobit"
-    if not path.exists():
-        print(f"writing random weights to {path}", file=sys.stderr)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RequestError(
-                f"{folder}: cannot be made ({error.strerror}); choose another --folder"
-            ) from None
-        synth.synth_packed(config, path, layout=layout)
-    return path
+def _threads(speed: Speed) -> str:
+    text = f"{speed.threads} thread{'s' * (speed.threads > 1)} ({speed.threads_why}"
+    if speed.decode_threads < speed.threads:
+        text += f"; {speed.decode_threads} for a token, whose step is too short to share"
+    return text + ")"

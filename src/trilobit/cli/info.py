@@ -87,6 +87,7 @@ def _file(path: Path) -> Facts:
         "path": str(path),
         "kind": "packed",
         **_model(packed.config, packed.file.tensors, packed.file.size_bytes),
+        **_threads(),
         "source": packed.file.metadata.get("source"),
         "tokenizer": packed.text.tokenizer is not None,
         "chat_template": packed.text.chat_template is not None,
@@ -171,6 +172,13 @@ def _model(config: ModelConfig, tensors: Mapping[str, Sized], size_bytes: int) -
     }
 
 
+def _threads() -> Facts:
+    from trilobit.machine import cores
+
+    here = cores()
+    return {"threads": here.count, "threads_why": here.why}
+
+
 def _bytes_by_dtype(tensors: Mapping[str, Sized]) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for info in tensors.values():
@@ -250,6 +258,8 @@ def _model_lines(facts: Facts) -> Iterator[str]:
         yield f"  made from        {_printable(facts['source'])}"
     yield f"  context          {facts['context']:,} tokens"
     yield f"  KV cache         {facts['kv_bytes_per_token']:,} bytes a token"
+    if "threads" in facts:
+        yield f"  threads here     {facts['threads']}, by default: {facts['threads_why']}"
     yield f"  tokenizer        {'yes' if facts['tokenizer'] else 'no, runs on token ids'}"
     yield f"  chat template    {'yes' if facts['chat_template'] else 'no'}"
     if facts.get("pooling"):

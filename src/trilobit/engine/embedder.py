@@ -23,7 +23,7 @@ from ..errors import ContextOverflow, FormatError, RequestError
 from ..formats.packed import PackedModel
 from ..formats.pooling import MODES, Mode, Pooling
 from ..hub.models import open_packed
-from ..machine import available_cores
+from ..machine import available_cores, warn_of_threads
 from ..packing import Layout, LayoutChoice
 from ..sums import tree_sum
 from ..tokenizer import Tokenizer, without_tokenizer
@@ -44,7 +44,7 @@ class Embedder:
     """A packed model, ready to make vectors of texts.
 
     model: as for `LLM`. pooling: "last" or "mean" in place of the model's own; a model that says
-    nothing takes its last token's state. threads: default the physical cores. context: tokens of a
+    nothing takes its last token's state. threads: as for `LLM`. context: tokens of a
     text; default what the model was made for, which is also the most. max_batch_tokens: tokens of
     one step. kv_dtype, layout: as in `LLM`; the layout "auto" is "2-bit" here, in which many tokens
     at once are faster.
@@ -70,6 +70,7 @@ class Embedder:
         if kv_dtype not in ("f16", "f32", "i8"):
             raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16', 'f32' or 'i8'")
         threads = available_cores() if threads is None else _checked("threads", threads, 1024)
+        warn_of_threads(threads)
         self._batch_tokens = _checked("max_batch_tokens", max_batch_tokens, 1 << 20)
         self._name = str(model)
         if layout == "auto":

@@ -24,7 +24,7 @@ from ..errors import ContextOverflow, RequestError
 from ..formats import names
 from ..formats.packed import PackedModel
 from ..hub.models import open_packed
-from ..machine import available_cores
+from ..machine import available_cores, warn_of_threads
 from ..packing import Layout, LayoutChoice
 from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer, without_tokenizer
@@ -83,7 +83,8 @@ class LLM:
 
     model: a packed file, the folder of a checkpoint, or a name: of a bundled model or of one of the
     Hugging Face Hub, such as "bitnet-2b" or "org/name" (docs/models.md). What is not packed yet is
-    packed, and downloaded if need be, the first time. threads: default the physical cores.
+    packed, and downloaded if need be, the first time. threads: at most; default the physical
+    cores that affinity and CPU quota allow. Steps too short to be shared take one.
     context: tokens of a sequence, prompt and output; default what the model was made for, which
     is also the most. kv_memory_mb: memory (10^6 bytes) of the KV cache that all sequences share,
     at least one context. max_batch_tokens: tokens of one step. max_sequences: running at once.
@@ -124,6 +125,7 @@ class LLM:
         ):
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
                 raise RequestError(f"{name} is {value!r}; expected an integer from 1 to {most}")
+        warn_of_threads(threads)
         if kv_dtype not in ("f16", "f32", "i8"):
             raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16', 'f32' or 'i8'")
         if head not in ("auto", "screened", "full"):
@@ -179,8 +181,12 @@ class LLM:
 
     @property
     def threads(self) -> int:
-        """Threads that compute."""
+        """Threads that compute, at most."""
         return self._runner.threads
+
+    def threads_for(self, tokens: int) -> int:
+        """Threads that a step of so many tokens takes: 1 where it is too short to be shared."""
+        return self._runner.threads_for(tokens)
 
     @property
     def has_chat_template(self) -> bool:

@@ -78,8 +78,12 @@ class Runner:
 
     @property
     def threads(self) -> int:
-        """Threads of the decoder."""
+        """Threads of the decoder, at most."""
         return self._decoder.threads
+
+    def threads_for(self, tokens: int) -> int:
+        """Threads that a step of so many tokens takes."""
+        return self._decoder.threads_for(tokens)
 
     @property
     def free_blocks(self) -> int:

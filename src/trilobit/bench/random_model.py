@@ -1,0 +1,65 @@
+"""The packed random model of a published shape, made in a process of its own.
+
+What making it takes would count as the memory of the model that is measured.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import cast
+
+from .. import shapes, synth
+from ..errors import RequestError, TrilobitError
+from ..formats.fastest import fastest_layout
+from ..packing import Layout, LayoutChoice
+
+
+def random_model(shape: str, folder: Path, choice: LayoutChoice | None) -> Path:
+    """The file in `folder`, written the first time it is wanted; choice: its layout.
+
+    Raises RequestError for a layout that the shape cannot have, and for what the process says.
+    """
+    config = shapes.shape(shape)
+    layout = fastest_layout(config) if choice == "auto" else choice or "2-bit"
+    synth.check_layout(config, layout)
+    mark = "" if layout == "2-bit" else f"-{layout}"
+    path = folder / f"{shape}{mark}-random.trilobit"
+    if path.exists():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"{folder}: cannot be made ({error.strerror}); choose another --folder"
+        ) from None
+    print(f"writing random weights to {path}", file=sys.stderr)
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, shape, layout, str(path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"its writer ended with {done.returncode}"]
+        raise RequestError(said[-1])
+    return path
+
+
+def _main() -> None:
+    shape, layout, path = sys.argv[1:]
+    try:
+        synth.synth_packed(shapes.shape(shape), Path(path), layout=cast(Layout, layout))
+    except TrilobitError as error:
+        sys.exit(str(error))
+    except MemoryError:
+        sys.exit(f"not enough memory to make a random model of the shape {shape}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    _main()
