@@ -18,7 +18,7 @@ import numpy as np
 from trilobit import _native
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.engine.blocks import BLOCK
-from trilobit.engine.runner import open_decoder
+from trilobit.engine.native import open_decoder
 from trilobit.formats.packed import PackedModel
 
 PROMPT = 64  # tokens

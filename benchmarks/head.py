@@ -18,7 +18,7 @@ import cli
 import numpy as np
 
 from trilobit import LLM, _native
-from trilobit.engine.runner import rotary_frequencies
+from trilobit.engine.native import rotary_frequencies
 from trilobit.errors import FormatError
 from trilobit.formats.packed import PackedModel
 from trilobit.hub.models import model_file

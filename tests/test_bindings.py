@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from trilobit import _native
-from trilobit.engine.runner import rotary_frequencies
+from trilobit.engine.native import rotary_frequencies
 from trilobit.formats import names
 from trilobit.formats.packed import PackedModel
 

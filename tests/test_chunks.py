@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from trilobit.engine.chunks import plan
 
 from trilobit.engine.blocks import blocks_for
-from trilobit.engine.chunks import plan
 
 
 @given(st.lists(st.integers(1, 200), max_size=30), st.integers(1, 150), st.integers(0, 20))

@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interrupt import interrupt_at
 from numpy.typing import NDArray
+from trilobit.engine.runner import Runner, rotary_frequencies
 
 from trilobit import LLM, SamplingParams, _native
 from trilobit.engine.blocks import BLOCK, blocks_for
-from trilobit.engine.runner import Runner, rotary_frequencies
 from trilobit.engine.scheduler import Scheduler
 from trilobit.engine.sequence import Sequence
 from trilobit.formats.packed import PackedModel

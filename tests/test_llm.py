@@ -830,10 +830,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilobit import LLM, SamplingParams
-from trilobit.engine.llm import Score
-from trilobit.engine.stream import Stream
+from trilobit import Score
+from trilobit.stream import Stream
 from trilobit.engine.blocks import block_bytes
-from trilobit.engine.sequence import Completion
+from trilobit.engine.event import Completion
 
 
 def use(ids: list[int], text: str, array: NDArray[np.int64], both: list[str | list[int]]) -> None:

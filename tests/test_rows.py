@@ -15,7 +15,7 @@ import pytest
 from conftest import tiny_config
 
 from trilobit import LLM, Embedder, FormatError, SamplingParams, _native
-from trilobit.engine.runner import rotary_frequencies
+from trilobit.engine.native import rotary_frequencies
 from trilobit.formats import names, packed
 from trilobit.formats.files import OpenFile
 from trilobit.formats.packed import PackedModel

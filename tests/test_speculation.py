@@ -17,14 +17,14 @@ from conftest import tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupt import interrupt_at
+from trilobit.engine.drafts import StepCost, draft_lengths
+from trilobit.engine.lookup import Lookup
+from trilobit.engine.runner import Runner
 
 from trilobit import LLM, RequestError, SamplingParams, _native
 from trilobit.engine import drafts as drafts_module
 from trilobit.engine import lookup as lookup_module
 from trilobit.engine.blocks import BLOCK, ROOT, blocks_for, key_of
-from trilobit.engine.drafts import StepCost, draft_lengths
-from trilobit.engine.lookup import Lookup
-from trilobit.engine.runner import Runner
 from trilobit.engine.scheduler import Scheduler
 from trilobit.engine.sequence import Completion, Sequence
 from trilobit.formats.packed import PackedModel

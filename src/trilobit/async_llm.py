@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from collections.abc import Sequence as Items
 from pathlib import Path
 from typing import Unpack
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from .bundled import DEFAULT
 from .config import ModelConfig
@@ -36,9 +36,7 @@ class AsyncLLM:
     (`await asyncio.to_thread(AsyncLLM, "bitnet-2b")`).
     """
 
-    def __init__(
-        self, model: str | os.PathLike[str] = DEFAULT, **options: Unpack[Options]
-    ) -> None:
+    def __init__(self, model: str | os.PathLike[str] = DEFAULT, **options: Unpack[Options]) -> None:
         opened = open_model(model, EngineOptions(**options))
         self.path: Path = opened.path
         self.config: ModelConfig = opened.config
@@ -185,7 +183,8 @@ class EventStream:
         await self.aclose()
 
     def __del__(self) -> None:
-        self._end()
+        if hasattr(self, "_reader"):  # not one whose making was interrupted
+            self._end()
 
     @property
     def completion(self) -> Completion:
@@ -209,7 +208,7 @@ class _Mailbox:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._call_soon = loop.call_soon_threadsafe
+        self._loop = ref(loop)  # which is the key to this, and should not live by it
         self._new: dict[Sequence, None] = {}
         self._called = False  # `_deliver` will come
         self._bells: dict[Sequence, asyncio.Event] = {}
@@ -234,7 +233,10 @@ class _Mailbox:
         self._new[sequence] = None
         if not self._called:
             self._called = True
-            self._call_soon(self._deliver)
+            loop = self._loop()
+            if loop is None:
+                raise RuntimeError("the event loop is gone")
+            loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         self._called = False  # first: what comes from here on calls again

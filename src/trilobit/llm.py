@@ -46,9 +46,7 @@ class LLM:
     that cannot be fetched, RequestError for an unknown name or an impossible option.
     """
 
-    def __init__(
-        self, model: str | os.PathLike[str] = DEFAULT, **options: Unpack[Options]
-    ) -> None:
+    def __init__(self, model: str | os.PathLike[str] = DEFAULT, **options: Unpack[Options]) -> None:
         opened = open_model(model, EngineOptions(**options))
         self.path: Path = opened.path
         self.config: ModelConfig = opened.config
@@ -84,9 +82,7 @@ class LLM:
 
     def __repr__(self) -> str:
         state = ", closed" if self._worker.is_closed else ""
-        return (
-            f"<LLM {self._prompter.name}: context {self.context}, threads {self.threads}{state}>"
-        )
+        return f"<LLM {self._prompter.name}: context {self.context}, threads {self.threads}{state}>"
 
     # ---- text ---------------------------------------------------------------------------------
 
@@ -123,13 +119,9 @@ class LLM:
         return self._streamed(self._prompter.ids(prompt), params)
 
     @overload
-    def chat(
-        self, messages: Items[Message], params: SamplingParams | None = ...
-    ) -> Completion: ...
+    def chat(self, messages: Items[Message], params: SamplingParams | None = ...) -> Completion: ...
     @overload
-    def chat(
-        self, messages: Items[Items[Message]], params: Params = ...
-    ) -> list[Completion]: ...
+    def chat(self, messages: Items[Items[Message]], params: Params = ...) -> list[Completion]: ...
 
     def chat(
         self, messages: Items[Message] | Items[Items[Message]], params: Params = None
@@ -212,7 +204,7 @@ class LLM:
         """Run sequences to their ends; the first error of one is raised."""
         try:
             self._worker.submit(sequences if queue is None else queue)
-            self._worker.run_until(lambda: all(sequence.over for sequence in sequences))
+            self._worker.run(sequences)
         finally:
             self._worker.abandon([sequence for sequence in sequences if not sequence.over])
         for sequence in sequences:

@@ -69,8 +69,11 @@ def open_model(model: str | os.PathLike[str], options: EngineOptions) -> OpenedM
             add_bos=text.add_bos,
             context=context,
         )
-        return prompter, layout, screened, packed.arrays(
-            screened=screened, layout=layout, threads=threads
+        return (
+            prompter,
+            layout,
+            screened,
+            packed.arrays(screened=screened, layout=layout, threads=threads),
         )
 
     packed, (prompter, layout, screened, arrays) = open_packed(model, read)

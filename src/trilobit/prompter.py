@@ -94,9 +94,7 @@ class Prompter:
         several = cast(Items[Prompt], prompts) if is_several(prompts) else [cast(Prompt, prompts)]
         return [self.ids(prompt) for prompt in several]
 
-    def several_chats(
-        self, messages: Items[Message] | Items[Items[Message]]
-    ) -> list[list[int]]:
+    def several_chats(self, messages: Items[Message] | Items[Items[Message]]) -> list[list[int]]:
         """Of one conversation, or of several."""
         if is_items(messages) and messages and is_items(messages[0]):
             return [self.chat_ids(one) for one in cast(Items[Items[Message]], messages)]
@@ -148,7 +146,11 @@ class Prompter:
     ) -> list[SamplingParams]:
         """The parameters of each of `count` prompts, which the model can follow."""
         given = SamplingParams() if params is None else params
-        several = list(given) if is_items(given) else [cast(SamplingParams, given)] * count
+        several = (
+            [*cast(Items[SamplingParams], given)]
+            if is_items(given)
+            else [cast(SamplingParams, given)] * count
+        )
         for one in several:
             if not isinstance(one, SamplingParams):
                 raise RequestError(
@@ -166,7 +168,7 @@ class Prompter:
             self._tokenizer()  # without text there is nothing to find them in
         size = self.config.vocab_size
         for what, ids in (
-            ("logit_bias", [i for i, _ in params.logit_bias]),
+            ("logit_bias", list(dict(params.logit_bias))),
             ("stop_token_ids", params.stop_token_ids),
         ):
             for i in ids:

@@ -87,7 +87,9 @@ class SamplingParams:
         try:
             bias = dict(given)
         except (TypeError, ValueError):
-            raise RequestError(f"logit_bias is {_short(given)}; expected token id -> bias") from None
+            raise RequestError(
+                f"logit_bias is {_short(given)}; expected token id -> bias"
+            ) from None
         if len(bias) > _MOST_IDS:
             raise RequestError(f"logit_bias has {len(bias)} tokens; expected {_MOST_IDS} at most")
         for token_id, value in bias.items():

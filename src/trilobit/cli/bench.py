@@ -18,7 +18,7 @@ from .layout_option import layout_option
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
-    from trilobit.engine.llm import Head
+    from trilobit.engine.options import Head
     from trilobit.packing import LayoutChoice
 
 

@@ -14,7 +14,7 @@ from .speculation_option import speculation_option
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
-    from trilobit.engine.llm import LLM
+    from trilobit.llm import LLM
     from trilobit.packing import LayoutChoice
 
 Command = Callable[..., None]
@@ -43,7 +43,7 @@ def llm_options(command: Command) -> Command:
         **rest: Any,
     ) -> None:
         def open_llm(model: str, **more: int) -> LLM:
-            from trilobit.engine.llm import LLM  # brings numpy and the core
+            from trilobit.llm import LLM  # brings numpy and the core
 
             return LLM(
                 model,

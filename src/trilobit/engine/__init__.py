@@ -1,1 +1,1 @@
-"""The engine: which tokens run when, on a backend. It knows ids and numbers, no files and no Hub."""
+"""The engine: which tokens run when, on a backend. It knows ids, no files and no Hub."""

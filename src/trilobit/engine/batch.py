@@ -18,12 +18,12 @@ Int32 = NDArray[np.int32]
 
 
 class Rows(NamedTuple):
-    """Output rows of a reading: `count` from the row `first` on, of positions from `start` on."""
+    """Output rows of a reading: `size` from the row `first` on, of positions from `start` on."""
 
     sequence: Sequence
     start: int
     first: int
-    count: int
+    size: int
 
 
 class Batch:

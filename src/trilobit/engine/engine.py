@@ -49,6 +49,7 @@ class Engine:
         self.backend = backend
         self.inbox: deque[Sequence] = deque()
         self.news: deque[Sequence] = deque()
+        self.steps = 0  # so far
         self._sequences, self._speculation = sequences, speculation
         self._pace = None if budget_s is None else Pace(budget_s)
         # All that are not over, in the order of their arrival.
@@ -81,6 +82,7 @@ class Engine:
                 self.backend.forward(batch)
                 chosen = self._chosen(batch)
                 self._finish(batch, chosen, started)
+                self.steps += 1
                 return True
         except Exception as error:
             self.fail(error)
@@ -130,9 +132,7 @@ class Engine:
                 sequence.reading.take(start + done, rows)
         return chosen
 
-    def _finish(
-        self, batch: Batch, chosen: list[list[int] | Exception], started: float
-    ) -> None:
+    def _finish(self, batch: Batch, chosen: list[list[int] | Exception], started: float) -> None:
         logprobs = self._logprobs(batch, chosen)
         seconds = time.perf_counter() - started
         if self._drafter:
@@ -246,9 +246,9 @@ def token_logprobs(
     chosen = normalised(logits[np.arange(len(token_ids)), token_ids], top, log_sums)
     told = []
     for number, (row, token_id) in enumerate(zip(logits, token_ids, strict=True)):
-        best = np.argpartition(-row, min(count, len(row)) - 1)[:count] if count else []
         # The likeliest first, of equals the one that greedy sampling takes.
-        ids = sorted(map(int, best), key=lambda i: (-row[i], i))
+        best = np.argpartition(-row, min(count, len(row)) - 1)[:count]
+        ids: list[int] = sorted(best.tolist(), key=lambda i: (-row[i], i))
         values = normalised(row[ids], top[number : number + 1], log_sums[number : number + 1])
         pairs = tuple(zip(ids, values.tolist(), strict=True))
         told.append(TokenLogprob(token_id=token_id, logprob=float(chosen[number]), top=pairs))

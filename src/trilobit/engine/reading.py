@@ -21,7 +21,7 @@ _LOGITS_ELEMENTS = 1 << 24
 class Reading(Protocol):
     """Takes rows of a sequence of tokens.
 
-    wants: "scores" takes logits [rows, vocab], "states" what the head would multiply [rows, hidden].
+    wants: "scores" takes logits [rows, vocab], "states" what the head multiplies [rows, hidden].
     first, end: the positions whose rows are wanted.
     """
 
@@ -87,7 +87,7 @@ class State:
         self.value[:] = 0
 
     def take(self, start: int, rows: Rows) -> None:
-        """Add them, one after the other, so that a sum does not depend on where its text was cut."""
+        """Add one after the other, so that a sum does not depend on where its text was cut."""
         for row in rows:
             self.value += row
 

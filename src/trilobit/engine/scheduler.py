@@ -151,7 +151,9 @@ class Scheduler:
         while self.waiting and len(self.running) < self._sequences and left > 0:
             sequence = self.waiting[0]
             # Rows of tokens that are in the cache would be missing: a reading computes all.
-            blocks, key = self.pool.match(sequence.tokens) if sequence.reading is None else ([], ROOT)
+            blocks, key = (
+                self.pool.match(sequence.tokens) if sequence.reading is None else ([], ROOT)
+            )
             needed = sequence.needed_blocks - len(blocks)
             cached, sequence.computed = sequence.computed, len(blocks) * BLOCK
             count = self._count(sequence, left, chunks)

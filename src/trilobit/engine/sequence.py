@@ -106,8 +106,10 @@ class Sequence:
     @property
     def prompt_tokens_done(self) -> int:
         """Tokens of the prompt that are computed, or were in the cache: progress of the prefill."""
-        return min(self.computed, self.prompt_tokens) if not self.output_tokens else (
-            self.prompt_tokens
+        return (
+            min(self.computed, self.prompt_tokens)
+            if not self.output_tokens
+            else (self.prompt_tokens)
         )
 
     @property

@@ -25,9 +25,7 @@ class StopStrings:
         """The part of the text so far that is certain to be output, and was not given before."""
         self._held += text
         found = [
-            (at + len(stop), at, stop)
-            for stop in self._stops
-            if (at := self._held.find(stop)) >= 0
+            (at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0
         ]
         if found:
             _, cut, self.found = min(found)

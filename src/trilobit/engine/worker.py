@@ -112,6 +112,17 @@ class Worker:
             self._leave(me)
             self._sweep()
 
+    def run(self, sequences: Iterable[Sequence]) -> None:
+        """Run sequences to their ends."""
+        left = [*sequences][::-1]
+
+        def done() -> bool:
+            while left and left[-1].over:
+                left.pop()
+            return not left
+
+        self.run_until(done)
+
     def close(self) -> None:
         """End all that runs, with an error, and let go of the engine."""
         engine = self._engine
