@@ -87,7 +87,7 @@ class Steps:
 
     def choose(self) -> None:
         """The next token after the step before."""
-        self.decoder.sample([self.sampler])
+        self.decoder.verify([self.sampler], [[]])
 
     def _decode(self, sequences: int) -> None:
         numbers = np.arange(sequences, dtype=np.int32)

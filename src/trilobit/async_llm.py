@@ -1,4 +1,4 @@
-"""`AsyncLLM`: a model for programs of many tasks. `LLM`'s engine, without a thread for each request.
+"""`AsyncLLM`: a model for programs of many tasks. `LLM`'s engine, without a thread a request.
 
 One thread runs the engine while there are requests; what it makes wakes the tasks that wait for it,
 all of a step with one call into the event loop. A reader that is slow gets more at once.

@@ -159,6 +159,8 @@ class LLM:
 
         Of several texts, a list. Streams that run meanwhile go on (`step_budget_ms`).
         """
+        if is_items(text) and len(text) == 0:
+            raise RequestError("there is nothing to score; give at least one token")
         several = self._prompter.several_ids(text)
         readings = [Logprobs(ids) for ids in several]
         self._run([self._reading(*pair) for pair in zip(several, readings, strict=True)])
