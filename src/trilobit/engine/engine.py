@@ -196,7 +196,8 @@ class Engine:
 
     def _retire(self, sequence: Sequence) -> None:
         """Take out a sequence that is over."""
-        self.scheduler.remove(sequence)
+        if sequence in self._live:  # else its blocks, if any, were of a cache that is gone
+            self.scheduler.remove(sequence)
         if self._drafter:
             self._drafter.forget(sequence)
         if sequence.finish_reason is None and sequence.error is None:
