@@ -199,6 +199,7 @@ class EventStream:
     def _end(self) -> None:
         if not self._sequence.over:
             self._worker.abandon([self._sequence])
+        self._mailbox.close(self._sequence)
 
 
 class _Mailbox:
@@ -220,7 +221,9 @@ class _Mailbox:
 
     def close(self, sequence: Sequence) -> None:
         """Its owner listens no more."""
-        self._bells.pop(sequence, None)
+        bell = self._bells.pop(sequence, None)
+        if bell is not None:
+            bell.set()  # for whoever waits in another task
 
     async def news_of(self, sequence: Sequence) -> None:
         """Wait until something has come since the last call."""
@@ -242,8 +245,7 @@ class _Mailbox:
         self._called = False  # first: what comes from here on calls again
         while self._new:
             sequence, _ = self._new.popitem()
-            bell = self._bells.get(sequence)
-            if bell is not None:
-                bell.set()
             if sequence.over:
-                self._bells.pop(sequence, None)
+                self.close(sequence)
+            elif sequence in self._bells:
+                self._bells[sequence].set()

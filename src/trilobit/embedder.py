@@ -235,7 +235,7 @@ class Embedder:
                 raise one.error
         states = np.zeros((len(texts), self.dimensions), dtype=np.float64)
         for row, reading in zip(states, readings, strict=True):
-            row[:] = reading.value
+            row[:] = reading.values
         return states
 
     def _tell(self, sequences: list[Sequence], progress: Progress) -> None:

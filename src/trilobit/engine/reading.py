@@ -80,16 +80,16 @@ class State:
 
     def __init__(self, tokens: int, hidden_size: int, *, mode: Literal["last", "mean"]) -> None:
         self.first, self.end = (tokens - 1 if mode == "last" else 0), tokens
-        self.value = np.zeros(hidden_size, dtype=np.float64)
+        self.values = np.zeros(hidden_size, dtype=np.float64)
 
     def begin(self) -> None:
         """Begin the sum again."""
-        self.value[:] = 0
+        self.values[:] = 0
 
     def take(self, start: int, rows: Rows) -> None:
         """Add one after the other, so that a sum does not depend on where its text was cut."""
         for row in rows:
-            self.value += row
+            self.values += row
 
 
 def rows_at_once(vocab_size: int) -> int:
