@@ -1,4 +1,4 @@
-"""A backend in a few lines of numpy: what the engine does is tested on it without the native module.
+"""A backend in a few lines of numpy, to test the engine on without the native module.
 
 Its model is no model: keys are what a token and its position hash to, the logits after a token are
 made of all keys before it in the cache. So a block that is another sequence's, was overwritten or

@@ -236,10 +236,14 @@ class _Mailbox:
         self._new[sequence] = None
         if not self._called:
             self._called = True
-            loop = self._loop()
-            if loop is None:
-                raise RuntimeError("the event loop is gone")
-            loop.call_soon_threadsafe(self._deliver)
+            try:
+                loop = self._loop()
+                if loop is None:
+                    raise RuntimeError("the event loop is gone")
+                loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # it was closed: every sequence of it shall hear that
+                self._called = False
+                raise
 
     def _deliver(self) -> None:
         self._called = False  # first: what comes from here on calls again
