@@ -65,13 +65,14 @@ class Batch:
             elif end == len(sequence.tokens):
                 outputs += range(len(ids) - 1 - len(draft), len(ids))
                 self.asking.append(sequence)
-        chosen = len(outputs)
         if read:
+            chosen = len(outputs)
             outputs += read
             self.readings = [one._replace(first=one.first + chosen) for one in self.readings]
-        self.token_ids, self.positions, self.owners, self.outputs = (
-            np.array(values, dtype=np.int32) for values in (ids, positions, owners, outputs)
-        )
+        self.token_ids = np.array(ids, dtype=np.int32)
+        self.positions = np.array(positions, dtype=np.int32)
+        self.owners = np.array(owners, dtype=np.int32)
+        self.outputs = np.array(outputs, dtype=np.int32)
 
     def drafts_of_asking(self) -> list[list[int]]:
         """The draft of each sequence whose next token is chosen."""

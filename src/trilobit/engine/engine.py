@@ -140,7 +140,8 @@ class Engine:
         self.scheduler.finish(batch, chosen, seconds=seconds, logprobs=logprobs)
         for sequence in batch.asking:
             self.news.append(sequence)
-            self._queue_followers(sequence)
+            if sequence.followers:
+                self._queue_followers(sequence)
         for sequence in batch.chunks:
             if sequence.over:
                 self._retire(sequence)
@@ -148,8 +149,10 @@ class Engine:
 
     def _logprobs(
         self, batch: Batch, chosen: list[list[int] | Exception]
-    ) -> dict[Sequence, list[TokenLogprob]]:
+    ) -> dict[Sequence, list[TokenLogprob]] | None:
         """Of the chosen tokens, where they are wanted: a pass over the head for those rows only."""
+        if all(one.request.params.logprobs is None for one in batch.asking):
+            return None
         wanted: dict[Sequence, list[TokenLogprob]] = {}
         row = 0
         for sequence, tokens in zip(batch.asking, chosen, strict=True):

@@ -10,7 +10,7 @@ makes progress.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
 
@@ -42,7 +42,8 @@ class Scheduler:
         self._batch_tokens = batch_tokens
         self._sequences = sequences
         self._pace = pace
-        self._left_s = _UNBOUNDED_S  # of the step that is being made
+        # Of the step that is being made, for prompts; None: nobody has asked yet.
+        self._left_s: float | None = None
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence; it must fit into the pool alone."""
@@ -64,8 +65,7 @@ class Scheduler:
         """
         chunks: dict[Sequence, int] = {}
         left = self._batch_tokens
-        bounded = self._pace is not None and any(one.is_decoding for one in self.running)
-        self._left_s = self._pace.left_s() if self._pace and bounded else _UNBOUNDED_S
+        self._left_s = None
         for sequence in list(self.running):
             if left == 0 or sequence not in self.running:
                 break  # an older one has just taken its blocks, and those of all younger ones
@@ -97,7 +97,7 @@ class Scheduler:
         """
         self._observe(batch, seconds)
         for sequence, count in batch.chunks.items():
-            if sequence.output_tokens:
+            if len(sequence.tokens) > sequence.prompt_tokens:
                 sequence.decode_s += seconds
             else:
                 sequence.prefill_s += seconds
@@ -132,10 +132,17 @@ class Scheduler:
 
     def _count(self, sequence: Sequence, left: int, chunks: Mapping[Sequence, int]) -> int:
         """Tokens that a sequence computes in a step with room for `left` more."""
-        count = min(sequence.pending, left)
-        if self._left_s == _UNBOUNDED_S or sequence.is_decoding:
+        pending = len(sequence.tokens) - sequence.computed
+        if pending == 1:
+            return 1
+        count = min(pending, left)
+        if self._pace is None:
             return count
-        assert self._pace is not None
+        if self._left_s is None:
+            bounded = any(one.is_decoding for one in self.running)
+            self._left_s = self._pace.left_s() if bounded else _UNBOUNDED_S
+        if self._left_s == _UNBOUNDED_S:
+            return count
         fitting = self._pace.tokens(sequence.wants, self._left_s)
         if all(one.is_decoding for one in chunks):
             fitting = at_least(fitting)
@@ -189,13 +196,13 @@ class Scheduler:
     def _observe(self, batch: Batch, seconds: float) -> None:
         if self._pace is None:
             return
-        tokens: Counter[Wants] = Counter()
+        tokens: dict[Wants, int] = {}
         decoding = False
         for sequence, count in batch.chunks.items():
-            if sequence.is_decoding:
+            if sequence.computed >= sequence.prompt_tokens:
                 decoding = True
             else:
-                tokens[sequence.wants] += count
+                tokens[sequence.wants] = tokens.get(sequence.wants, 0) + count
         self._pace.observe(tokens, decoding=decoding, seconds=seconds)
 
     def _accept(
