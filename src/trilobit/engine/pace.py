@@ -14,6 +14,9 @@ from .reading import Wants
 _FIRST = 16
 # A step always has so many, or a prompt beside texts that use up the budget would never end.
 _LEAST = 8
+# Of the budget, what steps are planned for: costs are those of steps before, and in a long text
+# every token costs a little more than the one before it.
+_AIM = 0.75
 # A cost that rises is believed soon, one that falls is believed later: better a chunk too small.
 _RISE, _FALL = 1 / 2, 1 / 8
 
@@ -28,7 +31,7 @@ class Pace:
 
     def left_s(self) -> float:
         """Seconds for prompt tokens in a step that also decodes."""
-        return max(0.0, self.budget_s - self._decode_s)
+        return max(0.0, _AIM * self.budget_s - self._decode_s)
 
     def tokens(self, wants: Wants, left_s: float) -> int:
         """How many tokens of a kind fit into so many seconds."""
