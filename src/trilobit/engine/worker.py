@@ -109,7 +109,10 @@ class Worker:
                 else:
                     me.wait()
         finally:
-            self._leave(me)
+            # Nothing of Python's is called before: Ctrl-C cannot come in between, and leave behind
+            # a caller that never goes on.
+            self._line.remove(me)
+            self._wake_first()
             self._sweep()
 
     def run(self, sequences: Iterable[Sequence]) -> None:
@@ -136,7 +139,8 @@ class Worker:
                 me.wait()
             self._end_all(engine)
         finally:
-            self._leave(me)
+            self._line.remove(me)
+            self._wake_first()
 
     # ---- the line -----------------------------------------------------------------------------
 
@@ -145,9 +149,7 @@ class Worker:
             return self._last == threading.get_ident()
         return self._line[0] is me
 
-    def _leave(self, me: _Caller) -> None:
-        if me in self._line:
-            self._line.remove(me)
+    def _wake_first(self) -> None:
         for other in self._line[:1]:
             other.wake()
 
@@ -187,7 +189,8 @@ class Worker:
                 engine.take_in()
                 self._tell(engine)
             finally:
-                self._leave(me)
+                self._line.remove(me)
+                self._wake_first()
 
     def _tell(self, engine: Engine | None) -> None:
         while engine is not None and engine.news:
