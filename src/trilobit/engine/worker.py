@@ -111,7 +111,10 @@ class Worker:
         finally:
             # Nothing of Python's is called before: Ctrl-C cannot come in between, and leave behind
             # a caller that never goes on.
-            self._line.remove(me)
+            try:  # noqa: SIM105
+                self._line.remove(me)
+            except ValueError:  # a forked child, which has begun a line of its own
+                pass
             self._wake_first()
             self._sweep()
 
