@@ -19,7 +19,7 @@ import numpy as np
 from trilobit import _native
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.engine.blocks import BLOCK
-from trilobit.engine.runner import open_decoder
+from trilobit.engine.native import open_decoder
 from trilobit.formats.packed import PackedModel
 
 PROMPT = 64  # tokens
@@ -88,7 +88,7 @@ class Steps:
 
     def choose(self) -> None:
         """The next token after the step before."""
-        self.decoder.sample([self.sampler])
+        self.decoder.verify([self.sampler], [[]])
 
     def _decode(self, sequences: int) -> None:
         numbers = np.arange(sequences, dtype=np.int32)

@@ -18,7 +18,7 @@ import cli
 import numpy as np
 
 from trilobit import LLM, _native
-from trilobit.engine.runner import rotary_frequencies
+from trilobit.engine.native import rotary_frequencies
 from trilobit.errors import FormatError
 from trilobit.formats.packed import PackedModel
 from trilobit.hub.models import model_file
@@ -90,7 +90,8 @@ def main() -> None:
             for name, settings in SAMPLINGS.items():
                 seeds = range(positions, positions + count)
                 before = decoder.rescored_rows, decoder.screened_tokens
-                chosen = decoder.sample([_native.Sampler(seed=s, **settings) for s in seeds])
+                samplers = [_native.Sampler(seed=s, **settings) for s in seeds]
+                chosen = [one for [one] in decoder.verify(samplers, [[]] * count)]
                 full = [
                     _native.Sampler(seed=s, **settings).sample(row)
                     for s, row in zip(seeds, logits, strict=True)

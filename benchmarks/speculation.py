@@ -117,9 +117,9 @@ def main() -> None:
     before = facts()  # the load of the machine, before it is ours
     model = (arguments.model,) if arguments.model else ()
     sides = {on: LLM(*model, threads=arguments.threads, speculation=on) for on in (False, True)}
-    recorders = {on: Recorder(llm._runner._decoder) for on, llm in sides.items()}
+    recorders = {on: Recorder(llm._worker.engine.backend.decoder) for on, llm in sides.items()}
     for on, llm in sides.items():
-        llm._runner._decoder = recorders[on]
+        llm._worker.engine.backend.decoder = recorders[on]
     results = []
 
     def compare(name: str, several: list[Any], params: SamplingParams, script: Any) -> None:

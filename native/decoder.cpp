@@ -345,9 +345,10 @@ void Decoder::logits(int begin, int end, float *out) {
 }
 
 void Decoder::sample(std::span<Sampler *const> samplers, std::int32_t *out) {
-    const Pool::Step step(pool_, head_->ns(k_, outputs_));
-    for (int begin = 0; begin < outputs_; begin += kSampleRows) {
-        const int count = std::min(kSampleRows, outputs_ - begin);
+    const int rows = static_cast<int>(samplers.size());
+    const Pool::Step step(pool_, head_->ns(k_, rows));
+    for (int begin = 0; begin < rows; begin += kSampleRows) {
+        const int count = std::min(kSampleRows, rows - begin);
         head_->sample(
             k_, pool_, hidden_out_.data() + std::ptrdiff_t{begin} * hidden_stride_, hidden_stride_,
             samplers.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(count)),

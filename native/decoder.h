@@ -65,10 +65,10 @@ class Decoder {
     void forward(const Batch &batch);
     // Of the last forward, for its output rows [begin, end): out[row - begin][vocab_size].
     void logits(int begin, int end, float *out);
-    // One token for each output row of the last forward; samplers[i] is advanced.
+    // One token for each of the first output rows of the last forward; samplers[i] is advanced.
     void sample(std::span<Sampler *const> samplers, std::int32_t *out);
     // The tokens that follow in each sequence: those of its draft that the sampler chooses too, as
-    // if one at a time, and the choice after them. Output rows are the drafts' in their order.
+    // if one at a time, and the choice after them. The first output rows are the drafts' in order.
     void verify(std::span<const Draft> drafts, std::vector<std::vector<std::int32_t>> *out);
 
     int output_count() const { return outputs_; }

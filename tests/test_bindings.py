@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from trilobit import _native
-from trilobit.engine.runner import rotary_frequencies
+from trilobit.engine.native import rotary_frequencies
 from trilobit.formats import names
 from trilobit.formats.packed import PackedModel
 
@@ -163,21 +163,33 @@ def test_samplers_are_one_a_row_each_by_itself(model: PackedModel) -> None:
     decoder.forward(**batch())
     one, other = _native.Sampler(temperature=0.0), _native.Sampler(temperature=0.0)
     bad: dict[str, list[Any]] = {
-        "one sampler for each output row": [one],
         "None": [one, None],
         "twice": [one, one],
     }
     for reason, samplers in bad.items():
-        with pytest.raises(ValueError, match=re.escape(reason)):
-            decoder.sample(samplers)
-    for reason, samplers in list(bad.items())[1:]:
         with pytest.raises(ValueError, match=re.escape(reason)):
             decoder.verify(samplers, [[], []])
     with pytest.raises(ValueError, match="one draft for each sampler"):
         decoder.verify([one, other], [[]])
     with pytest.raises(ValueError, match="each token of a draft"):
         decoder.verify([one, other], [[], [1]])
-    assert decoder.sample([one, other]) == decoder.logits().argmax(axis=1).tolist()
+    chosen = decoder.logits().argmax(axis=1).tolist()
+    assert decoder.verify([one, other], [[], []]) == [[token_id] for token_id in chosen]
+
+
+def test_rows_of_the_outputs_are_those_asked_for(model: PackedModel) -> None:
+    decoder = _native.Decoder(**parts(model))
+    decoder.forward(**batch())
+    for rows in (decoder.logits, decoder.hidden):
+        whole = rows()
+        assert len(whole) == 2
+        for first in range(3):
+            np.testing.assert_array_equal(rows(first), whole[first:])
+            for count in range(3 - first):
+                np.testing.assert_array_equal(rows(first, count), whole[first : first + count])
+        for first, count in ((-1, 1), (0, 3), (2, 1), (3, None), (0, -1)):
+            with pytest.raises(ValueError, match="rows outside the output rows"):
+                rows(first, count)
 
 
 # ---- functions --------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def test_importing_and_generating_load_no_torch(model_file: Path) -> None:
     modules = loaded_modules(
         "", "generate", PROMPT, "--model", model_file, "--max-tokens", 2, "--json"
     )
-    assert "trilobit.engine.llm" in modules
+    assert "trilobit.llm" in modules
     assert not modules & HEAVY
 
 

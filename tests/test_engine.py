@@ -23,7 +23,10 @@ from numpy.typing import NDArray
 
 from trilobit import LLM, SamplingParams, _native
 from trilobit.engine.blocks import BLOCK, blocks_for
-from trilobit.engine.runner import Runner, rotary_frequencies
+from trilobit.engine.engine import Engine
+from trilobit.engine.native import NativeBackend, rotary_frequencies
+from trilobit.engine.reading import Logits
+from trilobit.engine.request import Request
 from trilobit.engine.scheduler import Scheduler
 from trilobit.engine.sequence import Sequence
 from trilobit.formats.packed import PackedModel
@@ -187,52 +190,52 @@ def test_llm_logits_do_not_depend_on_max_batch_tokens(
     assert (llm.logits(ids) == alone(make_decoder(model), ids)).all()
 
 
-# ---- the runner: cache, preemption, interrupts ------------------------------------------------
+# ---- the engine: cache, preemption, interrupts ------------------------------------------------
 
 
-def make_runner(
+def make_engine(
     model: PackedModel,
     *,
     blocks: int = 4 * blocks_for(LONG),
     batch_tokens: int = 512,
     sequences: int = 8,
-) -> Runner:
-    return Runner(
-        model.config,
-        model.arrays(),
-        threads=1,
-        blocks=blocks,
-        batch_tokens=batch_tokens,
-        sequences=sequences,
-        kv_dtype="f16",
+) -> Engine:
+    backend = NativeBackend(
+        model.config, model.arrays(), threads=1, blocks=blocks, batch_tokens=batch_tokens
     )
+    return Engine(backend, sequences=sequences)
 
 
 def make_sequence(model: PackedModel, prompt: list[int], count: int, **options: Any) -> Sequence:
     text = model.text.tokenizer
     assert text is not None
     options = {"temperature": 1.5, "repetition_penalty": 1.1, **options}
-    return Sequence(
-        prompt,
-        SamplingParams(max_tokens=count, **options),
+    request = Request(
+        prompt=prompt,
+        params=SamplingParams(max_tokens=count, **options),
         seed=len(prompt),
-        end_ids=frozenset(),
         limit=len(prompt) + count,
-        tokenizer=Tokenizer(text, "test"),
     )
+    return Sequence(request, tokenizer=Tokenizer(text, "test"))
 
 
-def run(runner: Runner, sequences: list[Sequence]) -> list[list[int]]:
+def make_reading(model: PackedModel, ids: list[int]) -> tuple[Sequence, Logits]:
+    reading = Logits(len(ids), model.config.vocab_size)
+    request = Request(prompt=ids, params=SamplingParams(), seed=0, limit=len(ids))
+    return Sequence(request, reading=reading), reading
+
+
+def run(engine: Engine, sequences: list[Sequence]) -> list[list[int]]:
     for one in sequences:
-        runner.add(one)
-    while runner.step():
+        engine.inbox.append(one)
+    while engine.step():
         pass
     assert all(one.over for one in sequences)
     return [one.tokens for one in sequences]
 
 
 def run_each_alone(model: PackedModel, sequences: list[Sequence]) -> list[list[int]]:
-    return [run(make_runner(model), [one])[0] for one in sequences]
+    return [run(make_engine(model), [one])[0] for one in sequences]
 
 
 def test_preemption_under_a_tiny_cache_changes_no_token(
@@ -244,156 +247,166 @@ def test_preemption_under_a_tiny_cache_changes_no_token(
         Scheduler, "preempt", lambda self, one: (preempted.append(one), preempt(self, one))
     )
     prompts = [random_ids(seed, length) for seed, length in enumerate((90, 3, 60, 31, 1, 64))]
-    runner = make_runner(model, blocks=7, batch_tokens=40, sequences=5)
-    got = run(runner, [make_sequence(model, ids, 100) for ids in prompts])
+    engine = make_engine(model, blocks=7, batch_tokens=40, sequences=5)
+    got = run(engine, [make_sequence(model, ids, 100) for ids in prompts])
     assert len(preempted) > 3
     assert got == run_each_alone(model, [make_sequence(model, ids, 100) for ids in prompts])
-    assert runner.free_blocks == 7
+    assert engine.free_blocks == 7
 
 
 def test_cached_blocks_change_no_token(model: PackedModel) -> None:
     first = random_ids(3, 200)
-    runner = make_runner(model, batch_tokens=50)
-    run(runner, [make_sequence(model, first, 60)])
+    engine = make_engine(model, batch_tokens=50)
+    run(engine, [make_sequence(model, first, 60)])
     prompts = [first, first[:100], first[:70] + random_ids(4, 90), random_ids(5, 40)]
     again = [make_sequence(model, ids, 60) for ids in prompts]
-    got = run(runner, again)
+    got = run(engine, again)
     assert [one.cached_tokens for one in again] == [192, 96, 64, 0]
     assert got == run_each_alone(model, [make_sequence(model, ids, 60) for ids in prompts])
 
 
 def test_output_is_cached_for_the_next_turn(model: PackedModel) -> None:
-    runner = make_runner(model)
+    engine = make_engine(model)
     turn = make_sequence(model, random_ids(6, 50), 60)
-    [tokens] = run(runner, [turn])
+    [tokens] = run(engine, [turn])
     prompt = tokens + random_ids(7, 5)
     reply = make_sequence(model, prompt, 20)
-    [got] = run(runner, [reply])
+    [got] = run(engine, [reply])
     assert reply.cached_tokens == (len(tokens) - 1) // BLOCK * BLOCK
     assert got == run_each_alone(model, [make_sequence(model, prompt, 20)])[0]
 
 
 def test_logits_amid_running_sequences_disturb_nobody(model: PackedModel) -> None:
-    runner = make_runner(model, blocks=blocks_for(LONG))
+    engine = make_engine(model, blocks=blocks_for(LONG))
     prompts = [random_ids(seed, 80) for seed in range(4)]
     running = [make_sequence(model, ids, 40) for ids in prompts]
     for one in running:
-        runner.add(one)
+        engine.inbox.append(one)
     for _ in range(10):
-        runner.step()
+        engine.step()
     ids = random_ids(8, LONG)  # takes every block
-    got = np.concatenate(list(runner.logits(ids)))
-    assert (got == alone(make_decoder(model), ids)).all()
+    sequence, reading = make_reading(model, ids)
+    engine.inbox.append(sequence)
+    while not sequence.over:
+        engine.step()
+    assert (reading.values == alone(make_decoder(model), ids)).all()
     wanted = run_each_alone(model, [make_sequence(model, p, 40) for p in prompts])
-    assert run(runner, []) == []
+    assert run(engine, []) == []
     assert [one.tokens for one in running] == wanted
 
 
 def test_logits_left_half_read_disturb_nobody(model: PackedModel) -> None:
-    runner = make_runner(model, batch_tokens=16)
+    engine = make_engine(model, batch_tokens=16)
     sequence = make_sequence(model, random_ids(9, 40), 30)
-    runner.add(sequence)
-    runner.step()
-    next(runner.logits(random_ids(10, 100)))  # and never the rest
-    run(runner, [])
+    engine.inbox.append(sequence)
+    engine.step()
+    half_read, _ = make_reading(model, random_ids(10, 100))
+    engine.inbox.append(half_read)
+    engine.step()
+    engine.step()
+    assert 0 < half_read.computed < 100
+    half_read.abandoned = True  # and never the rest
+    engine.inbox.append(half_read)
+    run(engine, [])
     assert [sequence.tokens] == run_each_alone(model, [make_sequence(model, random_ids(9, 40), 30)])
-    assert runner.free_blocks == 4 * blocks_for(LONG)
+    assert engine.free_blocks == 4 * blocks_for(LONG)
 
 
-def interrupted_case(model: PackedModel, stop: list[str]) -> tuple[Runner, list[Sequence]]:
+def interrupted_case(model: PackedModel, stop: list[str]) -> tuple[Engine, list[Sequence]]:
     """Prefill in chunks, a shared prefix, preemption, a stop string, different ends."""
     shared = random_ids(11, 40)
     lengths = ((shared + random_ids(12, 50), 25), (shared, 30), (random_ids(13, 33), 40))
-    runner = make_runner(model, blocks=6, batch_tokens=60, sequences=3)
-    return runner, [make_sequence(model, ids, n, stop=stop) for ids, n in lengths]
+    engine = make_engine(model, blocks=6, batch_tokens=60, sequences=3)
+    return engine, [make_sequence(model, ids, n, stop=stop) for ids, n in lengths]
 
 
 def test_a_step_may_be_interrupted_at_any_line(model: PackedModel) -> None:
-    runner, sequences = interrupted_case(model, [])
-    run(runner, sequences)
+    engine, sequences = interrupted_case(model, [])
+    run(engine, sequences)
     stop = [sequences[0].text[20:22]]
-    runner, sequences = interrupted_case(model, stop)
+    engine, sequences = interrupted_case(model, stop)
     for one in sequences:
-        runner.add(one)
+        engine.inbox.append(one)
     with interrupt_at(-1) as lines:
-        while runner.step():
+        while engine.step():
             pass
     wanted = [(one.tokens, one.text, one.finish_reason) for one in sequences]
     assert {one.finish_reason for one in sequences} == {"stop", "length"}
     # All lines would take minutes: an odd stride meets every line of the loops sooner or later.
     for line in range(1, lines(), 61):
-        runner, sequences = interrupted_case(model, stop)
+        engine, sequences = interrupted_case(model, stop)
         for one in sequences:
-            runner.add(one)
+            engine.inbox.append(one)
         shown = [""] * len(sequences)
         with suppress(KeyboardInterrupt), interrupt_at(line) as reached:
-            while runner.step():
+            while engine.step():
                 shown = [one.text for one in sequences]
         assert reached() == line
-        run(runner, [])
+        run(engine, [])
         assert [(one.tokens, one.text, one.finish_reason) for one in sequences] == wanted, line
         # What a reader has taken is not taken back.
         assert all(one.text.startswith(text) for one, text in zip(sequences, shown, strict=True))
-        assert runner.free_blocks == 6
+        assert engine.free_blocks == 6
 
 
 def test_adding_and_dropping_may_be_interrupted(model: PackedModel) -> None:
     wanted = run_each_alone(model, [make_sequence(model, random_ids(14, 40), 10)])
     for line in range(1, 60):
-        runner = make_runner(model, blocks=6, batch_tokens=60, sequences=2)
+        engine = make_engine(model, blocks=6, batch_tokens=60, sequences=2)
         stays, goes = (make_sequence(model, random_ids(14, 40), 10) for _ in range(2))
-        runner.add(stays)
-        runner.step()
+        engine.inbox.append(stays)
+        engine.step()
         try:
             with interrupt_at(line):
-                runner.add(goes)
-                runner.step()
+                engine.inbox.append(goes)
+                engine.step()
                 goes.abandoned = True
-                runner.drop_abandoned()
+                engine.inbox.append(goes)
+                engine.take_in()
         except KeyboardInterrupt:
             goes.abandoned = True
-        assert run(runner, []) == []
+            engine.inbox.append(goes)
+        assert run(engine, []) == []
         assert [stays.tokens] == wanted
-        assert runner.free_blocks == 6
+        assert engine.free_blocks == 6
 
 
 def test_a_failed_step_ends_its_sequences_and_the_next_ones_run(
     model: PackedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = make_runner(model)
+    engine = make_engine(model)
     victims = [make_sequence(model, random_ids(seed, 40), 10) for seed in (15, 16)]
     for one in victims:
-        runner.add(one)
-    runner.step()
+        engine.inbox.append(one)
+    engine.step()
 
-    class Broken:
-        def forward(self, *_: object) -> None:
-            raise MemoryError("no memory")
+    def broken(*_: object) -> None:
+        raise MemoryError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_decoder", Broken())
+        patch.setattr(engine.backend, "forward", broken)
         with pytest.raises(MemoryError):
-            runner.step()
+            engine.step()
     assert all(one.over and isinstance(one.error, MemoryError) for one in victims)
     after = [make_sequence(model, random_ids(17, 40), 10)]
-    assert run(runner, after) == run_each_alone(
+    assert run(engine, after) == run_each_alone(
         model, [make_sequence(model, random_ids(17, 40), 10)]
     )
-    assert runner.free_blocks == 4 * blocks_for(LONG)
+    assert engine.free_blocks == 4 * blocks_for(LONG)
 
 
 def test_a_tokenizer_that_fails_ends_only_its_own_sequence(
     model: PackedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = make_runner(model)
+    engine = make_engine(model)
     good, bad = (make_sequence(model, random_ids(18, 30), 10) for _ in range(2))
 
     def fail(_: int) -> str:
         raise ValueError("no such token")
 
     monkeypatch.setattr(bad._text, "add", fail)
-    run(runner, [good, bad])
+    run(engine, [good, bad])
     assert isinstance(bad.error, ValueError)
     assert good.error is None
     assert good.finish_reason == "length"
-    assert runner.free_blocks == 4 * blocks_for(LONG)
+    assert engine.free_blocks == 4 * blocks_for(LONG)

@@ -24,7 +24,7 @@ from transformers import (
 
 from trilobit import LLM, RequestError, UnsupportedModel, _native, packing
 from trilobit.convert import convert
-from trilobit.engine.runner import rotary_frequencies
+from trilobit.engine.native import rotary_frequencies
 from trilobit.formats import names
 from trilobit.formats.bitnet import pack_hf
 from trilobit.formats.hf_config import to_hf

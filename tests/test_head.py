@@ -145,7 +145,7 @@ def test_a_gaussian_head_needs_few_rows(tmp_path: Path) -> None:
     path = with_head(tmp_path / "model.trilobit", gaussian(np.random.default_rng(2)))
     llm = LLM(path, head="screened", threads=2)
     llm.generate([[i] for i in range(16)], SamplingParams(max_tokens=16, temperature=0))
-    decoder = llm._runner._decoder
+    decoder = llm._worker.engine.backend.decoder
     assert decoder.screened_tokens > 200
     # 4-bit codes err by a ninth of a logit's spread, and a margin is 8 of those.
     assert decoder.rescored_rows / decoder.screened_tokens < VOCAB / 16

@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 from trilobit import LLM, ContextOverflow, Embedder, FormatError, RequestError, SamplingParams
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.engine.blocks import block_bytes
-from trilobit.engine.sequence import Completion, Sequence, StopStrings
+from trilobit.engine.event import Completion
+from trilobit.engine.sequence import Sequence
+from trilobit.engine.stops import StopStrings
 from trilobit.formats.packed import PackedModel
 
 REPOSITORY = Path(__file__).parents[1]
@@ -39,7 +41,7 @@ def llm(model_file: Path) -> LLM:
 
 
 def free_blocks(llm: LLM) -> int:
-    return llm._runner.free_blocks
+    return llm._worker.engine.free_blocks
 
 
 def ids_of(seed: int, count: int) -> list[int]:
@@ -394,7 +396,7 @@ def test_a_bad_prompt_is_refused_in_one_line(llm: LLM, prompt: Any, message: str
         llm.generate(prompt, GREEDY)
     assert "\n" not in str(caught.value)
     assert free_blocks(llm) == free
-    assert not llm._runner._live
+    assert not llm._worker.engine._live
 
 
 def test_every_way_in_refuses_bad_ids(llm: LLM) -> None:
@@ -414,12 +416,23 @@ def test_what_is_no_text_is_refused_and_told_what_to_do(llm: LLM) -> None:
         llm.encode(5)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("params", [5, {"max_tokens": 3}, [GREEDY, GREEDY], {}])
+@pytest.mark.parametrize("params", [5, {"max_tokens": 3}, [GREEDY, 5], {}])
 def test_params_of_another_type_are_refused(llm: LLM, params: Any) -> None:
     free = free_blocks(llm)
     with pytest.raises(RequestError, match=r"^params is of type .*; expected one SamplingParams"):
         llm.generate([PROMPT, PROMPT], params)
     assert free_blocks(llm) == free
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_params_are_for_all_or_one_for_each_prompt(llm: LLM, count: int) -> None:
+    with pytest.raises(RequestError, match=f"^params are {count}, prompts 2; give one for each$"):
+        llm.generate([PROMPT, PROMPT], [GREEDY] * count)
+    different = [SEEDED, GREEDY]
+    together = llm.generate([PROMPT, PROMPT], different)
+    assert [one.token_ids for one in together] == [
+        llm.generate(PROMPT, params).token_ids for params in different
+    ]
 
 
 @pytest.mark.parametrize("model", [None, 5, b"x", []])
@@ -579,7 +592,7 @@ def test_leaving_a_stream_in_any_way_frees_its_blocks(llm: LLM) -> None:
     waiting = llm.stream(PROMPT, SEEDED)  # never read
     waiting.close()
     assert waiting.completion.token_ids == ()
-    assert not llm._runner._live
+    assert not llm._worker.engine._live
 
 
 def test_a_stream_that_ended_is_not_aborted_by_closing(llm: LLM) -> None:
@@ -649,7 +662,7 @@ def test_threads_that_stream_at_once_get_their_own_texts(model_file: Path) -> No
         return text
 
     assert in_threads(work, 8) == wanted
-    assert not llm._runner._live
+    assert not llm._worker.engine._live
 
 
 def test_a_short_request_does_not_wait_for_a_long_one(model_file: Path) -> None:
@@ -706,7 +719,7 @@ llm = LLM(sys.argv[1], threads=2)
 seeded = SamplingParams(temperature=2.0, max_tokens=30, ignore_eos=True, seed=7)
 long = SamplingParams(temperature=0, max_tokens=1000, ignore_eos=True)
 wanted = llm.generate([5, 6, 7], seeded).text
-all_blocks = llm._runner.free_blocks
+all_blocks = llm._worker.engine.free_blocks
 """
 
 
@@ -758,8 +771,8 @@ while thread.is_alive() or hits < 5:
 thread.join()
 assert texts == [wanted] * 8, texts
 assert llm.generate([5, 6, 7], seeded).text == wanted
-assert llm._runner.free_blocks == all_blocks
-assert not llm._runner._live
+assert llm._worker.engine.free_blocks == all_blocks
+assert not llm._worker.engine._live
 print("usable")
 """
     )
@@ -779,7 +792,7 @@ for delay in (0.001, 0.003, 0.01, 0.03):
         pass
     signal.setitimer(signal.ITIMER_REAL, 0)
     assert stream.completion.finish_reason in ("aborted", "length")
-    assert llm._runner.free_blocks == all_blocks
+    assert llm._worker.engine.free_blocks == all_blocks
 assert llm.generate([5, 6, 7], seeded).text == wanted
 print("usable")
 """
@@ -792,7 +805,7 @@ def test_a_request_that_ends_while_another_is_taken_out_leaves_nothing(llm: LLM)
     endless = SamplingParams(temperature=0, max_tokens=1000, ignore_eos=True)
     first, second = llm.stream([9], endless), llm.stream([8], endless)
     next(first), next(second)
-    scheduler = llm._runner._scheduler
+    scheduler = llm._worker.engine.scheduler
     remove = scheduler.remove
 
     def ends_the_first_too(sequence: Sequence) -> None:
@@ -893,10 +906,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilobit import LLM, SamplingParams
-from trilobit.engine.llm import Score
-from trilobit.engine.stream import Stream
+from trilobit import Score
+from trilobit.stream import Stream
 from trilobit.engine.blocks import block_bytes
-from trilobit.engine.sequence import Completion
+from trilobit.engine.event import Completion
 
 
 def use(ids: list[int], text: str, array: NDArray[np.int64], both: list[str | list[int]]) -> None:

@@ -15,7 +15,7 @@ import pytest
 from conftest import tiny_config
 
 from trilobit import LLM, Embedder, FormatError, SamplingParams, _native
-from trilobit.engine.runner import rotary_frequencies
+from trilobit.engine.native import rotary_frequencies
 from trilobit.formats import names, packed
 from trilobit.formats.files import OpenFile
 from trilobit.formats.packed import PackedModel
@@ -189,7 +189,7 @@ def test_a_large_table_is_resident_only_while_all_of_it_is_read(tmp_path: Path) 
     llm.generate(ids, SamplingParams(max_tokens=4, top_k=40, ignore_eos=True, seed=1))
     assert mapped_bytes(path) < few
     stream = llm.stream(ids, SamplingParams(max_tokens=6, top_p=0.9, ignore_eos=True, seed=1))
-    llm._run_until(lambda: len(stream.completion.token_ids) > 1)
+    llm._worker.run_until(lambda: len(stream.completion.token_ids) > 1)
     assert mapped_bytes(path) > table, "top-p reads all of the head"
     llm.generate(ids[::-1], SAMPLINGS["greedy"])  # beside top-p, then without it
     assert mapped_bytes(path) < few

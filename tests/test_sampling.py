@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -62,6 +64,12 @@ def test_defaults_are_in_range() -> None:
         ("logit_bias", {1: "much"}),
         ("logit_bias", [1, 2]),
         ("logit_bias", None),
+        ("logprobs", -1),
+        ("logprobs", 101),
+        ("logprobs", True),
+        ("ignore_eos", 1),
+        ("stop_token_ids", itertools.repeat(5)),
+        ("stop", itertools.repeat("x")),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
@@ -83,7 +91,7 @@ def test_numpy_numbers_become_pythons() -> None:
     assert (params.max_tokens, params.top_k, params.seed) == (5, 7, 2**64 - 1)
     assert type(params.temperature) is float
     assert params.stop_token_ids == (3, 4)
-    assert params.logit_bias == {9: -1.5}
+    assert params.logit_bias == ((9, -1.5),)
 
 
 def test_one_stop_text_is_a_list_of_one() -> None:
@@ -92,12 +100,30 @@ def test_one_stop_text_is_a_list_of_one() -> None:
 
 
 def test_a_bias_of_minus_infinity_forbids() -> None:
-    assert SamplingParams(logit_bias={0: -math.inf}).logit_bias == {0: -math.inf}
+    assert SamplingParams(logit_bias={0: -math.inf}).logit_bias == ((0, -math.inf),)
 
 
 def test_later_changes_of_the_callers_objects_change_nothing() -> None:
     bias, stop, ids = {1: 2.0}, ["a"], [1]
     params = SamplingParams(logit_bias=bias, stop=stop, stop_token_ids=ids)
     bias[5], stop[0], ids[0] = math.nan, "", -1
-    assert params.logit_bias == {1: 2.0}
+    assert params.logit_bias == ((1, 2.0),)
     assert (params.stop, params.stop_token_ids) == (("a",), (1,))
+
+
+def test_parameters_are_values() -> None:
+    """Equal ones have one hash, in whatever form and order they were given."""
+    first = SamplingParams(stop=["a"], stop_token_ids=[3], logit_bias={2: 1, 1: -math.inf})
+    again = SamplingParams(stop="a", stop_token_ids=(3,), logit_bias=((1, -math.inf), (2, 1.0)))
+    assert first == again
+    assert len({first, again, SamplingParams()}) == 2
+    assert dataclasses.replace(first, seed=1) == dataclasses.replace(again, seed=1) != first
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.seed = 3  # type: ignore[misc]
+
+
+def test_an_error_shows_no_more_than_a_little_of_a_value() -> None:
+    for name in ("max_tokens", "temperature", "seed", "logit_bias", "stop_token_ids"):
+        with pytest.raises(RequestError) as caught:
+            SamplingParams(**{name: ["x" * 10_000] * 10_000})  # type: ignore[arg-type]
+        assert len(str(caught.value)) < 300

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trilobit import SamplingParams
-from trilobit.engine.blocks import BLOCK, BlockPool, blocks_for, key_of
+from trilobit.engine.batch import Batch
+from trilobit.engine.blocks import BLOCK, BlockPool, blocks_for
+from trilobit.engine.request import Request
 from trilobit.engine.scheduler import Scheduler
 from trilobit.engine.sequence import Sequence
 
@@ -18,28 +20,18 @@ MOST_TOKENS = 6 * BLOCK  # of one sequence: the least that a pool holds
 
 
 def sequence(prompt: list[int], max_tokens: int) -> Sequence:
-    return Sequence(
-        prompt,
-        SamplingParams(),
-        seed=0,
-        end_ids=frozenset(),
-        limit=min(len(prompt) + max_tokens, MOST_TOKENS),
-        tokenizer=None,
-    )
+    limit = min(len(prompt) + max_tokens, MOST_TOKENS)
+    return Sequence(Request(prompt=prompt, params=SamplingParams(), seed=0, limit=limit))
 
 
 def compute(scheduler: Scheduler, chunks: dict[Sequence, int]) -> None:
-    """What the runner does after a step, with a token made up from those before it."""
-    for one, count in chunks.items():
-        full = one.computed // BLOCK
-        one.computed += count
-        for number in range(full, one.computed // BLOCK):
-            one.key = key_of(one.key, one.tokens[number * BLOCK : (number + 1) * BLOCK])
-            scheduler.pool.publish(one.blocks[number], one.key)
-        if one.computed == len(one.tokens):
-            one.accept(sum(one.tokens) % 5)
-            if one.over:
-                scheduler.remove(one)
+    """A step whose tokens are made up from those before them."""
+    batch = Batch(chunks)
+    tokens: list[list[int] | Exception] = [[sum(one.tokens) % 5] for one in batch.asking]
+    scheduler.finish(batch, tokens, seconds=0.0)
+    for one in chunks:
+        if one.over:
+            scheduler.remove(one)
 
 
 def check_books(scheduler: Scheduler) -> None:
@@ -183,22 +175,6 @@ def test_nobody_is_admitted_into_blocks_that_the_running_need_next() -> None:
     # Three blocks are free. The young one would take them all, and the next step one of them back.
     assert scheduler.pool.available == blocks_for(len(young.tokens) + 1) == 3
     assert list(scheduler.schedule()) == [old]
-
-
-def test_blocks_can_be_borrowed_from_the_youngest() -> None:
-    scheduler = Scheduler(BlockPool(7), batch_tokens=512, sequences=2)
-    old, young = (sequence([kind] * 3 * BLOCK, 60) for kind in range(2))
-    scheduler.add(old)
-    scheduler.add(young)
-    compute(scheduler, scheduler.schedule())
-    blocks = scheduler.take(3)
-    assert (scheduler.running, list(scheduler.waiting)) == ([old], [young])
-    assert set(blocks).isdisjoint(old.blocks)
-    scheduler.pool.release(blocks)
-    while chunks := scheduler.schedule():
-        compute(scheduler, chunks)
-    assert old.tokens == run_alone([0] * 3 * BLOCK, 60)
-    assert young.tokens == run_alone([1] * 3 * BLOCK, 60)
 
 
 def test_cached_tokens_are_those_of_the_first_start() -> None:

@@ -19,14 +19,17 @@ from hypothesis import strategies as st
 from interrupt import interrupt_at
 
 from trilobit import LLM, RequestError, SamplingParams, _native
-from trilobit.engine import drafts as drafts_module
-from trilobit.engine import lookup as lookup_module
 from trilobit.engine.blocks import BLOCK, ROOT, blocks_for, key_of
-from trilobit.engine.drafts import StepCost, draft_lengths
-from trilobit.engine.lookup import Lookup
-from trilobit.engine.runner import Runner
+from trilobit.engine.engine import Engine
+from trilobit.engine.event import Completion
+from trilobit.engine.native import NativeBackend
+from trilobit.engine.request import Request
 from trilobit.engine.scheduler import Scheduler
-from trilobit.engine.sequence import Completion, Sequence
+from trilobit.engine.sequence import Sequence
+from trilobit.engine.speculation import drafts as drafts_module
+from trilobit.engine.speculation import lookup as lookup_module
+from trilobit.engine.speculation.drafts import StepCost, draft_lengths
+from trilobit.engine.speculation.lookup import Lookup
 from trilobit.formats.packed import PackedModel
 from trilobit.synth import synth_packed
 from trilobit.tokenizer import Tokenizer
@@ -346,10 +349,11 @@ def test_a_stream_gives_the_same_text_in_its_order(pairs: dict[str, tuple[LLM, L
     assert second.completion.finish_reason == "aborted"
     assert second.completion.text.startswith(taken)
     assert start + "".join(first) == wanted.text
-    assert fast._runner.free_blocks == fast._runner._blocks
+    engine = fast._worker.engine
+    assert engine.free_blocks == engine.backend.blocks
 
 
-# ---- the runner: blocks, cache, preemption, interrupts ----------------------------------------
+# ---- the engine: blocks, cache, preemption, interrupts ----------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -357,37 +361,28 @@ def model(model_file: Path) -> PackedModel:
     return PackedModel(model_file)
 
 
-def make_runner(model: PackedModel, *, blocks: int = 40, speculation: bool = True) -> Runner:
-    return Runner(
-        model.config,
-        model.arrays(),
-        threads=1,
-        blocks=blocks,
-        batch_tokens=40,
-        sequences=3,
-        kv_dtype="f16",
-        speculation=speculation,
-    )
+def make_engine(model: PackedModel, *, blocks: int = 40, speculation: bool = True) -> Engine:
+    backend = NativeBackend(model.config, model.arrays(), threads=1, blocks=blocks, batch_tokens=40)
+    return Engine(backend, sequences=3, speculation=speculation)
 
 
 def make_sequence(model: PackedModel, prompt: list[int], count: int, **options: Any) -> Sequence:
     text = model.text.tokenizer
     assert text is not None
     options = {"temperature": 0.3, "logit_bias": FEW, "repetition_penalty": 1.1, **options}
-    return Sequence(
-        prompt,
-        SamplingParams(max_tokens=count, **options),
+    request = Request(
+        prompt=prompt,
+        params=SamplingParams(max_tokens=count, **options),
         seed=len(prompt),
-        end_ids=frozenset(),
         limit=len(prompt) + count,
-        tokenizer=Tokenizer(text, "test"),
     )
+    return Sequence(request, tokenizer=Tokenizer(text, "test"))
 
 
-def check_blocks(runner: Runner) -> None:
+def check_blocks(engine: Engine) -> None:
     """Between steps, blocks hold what was computed and are known by tokens that were accepted."""
-    pool = runner._scheduler.pool
-    for one in runner._scheduler.running:
+    pool = engine.scheduler.pool
+    for one in engine.scheduler.running:
         assert len(one.blocks) == blocks_for(one.computed)
         assert one.computed <= len(one.tokens)
         key = ROOT
@@ -398,18 +393,18 @@ def check_blocks(runner: Runner) -> None:
             assert pool._key[block] in ((key, None) if full else (None,))
 
 
-def run(runner: Runner, sequences: list[Sequence]) -> list[list[int]]:
+def run(engine: Engine, sequences: list[Sequence]) -> list[list[int]]:
     for one in sequences:
-        runner.add(one)
-    while runner.step():
-        check_blocks(runner)
+        engine.inbox.append(one)
+    while engine.step():
+        check_blocks(engine)
     assert all(one.over for one in sequences)
-    assert runner.free_blocks == runner._blocks
+    assert engine.free_blocks == engine.backend.blocks
     return [one.tokens for one in sequences]
 
 
 def run_plainly(model: PackedModel, sequences: list[Sequence]) -> list[list[int]]:
-    return [run(make_runner(model, speculation=False), [one])[0] for one in sequences]
+    return [run(make_engine(model, speculation=False), [one])[0] for one in sequences]
 
 
 def prompts_of(*lengths: int) -> list[list[int]]:
@@ -426,9 +421,9 @@ def test_preemption_chunks_and_company_change_no_token(
         Scheduler, "preempt", lambda self, one: (preempted.append(one), preempt(self, one))
     )
     prompts = prompts_of(90, 3, 60, 31, 1, 64)
-    runner = make_runner(model, blocks=7)
+    engine = make_engine(model, blocks=7)
     sequences = [make_sequence(model, ids, 100) for ids in prompts]
-    got = run(runner, sequences)
+    got = run(engine, sequences)
     assert len(preempted) > 3
     assert all(one.accepted > 20 for one in sequences)
     assert got == run_plainly(model, [make_sequence(model, ids, 100) for ids in prompts])
@@ -438,54 +433,54 @@ def test_preemption_chunks_and_company_change_no_token(
 def test_drafts_take_no_block_from_anybody(model: PackedModel) -> None:
     """A cache that the tokens alone fill to the last position."""
     [prompt] = prompts_of(30)
-    runner = make_runner(model, blocks=3)
+    engine = make_engine(model, blocks=3)
     sequence = make_sequence(model, prompt, 3 * BLOCK - len(prompt))
-    got = run(runner, [sequence])
+    got = run(engine, [sequence])
     assert sequence.accepted > 10
     assert got == run_plainly(model, [make_sequence(model, prompt, 3 * BLOCK - len(prompt))])
 
 
 @pytest.mark.usefixtures("eager")
 def test_what_was_computed_beside_wrong_guesses_serves_the_next_turn(model: PackedModel) -> None:
-    runner = make_runner(model)
+    engine = make_engine(model)
     turn = make_sequence(model, prompts_of(50)[0], 80)
-    [tokens] = run(runner, [turn])
+    [tokens] = run(engine, [turn])
     assert 0 < turn.accepted < turn.drafted
     prompt = [*tokens, 300, 301]
     reply = make_sequence(model, prompt, 30)
-    [got] = run(runner, [reply])
+    [got] = run(engine, [reply])
     assert reply.cached_tokens == (len(tokens) - 1) // BLOCK * BLOCK
     assert got == run_plainly(model, [make_sequence(model, prompt, 30)])[0]
 
 
 @pytest.mark.usefixtures("eager")
 def test_a_step_with_drafts_may_be_interrupted_at_any_line(model: PackedModel) -> None:
-    def start(stop: list[str]) -> tuple[Runner, list[Sequence]]:
-        runner = make_runner(model, blocks=4)
+    def start(stop: list[str]) -> tuple[Engine, list[Sequence]]:
+        engine = make_engine(model, blocks=4)
         sequences = [
             make_sequence(model, ids, count, stop=stop)
             for ids, count in zip(prompts_of(40, 20), (25, 30), strict=True)
         ]
         for one in sequences:
-            runner.add(one)
-        return runner, sequences
+            engine.inbox.append(one)
+        return engine, sequences
 
-    _, [_, probe] = runner, sequences = start([])
-    run(runner, [])
+    _, [_, probe] = engine, sequences = start([])
+    run(engine, [])
     stop = [probe.text[8:11]]
-    runner, sequences = start(stop)
+    engine, sequences = start(stop)
     with interrupt_at(-1) as lines:
-        while runner.step():
+        while engine.step():
             pass
     wanted = [(one.tokens, one.text, one.finish_reason) for one in sequences]
     assert sum(one.accepted for one in sequences) > 5
     for line in range(1, lines(), 31):
-        runner, sequences = start(stop)
+        engine, sequences = start(stop)
         shown = [""] * len(sequences)
         with suppress(KeyboardInterrupt), interrupt_at(line):
-            while runner.step():
+            while engine.step():
                 shown = [one.text for one in sequences]
-        run(runner, [])
+        run(engine, [])
         assert [(one.tokens, one.text, one.finish_reason) for one in sequences] == wanted, line
         assert all(one.text.startswith(text) for one, text in zip(sequences, shown, strict=True))
 
@@ -500,7 +495,7 @@ def test_poor_guesses_are_given_up(model: PackedModel, monkeypatch: pytest.Monke
     few = make_sequence(model, prompts_of(60)[0], 200, **wild)
     many = make_sequence(model, prompts_of(60)[0], 200, **tame)
     for one in (few, many):
-        run(make_runner(model), [one])
+        run(make_engine(model), [one])
     assert few.drafted < 10
     assert many.accepted > 120
     assert many.drafted == many.accepted
@@ -514,11 +509,11 @@ def test_short_steps_are_not_all_spent_on_looking(
     monkeypatch.setattr(Lookup, "follow", lambda self: (looks.append(1), follow(self))[1])
     monkeypatch.setattr(drafts_module, "_LOOK_S", 1e6)
     wild = {"temperature": 5.0, "logit_bias": {}}
-    run(make_runner(model), [make_sequence(model, prompts_of(30)[0], 91, **wild)])
+    run(make_engine(model), [make_sequence(model, prompts_of(30)[0], 91, **wild)])
     assert len(looks) == 10  # of 90 steps that decode
     looks.clear()
     monkeypatch.setattr(drafts_module, "_LOOK_S", 0.0)
-    run(make_runner(model), [make_sequence(model, prompts_of(30)[0], 91, **wild)])
+    run(make_engine(model), [make_sequence(model, prompts_of(30)[0], 91, **wild)])
     assert len(looks) == 90
 
 
@@ -528,14 +523,13 @@ def test_the_switch_is_a_switch(model_file: Path) -> None:
 
 
 def test_drafts_that_do_not_fit_the_outputs_are_refused(model: PackedModel) -> None:
-    decoder = make_runner(model)._decoder
+    decoder = make_engine(model).backend.decoder
     ids = np.arange(3, dtype=np.int32)
     decoder.forward(ids, ids, np.zeros_like(ids), np.zeros((1, 1), dtype=np.int32), ids)
     sampler = _native.Sampler(temperature=0.0)
     with pytest.raises(ValueError, match="one draft for each sampler"):
         decoder.verify([sampler], [[1], [2]])
-    for draft in ([1], [1, 2, 3]):
-        with pytest.raises(ValueError, match="an output row for each"):
-            decoder.verify([sampler], [draft])
+    with pytest.raises(ValueError, match="an output row for each"):
+        decoder.verify([sampler], [[1, 2, 3]])
     [chosen] = decoder.verify([sampler], [[1, 2]])
     assert 1 <= len(chosen) <= 3

@@ -5,6 +5,7 @@
 #include "bindings.h"
 #include "model.h"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -113,29 +114,31 @@ struct PyDecoder {
                            "); did the file change while the model ran? Load it again");
     }
 
-    Matrix logits() {
-        const auto rows = static_cast<std::size_t>(decoder->output_count());
-        Matrix out = new_matrix(rows, static_cast<std::size_t>(decoder->config().vocab_size));
-        run([&] { decoder->logits(0, static_cast<int>(rows), out.data()); });
+    Matrix logits(int first, std::optional<int> count) {
+        const int rows = rows_from(first, count);
+        Matrix out = new_matrix(static_cast<std::size_t>(rows),
+                                static_cast<std::size_t>(decoder->config().vocab_size));
+        run([&] { decoder->logits(first, first + rows, out.data()); });
         return out;
     }
 
-    Matrix hidden() {
-        const auto rows = static_cast<std::size_t>(decoder->output_count());
+    Matrix hidden(int first, std::optional<int> count) {
+        const int rows = rows_from(first, count);
         const auto columns = static_cast<std::size_t>(decoder->config().hidden_size);
-        Matrix out = new_matrix(rows, columns);
-        for (std::size_t i = 0; i < rows; ++i)
-            std::copy_n(decoder->hidden(static_cast<int>(i)), columns, out.data() + i * columns);
+        Matrix out = new_matrix(static_cast<std::size_t>(rows), columns);
+        for (int i = 0; i < rows; ++i)
+            std::copy_n(decoder->hidden(first + i), columns,
+                        out.data() + static_cast<std::size_t>(i) * columns);
         return out;
     }
 
-    std::vector<std::int32_t> sample(const std::vector<Sampler *> &samplers) {
-        require(samplers.size() == static_cast<std::size_t>(decoder->output_count()),
-                "one sampler for each output row");
-        require_samplers(samplers);
-        std::vector<std::int32_t> out(samplers.size());
-        run([&] { decoder->sample(samplers, out.data()); });
-        return out;
+    // How many output rows are meant; all from the first on by nullopt.
+    int rows_from(int first, std::optional<int> count) const {
+        const int all = decoder->output_count();
+        require(first >= 0 && first <= all && count.value_or(0) >= 0 &&
+                    count.value_or(0) <= all - first,
+                "rows outside the output rows");
+        return count.value_or(all - first);
     }
 
     std::vector<std::vector<std::int32_t>>
@@ -149,7 +152,7 @@ struct PyDecoder {
             both.push_back({samplers[i], drafts[i]});
             rows += drafts[i].size();
         }
-        require(rows == static_cast<std::size_t>(decoder->output_count()),
+        require(rows <= static_cast<std::size_t>(decoder->output_count()),
                 "an output row for each sampler and each token of a draft");
         std::vector<std::vector<std::int32_t>> out;
         run([&] { decoder->verify(both, &out); });
@@ -171,15 +174,14 @@ void bind_decoder(nb::module_ &m) {
         .def("forward", &PyDecoder::forward, "token_ids"_a, "positions"_a, "sequence"_a,
              "block_tables"_a, "output_rows"_a,
              "Run a flat batch; all arrays int32. Sequence tokens are contiguous, in order.")
-        .def("logits", &PyDecoder::logits, "float32 [output rows, vocab] of the last forward.")
-        .def("hidden", &PyDecoder::hidden,
-             "float32 [output rows, hidden]: what the head multiplies, after the final norm.")
-        .def("sample", &PyDecoder::sample, "samplers"_a,
-             "One token id for each output row of the last forward; negative as of Sampler.sample.")
+        .def("logits", &PyDecoder::logits, "first"_a = 0, "count"_a = nb::none(),
+             "float32 [rows, vocab] of `count` output rows of the last forward, None: to the last.")
+        .def("hidden", &PyDecoder::hidden, "first"_a = 0, "count"_a = nb::none(),
+             "float32 [rows, hidden]: what the head multiplies, after the final norm.")
         .def("verify", &PyDecoder::verify, "samplers"_a, "drafts"_a,
-             "Tokens that follow in each sequence, whose output rows are of its last token and of "
-             "its draft's: the draft as far as the sampler chooses the same, and one more, or what "
-             "Sampler.sample gives where none can be chosen.")
+             "Tokens that follow in each sequence, whose output rows (the first ones of the batch) "
+             "are of its last token and of its draft's: the draft as far as the sampler chooses the "
+             "same, and one more, or what Sampler.sample gives where none can be chosen.")
         .def_prop_ro("threads", [](const PyDecoder &d) { return d.decoder->threads(); })
         .def(
             "threads_for",

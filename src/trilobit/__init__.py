@@ -17,25 +17,38 @@ TYPE_CHECKING = False  # as of `typing`, which takes longer to load than all of 
 if TYPE_CHECKING:
     from typing import Any
 
-    from .engine.embedder import Embedder
-    from .engine.llm import LLM
+    from .async_llm import AsyncLLM, EventStream
+    from .embedder import Embedder
+    from .engine.event import Completion, Event, Score, TokenLogprob, Usage
+    from .engine.options import EngineOptions
+    from .llm import LLM
     from .sampling import SamplingParams
+    from .stream import Stream
     from .vectors import pack_vectors, similarity, unpack_vectors
 
     __version__: str
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
+    "Completion",
     "ContextOverflow",
     "DownloadError",
     "Embedder",
+    "EngineOptions",
+    "Event",
+    "EventStream",
     "FormatError",
     "OutputError",
     "RecipeError",
     "RequestError",
     "SamplingParams",
+    "Score",
+    "Stream",
+    "TokenLogprob",
     "TrilobitError",
     "UnsupportedModel",
+    "Usage",
     "__version__",
     "pack_vectors",
     "similarity",
@@ -45,9 +58,18 @@ __all__ = [
 # Name -> its module. Looked up when asked for: the engine brings the native module and the
 # tokenizer, and even the rest takes longer than a command needs to answer Ctrl-C.
 _MODULES = {
-    "LLM": "engine.llm",
-    "Embedder": "engine.embedder",
+    "LLM": "llm",
+    "AsyncLLM": "async_llm",
+    "Completion": "engine.event",
+    "Embedder": "embedder",
+    "EngineOptions": "engine.options",
+    "Event": "engine.event",
+    "EventStream": "async_llm",
     "SamplingParams": "sampling",
+    "Score": "engine.event",
+    "Stream": "stream",
+    "TokenLogprob": "engine.event",
+    "Usage": "engine.event",
     "pack_vectors": "vectors",
     "similarity": "vectors",
     "unpack_vectors": "vectors",

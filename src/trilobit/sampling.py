@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,6 +14,11 @@ from .errors import RequestError
 
 # Far above any logit, far below what float32 cannot hold.
 _MOST_BIAS = 1e30
+# More than any vocabulary has, and more alternatives than anybody reads.
+_MOST_IDS = 1 << 20
+MOST_LOGPROBS = 100
+
+Bias = Mapping[int, float] | tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +30,10 @@ class SamplingParams:
     likely token. repetition_penalty: over prompt and output; frequency and presence penalties:
     over the output, as in OpenAI's API. seed: None draws a fresh one. stop: one text or several
     that end the output and are not part of it. ignore_eos: go on after an end-of-sequence token.
-    Raises RequestError for a value out of range.
+    logprobs: tell the log-probability of every token of the output, and of so many likeliest ones
+    in its place; they are of the logits as they come from the model, before bias and temperature,
+    and cost a pass over the whole head. logit_bias: a mapping, kept as pairs in the order of ids.
+    Equal parameters have equal hashes. Raises RequestError for a value out of range.
     """
 
     max_tokens: int = 256
@@ -35,10 +45,11 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     seed: int | None = None
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: Bias = ()
     stop: str | Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
@@ -47,12 +58,16 @@ class SamplingParams:
         self._set("stop", stop)
         ids = _items("stop_token_ids", self.stop_token_ids)
         if not all(_is_integer(i) for i in ids):
-            raise RequestError(f"stop_token_ids is {ids!r}; expected token ids")
+            raise RequestError(f"stop_token_ids is {_short(ids)}; expected token ids")
         self._set("stop_token_ids", tuple(map(int, ids)))
         self._integer("max_tokens", 1, 1 << 31)
         self._integer("top_k", 0, 1 << 31)
         if self.seed is not None:
             self._integer("seed", 0, 1 << 64)
+        if self.logprobs is not None:
+            self._integer("logprobs", 0, MOST_LOGPROBS + 1)
+        if not isinstance(self.ignore_eos, bool):
+            raise RequestError(f"ignore_eos is {_short(self.ignore_eos)}; expected True or False")
         self._number("temperature", 0, 100)
         self._number("top_p", 0, 1)
         self._number("min_p", 0, 1)
@@ -68,36 +83,53 @@ class SamplingParams:
         object.__setattr__(self, name, value)
 
     def _logit_bias(self) -> None:
-        if not isinstance(self.logit_bias, Mapping):
-            raise RequestError(f"logit_bias is {self.logit_bias!r}; expected token id -> bias")
-        for token_id, bias in self.logit_bias.items():
+        given = self.logit_bias
+        try:
+            bias = dict(given)
+        except (TypeError, ValueError):
+            raise RequestError(
+                f"logit_bias is {_short(given)}; expected token id -> bias"
+            ) from None
+        if len(bias) > _MOST_IDS:
+            raise RequestError(f"logit_bias has {len(bias)} tokens; expected {_MOST_IDS} at most")
+        for token_id, value in bias.items():
             if not _is_integer(token_id):
-                raise RequestError(f"logit_bias: {token_id!r} is not a token id")
-            if not _is_number(bias) or not (bias == -math.inf or abs(bias) <= _MOST_BIAS):
+                raise RequestError(f"logit_bias: {_short(token_id)} is not a token id")
+            if not _is_number(value) or not (value == -math.inf or abs(value) <= _MOST_BIAS):
                 raise RequestError(
-                    f"logit_bias: the bias of {token_id} is {bias!r}; expected a number from "
-                    f"{-_MOST_BIAS:.0e} to {_MOST_BIAS:.0e}, or -inf to forbid the token"
+                    f"logit_bias: the bias of {token_id} is {_short(value)}; expected a number "
+                    f"from {-_MOST_BIAS:.0e} to {_MOST_BIAS:.0e}, or -inf to forbid the token"
                 )
-        # A copy: what the caller does to a mapping of his own later does not reach in here.
-        self._set("logit_bias", {int(i): float(bias) for i, bias in self.logit_bias.items()})
+        # Nothing that the caller does to a mapping of his own later reaches in here.
+        self._set("logit_bias", tuple(sorted((int(i), float(v)) for i, v in bias.items())))
 
     def _integer(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
         if not _is_integer(value) or not low <= value < high:
-            raise RequestError(f"{name} is {value!r}; expected an integer from {low} to {high - 1}")
+            raise RequestError(
+                f"{name} is {_short(value)}; expected an integer from {low} to {high - 1}"
+            )
         self._set(name, int(value))
 
     def _number(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if not _is_number(value) or not low <= value <= high:
-            raise RequestError(f"{name} is {value!r}; expected a number from {low} to {high}")
+            raise RequestError(f"{name} is {_short(value)}; expected a number from {low} to {high}")
         self._set(name, float(value))
 
 
 def _items(name: str, value: object) -> tuple[Any, ...]:
     if not isinstance(value, Iterable):
-        raise RequestError(f"{name} is {value!r}; expected a list")
-    return tuple(value)
+        raise RequestError(f"{name} is {_short(value)}; expected a list")
+    # Of an endless iterator no more than shows that it is too long.
+    items = tuple(itertools.islice(value, _MOST_IDS + 1))
+    if len(items) > _MOST_IDS:
+        raise RequestError(f"{name} has more than {_MOST_IDS} items; give fewer")
+    return items
+
+
+def _short(value: object) -> str:
+    return reprlib.repr(value)
 
 
 def _is_integer(value: object) -> bool:

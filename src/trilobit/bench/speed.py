@@ -20,11 +20,12 @@ import numpy as np
 from .. import __version__, _native
 from ..config import ModelConfig
 from ..engine.blocks import BLOCK, KvDtype, block_bytes, blocks_for
-from ..engine.llm import LLM, Head
+from ..engine.options import Head
 from ..errors import RequestError
 from ..formats import names
 from ..formats.packed import PackedModel, bytes_by_part
 from ..hub.models import open_packed
+from ..llm import LLM
 from ..machine import cores, peak_rss_mb
 from ..packing import Layout, LayoutChoice, packed_shape
 from ..sampling import SamplingParams

@@ -19,7 +19,7 @@ from .path import FilePath
 if TYPE_CHECKING:
     from trilobit.bench.speed import Speed
     from trilobit.engine.blocks import KvDtype
-    from trilobit.engine.llm import Head
+    from trilobit.engine.options import Head
     from trilobit.packing import LayoutChoice
 
 

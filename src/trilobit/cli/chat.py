@@ -16,7 +16,7 @@ from .command import Command
 from .options import OpenLLM, llm_options, model_argument, sampling_options
 
 if TYPE_CHECKING:
-    from trilobit.engine.llm import LLM
+    from trilobit.llm import LLM
 
 # Ctrl-C is heard between two steps, so a step of a long prompt must not take seconds.
 STEP_TOKENS = 128

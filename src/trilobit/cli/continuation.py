@@ -6,11 +6,11 @@ import itertools
 import sys
 from typing import Any
 
-from trilobit import _native
-from trilobit.engine.llm import LLM
-from trilobit.engine.stream import Stream
+from trilobit.engine.native import isa
+from trilobit.llm import LLM
 from trilobit.machine import peak_rss_mb
 from trilobit.sampling import SamplingParams
+from trilobit.stream import Stream
 
 from .terminal import printable
 
@@ -42,7 +42,7 @@ def summary(llm: LLM, params: SamplingParams, stream: Stream) -> dict[str, Any]:
         "prefill_tokens_per_s": round(completion.prefill_tokens_per_s, 3),
         "decode_tokens_per_s": round(completion.decode_tokens_per_s, 3),
         "threads": llm.threads,
-        "isa": _native.isa(),
+        "isa": isa(),
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "seed": params.seed,
     }

@@ -10,9 +10,9 @@ import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 
-from trilobit.engine.llm import LLM
-from trilobit.engine.sequence import Completion
+from trilobit.engine.event import Completion
 from trilobit.errors import ContextOverflow, RequestError, TrilobitError
+from trilobit.llm import LLM
 from trilobit.machine import peak_rss_mb
 from trilobit.sampling import SamplingParams
 

@@ -83,7 +83,7 @@ def command(
     if out is not None:
         check_free(out, replace=force, remedy="choose another name, or replace it with --force")
     texts = _from_files(files, lines) if files else _from_stdin()
-    from trilobit.engine.embedder import Embedder
+    from trilobit.embedder import Embedder
 
     embedder = Embedder(model, pooling=pooling, context=context, threads=threads, layout=layout)
     with progress("Embedding") as step:

@@ -16,7 +16,7 @@ from .model_name import ModelName
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
-    from trilobit.engine.llm import LLM
+    from trilobit.llm import LLM
     from trilobit.packing import LayoutChoice
 
 Command = Callable[..., None]
@@ -103,7 +103,7 @@ def llm_options(command: Command) -> Command:
         **rest: Any,
     ) -> None:
         def open_llm(model: str, **more: int) -> LLM:
-            from trilobit.engine.llm import LLM  # brings numpy and the core
+            from trilobit.llm import LLM  # brings numpy and the core
 
             return LLM(
                 model,

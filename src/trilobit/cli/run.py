@@ -17,7 +17,7 @@ from .command import Command
 from .options import OpenLLM, llm_options, model_argument, sampling_options
 
 if TYPE_CHECKING:
-    from trilobit.engine.prompts import Message
+    from trilobit.inputs import Message
 
 _STORY = "Once upon a time"
 

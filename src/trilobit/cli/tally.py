@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trilobit.engine.sequence import Completion
+from trilobit.engine.event import Completion
 
 from .units import count
 

@@ -1,1 +1,1 @@
-"""The engine: which tokens run when, on the native decoder. `LLM` is its face."""
+"""The engine: which tokens run when, on a backend. It knows ids, no files and no Hub."""

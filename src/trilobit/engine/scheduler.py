@@ -1,36 +1,53 @@
-"""What runs in the next step: one flat batch of decode tokens and prefill chunks.
+"""What runs in the next step, and what came of it: one flat batch of decode tokens and chunks.
 
 The oldest go first. So those that decode, one token each, come before the prompts that arrived
-later, and a long prompt does not stop them; prompts fill the rest of the batch. When blocks run
-out, the youngest running sequence gives up its own and starts again later. The oldest can always go
-on, because the cache holds at least one full context: so every step makes progress.
+later, and a long prompt does not stop them; prompts, and texts that are only read, fill the rest of
+the batch: all of it, or beside texts that are being written what the budget of a step leaves time
+for (`pace`). When blocks run out, the youngest running sequence gives up its own and starts again
+later. The oldest can always go on, because the cache holds at least one full context: so every step
+makes progress.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
 
-from .blocks import BLOCK, ROOT, BlockPool, blocks_for
+from .batch import Batch
+from .blocks import BLOCK, ROOT, BlockPool, blocks_for, key_of
+from .event import TokenLogprob
+from .pace import Pace, at_least
+from .reading import Wants
 from .sequence import Sequence
+
+# Of a step that nobody bounds.
+_UNBOUNDED_S = float("inf")
 
 
 class Scheduler:
-    """Queues of sequences over a pool of blocks.
+    """Queues of sequences over a pool of blocks, and the books of what each has computed.
 
-    batch_tokens: tokens of one step. sequences: how many run at once, at most.
+    batch_tokens: tokens of one step. sequences: how many run at once, at most. pace: what a step
+    may take while texts are being written; None: any time.
     """
 
-    def __init__(self, pool: BlockPool, *, batch_tokens: int, sequences: int) -> None:
+    def __init__(
+        self, pool: BlockPool, *, batch_tokens: int, sequences: int, pace: Pace | None = None
+    ) -> None:
         assert 1 <= sequences <= batch_tokens
         self.pool = pool
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # the oldest first
         self._batch_tokens = batch_tokens
         self._sequences = sequences
+        self._pace = pace
+        # Of the step that is being made, for prompts; None: nobody has asked yet.
+        self._left_s: float | None = None
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence; it must fit into the pool alone."""
-        assert blocks_for(len(sequence.tokens) + 1) <= len(self.pool)
+        assert sequence.needed_blocks <= len(self.pool)
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -48,10 +65,13 @@ class Scheduler:
         """
         chunks: dict[Sequence, int] = {}
         left = self._batch_tokens
+        self._left_s = None
         for sequence in list(self.running):
             if left == 0 or sequence not in self.running:
                 break  # an older one has just taken its blocks, and those of all younger ones
-            count = min(sequence.pending, left)
+            count = self._count(sequence, left, chunks)
+            if not count:
+                continue
             while not self._grow(sequence, sequence.computed + count):
                 victim = self.running[-1]
                 self.preempt(victim)
@@ -63,6 +83,37 @@ class Scheduler:
         self._admit(chunks, left)
         return chunks
 
+    def finish(
+        self,
+        batch: Batch,
+        chosen: Items[list[int] | Exception],
+        *,
+        seconds: float,
+        logprobs: Mapping[Sequence, list[TokenLogprob]] | None = None,
+    ) -> None:
+        """Enter what a step has computed into the books, and hand out its tokens.
+
+        chosen: for each of `batch.asking` its next tokens, or why it has none.
+        """
+        self._observe(batch, seconds)
+        for sequence, count in batch.chunks.items():
+            if len(sequence.tokens) > sequence.prompt_tokens:
+                sequence.decode_s += seconds
+            else:
+                sequence.prefill_s += seconds
+                sequence.prefilled += count
+            self._keep(sequence, count)
+            if sequence.reading is not None and sequence.pending == 0:
+                sequence.finish()
+        for sequence, tokens in zip(batch.asking, chosen, strict=True):
+            if isinstance(tokens, Exception):
+                sequence.error = tokens
+            else:
+                self._accept(sequence, tokens, (logprobs or {}).get(sequence))
+            if sequence in batch.drafts:
+                sequence.drafted += len(batch.drafts[sequence])
+                self._take_back(sequence)
+
     def lend(self, sequence: Sequence, positions: int) -> int:
         """Room for `positions` if blocks are to be had, for one step; how many there is room for.
 
@@ -71,44 +122,62 @@ class Scheduler:
         self._grow(sequence, positions)
         return min(positions, len(sequence.blocks) * BLOCK)
 
-    def take_back(self, sequence: Sequence) -> None:
-        """Free the blocks that were lent and hold nothing."""
-        kept = blocks_for(sequence.computed)
-        self.pool.release(sequence.blocks[kept:])
-        del sequence.blocks[kept:]
-
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the front of the queue, without its blocks."""
         self.running.remove(sequence)
         self._free(sequence)
         self.waiting.appendleft(sequence)
 
-    def take(self, count: int) -> list[int]:
-        """Blocks for another use, if need be from the youngest; the caller releases them."""
-        while (blocks := self.pool.take(count)) is None:
-            self.preempt(self.running[-1])
-        return blocks
+    # ---- the next step ------------------------------------------------------------------------
+
+    def _count(self, sequence: Sequence, left: int, chunks: Mapping[Sequence, int]) -> int:
+        """Tokens that a sequence computes in a step with room for `left` more."""
+        pending = len(sequence.tokens) - sequence.computed
+        if pending == 1:
+            return 1
+        count = min(pending, left)
+        if self._pace is None:
+            return count
+        if self._left_s is None:
+            bounded = any(one.is_decoding for one in self.running)
+            self._left_s = self._pace.left_s() if bounded else _UNBOUNDED_S
+        if self._left_s == _UNBOUNDED_S:
+            return count
+        fitting = self._pace.tokens(sequence.wants, self._left_s)
+        if all(one.is_decoding for one in chunks):
+            fitting = at_least(fitting)
+        count = min(count, fitting)
+        self._left_s = max(0.0, self._left_s - self._pace.cost_s(sequence.wants, count))
+        return count
 
     def _admit(self, chunks: dict[Sequence, int], left: int) -> None:
+        if not self.waiting:
+            return
+        # Blocks that the running ones will want before they produce their next token.
+        owed = sum(one.needed_blocks - len(one.blocks) for one in self.running)
         while self.waiting and len(self.running) < self._sequences and left > 0:
             sequence = self.waiting[0]
-            # Blocks that the running ones will want before they produce their next token.
-            owed = sum(blocks_for(len(s.tokens) + 1) - len(s.blocks) for s in self.running)
-            blocks, key = self.pool.match(sequence.tokens)
-            if blocks_for(len(sequence.tokens) + 1) - len(blocks) > self.pool.available - owed:
+            # Rows of tokens that are in the cache would be missing: a reading computes all.
+            blocks, key = (
+                self.pool.match(sequence.tokens) if sequence.reading is None else ([], ROOT)
+            )
+            needed = sequence.needed_blocks - len(blocks)
+            cached, sequence.computed = sequence.computed, len(blocks) * BLOCK
+            count = self._count(sequence, left, chunks)
+            if needed > self.pool.available - owed or not count:
+                sequence.computed = cached
                 self.pool.release(blocks)
                 break
             sequence.blocks, sequence.key = blocks, key
-            sequence.computed = len(blocks) * BLOCK
             if sequence.cached_tokens is None:
                 sequence.cached_tokens = sequence.computed
             self.waiting.popleft()
             self.running.append(sequence)
-            count = min(sequence.pending, left)
             grown = self._grow(sequence, sequence.computed + count)
             assert grown
             chunks[sequence] = count
             left -= count
+            owed += sequence.needed_blocks - len(sequence.blocks)
 
     def _grow(self, sequence: Sequence, positions: int) -> bool:
         """Give a sequence blocks for so many positions; False when there are too few."""
@@ -121,3 +190,46 @@ class Scheduler:
     def _free(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
         sequence.blocks, sequence.key, sequence.computed = [], ROOT, 0
+
+    # ---- the books ----------------------------------------------------------------------------
+
+    def _observe(self, batch: Batch, seconds: float) -> None:
+        if self._pace is None:
+            return
+        tokens: dict[Wants, int] = {}
+        decoding = False
+        for sequence, count in batch.chunks.items():
+            if sequence.computed >= sequence.prompt_tokens:
+                decoding = True
+            else:
+                tokens[sequence.wants] = tokens.get(sequence.wants, 0) + count
+        self._pace.observe(tokens, decoding=decoding, seconds=seconds)
+
+    def _accept(
+        self, sequence: Sequence, tokens: list[int], logprobs: Items[TokenLogprob] | None
+    ) -> None:
+        """Take the next tokens; all but the last were guessed, so this step has computed them."""
+        for number, token in enumerate(tokens):
+            if number:
+                self._keep(sequence, 1)
+            sequence.accept(token, logprobs[number] if logprobs else None)
+            sequence.accepted += number < len(tokens) - 1
+            if sequence.over:
+                break
+
+    def _keep(self, sequence: Sequence, count: int) -> None:
+        """Count tokens as computed, and make the blocks known that they fill."""
+        full = sequence.computed // BLOCK
+        sequence.computed += count
+        if sequence.wants == "states":
+            return  # its owner shares no cache with texts that go on
+        for number in range(full, sequence.computed // BLOCK):
+            tokens = sequence.tokens[number * BLOCK : (number + 1) * BLOCK]
+            sequence.key = key_of(sequence.key, tokens)
+            self.pool.publish(sequence.blocks[number], sequence.key)
+
+    def _take_back(self, sequence: Sequence) -> None:
+        """Free the blocks that were lent and hold nothing."""
+        kept = blocks_for(sequence.computed)
+        self.pool.release(sequence.blocks[kept:])
+        del sequence.blocks[kept:]

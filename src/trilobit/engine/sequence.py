@@ -1,106 +1,51 @@
-"""One request on its way: its tokens, its place in the cache, its text, how it ends."""
+"""One line of tokens on its way: its place in the cache, its text, how it ends.
+
+It wants its next tokens, or numbers of those that it has (`reading`).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence as Items
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Protocol
 
-import numpy as np
-
-from .. import _native
-from ..errors import FormatError, RequestError, TrilobitError
-from ..sampling import SamplingParams
 from ..tokenizer import Tokenizer
-from .blocks import ROOT, Key
-
-# Below this float32 cannot hold logit / temperature beside its noise, and the likeliest token
-# wins anyway.
-_LEAST_TEMPERATURE = 1e-5
-
-FinishReason = Literal["stop", "length", "aborted"]
+from .blocks import ROOT, Key, blocks_for
+from .event import Completion, FinishReason, TokenLogprob
+from .reading import Reading, Wants
+from .request import Request
+from .stops import StopStrings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """What came of a prompt.
+class Sampler(Protocol):
+    """Chooses the tokens of one sequence; a backend makes it."""
 
-    token_ids: what was generated, with the token that ended it. prompt_tokens: of which
-    cached_tokens were taken from the cache. finish_reason: "stop" (end-of-sequence token, stop
-    token or stop string), "length" (max_tokens or the context is full), "aborted" (the stream was
-    closed). Rates are those of the steps that this request took part in; 0 when there was none.
-    drafted_tokens: guesses of what comes next that were tried in those steps; accepted_tokens: how
-    many of them are in the output.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    prompt_tokens: int
-    cached_tokens: int
-    finish_reason: FinishReason
-    prefill_tokens_per_s: float
-    decode_tokens_per_s: float
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-
-
-class StopStrings:
-    """Passes text on and ends it before the stop string that is complete first.
-
-    Shows no part of a stop string, and gives the same whatever pieces the text comes in.
-    """
-
-    def __init__(self, stops: Items[str]) -> None:
-        self._stops = tuple(stops)
-        self._held = ""
-        self.stopped = False
-
-    def add(self, text: str) -> str:
-        """The part of the text so far that is certain to be output, and was not given before."""
-        self._held += text
-        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if found:
-            self.stopped = True
-            out, self._held = self._held[: min(found)[1]], ""
-            return out
-        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        cut = len(self._held) - keep
-        out, self._held = self._held[:cut], self._held[cut:]
-        return out
-
-    def finish(self) -> str:
-        """What was held back in vain."""
-        out, self._held = self._held, ""
-        return out
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that `stop` begins with."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
+    def accept(self, id: int, /) -> None:
+        """A token of the output that was chosen before."""
 
 
 class Sequence:
-    """State of one request. The scheduler moves it, the runner feeds it, its owner reads it.
+    """State of one request. The scheduler moves it, the engine feeds it, its owner reads it.
 
     tokens: prompt and output. computed: how many of them have their keys and values in `blocks`.
-    text: the output so far. Everything but the measures follows from `tokens`: see `restart`.
+    text: the output so far. followers: sequences of the same prompt, which are queued when this one
+    has put it into the cache. sink: called, on whatever thread runs the engine, when there is
+    something new to read; must not block. Everything but the measures follows from `tokens`: see
+    `restart`.
     """
 
     def __init__(
         self,
-        prompt: Items[int],
-        params: SamplingParams,
+        request: Request,
         *,
-        seed: int,
-        end_ids: frozenset[int],
-        limit: int,
-        tokenizer: Tokenizer | None,
+        tokenizer: Tokenizer | None = None,
+        reading: Reading | None = None,
+        sink: Callable[[Sequence], None] | None = None,
     ) -> None:
-        self.tokens = list(prompt)
+        self.request = request
+        self.reading = reading
+        self.sink = sink
+        self.tokens = list(request.prompt)
         self.prompt_tokens = len(self.tokens)
         self.cached_tokens: int | None = None  # unknown before it runs
         self.prefill_s = 0.0
@@ -108,13 +53,13 @@ class Sequence:
         self.prefilled = 0  # prompt tokens that were computed
         self.drafted = 0  # guesses that were tried,
         self.accepted = 0  # and those that came true
+        self.logprobs: list[TokenLogprob] = []  # of the output, if they are wanted
         self.finish_reason: FinishReason | None = None
+        self.stop_reason: str | int | None = None
         self.error: BaseException | None = None
         self.abandoned = False  # its owner wants no more
-        self._params = params
-        self._seed = seed
-        self._end_ids = end_ids
-        self._limit = limit  # of tokens, prompt and output
+        self.followers: list[Sequence] = []
+        self.sampler: Any = None  # the backend's own, made when it is queued
         self._tokenizer = tokenizer
         self._begin()
 
@@ -122,11 +67,16 @@ class Sequence:
         self.blocks: list[int] = []
         self.key: Key = ROOT  # of the last full block
         self.computed = 0
-        self.sampler = _sampler(self._params, self._seed)
-        self.sampler.observe(np.array(self.tokens[: self.prompt_tokens], dtype=np.int32))
         self.text = ""
         self._text = self._tokenizer.stream() if self._tokenizer else None
-        self._stops = StopStrings(tuple(self._params.stop))
+        self._stops = StopStrings(tuple(self.request.params.stop))
+        if self.reading is not None:
+            self.reading.begin()
+
+    @property
+    def wants(self) -> Wants:
+        """What its tokens are computed for."""
+        return "tokens" if self.reading is None else self.reading.wants
 
     @property
     def pending(self) -> int:
@@ -134,9 +84,14 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
+    def needed_blocks(self) -> int:
+        """Blocks that hold all its tokens, and the next one where it wants that."""
+        return blocks_for(len(self.tokens) + (self.reading is None))
+
+    @property
     def room(self) -> int:
         """Tokens that may still come."""
-        return self._limit - len(self.tokens)
+        return self.request.limit - len(self.tokens)
 
     @property
     def output_tokens(self) -> int:
@@ -144,19 +99,37 @@ class Sequence:
         return len(self.tokens) - self.prompt_tokens
 
     @property
+    def is_decoding(self) -> bool:
+        """Whether its next step gives the next token of a text that has begun."""
+        return self.output_tokens > 0 and self.pending == 1
+
+    @property
+    def prompt_tokens_done(self) -> int:
+        """Tokens of the prompt that are computed, or were in the cache: progress of the prefill."""
+        return (
+            min(self.computed, self.prompt_tokens)
+            if not self.output_tokens
+            else (self.prompt_tokens)
+        )
+
+    @property
     def over(self) -> bool:
         """Whether nothing more will come."""
         return self.abandoned or self.finish_reason is not None or self.error is not None
 
-    def accept(self, token_id: int) -> None:
-        """Take a generated token, and end where it ends the output, or where there is none."""
-        if token_id < 0:
-            self.error = _no_token(token_id)
-            return
+    def accept(self, token_id: int, logprob: TokenLogprob | None = None) -> None:
+        """Take a generated token, and end where it ends the output."""
         started = time.perf_counter()
+        if logprob is not None:
+            del self.logprobs[self.output_tokens :]  # of a step that was cut short
+            self.logprobs.append(logprob)
         self.tokens.append(token_id)
         self._read(len(self.tokens))
         self.decode_s += time.perf_counter() - started  # turning tokens into text is work too
+
+    def finish(self) -> None:
+        """End a reading, whose rows have all come."""
+        self.finish_reason = "stop"
 
     def abort(self) -> None:
         """End the output here, half characters left out."""
@@ -167,15 +140,16 @@ class Sequence:
         """Begin again from `tokens`, outside the cache: after a step that was cut short."""
         self._begin()
         for count in range(self.prompt_tokens + 1, len(self.tokens) + 1):
-            self.sampler.accept(self.tokens[count - 1])
             self._read(count)
 
     def completion(self) -> Completion:
         """What has come so far."""
-        decoded = self.output_tokens - 1  # the first token comes out of the prefill
+        tokens = tuple(self.tokens[self.prompt_tokens :])
+        decoded = len(tokens) - 1  # the first token comes out of the prefill
+        wanted = self.request.params.logprobs is not None
         return Completion(
             text=self.text,
-            token_ids=tuple(self.tokens[self.prompt_tokens :]),
+            token_ids=tokens,
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens or 0,
             finish_reason=self.finish_reason or "aborted",
@@ -183,13 +157,16 @@ class Sequence:
             decode_tokens_per_s=decoded / self.decode_s if self.decode_s else 0.0,
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
+            seed=self.request.seed,
+            stop_reason=self.stop_reason,
+            logprobs=tuple(self.logprobs[: len(tokens)]) if wanted else None,
         )
 
     def _read(self, count: int) -> None:
         """Turn the last of the first `count` tokens into text."""
         token_id = self.tokens[count - 1]
-        ended = token_id in self._end_ids
-        last = ended or count >= self._limit
+        ended = token_id in self.request.end_ids
+        last = ended or count >= self.request.limit
         try:
             if self._text is not None:
                 self.text += self._stops.add("" if ended else self._text.add(token_id))
@@ -200,30 +177,8 @@ class Sequence:
             self.error = error
             return
         if ended or self._stops.stopped:
+            # Before finish_reason, which tells readers on other threads that all is there.
+            self.stop_reason = token_id if ended else self._stops.found
             self.finish_reason = "stop"
         elif last:
             self.finish_reason = "length"
-
-
-def _sampler(params: SamplingParams, seed: int) -> _native.Sampler:
-    return _native.Sampler(
-        temperature=params.temperature if params.temperature >= _LEAST_TEMPERATURE else 0.0,
-        top_k=params.top_k,
-        top_p=params.top_p,
-        min_p=params.min_p,
-        repetition_penalty=params.repetition_penalty,
-        frequency_penalty=params.frequency_penalty,
-        presence_penalty=params.presence_penalty,
-        seed=seed,
-        logit_bias=dict(params.logit_bias),
-    )
-
-
-def _no_token(code: int) -> TrilobitError:
-    """Why the sampler could choose none."""
-    if code == _native.Sampler.ALL_FORBIDDEN:
-        return RequestError("logit_bias forbids every token; leave one that may be chosen")
-    return FormatError(
-        "the model's logits are infinite or no numbers, so no token can be chosen; a scale or "
-        "weight of the file is wrong: download or convert it again"
-    )

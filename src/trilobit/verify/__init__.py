@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ..engine.llm import LLM
 from ..formats.source import open_source
+from ..llm import LLM
 from . import golden as golden_values
 from .answers import check_golden, check_itself, check_text
 from .check import Check

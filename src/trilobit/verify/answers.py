@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..engine.llm import LLM
+from ..llm import LLM
 from ..sampling import SamplingParams
 from .check import Check
 from .golden import Golden, farthest

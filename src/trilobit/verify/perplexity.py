@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..engine.llm import LLM
 from ..errors import RequestError
 from ..formats.source import Source
+from ..llm import LLM
 from ..tokenizer import Tokenizer, without_tokenizer
 
 WINDOW = 512

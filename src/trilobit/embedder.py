@@ -8,7 +8,6 @@ read. A text's vector has the same bits in every batch, chunk and number of thre
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Items
 from dataclasses import replace
@@ -18,20 +17,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import ModelConfig
-from ..errors import ContextOverflow, FormatError, RequestError
-from ..formats.packed import PackedModel
-from ..formats.pooling import MODES, Mode, Pooling
-from ..hub.models import open_packed
-from ..machine import available_cores, warn_of_threads
-from ..packing import Layout, LayoutChoice
-from ..sums import tree_sum
-from ..tokenizer import Tokenizer, without_tokenizer
-from ..vectors import Precision, check_precision, pack_vectors
-from .blocks import BlockPool, KvDtype, blocks_for
-from .chunks import Chunk, plan
-from .layout import chosen_layout
-from .runner import open_decoder, tell_of_cut
+from .config import ModelConfig
+from .engine.blocks import KvDtype, blocks_for
+from .engine.engine import Engine
+from .engine.native import NativeBackend
+from .engine.options import EngineOptions, whole
+from .engine.reading import State
+from .engine.request import Request
+from .engine.sequence import Sequence
+from .engine.worker import Worker
+from .errors import ContextOverflow, FormatError, RequestError
+from .formats.packed import PackedModel
+from .formats.pooling import MODES, Mode, Pooling
+from .hub.models import open_packed
+from .machine import available_cores, warn_of_threads
+from .opened import chosen_layout
+from .packing import Layout, LayoutChoice
+from .sampling import SamplingParams
+from .sums import tree_sum
+from .tokenizer import Tokenizer, without_tokenizer
+from .vectors import Precision, check_precision, pack_vectors
 
 Progress = Callable[[int, int], None]  # done, total: tokens
 
@@ -67,31 +72,32 @@ class Embedder:
     ) -> None:
         if pooling is not None and pooling not in MODES:
             raise RequestError(f"pooling is {pooling!r}; expected 'last' or 'mean'")
-        if kv_dtype not in ("f16", "f32", "i8"):
-            raise RequestError(f"kv_dtype is {kv_dtype!r}; expected 'f16', 'f32' or 'i8'")
-        threads = available_cores() if threads is None else _checked("threads", threads, 1024)
+        options = EngineOptions(
+            threads=threads, max_batch_tokens=max_batch_tokens, kv_dtype=kv_dtype, layout=layout
+        )
+        threads = available_cores() if threads is None else threads
         warn_of_threads(threads)
-        self._batch_tokens = _checked("max_batch_tokens", max_batch_tokens, 1 << 20)
+        self._batch_tokens = max_batch_tokens
         self._name = str(model)
         if layout == "auto":
             layout = "2-bit"  # embeddings are made of many tokens at once, which it suits better
         packed, arrays = open_packed(
             model, lambda packed: self._read(packed, pooling, context, threads, layout)
         )
-        self._blocks = blocks_for(max(self.context, self._batch_tokens))
-        self._lock = threading.Lock()  # a decoder computes one batch at a time
-        self._decoder = open_decoder(
+        backend = NativeBackend(
             replace(self.config, tie_word_embeddings=True),  # no head is ever read
             arrays,
             threads=threads,
-            batch_tokens=self._batch_tokens,
-            blocks=self._blocks,
-            kv_dtype=kv_dtype,
-            files=packed.row_files(),
+            batch_tokens=max_batch_tokens,
+            blocks=blocks_for(max(self.context, max_batch_tokens)),
+            kv_dtype=options.kv_dtype,
             layout=self.layout,
+            files=packed.row_files(),
         )
-        self._cut = 0
         packed.fetch_rows()
+        # As many texts as a step has tokens: each has one at least.
+        self._worker = Worker(Engine(backend, sequences=max_batch_tokens))
+        self.threads: int = backend.threads
 
     def _read(
         self,
@@ -105,7 +111,7 @@ class Embedder:
         self.path: Path = packed.path
         self.config: ModelConfig = packed.config
         most = self.config.max_position_embeddings
-        self.context = most if context is None else _checked("context", context, most)
+        self.context = most if context is None else whole("context", context, most)
         if packed.text.tokenizer is None:
             raise RequestError(without_tokenizer(self._name))
         self.tokenizer = Tokenizer(packed.text.tokenizer, str(packed.path))
@@ -123,10 +129,22 @@ class Embedder:
         """Values of a vector."""
         return self.config.hidden_size
 
-    @property
-    def threads(self) -> int:
-        """Threads that compute."""
-        return self._decoder.threads
+    def close(self) -> None:
+        """Give the memory of the model back. Calls that run end with an error."""
+        self._worker.close()
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._worker.is_closed else ""
+        return (
+            f"<Embedder {self._name}: {self.dimensions} dimensions, context {self.context}, "
+            f"threads {self.threads}{state}>"
+        )
 
     def encode(
         self,
@@ -152,14 +170,13 @@ class Embedder:
         """
         check_precision(precision)
         if dimensions is not None:
-            dimensions = _checked("dimensions", dimensions, self.dimensions)
+            dimensions = whole("dimensions", dimensions, self.dimensions)
         if not isinstance(texts, Iterable) or isinstance(texts, (bytes, bytearray)):
             raise RequestError(f"expected a text or a list of texts, not {type(texts).__name__}")
         several = [texts] if isinstance(texts, str) else list(texts)
         before = self._prompt(instruction, prompt)
         ids = [self._ids(n, text, before, truncate) for n, text in enumerate(several)]
-        with self._lock:
-            states = self._pooled(ids, progress)
+        states = self._pooled(ids, progress)
         return pack_vectors(self._unit(states[:, :dimensions]), precision)
 
     # ---- text ---------------------------------------------------------------------------------
@@ -197,51 +214,44 @@ class Embedder:
 
     def _pooled(self, texts: list[list[int]], progress: Progress | None) -> NDArray[np.float64]:
         """States `[n, hidden]`: the last token's, or the sum of all."""
-        states = np.zeros((len(texts), self.dimensions), dtype=np.float64)
-        lengths = [len(ids) for ids in texts]
-        pool, held, done = BlockPool(self._blocks), dict[int, list[int]](), 0
-        steps = plan(lengths, batch_tokens=self._batch_tokens, blocks=self._blocks)
-        for step in steps:
-            for chunk in step:
-                if chunk.start == 0:
-                    held[chunk.text] = pool.take(blocks_for(lengths[chunk.text])) or []
-            self._run(step, texts, held, states)
-            for chunk in step:
-                if chunk.end == lengths[chunk.text]:
-                    pool.release(held.pop(chunk.text))
-                done += chunk.end - chunk.start
+        mode = self.pooling.mode
+        readings = [State(len(ids), self.dimensions, mode=mode) for ids in texts]
+        sequences = [
+            Sequence(
+                Request(prompt=ids, params=SamplingParams(), seed=0, limit=len(ids)),
+                reading=reading,
+            )
+            for ids, reading in zip(texts, readings, strict=True)
+        ]
+        # Texts of like length run together, so that few wait for a long one to end.
+        longest_first = sorted(sequences, key=lambda one: -one.prompt_tokens)
+        try:
+            self._worker.submit(longest_first)
             if progress:
-                progress(done, sum(lengths))
+                self._tell(longest_first, progress)
+            self._worker.run(longest_first)
+        finally:
+            self._worker.abandon([one for one in sequences if not one.over])
+        for one in sequences:
+            if one.error is not None:
+                raise one.error
+        states = np.zeros((len(texts), self.dimensions), dtype=np.float64)
+        for row, reading in zip(states, readings, strict=True):
+            row[:] = reading.values
         return states
 
-    def _run(
-        self,
-        step: list[Chunk],
-        texts: list[list[int]],
-        held: dict[int, list[int]],
-        states: NDArray[np.float64],
-    ) -> None:
-        ids: list[int] = []
-        positions: list[int] = []
-        rows: list[int] = []
-        outputs: list[int] = []
-        owners: list[int] = []  # texts of the outputs
-        table = np.zeros((len(step), max(len(held[chunk.text]) for chunk in step)), dtype=np.int32)
-        for row, (text, start, end) in enumerate(step):
-            first = len(ids)
-            ids += texts[text][start:end]
-            positions += range(start, end)
-            rows += [row] * (end - start)
-            table[row, : len(held[text])] = held[text]
-            if self.pooling.mode == "last":
-                first = len(ids) - (end == len(texts[text]))
-            outputs += range(first, len(ids))
-            owners += [text] * (len(ids) - first)
-        self._decoder.forward(_int32(ids), _int32(positions), _int32(rows), table, _int32(outputs))
-        self._cut = tell_of_cut(self._decoder, self._cut)
-        # One after the other, so that a sum does not depend on where its text was cut.
-        for owner, hidden in zip(owners, self._decoder.hidden(), strict=True):
-            states[owner] += hidden
+    def _tell(self, sequences: list[Sequence], progress: Progress) -> None:
+        """Run sequences to their ends, and tell after every step how far they are."""
+        engine = self._worker.engine
+        total = sum(one.prompt_tokens for one in sequences)
+        done = 0
+        while done < total:
+            steps = engine.steps
+            self._worker.run_until(
+                lambda: engine.steps != steps or all(one.over for one in sequences)  # noqa: B023
+            )
+            done = sum(one.prompt_tokens if one.over else one.computed for one in sequences)
+            progress(done, total)
 
     def _unit(self, states: NDArray[np.float64]) -> NDArray[np.float32]:
         length = np.sqrt(tree_sum(np.square(states).T))[:, None]
@@ -253,13 +263,3 @@ class Embedder:
             )
         unit: NDArray[np.float32] = (states / length).astype(np.float32)
         return unit
-
-
-def _int32(values: list[int]) -> NDArray[np.int32]:
-    return np.array(values, dtype=np.int32)
-
-
-def _checked(name: str, value: object, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise RequestError(f"{name} is {value!r}; expected an integer from 1 to {most}")
-    return value

@@ -1,0 +1,255 @@
+"""`AsyncLLM`: a model for programs of many tasks. `LLM`'s engine, without a thread a request.
+
+One thread runs the engine while there are requests; what it makes wakes the tasks that wait for it,
+all of a step with one call into the event loop. A reader that is slow gets more at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from collections.abc import Sequence as Items
+from pathlib import Path
+from typing import Unpack
+from weakref import WeakKeyDictionary, ref
+
+from .bundled import DEFAULT
+from .config import ModelConfig
+from .engine.event import Completion, Event, Score
+from .engine.options import EngineOptions, Options
+from .engine.reading import Logprobs
+from .engine.request import Request
+from .engine.sequence import Sequence
+from .engine.worker import Worker
+from .inputs import Message, Prompt
+from .opened import open_model
+from .sampling import SamplingParams
+from .stream import EventReader
+
+
+class AsyncLLM:
+    """A packed model for `async` code; model and options as for `LLM`.
+
+    A request ends when its task is cancelled or its iterator is closed or dropped, within a step;
+    nobody else notices. Opening a model takes a while: in a running loop, do it in a thread
+    (`await asyncio.to_thread(AsyncLLM, "bitnet-2b")`).
+    """
+
+    def __init__(self, model: str | os.PathLike[str] = DEFAULT, **options: Unpack[Options]) -> None:
+        opened = open_model(model, EngineOptions(**options))
+        self.path: Path = opened.path
+        self.config: ModelConfig = opened.config
+        self.threads: int = opened.threads
+        self._prompter, self._worker = opened.prompter, opened.worker
+        self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = (
+            WeakKeyDictionary()
+        )
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and output together, at most."""
+        return self._prompter.context
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> EventStream:
+        """Continue a prompt: `async for event in llm.stream(...)`. It is queued at once."""
+        return self._streamed(self._prompter.ids(prompt), params)
+
+    def stream_chat(
+        self, messages: Items[Message], params: SamplingParams | None = None
+    ) -> EventStream:
+        """Answer a conversation, event by event."""
+        return self._streamed(self._prompter.chat_ids(messages), params)
+
+    async def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Completion:
+        """Continue a prompt."""
+        [done] = await self._complete(self._prompter.ids(prompt), params, n=1)
+        return done
+
+    async def choices(
+        self, prompt: Prompt, n: int, params: SamplingParams | None = None
+    ) -> list[Completion]:
+        """Continue a prompt in `n` ways; the prompt is computed once."""
+        return await self._complete(self._prompter.ids(prompt), params, n=n)
+
+    async def chat(
+        self, messages: Items[Message], params: SamplingParams | None = None
+    ) -> Completion:
+        """Answer a conversation."""
+        [done] = await self._complete(self._prompter.chat_ids(messages), params, n=1)
+        return done
+
+    async def score(self, text: Prompt) -> Score:
+        """Log-probability of every token of a text after those before it."""
+        ids = self._prompter.ids(text)
+        reading = Logprobs(ids)
+        request = Request(prompt=ids, params=SamplingParams(), seed=0, limit=len(ids))
+        await self._run([Sequence(request, reading=reading)])
+        return Score(token_ids=tuple(ids), logprobs=reading.values)
+
+    async def close(self) -> None:
+        """Give the memory of the model back. Requests that run end with an error."""
+        await asyncio.to_thread(self._worker.close)
+
+    async def __aenter__(self) -> AsyncLLM:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._worker.is_closed else ""
+        name = self._prompter.name
+        return f"<AsyncLLM {name}: context {self.context}, threads {self.threads}{state}>"
+
+    # ---- running ------------------------------------------------------------------------------
+
+    def _streamed(self, ids: list[int], params: SamplingParams | None) -> EventStream:
+        [[sequence]] = self._prompter.sequences([ids], params)
+        mailbox = self._mailbox()
+        stream = EventStream(sequence, self._worker, mailbox)
+        self._worker.submit([sequence])
+        return stream
+
+    async def _complete(
+        self, ids: list[int], params: SamplingParams | None, *, n: int
+    ) -> list[Completion]:
+        [sequences] = self._prompter.sequences([ids], params, n=n)
+        await self._run(sequences)
+        return [one.completion() for one in sequences]
+
+    async def _run(self, sequences: list[Sequence]) -> None:
+        """Run the first of some sequences, with the others as its followers, and wait for all."""
+        mailbox = self._mailbox()
+        for sequence in sequences:
+            mailbox.open(sequence)
+        try:
+            self._worker.submit(sequences[:1])
+            for sequence in sequences:
+                while not sequence.over:
+                    await mailbox.news_of(sequence)
+        finally:
+            for sequence in sequences:
+                mailbox.close(sequence)
+            self._worker.abandon([one for one in sequences if not one.over])
+        for sequence in sequences:
+            if sequence.error is not None:
+                raise sequence.error
+
+    def _mailbox(self) -> _Mailbox:
+        loop = asyncio.get_running_loop()
+        if loop not in self._mailboxes:
+            self._mailboxes[loop] = _Mailbox(loop)
+        return self._mailboxes[loop]
+
+
+class EventStream:
+    """The output of one request as it comes: `async for event in stream`.
+
+    `completion` tells what has come so far. Closing or dropping it ends the request.
+    """
+
+    def __init__(self, sequence: Sequence, worker: Worker, mailbox: _Mailbox) -> None:
+        self._sequence, self._worker, self._mailbox = sequence, worker, mailbox
+        self._reader = EventReader(sequence)
+        mailbox.open(sequence)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._reader.ended:
+            raise StopAsyncIteration
+        try:
+            while not self._reader.has_more:
+                await self._mailbox.news_of(self._sequence)
+        except asyncio.CancelledError:
+            self._end()
+            raise
+        if self._sequence.error is not None:
+            self._reader.ended = True
+            raise self._sequence.error
+        return self._reader.take()
+
+    async def aclose(self) -> None:
+        """End the request if it is not over."""
+        self._end()
+        self._reader.ended = True
+
+    async def __aenter__(self) -> EventStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_reader"):  # not one whose making was interrupted
+            self._end()
+
+    @property
+    def completion(self) -> Completion:
+        """What has come so far."""
+        return self._sequence.completion()
+
+    @property
+    def prompt_tokens_done(self) -> int:
+        """Tokens of the prompt that are computed by now, or were in the cache."""
+        return self._sequence.prompt_tokens_done
+
+    def _end(self) -> None:
+        if not self._sequence.over:
+            self._worker.abandon([self._sequence])
+        self._mailbox.close(self._sequence)
+
+
+class _Mailbox:
+    """Wakes the tasks of one event loop when their sequences have news.
+
+    `put` is called on the thread that runs the engine, everything else in the loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)  # which is the key to this, and should not live by it
+        self._new: dict[Sequence, None] = {}
+        self._called = False  # `_deliver` will come
+        self._bells: dict[Sequence, asyncio.Event] = {}
+
+    def open(self, sequence: Sequence) -> None:
+        """Let a sequence ring here."""
+        sequence.sink = self.put
+        self._bells[sequence] = asyncio.Event()
+
+    def close(self, sequence: Sequence) -> None:
+        """Its owner listens no more."""
+        bell = self._bells.pop(sequence, None)
+        if bell is not None:
+            bell.set()  # for whoever waits in another task
+
+    async def news_of(self, sequence: Sequence) -> None:
+        """Wait until something has come since the last call."""
+        bell = self._bells[sequence]
+        await bell.wait()
+        bell.clear()
+
+    def put(self, sequence: Sequence) -> None:
+        """Something is new of a sequence."""
+        self._new[sequence] = None
+        if not self._called:
+            self._called = True
+            try:
+                loop = self._loop()
+                if loop is None:
+                    raise RuntimeError("the event loop is gone")
+                loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # it was closed: every sequence of it shall hear that
+                self._called = False
+                raise
+
+    def _deliver(self) -> None:
+        self._called = False  # first: what comes from here on calls again
+        while self._new:
+            sequence, _ = self._new.popitem()
+            if sequence.over:
+                self.close(sequence)
+            elif sequence in self._bells:
+                self._bells[sequence].set()

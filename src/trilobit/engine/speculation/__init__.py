@@ -1,0 +1,1 @@
+"""Guessing ahead: where guesses come from (`lookup`), and how many of them pay (`drafts`)."""

@@ -1,0 +1,224 @@
+"""`LLM`: a model to call from Python. Text or token ids in, text, logits or probabilities out.
+
+Safe to use from several threads: whoever waits for text runs the next step for everybody, so
+requests from different threads share their batches. Safe to interrupt: Ctrl-C ends the call that
+it hits, no other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence as Items
+from pathlib import Path
+from typing import Unpack, cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundled import DEFAULT
+from .config import ModelConfig
+from .engine.event import Completion, Score
+from .engine.options import EngineOptions, Options
+from .engine.reading import Logits, Logprobs, Reading
+from .engine.request import Request
+from .engine.sequence import Sequence
+from .errors import RequestError
+from .inputs import Message, Prompt, TokenIds, is_items, is_several
+from .opened import open_model
+from .packing import Layout
+from .sampling import SamplingParams
+from .stream import Stream
+from .tokenizer import Tokenizer
+
+Params = SamplingParams | Items[SamplingParams] | None
+
+
+class LLM:
+    """A packed model, ready to run.
+
+    model: a packed file, the folder of a checkpoint, or a name: of a bundled model or of one of the
+    Hugging Face Hub, such as "bitnet-2b" or "org/name" (docs/models.md). What is not packed yet is
+    downloaded and packed first. options: those of `EngineOptions`.
+
+    `close`, or leaving a `with`, gives its memory back; whatever runs then ends with an error.
+
+    Raises FormatError or UnsupportedModel for a file that cannot be run, DownloadError for a name
+    that cannot be fetched, RequestError for an unknown name or an impossible option.
+    """
+
+    def __init__(self, model: str | os.PathLike[str] = DEFAULT, **options: Unpack[Options]) -> None:
+        opened = open_model(model, EngineOptions(**options))
+        self.path: Path = opened.path
+        self.config: ModelConfig = opened.config
+        self.layout: Layout = opened.layout
+        self.head_is_screened: bool = opened.head_is_screened
+        self.threads: int = opened.threads
+        self._threads_for = opened.threads_for
+        self._prompter, self._worker = opened.prompter, opened.worker
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and output together, at most."""
+        return self._prompter.context
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer, if it has one."""
+        return self._prompter.tokenizer
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model was published with a form for conversations."""
+        return self._prompter.chat_template is not None
+
+    def threads_for(self, tokens: int) -> int:
+        """Threads that a step of so many tokens takes: 1 where it is too short to be shared."""
+        return self._threads_for(tokens)
+
+    def close(self) -> None:
+        """Give the memory of the model back. Requests that run end with an error."""
+        self._worker.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._worker.is_closed else ""
+        return f"<LLM {self._prompter.name}: context {self.context}, threads {self.threads}{state}>"
+
+    # ---- text ---------------------------------------------------------------------------------
+
+    # A str is also a sequence of str: the first that fits counts, here and in `is_several`.
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, prompts: Prompt, params: SamplingParams | None = ...
+    ) -> Completion: ...
+    @overload
+    def generate(self, prompts: Items[Prompt], params: Params = ...) -> list[Completion]: ...
+
+    def generate(
+        self, prompts: Prompt | Items[Prompt], params: Params = None
+    ) -> Completion | list[Completion]:
+        """Continue a prompt (a text, or token ids), or several at once.
+
+        params: for all, or a list of one for each prompt. Raises ContextOverflow when a prompt
+        leaves no room, RequestError for one that cannot be encoded; then nothing is generated.
+        """
+        done = self._complete(self._prompter.several_ids(prompts), params)
+        return [one for [one] in done] if is_several(prompts) else done[0][0]
+
+    def choices(
+        self, prompt: Prompt, n: int, params: SamplingParams | None = None
+    ) -> list[Completion]:
+        """Continue a prompt in `n` ways; the prompt is computed once.
+
+        With a seed, each has the next one's: `Completion.seed` tells which.
+        """
+        return self._complete([self._prompter.ids(prompt)], params, n=n)[0]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Stream:
+        """Continue a prompt, text by text as it comes."""
+        return self._streamed(self._prompter.ids(prompt), params)
+
+    @overload
+    def chat(self, messages: Items[Message], params: SamplingParams | None = ...) -> Completion: ...
+    @overload
+    def chat(self, messages: Items[Items[Message]], params: Params = ...) -> list[Completion]: ...
+
+    def chat(
+        self, messages: Items[Message] | Items[Items[Message]], params: Params = None
+    ) -> Completion | list[Completion]:
+        """Answer a conversation, or several at once; messages are `{"role": ..., "content": ...}`.
+
+        A model without a chat template continues the contents, joined by newlines, as one text.
+        """
+        ids = self._prompter.several_chats(messages)
+        done = self._complete(ids, params)
+        return [one for [one] in done] if is_items(messages[0]) else done[0][0]
+
+    def stream_chat(self, messages: Items[Message], params: SamplingParams | None = None) -> Stream:
+        """Answer a conversation, text by text as it comes."""
+        return self._streamed(self.chat_ids(messages), params)
+
+    # ---- numbers ------------------------------------------------------------------------------
+
+    def logits(self, token_ids: TokenIds) -> NDArray[np.float32]:
+        """Logits after every token, float32 `[T, vocab]`."""
+        if isinstance(token_ids, str):
+            raise RequestError("logits takes token ids, not a text; give it encode(text)")
+        ids = self._prompter.ids(token_ids)
+        reading = Logits(len(ids), self.config.vocab_size)
+        self._run([self._reading(ids, reading)])
+        return reading.values
+
+    @overload
+    def score(self, text: Prompt) -> Score: ...  # type: ignore[overload-overlap]
+    @overload
+    def score(self, text: Items[Prompt]) -> list[Score]: ...
+
+    def score(self, text: Prompt | Items[Prompt]) -> Score | list[Score]:
+        """Log-probability of every token of a text (or of token ids) after those before it.
+
+        Of several texts, a list. Streams that run meanwhile go on (`step_budget_ms`).
+        """
+        if is_items(text) and len(text) == 0:
+            raise RequestError("there is nothing to score; give at least one token")
+        several = self._prompter.several_ids(text)
+        readings = [Logprobs(ids) for ids in several]
+        self._run([self._reading(*pair) for pair in zip(several, readings, strict=True)])
+        scores = [
+            Score(token_ids=tuple(ids), logprobs=reading.values)
+            for ids, reading in zip(several, readings, strict=True)
+        ]
+        return scores if is_several(text) else scores[0]
+
+    # ---- ids ----------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the beginning-of-text token where the model wants one."""
+        return self._prompter.encode(text)
+
+    def decode(self, token_ids: TokenIds) -> str:
+        """Text of token ids, as completions have it: without special tokens.
+
+        Bytes that are no character become replacement characters.
+        """
+        return self._prompter.decode(token_ids)
+
+    def chat_ids(self, messages: Items[Message]) -> list[int]:
+        """Token ids of a conversation, ready for the reply."""
+        return self._prompter.chat_ids(messages)
+
+    # ---- running ------------------------------------------------------------------------------
+
+    def _complete(
+        self, prompts: Items[list[int]], params: Params, *, n: int = 1
+    ) -> list[list[Completion]]:
+        made = self._prompter.sequences(prompts, params, n=n)
+        self._run([one for several in made for one in several], queue=[one[0] for one in made])
+        return [[one.completion() for one in several] for several in made]
+
+    def _streamed(self, prompt: list[int], params: SamplingParams | None) -> Stream:
+        [[sequence]] = self._prompter.sequences([prompt], cast(SamplingParams, params))
+        stream = Stream(sequence, self._worker)  # first: it ends the request whatever comes
+        self._worker.submit([sequence])
+        return stream
+
+    def _run(self, sequences: list[Sequence], *, queue: list[Sequence] | None = None) -> None:
+        """Run sequences to their ends; the first error of one is raised."""
+        try:
+            self._worker.submit(sequences if queue is None else queue)
+            self._worker.run(sequences)
+        finally:
+            self._worker.abandon([sequence for sequence in sequences if not sequence.over])
+        for sequence in sequences:
+            if sequence.error is not None:
+                raise sequence.error
+
+    def _reading(self, ids: list[int], reading: Reading) -> Sequence:
+        return Sequence(
+            Request(prompt=ids, params=SamplingParams(), seed=0, limit=len(ids)), reading=reading
+        )

@@ -1,0 +1,149 @@
+"""A model by any name -> an engine that runs it, and what its file says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .config import ModelConfig
+from .engine.blocks import block_bytes, blocks_for
+from .engine.engine import Engine
+from .engine.native import NativeBackend
+from .engine.options import EngineOptions
+from .engine.worker import Worker
+from .errors import RequestError
+from .formats import names
+from .formats.fastest import fastest_layout
+from .formats.packed import PackedModel
+from .hub.models import open_packed
+from .machine import available_cores, warn_of_threads
+from .packing import Layout, LayoutChoice
+from .prompter import Prompter
+from .tokenizer import Tokenizer
+
+# From here on a step reads its weights from memory and takes milliseconds, beside which looking for
+# guesses costs nothing. It took up to 7 % of the 0.2 ms that a step of the bundled model takes.
+_STREAMED_BYTES = 64_000_000
+# Below this a cache holds the head, and reading all of it costs less than choosing from it.
+_SCREENED_HEAD_BYTES = 16_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedModel:
+    """A model that generates. head_is_screened: how its next tokens are chosen."""
+
+    path: Path
+    config: ModelConfig
+    options: EngineOptions
+    prompter: Prompter
+    layout: Layout
+    head_is_screened: bool
+    threads: int  # at most
+    threads_for: Callable[[int], int]  # of a step of so many tokens
+    worker: Worker
+
+
+def open_model(model: str | os.PathLike[str], options: EngineOptions) -> OpenedModel:
+    """A model ready to generate.
+
+    Raises FormatError or UnsupportedModel for a file that cannot be run, DownloadError for a name
+    that cannot be fetched, RequestError for an unknown name or an impossible option.
+    """
+    name = str(model)  # what the user calls it: its packed file may be in a cache
+    threads = available_cores() if options.threads is None else options.threads
+    warn_of_threads(threads)
+
+    def read(packed: PackedModel) -> tuple[Prompter, Layout, bool, Mapping[str, NDArray[Any]]]:
+        context = options.context_of(packed.config.max_position_embeddings)
+        layout = chosen_layout(options.layout, packed, threads, name)
+        screened = _head_is_screened(options, packed, name)
+        text = packed.text
+        prompter = Prompter(
+            name=name,
+            config=packed.config,
+            tokenizer=Tokenizer(text.tokenizer, str(packed.path)) if text.tokenizer else None,
+            chat_template=text.chat_template,
+            add_bos=text.add_bos,
+            context=context,
+        )
+        return (
+            prompter,
+            layout,
+            screened,
+            packed.arrays(screened=screened, layout=layout, threads=threads),
+        )
+
+    packed, (prompter, layout, screened, arrays) = open_packed(model, read)
+    config = packed.config
+    one = blocks_for(prompter.context)
+    wanted = options.kv_memory_mb * 1_000_000 // block_bytes(config, options.kv_dtype)
+    backend = NativeBackend(
+        config,
+        arrays,
+        threads=threads,
+        blocks=max(one, min(wanted, one * options.max_sequences)),
+        batch_tokens=max(options.max_batch_tokens, options.max_sequences),
+        kv_dtype=options.kv_dtype,
+        layout=layout,
+        files=packed.row_files(),
+        forget_head=packed.forget_head if screened else None,
+    )
+    packed.fetch_rows()
+    speculation = options.speculation
+    if speculation is None:
+        speculation = packed.file.size_bytes >= _STREAMED_BYTES
+    engine = Engine(
+        backend,
+        sequences=options.max_sequences,
+        speculation=speculation,
+        budget_s=options.step_budget_ms / 1000,
+    )
+    return OpenedModel(
+        path=packed.path,
+        config=config,
+        options=options,
+        prompter=prompter,
+        layout=layout,
+        head_is_screened=screened,
+        threads=backend.threads,
+        threads_for=backend.threads_for,
+        worker=Worker(engine),
+    )
+
+
+def chosen_layout(
+    layout: LayoutChoice | None, packed: PackedModel, threads: int, name: str
+) -> Layout:
+    """The layout asked for: by None, the file's; by "auto", what is faster on `threads` here.
+
+    Raises RequestError for one that the model `name` cannot have.
+    """
+    if layout is None:
+        return packed.layout
+    if layout == "auto":
+        return fastest_layout(packed.config, threads)
+    if layout != "2-bit" and packed.config.scales == "group":
+        raise RequestError(
+            f"{name}: its scales are by group, which the {layout} layout does not hold; leave out "
+            "layout, or give it 2-bit"
+        )
+    return layout
+
+
+def _head_is_screened(options: EngineOptions, packed: PackedModel, name: str) -> bool:
+    if options.head == "screened" and not packed.has_screen:
+        ternary = packed.config.ternary_embeddings
+        remedy = "it is ternary: leave out head" if ternary else "convert it again"
+        raise RequestError(f"{name}: has no screen of the head; {remedy}")
+    large = packed.has_screen and _head_bytes(packed) >= _SCREENED_HEAD_BYTES
+    return packed.has_screen and (options.head == "screened" or (options.head == "auto" and large))
+
+
+def _head_bytes(packed: PackedModel) -> int:
+    tied = packed.config.tie_word_embeddings
+    return packed.file.info(names.EMBEDDING if tied else names.HEAD).size_bytes

@@ -1,0 +1,191 @@
+"""What a caller gives -> token ids, and sequences of them for an engine: checked here, once."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import cast
+
+from .config import ModelConfig
+from .engine.request import Request
+from .engine.sequence import Sequence
+from .errors import ContextOverflow, RequestError
+from .inputs import (
+    Message,
+    Prompt,
+    TokenIds,
+    check_messages,
+    checked_ids,
+    is_items,
+    is_several,
+    not_in_vocabulary,
+)
+from .sampling import SamplingParams
+from .tokenizer import Tokenizer, without_tokenizer
+
+# A model that was never taught to chat continues the conversation as one text.
+_PLAIN_TEMPLATE = (
+    "{% for m in messages %}{{ m.content }}{% if not loop.last %}\n{% endif %}{% endfor %}"
+)
+_MOST_COMPLETIONS = 1 << 10  # of one prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompter:
+    """The text side of a model.
+
+    name: what the user calls it. context: tokens of prompt and output together.
+    """
+
+    name: str
+    config: ModelConfig
+    tokenizer: Tokenizer | None
+    chat_template: str | None
+    add_bos: bool
+    context: int
+
+    # ---- text and ids -------------------------------------------------------------------------
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the beginning-of-text token where the model wants one."""
+        if not isinstance(text, str):
+            raise RequestError(f"encode takes a text, not {type(text).__name__}")
+        return self._with_bos(self._tokenizer().encode(text))
+
+    def decode(self, token_ids: TokenIds) -> str:
+        """Text of token ids, without special tokens."""
+        ids = checked_ids(token_ids, self.config.vocab_size)
+        return self._tokenizer().decode(ids)
+
+    def chat_ids(self, messages: Items[Message]) -> list[int]:
+        """Token ids of a conversation, ready for the reply."""
+        check_messages(messages)
+        tokenizer = self._tokenizer()
+        ends = [tokenizer.token(i) for i in self.config.eos_token_ids]
+        begin = self.config.bos_token_id
+        ids = tokenizer.encode_chat(
+            self.chat_template or _PLAIN_TEMPLATE,
+            messages,
+            bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
+            eos_token=next((end for end in ends if end), ""),
+        )
+        return self.ids(self._with_bos(ids))
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt of any form, which fit the context."""
+        ids = self.encode(prompt) if isinstance(prompt, str) else prompt
+        if not is_items(ids):
+            kind = type(ids).__name__
+            raise RequestError(f"a prompt is a text or a list of token ids, not {kind}")
+        checked = checked_ids(ids, self.config.vocab_size)
+        if not checked:
+            raise RequestError("the prompt is empty; give at least one token")
+        if len(checked) > self.context:
+            remedy = " or raise context" if self.context < self._longest_context else ""
+            raise ContextOverflow(
+                f"the prompt has {len(checked)} tokens, the context {self.context}; shorten the "
+                f"prompt{remedy}"
+            )
+        return checked
+
+    def several_ids(self, prompts: Prompt | Items[Prompt]) -> list[list[int]]:
+        """Of one prompt, or of several."""
+        several = cast(Items[Prompt], prompts) if is_several(prompts) else [cast(Prompt, prompts)]
+        return [self.ids(prompt) for prompt in several]
+
+    def several_chats(self, messages: Items[Message] | Items[Items[Message]]) -> list[list[int]]:
+        """Of one conversation, or of several."""
+        if is_items(messages) and messages and is_items(messages[0]):
+            return [self.chat_ids(one) for one in cast(Items[Items[Message]], messages)]
+        return [self.chat_ids(cast(Items[Message], messages))]
+
+    # ---- sequences ----------------------------------------------------------------------------
+
+    def sequences(
+        self,
+        prompts: Items[list[int]],
+        params: SamplingParams | Items[SamplingParams] | None,
+        *,
+        n: int = 1,
+    ) -> list[list[Sequence]]:
+        """For each prompt `n` sequences; the first of them has the others as its followers.
+
+        Of several with a seed, each has the next one's, so that their texts differ.
+        """
+        if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= _MOST_COMPLETIONS:
+            raise RequestError(f"n is {n!r:.40}; expected an integer from 1 to {_MOST_COMPLETIONS}")
+        made = []
+        for ids, own in zip(prompts, self._params(params, len(prompts)), strict=True):
+            if len(ids) >= self.context:
+                raise ContextOverflow(
+                    f"the prompt has {len(ids)} tokens and fills the context of {self.context}; "
+                    "shorten the prompt"
+                )
+            sequences = [self._sequence(ids, own, number) for number in range(n)]
+            sequences[0].followers = sequences[1:]
+            made.append(sequences)
+        return made
+
+    def _sequence(self, ids: list[int], params: SamplingParams, number: int) -> Sequence:
+        ends = frozenset(params.stop_token_ids)
+        if not params.ignore_eos:
+            ends |= frozenset(self.config.eos_token_ids)
+        drawn = secrets.randbits(64) if params.seed is None else params.seed + number
+        request = Request(
+            prompt=ids,
+            params=params,
+            seed=drawn % (1 << 64),
+            end_ids=ends,
+            limit=min(len(ids) + params.max_tokens, self.context),
+        )
+        return Sequence(request, tokenizer=self.tokenizer)
+
+    def _params(
+        self, params: SamplingParams | Items[SamplingParams] | None, count: int
+    ) -> list[SamplingParams]:
+        """The parameters of each of `count` prompts, which the model can follow."""
+        given = SamplingParams() if params is None else params
+        several = (
+            [*cast(Items[SamplingParams], given)]
+            if is_items(given)
+            else [cast(SamplingParams, given)] * count
+        )
+        for one in several:
+            if not isinstance(one, SamplingParams):
+                raise RequestError(
+                    f"params is of type {type(given).__name__}; expected one SamplingParams for "
+                    "all, or a list of one for each prompt"
+                )
+        if len(several) != count:
+            raise RequestError(f"params are {len(several)}, prompts {count}; give one for each")
+        for one in set(several):
+            self._check(one)
+        return several
+
+    def _check(self, params: SamplingParams) -> None:
+        if params.stop:
+            self._tokenizer()  # without text there is nothing to find them in
+        size = self.config.vocab_size
+        for what, ids in (
+            ("logit_bias", list(dict(params.logit_bias))),
+            ("stop_token_ids", params.stop_token_ids),
+        ):
+            for i in ids:
+                if not 0 <= i < size:
+                    raise RequestError(f"{what}: {not_in_vocabulary(i, size)}")
+
+    # ---- parts --------------------------------------------------------------------------------
+
+    @property
+    def _longest_context(self) -> int:
+        return self.config.max_position_embeddings
+
+    def _with_bos(self, ids: list[int]) -> list[int]:
+        bos = self.config.bos_token_id
+        return [bos, *ids] if self.add_bos and bos is not None and ids[:1] != [bos] else ids
+
+    def _tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise RequestError(without_tokenizer(self.name, "give token ids, or "))
+        return self.tokenizer

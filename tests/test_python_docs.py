@@ -1,0 +1,23 @@
+"""The code of docs/python.md runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).parents[1] / "docs/python.md"
+
+
+def test_the_code_of_the_page_runs() -> None:
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    assert len(code) == 3
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "\n".join(code)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert done.stdout
