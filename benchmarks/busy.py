@@ -22,11 +22,12 @@ from typing import Any
 import cli
 from facts import check, facts, measured, write
 
-from trilobit import LLM, SamplingParams, _native, shapes
+from trilobit import LLM, SamplingParams, _native
 from trilobit.bench.random_model import random_model
 from trilobit.bundled import DEFAULT
 from trilobit.hub.home import home
 from trilobit.machine import cores
+from trilobit.model import shapes
 
 SETTLE_S = 0.3  # until the loops run and nobody else starts
 

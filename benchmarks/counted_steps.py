@@ -20,7 +20,7 @@ from trilobit import _native
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.engine.blocks import BLOCK
 from trilobit.engine.native import open_decoder
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.packed.reader import PackedModel
 
 PROMPT = 64  # tokens
 SEQUENCES = 8

@@ -19,7 +19,8 @@ import cli
 import numpy as np
 from facts import check, facts, write
 
-from trilobit import AsyncLLM, SamplingParams, _native, shapes
+from trilobit import AsyncLLM, SamplingParams, _native
+from trilobit.model import shapes
 from trilobit.synth import synth_packed
 
 QUIET = 40  # tokens of each stream with nothing beside it

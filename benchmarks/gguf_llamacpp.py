@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilobit import LLM, SamplingParams
-from trilobit.config import ModelConfig
-from trilobit.convert import write_packed
-from trilobit.formats import names
 from trilobit.formats.gguf.writer import write_gguf
-from trilobit.formats.packed_source import PackedSource
+from trilobit.formats.packed.source import PackedSource
+from trilobit.formats.packed.writer import write_packed
 from trilobit.hub.models import known_file
-from trilobit.rope import Llama3Scaling
+from trilobit.model import tensor_names
+from trilobit.model.config import ModelConfig
+from trilobit.model.rope import Llama3Scaling
 
 _SILU = {"hidden_act": "silu"}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -67,7 +67,7 @@ class Reshaped(PackedSource):
     def __init__(self, path: Path, changes: dict[str, Any]) -> None:
         super().__init__(path)
         self.config: ModelConfig = replace(self.config, **changes)
-        self._lengths = dict(names.all_norms(self.config))
+        self._lengths = dict(tensor_names.all_norms(self.config))
 
     def gain(self, name: str) -> NDArray[np.float32]:
         if name in self.file:

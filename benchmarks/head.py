@@ -20,7 +20,7 @@ import numpy as np
 from trilobit import LLM, _native
 from trilobit.engine.native import rotary_frequencies
 from trilobit.errors import FormatError
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.packed.reader import PackedModel
 from trilobit.hub.models import model_file
 
 SAMPLINGS = {

@@ -24,8 +24,8 @@ import cli
 from facts import RESULTS, check, facts, measured, write
 
 from trilobit import _native
-from trilobit.packing import LAYOUTS, PLACES, Layout
-from trilobit.shapes import shape
+from trilobit.model.packing import LAYOUTS, PLACES, Layout
+from trilobit.model.shapes import shape
 
 TOKENS = (1, 2, 4, 8, 16, 64, 256)
 MOST_TOKENS = 1 << 12

@@ -16,13 +16,14 @@ import cli
 import gguf
 import numpy as np
 
-from trilobit import shapes
 from trilobit.convert import convert
-from trilobit.formats import names, packed
+from trilobit.formats.dtypes import as_float32
 from trilobit.formats.gguf.names import gguf_name
-from trilobit.formats.safetensors import as_float32
-from trilobit.formats.source import Source, open_source
-from trilobit.packing import Layout
+from trilobit.formats.open import open_source
+from trilobit.formats.packed.form import VERSION
+from trilobit.formats.source import Source
+from trilobit.model import shapes, tensor_names
+from trilobit.model.packing import Layout
 from trilobit.synth import synth
 
 Quantise = Callable[[Path, Path, str], None]  # from, to, llama.cpp's name of the type
@@ -38,7 +39,7 @@ class PeerModels:
     def path(self, form: str) -> Path:
         """Where the form lies; it is made if it does not. "hf", "packed", or a type of GGUF."""
         # The version: a folder that is kept must not hide that the format has moved on.
-        ours = f"-{self.layout}-v{packed.VERSION}.trilobit"
+        ours = f"-{self.layout}-v{VERSION}.trilobit"
         ending = {"hf": "-hf", "packed": ours}.get(form, f"-{form}.gguf")
         path = self.folder / f"{self.shape}{ending}"
         if path.exists():
@@ -79,11 +80,11 @@ def write_f16(source: Source, out: Path) -> None:
     file.add_rope_freq_base(config.rope_theta)
     file.add_tokenizer_model("no_vocab")
     file.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    table = names.float_tables(config)[0]  # shapes that tie their head
+    table = tensor_names.float_tables(config)[0]  # shapes that tie their head
     half, single = np.dtype(np.float16), np.dtype(np.float32)
     sizes = [(table, (config.vocab_size, config.hidden_size), half)]
-    sizes += [(name, (length,), single) for name, length in names.all_norms(config)]
-    sizes += [(name, shape, half) for name, shape in names.all_projections(config)]
+    sizes += [(name, (length,), single) for name, length in tensor_names.all_norms(config)]
+    sizes += [(name, shape, half) for name, shape in tensor_names.all_projections(config)]
     for name, shape, dtype in sizes:
         stored = gguf_name(name if name.endswith(".weight") else f"{name}.weight", config)
         file.add_tensor_info(stored, shape, dtype, int(np.prod(shape)) * dtype.itemsize)
@@ -93,9 +94,9 @@ def write_f16(source: Source, out: Path) -> None:
     file.write_tensor_data(
         as_float32(source.table(table)[:], source.float_dtype).astype(np.float16)
     )
-    for name, _ in names.all_norms(config):
+    for name, _ in tensor_names.all_norms(config):
         file.write_tensor_data(np.asarray(source.gain(name), dtype=np.float32))
-    for name, _ in names.all_projections(config):
+    for name, _ in tensor_names.all_projections(config):
         codes, scales = source.projection(name)
         weights = codes.astype(np.float16)
         weights *= scales.astype(np.float16)[:, None] if len(scales) > 1 else np.float16(scales[0])

@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Any
 import cli
 from facts import RESULTS, check, facts, measured, write
 
-from trilobit import _native, shapes
-from trilobit.formats.fastest import fastest_layout
-from trilobit.formats.packed import PackedModel
+from trilobit import _native
+from trilobit.formats.packed.reader import PackedModel
 from trilobit.hub.home import home
-from trilobit.packing import LAYOUTS
+from trilobit.layouts import fastest_layout
+from trilobit.model import shapes
+from trilobit.model.packing import LAYOUTS
 
 if TYPE_CHECKING:
     from peer_models import PeerModels

@@ -15,7 +15,7 @@ constexpr int kLargestCode = 7;   // of the screen
 constexpr int kNoiseTokens = 512; // noise made at a time
 constexpr int kScanRows = 512;    // rows looked through at a time
 
-// A bit of a hash of the column's number, as in screen.py.
+// A bit of a hash of the column's number, as in model/screen.py.
 float sign_of(std::uint32_t column) {
     std::uint32_t h = column + 1;
     h ^= h >> 16;

@@ -78,7 +78,7 @@ struct Ternary {
     int scale_groups() const { return (columns + kScaleColumns - 1) / kScaleColumns; }
 };
 
-// A four-bit copy of the head [rows, columns], rotated, in the packed layout of screen.py.
+// A four-bit copy of the head [rows, columns], rotated, in the packed layout of model/screen.py.
 struct Screen {
     const std::uint8_t *codes;
     const float *scales;    // [rows]

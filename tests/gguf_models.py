@@ -14,12 +14,12 @@ from gguf import GGMLQuantizationType as Reference
 from gguf_image import F32, I32, STRING, U32, array, image, pair, scalar, tensor
 from numpy.typing import NDArray
 
-from trilobit.config import ModelConfig
-from trilobit.formats import names
+from trilobit.formats.dtypes import as_float32
 from trilobit.formats.gguf import types
-from trilobit.formats.safetensors import as_float32
 from trilobit.formats.source import Source
 from trilobit.formats.text import TextFiles
+from trilobit.model import tensor_names
+from trilobit.model.config import ModelConfig
 
 # hf -> gguf, in a layer; independent of the table that is tested
 NAMES = {
@@ -80,16 +80,16 @@ class RandomSource:
 
     def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         if name not in self._made:
-            rows, columns = dict(names.all_projections(self.config))[name]
+            rows, columns = dict(tensor_names.all_projections(self.config))[name]
             codes = self._random.integers(-1, 2, (rows, columns), dtype=np.int8)
-            shape = names.scale_shape(self.config, rows, columns)
+            shape = tensor_names.scale_shape(self.config, rows, columns)
             scales = self._random.uniform(0.01, 1, shape).astype(np.float16).astype(np.float32)
             self._made[name] = codes, scales
         made: tuple[NDArray[np.int8], NDArray[np.float32]] = self._made[name]
         return made
 
     def gain(self, name: str) -> NDArray[np.float32]:
-        length = dict(names.all_norms(self.config))[name]
+        length = dict(tensor_names.all_norms(self.config))[name]
         return self._keep(name, self._random.uniform(0.5, 2, length).astype(np.float32))
 
     def table(self, name: str) -> NDArray[Any]:
@@ -218,15 +218,15 @@ def write_gguf(
     """
     config, gemma = source.config, architecture == "gemma3"
     arrays: list[tuple[str, tuple[int, ...], int, NDArray[np.uint8]]] = []
-    for name, shape in names.all_projections(config):
+    for name, shape in tensor_names.all_projections(config):
         values = floats(source, name)
         if architecture == "llama" and name.endswith(("q_proj", "k_proj")):
             values = interleaved(values, config.head_dim)
         arrays.append((gguf_name(name), shape, ternary, packed(ternary, values, layout)))
-    for name, length in names.all_norms(config):
+    for name, length in tensor_names.all_norms(config):
         gain = source.gain(name).view(np.uint8)
         arrays.append((gguf_name(name.removesuffix(".weight"), gemma), (length,), types.F32, gain))
-    for name in names.float_tables(config):
+    for name in tensor_names.float_tables(config):
         values = as_float32(source.table(name)[:], source.float_dtype)
         stored = packed(table, values)
         arrays.append((gguf_name(name.removesuffix(".weight")), values.shape, table, stored))

@@ -14,7 +14,7 @@ from trilobit import LLM, RequestError
 from trilobit.bench.limits import measure_limits
 from trilobit.bench.speed import measure_speed
 from trilobit.engine.blocks import block_bytes, blocks_for
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.packed.reader import PackedModel
 from trilobit.machine import cores
 
 

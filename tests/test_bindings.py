@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from trilobit import _native
 from trilobit.engine.native import rotary_frequencies
-from trilobit.formats import names
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.model import tensor_names
 
 BATCH_TOKENS, BLOCKS = 40, 3
 Parts = dict[str, Any]
@@ -91,12 +91,12 @@ Q_PROJ = "model.layers.0.self_attn.q_proj"
             "'model.norm.weight' is not float32 of 60 elements",
         ),
         (
-            lambda p: p["tensors"].update({names.EMBEDDING: np.ones((330, 60), np.float32)}),
-            f"'{names.EMBEDDING}' is not [331, 60]",
+            lambda p: p["tensors"].update({tensor_names.EMBEDDING: np.ones((330, 60), np.float32)}),
+            f"'{tensor_names.EMBEDDING}' is not [331, 60]",
         ),
         (
-            lambda p: p["tensors"].update({names.EMBEDDING: np.ones((331, 60), np.int16)}),
-            f"'{names.EMBEDDING}' is not float32, float16 or bfloat16",
+            lambda p: p["tensors"].update({tensor_names.EMBEDDING: np.ones((331, 60), np.int16)}),
+            f"'{tensor_names.EMBEDDING}' is not float32, float16 or bfloat16",
         ),
         (
             lambda p: p["tensors"].update({"lm_head.screen.codes": np.ones(7, np.uint8)}),

@@ -1,4 +1,4 @@
-"""BitLinear is what trilobit.ternary defines, and its gradient what the papers write."""
+"""BitLinear is what trilobit.model.ternary defines, and its gradient what the papers write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from trilobit import ternary
+from trilobit.model import ternary
 from trilobit.nn import BitLinear, absmax, absmean, set_quantised_share, sign
 
 # Widths that fill no vector, tile or packed block, and one that fills them all.

@@ -142,7 +142,7 @@ def test_keys_depend_on_everything_before() -> None:
 
 def test_block_bytes_are_those_of_the_decoder(model_file: object) -> None:
     from trilobit.engine.native import rotary_frequencies
-    from trilobit.formats.packed import PackedModel
+    from trilobit.formats.packed.reader import PackedModel
 
     packed = PackedModel(str(model_file))
     for kv_dtype in ("f16", "f32"):

@@ -7,9 +7,9 @@ import tracemalloc
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from trilobit import sandbox
-from trilobit.chat_template import render
 from trilobit.errors import RequestError
+from trilobit.text import sandbox
+from trilobit.text.chat_template import render
 
 CHAT = [
     {"role": "system", "content": " Be kind. "},

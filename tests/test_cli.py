@@ -21,11 +21,12 @@ from conftest import TEXT, tiny_config
 from trilobit import LLM, SamplingParams, _native
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.convert import convert
-from trilobit.formats import names, packed
-from trilobit.formats.hf_config import to_hf
-from trilobit.formats.safetensors import DTYPES
+from trilobit.formats.dtypes import DTYPES
+from trilobit.formats.hf.config import to_hf
+from trilobit.formats.packed.form import declare
 from trilobit.formats.text import TextFiles
-from trilobit.shapes import shape
+from trilobit.model import tensor_names
+from trilobit.model.shapes import shape
 from trilobit.synth import synth
 
 PROMPT = "Once upon a time"
@@ -423,9 +424,9 @@ def test_info_explains_one_file_of_a_checkpoint(checkpoint: Path) -> None:
 @pytest.mark.parametrize("form", ["packed", "checkpoint"])
 def test_info_reads_no_weights(form: str, tmp_path: Path) -> None:
     config, path = shape("30b"), tmp_path / "30b.trilobit"
-    declared, metadata = packed.declare(config, "BF16", TextFiles()), {}
+    declared, metadata = declare(config, "BF16", TextFiles()), {}
     if form == "packed":
-        metadata = packed.metadata(config, TextFiles(), "nowhere")
+        metadata = metadata(config, TextFiles(), "nowhere")
     else:
         (tmp_path / "config.json").write_text(json.dumps(to_hf(config)))
         path = tmp_path / "model.safetensors"
@@ -766,9 +767,11 @@ def test_interrupted_convert_leaves_nothing(
         "quantization_mode": "online",
     }
     (source / "config.json").write_text(json.dumps(values))
-    masters = [(f"{name}.weight", "BF16", dims) for name, dims in names.all_projections(config)]
-    gains = [(name, "BF16", (length,)) for name, length in names.all_norms(config)]
-    table = (names.EMBEDDING, "BF16", (config.vocab_size, config.hidden_size))
+    masters = [
+        (f"{name}.weight", "BF16", dims) for name, dims in tensor_names.all_projections(config)
+    ]
+    gains = [(name, "BF16", (length,)) for name, length in tensor_names.all_norms(config)]
+    table = (tensor_names.EMBEDDING, "BF16", (config.vocab_size, config.hidden_size))
     write_sparse(source / "model.safetensors", [*masters, *gains, table], {})
     code, out, err = signalled(
         "convert", source, results / "out.trilobit", number=number, when=part_appears(results)

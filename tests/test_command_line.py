@@ -39,7 +39,7 @@ from trilobit.errors import OutputError
 from trilobit.hub.catalogue import CATALOGUE
 from trilobit.hub.home import home
 from trilobit.hub.names import ALIASES, is_known
-from trilobit.shapes import SHAPES
+from trilobit.model.shapes import SHAPES
 from trilobit.synth import synth
 
 TEMPLATE = (

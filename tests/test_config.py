@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from transformers import BitNetConfig
 
 from trilobit import FormatError, TrilobitError, UnsupportedModel
-from trilobit.config import ModelConfig
-from trilobit.formats.hf_config import model_config
-from trilobit.shapes import SHAPES, shape
+from trilobit.formats.hf.config import model_config
+from trilobit.model.config import ModelConfig
+from trilobit.model.shapes import SHAPES, shape
 
 SOURCE = "some/config.json"
 

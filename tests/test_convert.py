@@ -28,21 +28,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from transformers import BitNetConfig, BitNetForCausalLM
 
-from trilobit import (
-    LLM,
-    FormatError,
-    OutputError,
-    SamplingParams,
-    TrilobitError,
-    UnsupportedModel,
-    packing,
-    ternary,
-)
+from trilobit import LLM, FormatError, OutputError, SamplingParams, TrilobitError, UnsupportedModel
 from trilobit.convert import convert
-from trilobit.formats import names
-from trilobit.formats.bitnet import pack_hf, unpack_hf
-from trilobit.formats.hf_config import to_hf
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.hf.config import to_hf
+from trilobit.formats.hf.reader import pack_hf, unpack_hf
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.model import packing, tensor_names, ternary
 from trilobit.synth import synth
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -57,13 +48,13 @@ def source(tmp_path: Path) -> Path:
     config = tiny_config()
     synth(config, folder)
     tensors: Tensors = {}
-    for name, (rows, columns) in names.all_projections(config):
+    for name, (rows, columns) in tensor_names.all_projections(config):
         tensors[f"{name}.weight"] = pack_hf(random.integers(-1, 2, (rows, columns), dtype=np.int8))
         tensors[f"{name}.weight_scale"] = np.array([random.uniform(0.01, 1)], np.float32)
-    for name, length in names.all_norms(config):
+    for name, length in tensor_names.all_norms(config):
         tensors[name] = random.uniform(0.5, 2, length).astype(np.float32)
     table = (config.vocab_size, config.hidden_size)
-    tensors[names.EMBEDDING] = random.standard_normal(table).astype(np.float32)
+    tensors[tensor_names.EMBEDDING] = random.standard_normal(table).astype(np.float32)
     save_file(tensors, folder / "model.safetensors")
     change_config(folder, torch_dtype="float32")
     return folder
@@ -90,7 +81,7 @@ def change_config(folder: Path, **values: Any) -> None:
 
 def codes_and_scale(file: Path, name: str = Q_PROJ) -> tuple[NDArray[np.int8], float]:
     model = PackedModel(file)
-    shape = dict(names.all_projections(model.config))[name]
+    shape = dict(tensor_names.all_projections(model.config))[name]
     packed = model.file.array(f"{name}.weight")
     return packing.unpack(packed, *shape), float(model.file.array(f"{name}.weight_scale")[0])
 
@@ -118,7 +109,7 @@ def assert_as_transformers(folder: Path, scale_ulps: int = 0) -> None:
     file = folder.parent / "out.trilobit"
     config = convert(folder, file)
     model = stock.load(folder)
-    for name, _ in names.all_projections(config):
+    for name, _ in tensor_names.all_projections(config):
         wanted_codes, wanted_scale = reference(model.get_submodule(name))
         codes, scale = codes_and_scale(file, name)
         assert np.array_equal(codes, wanted_codes)
@@ -174,7 +165,7 @@ def test_codes_saved_as_floats_are_not_quantised_again(source: Path, tmp_path: P
     convert(source, tmp_path / "packed.trilobit")
 
     def unpack(tensors: Tensors) -> None:
-        for name, (rows, _) in names.all_projections(tiny_config()):
+        for name, (rows, _) in tensor_names.all_projections(tiny_config()):
             codes = unpack_hf(tensors[f"{name}.weight"], rows)
             tensors[f"{name}.weight"] = codes.astype(np.float32)
 
@@ -225,11 +216,11 @@ def test_masters_become_the_codes_of_the_definition(tmp_path: Path, dtype: str) 
         random = np.random.default_rng(1)
         tensors = {
             f"{name}.weight": random.standard_normal(shape).astype(type_)
-            for name, shape in names.all_projections(tiny_config())
+            for name, shape in tensor_names.all_projections(tiny_config())
         }
-        for name, length in names.all_norms(tiny_config()):
+        for name, length in tensor_names.all_norms(tiny_config()):
             tensors[name] = np.ones(length, type_)
-        tensors[names.EMBEDDING] = random.standard_normal((331, 60)).astype(type_)
+        tensors[tensor_names.EMBEDDING] = random.standard_normal((331, 60)).astype(type_)
         save_file(tensors, folder / "model.safetensors")
     convert(folder, tmp_path / "out.trilobit")
     from trilobit.formats.safetensors import SafetensorsFile
@@ -239,7 +230,7 @@ def test_masters_become_the_codes_of_the_definition(tmp_path: Path, dtype: str) 
     got, got_scale = codes_and_scale(tmp_path / "out.trilobit")
     assert (got == codes).all()
     assert got_scale == scale
-    assert PackedModel(tmp_path / "out.trilobit").file.info(names.EMBEDDING).dtype == dtype
+    assert PackedModel(tmp_path / "out.trilobit").file.info(tensor_names.EMBEDDING).dtype == dtype
 
 
 def test_shards_equal_one_file(source: Path, tmp_path: Path) -> None:
@@ -275,10 +266,10 @@ def test_configs_of_transformers_4_and_5_are_one(source: Path, tmp_path: Path) -
 
 def test_untied_head_is_kept_apart(source: Path, tmp_path: Path) -> None:
     head = np.random.default_rng(5).standard_normal((331, 60)).astype(np.float32)
-    change_tensors(source, lambda t: t.update({names.HEAD: head}))
+    change_tensors(source, lambda t: t.update({tensor_names.HEAD: head}))
     change_config(source, tie_word_embeddings=False)
     convert(source, tmp_path / "out.trilobit")
-    assert (PackedModel(tmp_path / "out.trilobit").file.array(names.HEAD) == head).all()
+    assert (PackedModel(tmp_path / "out.trilobit").file.array(tensor_names.HEAD) == head).all()
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -435,26 +426,32 @@ BAD_TENSORS: dict[str, tuple[Callable[[Tensors], object], str]] = {
         set_(f"{Q_PROJ}.weight", np.zeros((16, 60), np.uint8)),
         r"q_proj.weight' is \[16, 60\]; the config asks for \[15, 60\]",
     ),
-    "embedding_missing": (lambda t: t.pop(names.EMBEDDING), "embed_tokens.weight' is missing"),
+    "embedding_missing": (
+        lambda t: t.pop(tensor_names.EMBEDDING),
+        "embed_tokens.weight' is missing",
+    ),
     "embedding_of_other_rows": (
-        set_(names.EMBEDDING, np.zeros((330, 60), np.float32)),
+        set_(tensor_names.EMBEDDING, np.zeros((330, 60), np.float32)),
         r"embed_tokens.weight' is \[330, 60\]",
     ),
     "embedding_nan": (
-        lambda t: t[names.EMBEDDING].__setitem__((330, 59), np.nan),
+        lambda t: t[tensor_names.EMBEDDING].__setitem__((330, 59), np.nan),
         "embed_tokens.weight' holds NaN or infinity",
     ),
     "embedding_infinite_in_float16": (
-        set_(names.EMBEDDING, np.full((331, 60), np.inf, np.float16)),
+        set_(tensor_names.EMBEDDING, np.full((331, 60), np.inf, np.float16)),
         "embed_tokens.weight' holds NaN or infinity",
     ),
     "head_of_another_type": (
-        set_(names.HEAD, np.ones((331, 60), np.float16)),
+        set_(tensor_names.HEAD, np.ones((331, 60), np.float16)),
         "lm_head.weight' is F16, the embedding is F32",
     ),
-    "integer_embedding": (set_(names.EMBEDDING, np.zeros((331, 60), np.int32)), "expected a float"),
+    "integer_embedding": (
+        set_(tensor_names.EMBEDDING, np.zeros((331, 60), np.int32)),
+        "expected a float",
+    ),
     "other_head_though_tied": (
-        set_(names.HEAD, np.ones((331, 60), np.float32)),
+        set_(tensor_names.HEAD, np.ones((331, 60), np.float32)),
         "tie_word_embeddings is true, but lm_head.weight differs",
     ),
 }

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from test_cli import trilobit
 
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.convert import convert, write_packed
-from trilobit.formats import names
-from trilobit.formats.checksums import HEADER, damaged_parts
-from trilobit.formats.dead import Judge
-from trilobit.formats.packed_source import PackedSource
+from trilobit.convert import convert
+from trilobit.formats.dead_tensors import Judge
+from trilobit.formats.packed.checksums import HEADER, damaged_parts
+from trilobit.formats.packed.source import PackedSource
+from trilobit.formats.packed.writer import write_packed
 from trilobit.formats.safetensors import SafetensorsFile
+from trilobit.model import tensor_names
 
 LAYER = "model.layers.1.mlp.gate_proj"
 
@@ -69,10 +70,13 @@ DEAD: dict[str, tuple[dict[str, Callable[[NDArray[Any]], object]], str]] = {
     "ones": ({LAYER: lambda a: a.fill(1)}, f"'{LAYER}' is all 1"),
     "half the rows": ({LAYER: _half}, f"'{LAYER}' has 50% rows of zeros"),
     "few weights": ({LAYER: _sparse}, f"'{LAYER}' has 9.% of 0, the others"),
-    "norm": ({names.FINAL_NORM: lambda a: a.fill(0)}, "'model.norm.weight' is 100% zeros"),
-    "embedding": ({names.EMBEDDING: _half}, f"'{names.EMBEDDING}' has 50% rows of zeros"),
+    "norm": ({tensor_names.FINAL_NORM: lambda a: a.fill(0)}, "'model.norm.weight' is 100% zeros"),
+    "embedding": (
+        {tensor_names.EMBEDDING: _half},
+        f"'{tensor_names.EMBEDDING}' has 50% rows of zeros",
+    ),
     "one row": (
-        {names.EMBEDDING: lambda a: a.__setitem__(slice(None), a[5])},
+        {tensor_names.EMBEDDING: lambda a: a.__setitem__(slice(None), a[5])},
         "same numbers in every row",
     ),
     "copy": ({"copy": lambda a: None}, f"is a copy of '{LAYER}'"),
@@ -97,7 +101,7 @@ def test_verify_names_a_dead_tensor(sound: Path, tmp_path: Path, kind: str) -> N
 
 def test_an_all_zero_final_norm_makes_constant_logits_an_error(sound: Path, tmp_path: Path) -> None:
     path = tmp_path / "m.trilobit"
-    write_packed(Changed(sound, {names.FINAL_NORM: lambda a: a.fill(0)}), path)
+    write_packed(Changed(sound, {tensor_names.FINAL_NORM: lambda a: a.fill(0)}), path)
     assert "the same for every token" in trilobit("verify", path).stdout
 
 
@@ -121,7 +125,7 @@ def test_every_flipped_byte_is_found(model_file: Path, tmp_path: Path) -> None:
             path.write_bytes(changed)
             found = damaged_parts(SafetensorsFile(path))
             assert found, name
-            assert name in (found[0], names.CHECKSUMS)
+            assert name in (found[0], tensor_names.CHECKSUMS)
     changed = bytearray(data)
     place = data.index(b'"source"') + 12  # of the label, which nothing else checks
     changed[place] ^= 1

@@ -34,8 +34,8 @@ from trilobit import (
     similarity,
 )
 from trilobit.convert import convert
-from trilobit.formats.gguf.model import GGUFModel
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.gguf.reader import GGUFModel
+from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.pooling import Pooling
 from trilobit.synth import synth
 

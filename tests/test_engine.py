@@ -29,8 +29,8 @@ from trilobit.engine.reading import Logits
 from trilobit.engine.request import Request
 from trilobit.engine.scheduler import Scheduler
 from trilobit.engine.sequence import Sequence
-from trilobit.formats.packed import PackedModel
-from trilobit.tokenizer import Tokenizer
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.text.tokenizer import Tokenizer
 
 Plan = list[list[tuple[int, int]]]  # steps of (sequence, tokens)
 LONG = 1060  # positions in three spans of 512

@@ -28,11 +28,13 @@ from safetensors.numpy import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from trilobit import LLM, ternary
-from trilobit.convert import convert, write_packed
+from trilobit import LLM
+from trilobit.convert import convert
 from trilobit.errors import OutputError, RecipeError, UnsupportedModel
 from trilobit.formats.gguf.writer import write_gguf
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.formats.packed.writer import write_packed
+from trilobit.model import ternary
 from trilobit.nn import bit_linears, swap_linears
 from trilobit.train.data.bpe import as_hugging_face
 from trilobit.train.export import Trained, pack_published, save_masters, save_packed

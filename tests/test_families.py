@@ -22,13 +22,13 @@ from transformers import (
     Qwen3Config,
 )
 
-from trilobit import LLM, RequestError, UnsupportedModel, _native, packing
+from trilobit import LLM, RequestError, UnsupportedModel, _native
 from trilobit.convert import convert
 from trilobit.engine.native import rotary_frequencies
-from trilobit.formats import names
-from trilobit.formats.bitnet import pack_hf
-from trilobit.formats.hf_config import to_hf
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.hf.config import to_hf
+from trilobit.formats.hf.reader import pack_hf
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.model import packing, tensor_names
 
 # torch warns about itself when it loads what even an uncompiled torch.compile needs.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -228,15 +228,15 @@ def packed_as_stock(path: Path, directory: Path, linear_class: str) -> None:
     model = PackedModel(path)
     config, arrays = model.config, model.arrays()
     tensors: dict[str, torch.Tensor] = {}
-    for name, (rows, columns) in names.all_projections(config):
+    for name, (rows, columns) in tensor_names.all_projections(config):
         codes = packing.unpack(arrays[f"{name}.weight"], rows, columns)
         scale = torch.from_numpy(arrays[f"{name}.weight_scale"].copy())
         tensors[f"{name}.weight"] = torch.from_numpy(pack_hf(codes))
         tensors[f"{name}.weight_scale"] = 1 / scale if linear_class == "bitlinear" else scale
-    for name, _ in names.all_norms(config):
+    for name, _ in tensor_names.all_norms(config):
         less = config.model_type == "gemma3_text" and "rms_norm" not in name
         tensors[name] = torch.from_numpy(arrays[name] - np.float32(less))
-    for name in names.tables(config):
+    for name in tensor_names.tables(config):
         tensors[name] = torch.from_numpy(model.file.float32(name).copy())
     values = to_hf(config)
     CLASSES[config.model_type](**values).save_pretrained(directory)
@@ -331,7 +331,7 @@ def test_hidden_states_are_what_the_head_multiplies(family: str, tmp_path: Path)
     decoder.forward(*batch, np.array([[0], [1]], dtype=np.int32), last)
     hidden, logits = decoder.hidden(), decoder.logits()
     assert hidden.shape == (2, model.config.hidden_size)
-    table = model.file.float32(names.EMBEDDING)
+    table = model.file.float32(tensor_names.EMBEDDING)
     # Sums of 64 products of float32, in another order
     assert np.abs(hidden @ table.T - logits).max() < 2**-18 * np.abs(logits).max()
     single = LLM(tmp_path / "model.trilobit", kv_dtype="f32", threads=1).logits(ids[:25])
@@ -443,7 +443,7 @@ def test_floats_of_one_magnitude_are_codes_with_a_scale(tmp_path: Path) -> None:
     model = PackedModel(tmp_path / "model.trilobit")
     arrays = model.arrays()
     tensors = load_file(masters / "model.safetensors")
-    for name, (rows, columns) in names.all_projections(model.config):
+    for name, (rows, columns) in tensor_names.all_projections(model.config):
         codes = packing.unpack(arrays[f"{name}.weight"], rows, columns)
         tensors[f"{name}.weight"] = torch.from_numpy(codes * arrays[f"{name}.weight_scale"])
     dense = tmp_path / "dense"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from trilobit.chat_template import render
 from trilobit.errors import RequestError
+from trilobit.text.chat_template import render
 
 CHAT = [
     {"role": "system", "content": "Be kind.\n"},

@@ -22,17 +22,17 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from trilobit import LLM, Embedder, UnsupportedModel
-from trilobit.config import ModelConfig
 from trilobit.convert import convert
-from trilobit.formats import names
+from trilobit.formats.dtypes import as_float32
 from trilobit.formats.gguf import types
-from trilobit.formats.gguf.model import GGUFModel
+from trilobit.formats.gguf.reader import GGUFModel
 from trilobit.formats.gguf.writer import write_gguf
 from trilobit.formats.pooling import Pooling
-from trilobit.formats.safetensors import as_float32
 from trilobit.formats.text import TextFiles
-from trilobit.rope import scaling_from_dict
-from trilobit.tokenizer import Tokenizer
+from trilobit.model import tensor_names
+from trilobit.model.config import ModelConfig
+from trilobit.model.rope import scaling_from_dict
+from trilobit.text.tokenizer import Tokenizer
 
 BOS, EOS = "<|begin_of_text|>", "<|eot_id|>"
 # The template that bitnet.cpp's converter put into the official 2B-4T file begins so.
@@ -124,15 +124,15 @@ def add_model(
     writer: gguf.GGUFWriter, source: RandomSource, ternary: int, table: int, norm: int = types.F32
 ) -> None:
     config = source.config
-    for name, shape in names.all_projections(config):
+    for name, shape in tensor_names.all_projections(config):
         values = floats(source, name)
         if writer.arch == "llama" and name.endswith(("q_proj", "k_proj")):
             values = interleaved(values, config.head_dim)
         add_raw(writer, f"{gguf_name(name)}.weight", shape, ternary, packed(ternary, values))
-    for name, length in names.all_norms(config):
+    for name, length in tensor_names.all_norms(config):
         stored = f"{gguf_name(name.removesuffix('.weight'))}.weight"
         add_raw(writer, stored, (length,), norm, packed(norm, source.gain(name)))
-    for name in names.float_tables(config):
+    for name in tensor_names.float_tables(config):
         values = as_float32(source.table(name)[:], source.float_dtype)
         stored = f"{gguf_name(name.removesuffix('.weight'))}.weight"
         add_raw(writer, stored, values.shape, table, packed(table, values))
@@ -253,12 +253,12 @@ def test_a_converter_s_file_is_the_model_it_was_made_of(tmp_path: Path, kind: st
     for field in ("hidden_act", "sub_norms", "qk_norms", "projection_norm_eps", "rope_scaling"):
         assert getattr(model.config, field) == getattr(source.config, field), field
     assert model.config.tie_word_embeddings == source.config.tie_word_embeddings
-    for name, _ in names.all_projections(source.config):
+    for name, _ in tensor_names.all_projections(source.config):
         codes, scale = model.projection(name)
         expected, expected_scale = source.projection(name)
         np.testing.assert_array_equal(codes, expected, name)
         np.testing.assert_array_equal(scale, expected_scale, name)
-    for name, _ in names.all_norms(source.config):
+    for name, _ in tensor_names.all_norms(source.config):
         stored_as_float16 = kind == "embedding"
         gain = source.gain(name)
         expected_gain = gain.astype(np.float16) if stored_as_float16 else gain

@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from trilobit import LLM, FormatError, SamplingParams, UnsupportedModel
 from trilobit.cli.info import command as info
 from trilobit.convert import convert
-from trilobit.formats import names
-from trilobit.formats.bitnet import BitNetCheckpoint
+from trilobit.formats.dtypes import as_float32
 from trilobit.formats.gguf import types
 from trilobit.formats.gguf.container import GGUFFile
-from trilobit.formats.gguf.model import GGUFModel
-from trilobit.formats.packed import PackedModel
-from trilobit.formats.safetensors import as_float32
-from trilobit.formats.source import Source, open_source
-from trilobit.rope import LinearScaling, Llama3Scaling, YarnScaling, frequencies
+from trilobit.formats.gguf.reader import GGUFModel
+from trilobit.formats.hf.reader import BitNetCheckpoint
+from trilobit.formats.open import open_source
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.formats.source import Source
+from trilobit.model import tensor_names
+from trilobit.model.rope import LinearScaling, Llama3Scaling, YarnScaling, frequencies
 from trilobit.synth import synth
 
 
@@ -69,14 +70,16 @@ def test_tables_become_the_floats_of_the_gguf_package(
     write_gguf(tmp_path / "m.gguf", source, table=table)
     convert(tmp_path / "m.gguf", tmp_path / "m.trilobit")
     packed = PackedModel(tmp_path / "m.trilobit")
-    info = packed.file.info(names.EMBEDDING)
+    info = packed.file.info(tensor_names.EMBEDDING)
     assert info.dtype == {types.F16: "F16", types.BF16: "BF16"}.get(table, "F32")
     model = GGUFModel(tmp_path / "m.gguf")
     block = types.TYPES[table]
     data = model.file.data("token_embd.weight").reshape(320, -1, block.block_bytes)
     kind = gguf.GGMLQuantizationType(table)
     expected = gguf.dequantize(data.reshape(320, -1), kind).astype(np.float32)
-    assert np.array_equal(as_float32(packed.file.array(names.EMBEDDING), info.dtype), expected)
+    assert np.array_equal(
+        as_float32(packed.file.array(tensor_names.EMBEDDING), info.dtype), expected
+    )
 
 
 def test_a_converted_gguf_runs(tmp_path: Path, source: BitNetCheckpoint) -> None:
@@ -196,12 +199,12 @@ def test_every_architecture_is_read_as_it_was(tmp_path: Path, family: str) -> No
 
 def assert_same(model: Source, source: Source) -> None:
     """Codes, scales, gains and tables, all equal."""
-    for name, _ in names.all_projections(source.config):
+    for name, _ in tensor_names.all_projections(source.config):
         for ours, theirs in zip(model.projection(name), source.projection(name), strict=True):
             assert np.array_equal(ours, theirs), name
-    for name, _ in names.all_norms(source.config):
+    for name, _ in tensor_names.all_norms(source.config):
         assert np.array_equal(model.gain(name), source.gain(name)), name
-    for name in names.float_tables(source.config):
+    for name in tensor_names.float_tables(source.config):
         assert np.array_equal(model.table(name)[:], source.table(name)[:]), name
 
 
@@ -212,7 +215,7 @@ def test_scales_of_rows_and_groups_are_found(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     for scales, ternary in [("row", types.IQ2_BN), ("group", types.Q2_0)]:
         source = RandomSource(whole_config(scales=scales))
-        for name, _ in names.all_projections(source.config):  # a row of zeros has no scale
+        for name, _ in tensor_names.all_projections(source.config):  # a row of zeros has no scale
             codes, sizes = source.projection(name)
             codes[3], sizes[3] = 0, 0
         write_gguf(path, source, ternary=ternary)
@@ -237,7 +240,7 @@ def test_one_scale_everywhere_is_the_scale_of_the_tensor(tmp_path: Path, ternary
 
 def test_blocks_of_256_become_two_groups_of_128(tmp_path: Path) -> None:
     source = RandomSource(whole_config(scales="group"))
-    for name, _ in names.all_projections(source.config):
+    for name, _ in tensor_names.all_projections(source.config):
         scales = source.projection(name)[1]
         scales[:, 1::2] = scales[:, ::2]
     write_gguf(tmp_path / "m.gguf", source, ternary=types.TQ2_0)
@@ -332,13 +335,13 @@ def read_model(path: Path) -> None:
     model = open_source(path)
     assert model.config.vocab_size <= path.stat().st_size
     assert model.text.add_bos in (True, False)
-    for name, _ in names.all_projections(model.config):
+    for name, _ in tensor_names.all_projections(model.config):
         codes, scales = model.projection(name)
         assert np.abs(codes).max() <= 1
         assert np.isfinite(scales).all()
-    for name, _ in names.all_norms(model.config):
+    for name, _ in tensor_names.all_norms(model.config):
         assert np.isfinite(model.gain(name)).all()
-    for name in names.float_tables(model.config):
+    for name in tensor_names.float_tables(model.config):
         assert np.isfinite(as_float32(model.table(name)[:], model.float_dtype)).all()
 
 
@@ -450,7 +453,7 @@ def test_a_matrix_of_zeros_has_the_smallest_scale(tmp_path: Path) -> None:
 
 def test_tables_with_nan_are_refused(tmp_path: Path) -> None:
     source = RandomSource(whole_config())
-    source.table(names.EMBEDDING)[7, 9] = np.nan
+    source.table(tensor_names.EMBEDDING)[7, 9] = np.nan
     write_gguf(tmp_path / "m.gguf", source)
     with pytest.raises(FormatError, match=r"'token_embd\.weight' holds NaN"):
         convert(tmp_path / "m.gguf", tmp_path / "m.trilobit")

@@ -26,14 +26,15 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as HuggingFace
 
-from trilobit import FormatError, UnsupportedModel, chat_template
+from trilobit import FormatError, UnsupportedModel
 from trilobit.formats.gguf.container import GGUFFile
-from trilobit.formats.gguf.model import GGUFModel
+from trilobit.formats.gguf.reader import GGUFModel
 from trilobit.formats.gguf.tokenizer import Vocabulary
 from trilobit.formats.gguf.writer import write_gguf
 from trilobit.formats.text import TextFiles
 from trilobit.formats.tokenizer_json import from_vocabulary
-from trilobit.tokenizer import Tokenizer
+from trilobit.text import chat_template
+from trilobit.text.tokenizer import Tokenizer
 
 TEXTS = [
     TEXT,

@@ -17,14 +17,15 @@ from trilobit import OutputError, UnsupportedModel
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.cli.convert import command
 from trilobit.convert import convert
-from trilobit.formats import names
-from trilobit.formats.bitnet import BitNetCheckpoint
-from trilobit.formats.gguf.model import GGUFModel
+from trilobit.formats.gguf.reader import GGUFModel
 from trilobit.formats.gguf.ternary_blocks import I2SLayout
 from trilobit.formats.gguf.writer import GGUFType, write_gguf
-from trilobit.formats.packed import PackedModel
-from trilobit.formats.source import Source, open_source
-from trilobit.rope import LinearScaling, Llama3Scaling, YarnScaling
+from trilobit.formats.hf.reader import BitNetCheckpoint
+from trilobit.formats.open import open_source
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.formats.source import Source
+from trilobit.model import tensor_names
+from trilobit.model.rope import LinearScaling, Llama3Scaling, YarnScaling
 
 KINDS: tuple[GGUFType, ...] = ("i2_s", "tq1_0", "tq2_0")
 
@@ -73,7 +74,8 @@ def test_the_gguf_package_reads_the_same_weights(
     reader = gguf.GGUFReader(tmp_path / "m.gguf")
     tensors = {t.name: t for t in reader.tensors}
     expected = {
-        f"{gguf_name(n)}.weight": floats(source, n) for n, _ in names.all_projections(source.config)
+        f"{gguf_name(n)}.weight": floats(source, n)
+        for n, _ in tensor_names.all_projections(source.config)
     }
     for name, values in expected.items():
         if architecture == "llama" and ("attn_q" in name or "attn_k" in name):
@@ -81,12 +83,12 @@ def test_the_gguf_package_reads_the_same_weights(
         found = gguf.dequantize(tensors[name].data, tensors[name].tensor_type)
         assert np.array_equal(found, values), name
         assert tensors[name].tensor_type.name == kind.upper()
-    for name, _ in names.all_norms(source.config):
+    for name, _ in tensor_names.all_norms(source.config):
         stored = tensors[f"{gguf_name(name.removesuffix('.weight'))}.weight"]
         assert np.array_equal(stored.data, source.gain(name))
-    assert np.array_equal(tensors["token_embd.weight"].data, source.table(names.EMBEDDING))
-    assert np.array_equal(tensors["output.weight"].data, source.table(names.HEAD))
-    assert len(tensors) == len(expected) + len(list(names.all_norms(source.config))) + 2
+    assert np.array_equal(tensors["token_embd.weight"].data, source.table(tensor_names.EMBEDDING))
+    assert np.array_equal(tensors["output.weight"].data, source.table(tensor_names.HEAD))
+    assert len(tensors) == len(expected) + len(list(tensor_names.all_norms(source.config))) + 2
     field = reader.get_field(f"{architecture}.attention.head_count_kv")
     assert field is not None
     assert field.contents() == source.config.num_key_value_heads
@@ -98,9 +100,9 @@ def test_tables_may_be_q8_0(tmp_path: Path) -> None:
     model = GGUFModel(tmp_path / "m.gguf")
     assert model.file.info("token_embd.weight").dtype == "Q8_0"
     kind = gguf.GGMLQuantizationType.Q8_0
-    table = source.table(names.EMBEDDING).astype(np.float32)
+    table = source.table(tensor_names.EMBEDDING).astype(np.float32)
     assert np.array_equal(
-        model.table(names.EMBEDDING)[:], gguf.dequantize(gguf.quantize(table, kind), kind)
+        model.table(tensor_names.EMBEDDING)[:], gguf.dequantize(gguf.quantize(table, kind), kind)
     )
 
 
@@ -110,8 +112,8 @@ def test_every_dtype_of_tables_is_kept(tmp_path: Path, checkpoint: Path) -> None
         write_gguf(source, tmp_path / "m.gguf")
     for dtype, expected in [("F32", "F32"), ("F16", "F16")]:
         random = RandomSource(whole_config())
-        table = random.table(names.EMBEDDING)
-        random._made[names.EMBEDDING] = table.astype({"F32": "<f4", "F16": "<f2"}[dtype])
+        table = random.table(tensor_names.EMBEDDING)
+        random._made[tensor_names.EMBEDDING] = table.astype({"F32": "<f4", "F16": "<f2"}[dtype])
         random.float_dtype = dtype
         model = rewritten(tmp_path / "m.gguf", random)
         assert model.file.info("token_embd.weight").dtype == expected

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trilobit import FormatError, _native, packing, ternary
-from trilobit.formats import groups
+from trilobit import FormatError, _native
+from trilobit.formats.hf import group_scales
+from trilobit.model import packing, ternary
 
 ISAS = _native.isas()
 
@@ -109,7 +110,7 @@ def test_floats_that_are_ternary_by_groups_are_read_back(
     codes, scales = random_matrix(np.random.default_rng(seed), rows, columns)
     scales = scales.astype(dtype).astype(np.float32)
     values = codes * np.repeat(scales, 128, axis=1)[:, :columns]
-    found, found_scales = groups.from_floats(values)
+    found, found_scales = group_scales.from_floats(values)
     assert np.array_equal(found, codes)
     assert np.array_equal(found * np.repeat(found_scales, 128, axis=1)[:, :columns], values)
 
@@ -117,22 +118,24 @@ def test_floats_that_are_ternary_by_groups_are_read_back(
 def test_floats_of_two_magnitudes_in_a_group_are_refused() -> None:
     values = np.full((3, 300), 0.5, dtype=np.float32)
     values[1, 128:256] = 0.25  # another group, another scale
-    groups.from_floats(values)
+    group_scales.from_floats(values)
     values[2, 299] = 0.5000001
     with pytest.raises(FormatError, match="not ternary in groups of 128"):
-        groups.from_floats(values)
+        group_scales.from_floats(values)
 
 
 def test_mlx_words_are_refused_when_they_are_not_ternary() -> None:
     scales = np.full((2, 1), 0.5, dtype=np.float32)
     words = np.full((2, 8), 0x55555555, dtype=np.uint32)  # ones: zero weights
-    codes, _ = groups.from_mlx(words, scales, -scales)
+    codes, _ = group_scales.from_mlx(words, scales, -scales)
     assert codes.shape == (2, 128)
     assert not codes.any()
-    codes, positive = groups.from_mlx(words & 0xFFFFFFFC, -scales, scales)  # word 0 is 0 * -s + s
+    codes, positive = group_scales.from_mlx(
+        words & 0xFFFFFFFC, -scales, scales
+    )  # word 0 is 0 * -s + s
     assert codes[0, 0] == 1
     assert (positive == 0.5).all()
     with pytest.raises(FormatError, match="code 3"):
-        groups.from_mlx(words | 0xC0000000, scales, -scales)
+        group_scales.from_mlx(words | 0xC0000000, scales, -scales)
     with pytest.raises(FormatError, match="a bias is not its scale's negative"):
-        groups.from_mlx(words, scales, -scales * 1.5)
+        group_scales.from_mlx(words, scales, -scales * 1.5)

@@ -12,10 +12,13 @@ import pytest
 from conftest import tiny_config
 from numpy.typing import NDArray
 
-from trilobit import LLM, SamplingParams, _native, screen
-from trilobit.config import ModelConfig
-from trilobit.formats import names, packed
+from trilobit import LLM, SamplingParams, _native
+from trilobit.formats.packed import reader
+from trilobit.formats.packed.form import declare
+from trilobit.formats.packed.writer import packed_writer, write_screen
 from trilobit.formats.text import TextFiles
+from trilobit.model import screen, tensor_names
+from trilobit.model.config import ModelConfig
 from trilobit.synth import synth_packed
 
 VOCAB, HIDDEN = 6007, 60
@@ -29,16 +32,16 @@ def with_head(path: Path, head_NK: NDArray[np.float32]) -> Path:
     """A random model with this head."""
     body = path.with_suffix(".body")
     synth_packed(config(), body, seed=3)
-    source = packed.PackedModel(body).file
-    declared = packed.declare(config(), "BF16", TextFiles())
-    with packed.writer(path, config(), "BF16", TextFiles(), "test") as file:
+    source = reader.PackedModel(body).file
+    declared = declare(config(), "BF16", TextFiles())
+    with packed_writer(path, config(), "BF16", TextFiles(), "test") as file:
         bits = (head_NK.astype(np.float32).view(np.uint32) >> 16).astype("<u2")
         for name, _, _ in declared:
-            if name == names.SCREEN_CODES:
-                packed.write_screen(file, bits, "BF16")
-            elif name == names.HEAD:
+            if name == tensor_names.SCREEN_CODES:
+                write_screen(file, bits, "BF16")
+            elif name == tensor_names.HEAD:
                 file.write(name, bits)
-            elif name not in names.SCREEN:
+            elif name not in tensor_names.SCREEN:
                 file.write(name, source.array(name))
     return path
 
@@ -233,7 +236,7 @@ def test_screen_of_a_damaged_file_is_refused(tmp_path: Path) -> None:
     from trilobit import FormatError
 
     path = with_head(tmp_path / "model.trilobit", gaussian(np.random.default_rng(5)))
-    info = packed.PackedModel(path).file.info(names.SCREEN_RESIDUALS)
+    info = reader.PackedModel(path).file.info(tensor_names.SCREEN_RESIDUALS)
     with path.open("r+b") as file:
         file.seek(info.begin)
         file.write(np.array([np.nan], dtype="<f4").tobytes())

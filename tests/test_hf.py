@@ -22,17 +22,19 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trilobit import LLM, OutputError, RequestError, UnsupportedModel, ternary
-from trilobit.config import ModelConfig
-from trilobit.convert import Form, convert, form_of, write_packed
-from trilobit.formats import names
-from trilobit.formats.bitnet import stores_less_one
-from trilobit.formats.divisors import divisor
-from trilobit.formats.hf import SHARD_BYTES, write_hf, write_hf_bf16
-from trilobit.formats.masters import masters
-from trilobit.formats.safetensors import SafetensorsFile, as_float32, from_float32, nearest
-from trilobit.formats.source import open_source
+from trilobit import LLM, OutputError, RequestError, UnsupportedModel
+from trilobit.convert import Form, convert, form_of
+from trilobit.formats.dtypes import as_float32, from_float32, nearest
+from trilobit.formats.hf.divisors import divisor
+from trilobit.formats.hf.masters import masters
+from trilobit.formats.hf.reader import stores_less_one
+from trilobit.formats.hf.writer import SHARD_BYTES, write_hf, write_hf_bf16
+from trilobit.formats.open import open_source
+from trilobit.formats.packed.writer import write_packed
+from trilobit.formats.safetensors import SafetensorsFile
 from trilobit.formats.text import TextFiles
+from trilobit.model import tensor_names, ternary
+from trilobit.model.config import ModelConfig
 from trilobit.synth import synth
 
 # torch warns about itself when it loads what even an uncompiled torch.compile needs.
@@ -75,18 +77,19 @@ class Model:
         self.text, self.float_dtype = TextFiles(), "F32"
         random = np.random.default_rng(0)
         self._projections = {}
-        for name, shape in names.all_projections(config):
+        for name, shape in tensor_names.all_projections(config):
             codes, scale = ternary.absmean_ternary(random.standard_normal(shape) / 9)
             stored = scale if trained else np.float32(random.uniform(0.01, 1))
             self._projections[name] = codes, np.array([stored], dtype=np.float32)
         # As Gemma gives them, which stores them less one.
         self._gains = {
             name: np.float32(1) + random.uniform(-0.5, 1, length).astype(np.float32)
-            for name, length in names.all_norms(config)
+            for name, length in tensor_names.all_norms(config)
         }
         size = (config.vocab_size, config.hidden_size)
         self._tables = {
-            name: random.standard_normal(size).astype(np.float32) for name in names.tables(config)
+            name: random.standard_normal(size).astype(np.float32)
+            for name in tensor_names.tables(config)
         }
 
     def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -151,18 +154,18 @@ def test_a_written_model_is_the_same_to_us_and_to_transformers(
     assert_same_again(tmp_path / "hf", tmp_path / "one.trilobit")
     model = load(tmp_path / "hf")
     assert model.dtype == torch.float32
-    for name, _ in names.all_projections(source.config):
+    for name, _ in tensor_names.all_projections(source.config):
         codes, scale = source.projection(name)
         found, found_scale = layer_codes_and_scale(model.get_submodule(name))
         assert np.array_equal(found, codes)
         assert found_scale == scale[0]
-    for name, _ in names.all_norms(source.config):
+    for name, _ in tensor_names.all_norms(source.config):
         gain = model.get_parameter(name).detach().numpy()
         assert np.array_equal(gain + stores_less_one(source.config, name), source.gain(name))
     assert np.array_equal(
-        model.get_input_embeddings().weight.detach(), source.table(names.EMBEDDING)
+        model.get_input_embeddings().weight.detach(), source.table(tensor_names.EMBEDDING)
     )
-    head = names.tables(source.config)[-1]
+    head = tensor_names.tables(source.config)[-1]
     assert np.array_equal(model.get_output_embeddings().weight.detach(), source.table(head))
 
 
@@ -234,7 +237,7 @@ def test_the_embedding_is_widened_where_the_document_says_so(
     (write_hf_bf16 if form == "hf-bf16" else write_hf)(source, tmp_path / "hf")
     assert quantization(tmp_path / "hf") == written
     tensors = SafetensorsFile(tmp_path / "hf" / "model.safetensors").tensors
-    assert tensors[names.EMBEDDING].dtype == dtype
+    assert tensors[tensor_names.EMBEDDING].dtype == dtype
     assert tensors["model.norm.weight"].dtype == "F32"
 
 

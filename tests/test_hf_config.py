@@ -20,9 +20,9 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from trilobit import FormatError, TrilobitError, UnsupportedModel
-from trilobit.config import ModelConfig
-from trilobit.formats.hf_config import model_config, to_hf, with_projection_norms
-from trilobit.rope import frequencies
+from trilobit.formats.hf.config import model_config, to_hf, with_projection_norms
+from trilobit.model.config import ModelConfig
+from trilobit.model.rope import frequencies
 
 CLASSES: dict[str, type[PreTrainedConfig]] = {
     "bitnet": BitNetConfig,

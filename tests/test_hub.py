@@ -19,8 +19,8 @@ from huggingface_hub import constants
 
 from trilobit import LLM, SamplingParams
 from trilobit.errors import DownloadError, FormatError, OutputError, RequestError, UnsupportedModel
-from trilobit.formats import packed
-from trilobit.formats.bitnet import BitNetCheckpoint
+from trilobit.formats.hf.reader import BitNetCheckpoint
+from trilobit.formats.packed import reader
 from trilobit.hub import download, shelf
 from trilobit.hub.models import known_file, model_file, pull, source_path
 from trilobit.hub.names import Repo
@@ -251,7 +251,7 @@ def test_a_download_that_was_deleted_is_fetched_again_at_its_commit(
     shelf.remove_download(shelf.find(NAME))
     assert greedy(NAME) == text
     hub.add(NAME, newer_files)
-    monkeypatch.setattr(packed, "VERSION", "0")
+    monkeypatch.setattr(reader, "VERSION", "0")
     done = model_file(NAME)
     assert done.stat().st_size
     assert shelf.find(NAME).commit == hub.repositories[NAME].commit("old")
@@ -284,7 +284,7 @@ def test_a_packed_file_of_another_format_is_made_again_without_the_network(
     hub.add(NAME, files)
     old = pull(NAME).path
     asked = len(hub.requests)
-    monkeypatch.setattr(packed, "VERSION", "0")
+    monkeypatch.setattr(reader, "VERSION", "0")
     assert [held.state for held in shelf.shelf() if held.name == NAME] == [
         "stale: not packed by this version of Trilobit"
     ]

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from trilobit import _native, packing, ternary
-from trilobit.packing import LAYOUTS, PLACES, Layout
+from trilobit import _native
+from trilobit.model import packing, ternary
+from trilobit.model.packing import LAYOUTS, PLACES, Layout
 
 ISAS = _native.isas()
 # rows, columns: one row, odd sizes, blocks that end early, the shapes of 2B4T

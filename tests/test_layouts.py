@@ -9,15 +9,16 @@ import pytest
 from click.testing import CliRunner
 from conftest import tiny_config
 
-from trilobit import LLM, Embedder, FormatError, RequestError, SamplingParams
+from trilobit import LLM, Embedder, FormatError, RequestError, SamplingParams, layouts
 from trilobit.cli import cli
 from trilobit.convert import convert
-from trilobit.formats import fastest, packed
-from trilobit.formats.packed import PackedModel
-from trilobit.formats.safetensors import DTYPES
+from trilobit.formats.dtypes import DTYPES
+from trilobit.formats.packed.form import declare
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.formats.packed.writer import packed_writer
 from trilobit.formats.text import TextFiles
-from trilobit.packing import LAYOUTS, Layout
-from trilobit.shapes import shape
+from trilobit.model.packing import LAYOUTS, Layout
+from trilobit.model.shapes import shape
 from trilobit.synth import synth_packed
 
 IDS = list(range(2, 70))
@@ -87,18 +88,18 @@ def test_a_file_in_base_3_becomes_a_checkpoint(files: dict[Layout, Path], tmp_pa
 def test_auto_measures_what_is_too_large_for_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     large, small, grouped = shape("2b4t"), shape("125m"), shape("bonsai-8b")
     measured = {"2-bit": 1.0, "1.6-bit": 0.8}
-    monkeypatch.setattr(fastest, "_seconds", lambda threads: measured)
-    monkeypatch.setattr(fastest, "memory_bytes", lambda: 10_000_000_000)
-    assert fastest.fastest_layout(large, 2) == "1.6-bit"
-    assert fastest.fastest_layout(small, 2) == "2-bit"
-    assert fastest.fastest_layout(grouped, 2) == "2-bit"
+    monkeypatch.setattr(layouts, "_seconds", lambda threads: measured)
+    monkeypatch.setattr(layouts, "memory_bytes", lambda: 10_000_000_000)
+    assert layouts.fastest_layout(large, 2) == "1.6-bit"
+    assert layouts.fastest_layout(small, 2) == "2-bit"
+    assert layouts.fastest_layout(grouped, 2) == "2-bit"
     measured["1.6-bit"] = 0.99  # not worth what it costs with several tokens
-    assert fastest.fastest_layout(large, 2) == "2-bit"
-    assert fastest.fastest_layout(shape("70b"), 2) == "1.6-bit"  # or it would not fit
+    assert layouts.fastest_layout(large, 2) == "2-bit"
+    assert layouts.fastest_layout(shape("70b"), 2) == "1.6-bit"  # or it would not fit
 
 
 def test_what_is_measured_is_the_time_of_each_layout() -> None:
-    seconds = fastest._seconds(1)
+    seconds = layouts._seconds(1)
     assert set(seconds) == set(LAYOUTS)
     assert all(0 < s < 1 for s in seconds.values())
 
@@ -172,9 +173,9 @@ def test_a_file_of_an_unknown_layout_is_refused(tmp_path: Path, files: dict[Layo
 
 def test_scales_by_group_that_claim_base_3_are_damage(tmp_path: Path) -> None:
     grouped = tiny_config(scales="group", hidden_act="silu", sub_norms=False)
-    file = packed.writer(tmp_path / "odd", grouped, "BF16", TextFiles(), "test", layout="1.6-bit")
+    file = packed_writer(tmp_path / "odd", grouped, "BF16", TextFiles(), "test", layout="1.6-bit")
     with file:
-        for name, dtype, size in packed.declare(grouped, "BF16", TextFiles(), layout="1.6-bit"):
+        for name, dtype, size in declare(grouped, "BF16", TextFiles(), layout="1.6-bit"):
             file.write(name, np.zeros(size, DTYPES[dtype]))
     with pytest.raises(FormatError) as refusal:
         PackedModel(tmp_path / "odd")

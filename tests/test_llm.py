@@ -25,8 +25,8 @@ from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.engine.blocks import block_bytes
 from trilobit.engine.event import Completion
 from trilobit.engine.sequence import Sequence
-from trilobit.engine.stops import StopStrings
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.text.stops import StopStrings
 
 REPOSITORY = Path(__file__).parents[1]
 PROMPT = "Once upon a time there was a dog"

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer as Library
 from trilobit import LLM
 from trilobit.convert import convert
 from trilobit.synth import synth
-from trilobit.tokenizer import Tokenizer
+from trilobit.text.tokenizer import Tokenizer
 
 SAMPLES = {
     "english": "All human beings are born free and equal in dignity. It's 1948, isn't it?",

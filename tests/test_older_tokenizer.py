@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 
 from trilobit import LLM, FormatError, SamplingParams, TrilobitError, UnsupportedModel
 from trilobit.convert import convert
-from trilobit.formats.sentence_piece import read_pieces
+from trilobit.formats.hf.sentence_piece import read_pieces
 from trilobit.synth import synth
 
 NAMES, SCORES, KINDS = pieces()

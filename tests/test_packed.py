@@ -19,14 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trilobit import LLM, FormatError, SamplingParams, TrilobitError, packing, screen
-from trilobit.config import ModelConfig
+from trilobit import LLM, FormatError, SamplingParams, TrilobitError
 from trilobit.convert import convert
-from trilobit.formats import names, packed
-from trilobit.formats.packed import PackedModel
-from trilobit.formats.safetensors import DTYPES, SafetensorsFile
+from trilobit.formats.dtypes import DTYPES
+from trilobit.formats.packed import reader
+from trilobit.formats.packed.form import bytes_by_part, declare
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.formats.packed.writer import packed_writer, write_screen
+from trilobit.formats.safetensors import SafetensorsFile
 from trilobit.formats.text import TextFiles
-from trilobit.rope import LinearScaling, Llama3Scaling, YarnScaling
+from trilobit.model import packing, screen, tensor_names
+from trilobit.model.config import ModelConfig
+from trilobit.model.rope import LinearScaling, Llama3Scaling, YarnScaling
 
 CONFIG = tiny_config(
     vocab_size=37,
@@ -59,31 +63,31 @@ class Parts:
     tables: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def write(self, path: Path, float_dtype: str, text: TextFiles) -> None:
-        head = self.tables.get(names.tables(self.config)[-1])
-        with packed.writer(path, self.config, float_dtype, text, "by hand") as file:
-            for name, _, _ in packed.declare(self.config, float_dtype, text):
+        head = self.tables.get(tensor_names.tables(self.config)[-1])
+        with packed_writer(path, self.config, float_dtype, text, "by hand") as file:
+            for name, _, _ in declare(self.config, float_dtype, text):
                 if name in self.codes:
                     file.write(name, packing.pack(self.codes[name]))
-                elif name == names.SCREEN_CODES:
+                elif name == tensor_names.SCREEN_CODES:
                     assert head is not None
-                    packed.write_screen(file, head, float_dtype)
-                elif name == names.TOKENIZER:
+                    write_screen(file, head, float_dtype)
+                elif name == tensor_names.TOKENIZER:
                     file.write(name, np.frombuffer(text.tokenizer or b"", dtype=np.uint8))
-                elif name not in names.SCREEN:
+                elif name not in tensor_names.SCREEN:
                     file.write(name, {**self.floats, **self.tables}[name])
 
 
 def random_parts(config: ModelConfig, float_dtype: str = "BF16", seed: int = 0) -> Parts:
     random = np.random.default_rng(seed)
     parts = Parts(config)
-    for name, shape in names.all_projections(config):
+    for name, shape in tensor_names.all_projections(config):
         parts.codes[f"{name}.weight"] = random.integers(-1, 2, shape, dtype=np.int8)
-        scales = random.uniform(0.1, 1, names.scale_shape(config, *shape)).astype(np.float32)
+        scales = random.uniform(0.1, 1, tensor_names.scale_shape(config, *shape)).astype(np.float32)
         grouped = config.scales == "group"
         parts.floats[f"{name}.weight_scale"] = stored(scales, float_dtype) if grouped else scales
-    for name, length in names.all_norms(config):
+    for name, length in tensor_names.all_norms(config):
         parts.floats[name] = random.standard_normal(length).astype(np.float32)
-    for name in names.float_tables(config):
+    for name in tensor_names.float_tables(config):
         table = random.standard_normal((config.vocab_size, config.hidden_size), dtype=np.float32)
         parts.tables[name] = stored(table, float_dtype)
     return parts
@@ -95,7 +99,7 @@ def stored(values: NDArray[np.float32], float_dtype: str) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("float_dtype", packed.FLOATS)
+@pytest.mark.parametrize("float_dtype", reader.FLOATS)
 @pytest.mark.parametrize("text", [TEXT, TextFiles()], ids=["text", "no text"])
 def test_what_went_in_comes_out(
     tied: bool, float_dtype: str, text: TextFiles, tmp_path: Path
@@ -145,7 +149,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("float_dtype", packed.FLOATS)
+@pytest.mark.parametrize("float_dtype", reader.FLOATS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_come_out_as_they_went_in(family: str, float_dtype: str, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, **FAMILIES[family])
@@ -155,11 +159,11 @@ def test_families_come_out_as_they_went_in(family: str, float_dtype: str, tmp_pa
 
 def test_a_file_may_be_written_without_a_screen(tmp_path: Path) -> None:
     parts = random_parts(CONFIG)
-    with packed.writer(tmp_path / "m", CONFIG, "BF16", TEXT, "", screened=False) as file:
-        for name, _, _ in packed.declare(CONFIG, "BF16", TEXT, screened=False):
+    with packed_writer(tmp_path / "m", CONFIG, "BF16", TEXT, "", screened=False) as file:
+        for name, _, _ in declare(CONFIG, "BF16", TEXT, screened=False):
             if name in parts.codes:
                 file.write(name, packing.pack(parts.codes[name]))
-            elif name == names.TOKENIZER:
+            elif name == tensor_names.TOKENIZER:
                 file.write(name, np.frombuffer(TEXT.tokenizer or b"", dtype=np.uint8))
             else:
                 file.write(name, {**parts.floats, **parts.tables}[name])
@@ -185,10 +189,10 @@ def assert_round_trip(
 
 def test_the_bytes_by_part_are_those_of_all_tensors(model_file: Path) -> None:
     tensors = PackedModel(model_file).file.tensors
-    parts = packed.bytes_by_part(tensors)
+    parts = bytes_by_part(tensors)
     assert sum(parts.values()) == sum(info.size_bytes for info in tensors.values())
-    assert parts["tokenizer"] == tensors[names.TOKENIZER].size_bytes
-    assert parts["screen"] == sum(tensors[name].size_bytes for name in names.SCREEN)
+    assert parts["tokenizer"] == tensors[tensor_names.TOKENIZER].size_bytes
+    assert parts["screen"] == sum(tensors[name].size_bytes for name in tensor_names.SCREEN)
 
 
 def read_as_documented(path: Path) -> dict[str, NDArray[Any]]:
@@ -382,20 +386,20 @@ DAMAGE: dict[str, tuple[Callable[[Loose], object], tuple[str, ...]]] = {
     "padding of columns": (lambda f: f.poke(WEIGHT, 3, b"\x95"), ("v_proj'", "padding", CONVERT)),
     "misaligned": (
         # three bytes of tokenizer before everything else
-        lambda f: f.first(names.TOKENIZER, ("U8", [3], b"{} ")),
+        lambda f: f.first(tensor_names.TOKENIZER, ("U8", [3], b"{} ")),
         ("tensor 'model.layers.0.", "not aligned", CONVERT),
     ),
     "tokenizer of floats": (
-        lambda f: reshaped(f, names.TOKENIZER, "F32", [4]),
+        lambda f: reshaped(f, tensor_names.TOKENIZER, "F32", [4]),
         ("'tokenizer.json' is F32 [4]", CONVERT),
     ),
     "embedding of integers": (
-        lambda f: reshaped(f, names.EMBEDDING, "I16", [37, 11]),
-        (f"'{names.EMBEDDING}' is I16", "BF16/F16/F32 [37, 11]", CONVERT),
+        lambda f: reshaped(f, tensor_names.EMBEDDING, "I16", [37, 11]),
+        (f"'{tensor_names.EMBEDDING}' is I16", "BF16/F16/F32 [37, 11]", CONVERT),
     ),
     "embedding of fewer tokens": (
-        lambda f: reshaped(f, names.EMBEDDING, "BF16", [36, 11]),
-        (f"'{names.EMBEDDING}' is BF16 [36, 11]", CONVERT),
+        lambda f: reshaped(f, tensor_names.EMBEDDING, "BF16", [36, 11]),
+        (f"'{tensor_names.EMBEDDING}' is BF16 [36, 11]", CONVERT),
     ),
     "weights not in blocks": (
         lambda f: reshaped(f, WEIGHT, "U8", [1, 1, 64]),
@@ -432,7 +436,11 @@ def assert_refused(path: Path, *parts: str) -> None:
 
 
 def test_every_tensor_must_be_there(sound: Path, tmp_path: Path) -> None:
-    needed = set(Loose.take(sound).tensors) - {*names.SCREEN, names.TOKENIZER, names.CHECKSUMS}
+    needed = set(Loose.take(sound).tensors) - {
+        *tensor_names.SCREEN,
+        tensor_names.TOKENIZER,
+        tensor_names.CHECKSUMS,
+    }
     for name in sorted(needed):
         loose = Loose.take(sound)
         del loose.tensors[name]
@@ -455,15 +463,15 @@ def test_the_screen_is_that_of_the_head(sound: Path) -> None:
     model = PackedModel(sound)
     assert model.has_screen
     arrays = model.arrays(screened=True)
-    expected = screen.screen(model.file.float32(names.HEAD))
-    for name, array in zip(names.SCREEN, expected, strict=True):
+    expected = screen.screen(model.file.float32(tensor_names.HEAD))
+    for name, array in zip(tensor_names.SCREEN, expected, strict=True):
         assert np.array_equal(arrays[name], array)
-    assert set(names.SCREEN).isdisjoint(model.arrays())
+    assert set(tensor_names.SCREEN).isdisjoint(model.arrays())
 
 
 def test_a_file_without_a_screen_runs_the_same(model_file: Path, tmp_path: Path) -> None:
     loose = Loose.take(model_file)
-    for name in names.SCREEN:
+    for name in tensor_names.SCREEN:
         del loose.tensors[name]
     path = loose.write(tmp_path / "m")
     assert not PackedModel(path).has_screen
@@ -478,18 +486,18 @@ def test_a_file_without_a_screen_runs_the_same(model_file: Path, tmp_path: Path)
 def test_part_of_a_screen_is_refused(missing: tuple[int, ...], sound: Path, tmp_path: Path) -> None:
     loose = Loose.take(sound)
     for i in missing:
-        del loose.tensors[names.SCREEN[i]]
-    first = names.SCREEN[missing[0]]
+        del loose.tensors[tensor_names.SCREEN[i]]
+    first = tensor_names.SCREEN[missing[0]]
     assert_refused(loose.write(tmp_path / "m"), f"'{first}' is missing", CONVERT)
 
 
 @pytest.mark.parametrize(
     ("name", "dtype", "shape"),
     [
-        (names.SCREEN_CODES, "I8", [3, 8, 16, 4]),
-        (names.SCREEN_CODES, "U8", [2, 8, 16, 4]),
-        (names.SCREEN_SCALES, "F32", [36]),
-        (names.SCREEN_RESIDUALS, "F16", [37]),
+        (tensor_names.SCREEN_CODES, "I8", [3, 8, 16, 4]),
+        (tensor_names.SCREEN_CODES, "U8", [2, 8, 16, 4]),
+        (tensor_names.SCREEN_SCALES, "F32", [36]),
+        (tensor_names.SCREEN_RESIDUALS, "F16", [37]),
     ],
 )
 def test_a_screen_of_another_shape_is_refused(
@@ -500,7 +508,7 @@ def test_a_screen_of_another_shape_is_refused(
     assert_refused(loose.write(tmp_path / "m"), f"'{name}' is {dtype} {shape}", CONVERT)
 
 
-@pytest.mark.parametrize("name", [names.SCREEN_SCALES, names.SCREEN_RESIDUALS])
+@pytest.mark.parametrize("name", [tensor_names.SCREEN_SCALES, tensor_names.SCREEN_RESIDUALS])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
 def test_a_screen_without_sizes_is_refused_where_it_is_used(
     name: str, value: float, sound: Path, tmp_path: Path
@@ -546,7 +554,7 @@ def test_a_changed_byte_that_opens_runs(small_model: Path, data: st.DataObject) 
     whole = bytearray(small_model.read_bytes())
     tensors = PackedModel(small_model).file.tensors
     header = min(info.begin for info in tensors.values())
-    tokenizer = tensors[names.TOKENIZER]
+    tokenizer = tensors[tensor_names.TOKENIZER]
     at = data.draw(
         st.one_of(
             st.integers(0, header - 1),
@@ -573,7 +581,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> P
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-@pytest.mark.parametrize("name", [names.EMBEDDING, names.SCREEN_SCALES, SCALE, NORM])
+@pytest.mark.parametrize("name", [tensor_names.EMBEDDING, tensor_names.SCREEN_SCALES, SCALE, NORM])
 def test_hostile_floats_do_not_crash_the_engine(
     name: str, value: float, model_file: Path, tmp_path: Path
 ) -> None:

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trilobit import _native, packing
+from trilobit import _native
 from trilobit.errors import FormatError
-from trilobit.packing import LAYOUTS, PLACES, Layout
+from trilobit.model import packing
+from trilobit.model.packing import LAYOUTS, PLACES, Layout
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 

@@ -20,14 +20,14 @@ import torch
 from ties import Stock, rounding_ties
 from transformers import BitNetConfig, BitNetForCausalLM
 
-from trilobit import LLM, SamplingParams, _native, packing
+from trilobit import LLM, SamplingParams, _native
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.convert import Form, convert
-from trilobit.formats import names
-from trilobit.formats.bitnet import pack_hf
-from trilobit.formats.hf_config import to_hf
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.hf.config import to_hf
+from trilobit.formats.hf.reader import pack_hf
+from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.safetensors import SafetensorsWriter
+from trilobit.model import packing, tensor_names
 
 # torch warns about itself when it loads what even an uncompiled torch.compile needs.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -127,15 +127,17 @@ def packed_as_stock(path: Path, directory: Path, linear_class: str) -> Path:
     model = PackedModel(path)
     config, arrays = model.config, model.arrays()
     tensors: dict[str, tuple[str, np.ndarray]] = {}
-    for name, (rows, columns) in names.all_projections(config):
+    for name, (rows, columns) in tensor_names.all_projections(config):
         codes = packing.unpack(arrays[f"{name}.weight"], rows, columns)
         scale = arrays[f"{name}.weight_scale"]
         tensors[f"{name}.weight"] = "U8", pack_hf(codes)
         divided = linear_class == "bitlinear"
         tensors[f"{name}.weight_scale"] = "F32", np.float32(1) / scale if divided else scale
-    for name, _ in names.all_norms(config):
+    for name, _ in tensor_names.all_norms(config):
         tensors[name] = "F32", arrays[name]
-    for name in [names.EMBEDDING] + ([] if config.tie_word_embeddings else [names.HEAD]):
+    for name in [tensor_names.EMBEDDING] + (
+        [] if config.tie_word_embeddings else [tensor_names.HEAD]
+    ):
         tensors[name] = "F32", model.file.float32(name)  # widened: exact
     BitNetConfig(**to_hf(config)).save_pretrained(directory)
     declared = [(name, dtype, array.shape) for name, (dtype, array) in tensors.items()]

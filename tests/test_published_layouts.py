@@ -16,8 +16,8 @@ from torch import Tensor
 
 from trilobit import LLM, SamplingParams
 from trilobit.convert import convert
-from trilobit.formats import names
-from trilobit.formats.source import open_source
+from trilobit.formats.open import open_source
+from trilobit.model import tensor_names
 from trilobit.synth import synth
 
 CONFIG = tiny_config(hidden_size=64, head_dim=16, num_attention_heads=4, intermediate_size=128)
@@ -115,13 +115,13 @@ def test_a_published_layout_is_the_model_it_was_made_of(tmp_path: Path, layout: 
     assert found.config.hidden_act == ("relu2" if layout == "microsoft" else "silu")
     assert found.config.sub_norms == (layout in ("microsoft", "1bitLLM"))
     assert found.config.head_dim == CONFIG.head_dim
-    for name, _ in names.all_projections(found.config):
+    for name, _ in tensor_names.all_projections(found.config):
         codes, scale = found.projection(name)
         expected, expected_scale = plain.projection(name)
         np.testing.assert_array_equal(codes, expected, name)
         # bfloat16 has 8 bits; the scales were rounded to it once.
         np.testing.assert_allclose(scale, expected_scale, rtol=2**-8, err_msg=name)
-    for name, _ in names.all_norms(found.config):
+    for name, _ in tensor_names.all_norms(found.config):
         np.testing.assert_allclose(found.gain(name), plain.gain(name), rtol=2**-8, err_msg=name)
     done = LLM(tmp_path / "m.trilobit").generate([0, 5, 9], SamplingParams(max_tokens=3))
     assert done.prompt_tokens == 3

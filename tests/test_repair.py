@@ -17,11 +17,11 @@ from click.testing import CliRunner
 from trilobit import LLM, Embedder, FormatError, SamplingParams
 from trilobit.bench.speed import measure_speed
 from trilobit.cli.info import command as info
-from trilobit.formats import names
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.packed.reader import PackedModel
 from trilobit.hub import shelf
 from trilobit.hub.cache import Entry, records
 from trilobit.hub.models import model_file
+from trilobit.model import tensor_names
 
 GREEDY = SamplingParams(max_tokens=8, temperature=0)
 SCALE = "model.layers.0.mlp.up_proj.weight_scale"
@@ -54,7 +54,7 @@ def without_a_scale(path: Path) -> None:
 
 
 def without_a_tokenizer(path: Path) -> None:
-    _overwrite(path, names.TOKENIZER)
+    _overwrite(path, tensor_names.TOKENIZER)
 
 
 def _overwrite(path: Path, tensor: str) -> None:

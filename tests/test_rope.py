@@ -10,9 +10,9 @@ import torch
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from trilobit.formats.hf_config import model_config
-from trilobit.rope import frequencies
-from trilobit.shapes import SHAPES, shape
+from trilobit.formats.hf.config import model_config
+from trilobit.model.rope import frequencies
+from trilobit.model.shapes import SHAPES, shape
 
 # Of published models that are ternary, and of others that they come from.
 THETAS = (1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 1000042.0, 2e6, 5e6, 8e6, 1e7, 11158840.0, 1e8, 1e9)

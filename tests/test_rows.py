@@ -16,9 +16,10 @@ from conftest import tiny_config
 
 from trilobit import LLM, Embedder, FormatError, SamplingParams, _native
 from trilobit.engine.native import rotary_frequencies
-from trilobit.formats import names, packed
 from trilobit.formats.files import OpenFile
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.packed import reader
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.model import tensor_names
 from trilobit.synth import synth_packed
 
 SAMPLINGS = {
@@ -35,7 +36,7 @@ PROMPT = list(range(2, 90))
 @pytest.fixture
 def from_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables of any size count as large."""
-    monkeypatch.setattr(packed, "_IN_FILE_BYTES", 1)
+    monkeypatch.setattr(reader, "_IN_FILE_BYTES", 1)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -56,7 +57,7 @@ def test_the_text_and_the_logits_are_those_of_rows_in_memory(
     memory = LLM(model, head=head, threads=2)  # type: ignore[arg-type]
     request.getfixturevalue("from_file")
     file = LLM(model, head=head, threads=2)  # type: ignore[arg-type]
-    assert len(PackedModel(model).row_files()) == len(names.tables(file.config))
+    assert len(PackedModel(model).row_files()) == len(tensor_names.tables(file.config))
     for name, params in SAMPLINGS.items():
         texts = [llm.generate([PROMPT, PROMPT[5:]], params) for llm in (memory, file)]
         assert [c.token_ids for c in texts[0]] == [c.token_ids for c in texts[1]], name
@@ -83,7 +84,7 @@ def own(model: Path, tmp_path: Path) -> Path:
 
 def cut(path: Path) -> bytes:
     """Cut a model off at the rows of its first table, but for the first page; returns the rest."""
-    begin = PackedModel(path).file.info(names.EMBEDDING).begin + os.sysconf("SC_PAGE_SIZE")
+    begin = PackedModel(path).file.info(tensor_names.EMBEDDING).begin + os.sysconf("SC_PAGE_SIZE")
     rest = path.read_bytes()[begin:]
     os.truncate(path, begin)
     return rest
@@ -151,9 +152,9 @@ def test_the_decoder_checks_and_keeps_the_files(model: Path) -> None:
 
     with model.open("rb") as file:
         with pytest.raises(ValueError, match="negative"):
-            decoder({names.EMBEDDING: (file, -1)})
+            decoder({tensor_names.EMBEDDING: (file, -1)})
         before = sys.getrefcount(file)
-        one = decoder({names.EMBEDDING: (file, 0)})
+        one = decoder({tensor_names.EMBEDDING: (file, 0)})
         assert sys.getrefcount(file) == before + 1
         del one
         assert sys.getrefcount(file) == before
@@ -179,9 +180,9 @@ def test_a_large_table_is_resident_only_while_all_of_it_is_read(tmp_path: Path) 
     config = tiny_config(vocab_size=130_000, hidden_size=250)
     synth_packed(config, path, seed=1)
     file = PackedModel(path).file
-    table = file.info(names.EMBEDDING).size_bytes
+    table = file.info(tensor_names.EMBEDDING).size_bytes
     rest = file.size_bytes - table
-    assert table > packed._IN_FILE_BYTES
+    assert table > reader._IN_FILE_BYTES
     llm = LLM(path, threads=2, speculation=False)
     assert llm.head_is_screened
     ids = np.random.default_rng(0).integers(0, config.vocab_size, 400).tolist()
@@ -232,8 +233,8 @@ def test_the_tables_whose_rows_are_read_are_fetched_where_the_file_fits_into_mem
 ) -> None:
     ranges = set()
     monkeypatch.setattr(OpenFile, "fetch", lambda _, begin, end: ranges.add((begin, end)))
-    monkeypatch.setattr(packed, "memory_bytes", lambda: memory)
+    monkeypatch.setattr(reader, "memory_bytes", lambda: memory)
     config = LLM(model, threads=1).config
     file = PackedModel(model).file
-    tables = [file.info(name) for name in names.float_tables(config)]
+    tables = [file.info(name) for name in tensor_names.float_tables(config)]
     assert ranges == ({(t.begin, t.begin + t.size_bytes) for t in tables} if fetched else set())

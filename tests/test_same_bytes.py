@@ -13,7 +13,7 @@ import pytest
 from machines import MACHINES
 
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.sums import total, tree_sum
+from trilobit.model.sums import total, tree_sum
 
 # Every form that is written, read back in every way; then the definitions, on weights whose sums
 # round. NumPy warns of features that a processor does not have in the first place.

@@ -30,9 +30,9 @@ from trilobit.engine.speculation import drafts as drafts_module
 from trilobit.engine.speculation import lookup as lookup_module
 from trilobit.engine.speculation.drafts import StepCost, draft_lengths
 from trilobit.engine.speculation.lookup import Lookup
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.packed.reader import PackedModel
 from trilobit.synth import synth_packed
-from trilobit.tokenizer import Tokenizer
+from trilobit.text.tokenizer import Tokenizer
 
 STORY = (
     "Tom and Lily went to the park. They saw a big dog with a red ball. The dog ran to them and "

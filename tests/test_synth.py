@@ -11,11 +11,11 @@ import pytest
 from conftest import tiny_config
 
 from trilobit import LLM, OutputError, RequestError, SamplingParams
-from trilobit.config import ModelConfig
 from trilobit.convert import convert
-from trilobit.formats.packed import PackedModel
+from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.safetensors import SafetensorsFile
-from trilobit.shapes import SHAPES, resized, shape
+from trilobit.model.config import ModelConfig
+from trilobit.model.shapes import SHAPES, resized, shape
 from trilobit.synth import synth, synth_packed
 
 # Billions of parameters that the names promise, the embedding among them. Llama 3's 8 billion have

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trilobit import ternary
 from trilobit.errors import FormatError
+from trilobit.model import ternary
 
 f32 = np.float32
 EPSILON = f32(1e-5)

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
 
 from trilobit.errors import FormatError
-from trilobit.tokenizer import Tokenizer
+from trilobit.text.tokenizer import Tokenizer
 
 TEXTS = [
     "",

@@ -20,10 +20,10 @@ from test_cli import fail, trilobit
 
 from trilobit import LLM, FormatError, RequestError
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.config import ModelConfig
 from trilobit.convert import convert
-from trilobit.formats.packed import PackedModel
-from trilobit.shapes import shape
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.model.config import ModelConfig
+from trilobit.model.shapes import shape
 from trilobit.verify import golden
 from trilobit.verify.perplexity import windowed_perplexity
 

@@ -1,5 +1,5 @@
 // The first pass over the head: four-bit rows times int8 activations, and the noise of sampling.
-// `screen.py` specifies the rotation and the layout.
+// `model/screen.py` specifies the rotation and the layout.
 
 // Rotate x [n] into out [padded]: signs (which carry 1/√block), then Hadamard blocks.
 inline void rotate(const float *x, const float *signs, int n, int padded, int block, float *out) {

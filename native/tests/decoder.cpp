@@ -86,7 +86,7 @@ constexpr int kLong = kSpan + 20; // a sequence of two spans
 constexpr int kShort = 45;
 constexpr int kBlocks = 32; // for both sequences
 
-// A bit of a hash of the column's number, as in screen.py.
+// A bit of a hash of the column's number, as in model/screen.py.
 float sign_of(std::uint32_t column) {
     std::uint32_t h = column + 1;
     h = (h ^ h >> 16) * 0x85ebca6bu;

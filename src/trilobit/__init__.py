@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import (
+from trilobit.errors import (
     ContextOverflow,
     DownloadError,
     FormatError,
@@ -17,14 +17,14 @@ TYPE_CHECKING = False  # as of `typing`, which takes longer to load than all of 
 if TYPE_CHECKING:
     from typing import Any
 
-    from .async_llm import AsyncLLM, EventStream
-    from .embedder import Embedder
-    from .engine.event import Completion, Event, Score, TokenLogprob, Usage
-    from .engine.options import EngineOptions
-    from .llm import LLM
-    from .sampling import SamplingParams
-    from .stream import Stream
-    from .vectors import pack_vectors, similarity, unpack_vectors
+    from trilobit.async_llm import AsyncLLM, EventStream
+    from trilobit.embedder import Embedder
+    from trilobit.engine.event import Completion, Event, Score, TokenLogprob, Usage
+    from trilobit.engine.options import EngineOptions
+    from trilobit.llm import LLM
+    from trilobit.sampling import SamplingParams
+    from trilobit.stream import Stream
+    from trilobit.vectors import pack_vectors, similarity, unpack_vectors
 
     __version__: str
 

@@ -23,7 +23,7 @@ def main() -> None:
     if heard:
         _signal.signal(_signal.SIGINT, _leave)
     _open_closed_streams()
-    from .cli import main as run
+    from trilobit.cli import main as run
 
     run(hears_ctrl_c=heard)
 

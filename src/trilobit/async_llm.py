@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Unpack
 from weakref import WeakKeyDictionary, ref
 
-from .bundled import DEFAULT
-from .config import ModelConfig
-from .engine.event import Completion, Event, Score
-from .engine.options import EngineOptions, Options
-from .engine.reading import Logprobs
-from .engine.request import Request
-from .engine.sequence import Sequence
-from .engine.worker import Worker
-from .inputs import Message, Prompt
-from .opened import open_model
-from .sampling import SamplingParams
-from .stream import EventReader
+from trilobit.bundled import DEFAULT
+from trilobit.engine.event import Completion, Event, Score
+from trilobit.engine.options import EngineOptions, Options
+from trilobit.engine.reading import Logprobs
+from trilobit.engine.request import Request
+from trilobit.engine.sequence import Sequence
+from trilobit.engine.worker import Worker
+from trilobit.inputs import Message, Prompt
+from trilobit.model.config import ModelConfig
+from trilobit.opened import open_model
+from trilobit.sampling import SamplingParams
+from trilobit.stream import EventReader
 
 
 class AsyncLLM:

@@ -12,23 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from . import packing
-from .config import ModelConfig
-from .errors import OutputError, RequestError
-from .formats import names, packed
-from .formats.dead import Judge, Judged, in_words
-from .formats.fastest import fastest_layout
-from .formats.gguf import is_gguf
-from .formats.gguf.ternary_blocks import I2SLayout
-from .formats.gguf.writer import write_gguf
-from .formats.hf import write_hf, write_hf_bf16
-from .formats.packed_source import PackedSource
-from .formats.safetensors import from_float32
-from .formats.source import Source, open_source
-from .packing import Layout, LayoutChoice
+from trilobit.errors import OutputError, RequestError
+from trilobit.formats.dead_tensors import Judge, Judged, in_words
+from trilobit.formats.gguf import is_gguf
+from trilobit.formats.gguf.ternary_blocks import I2SLayout
+from trilobit.formats.gguf.writer import write_gguf
+from trilobit.formats.hf.writer import write_hf, write_hf_bf16
+from trilobit.formats.open import open_source
+from trilobit.formats.packed.source import PackedSource
+from trilobit.formats.packed.writer import write_packed
+from trilobit.formats.source import Source
+from trilobit.layouts import fastest_layout
+from trilobit.model.config import ModelConfig
+from trilobit.model.packing import Layout, LayoutChoice
 
 # Of a Hugging Face directory there are two: packed weights, and weights as floats.
 # Of GGUF there is one for each type of the projections, and one whose embedding is in 8 bits.
@@ -51,9 +47,9 @@ def convert(
     """Write the model `source` as `out`, in the form `to` (None: the form that `out` is named for).
 
     i2s_layout: how a GGUF source lays out I2_S, where it is not as x86 builds do. layout: of the
-    weights of a packed file (packing.py); "auto": what is faster here; None: as in the source, if
+    weights of a packed file (model/packing.py); "auto": what is faster here; None: as in the source, if
     that is a packed file, else "2-bit". told: called with one line where tensors of the model
-    look dead (formats/dead.py); it is written all the same.
+    look dead (formats/dead_tensors.py); it is written all the same.
 
     Raises FormatError for a damaged model, UnsupportedModel for one we do not run, OutputError when
     `out` cannot be written, RequestError when its name stands for no form.
@@ -108,39 +104,6 @@ def form_of(out: str | os.PathLike[str]) -> Form:
             f"out for a Hugging Face directory, or choose one with --to: {', '.join(FORMS)}"
         )
     return _FORM_OF_SUFFIX[suffix]
-
-
-def write_packed(
-    source: Source, out: Path, progress: Progress | None = None, layout: Layout = "2-bit"
-) -> None:
-    """Write the one file that runs. Raises what `convert` does."""
-    config, text = source.config, source.text
-    projections = [name for name, _ in names.all_projections(config)]
-    tables, grouped = names.float_tables(config), config.scales == "group"
-    screened = bool(tables) and text.pooling is None  # embeddings need no head
-    scales: dict[str, NDArray[np.float32]] = {}
-    with packed.writer(
-        out, config, source.float_dtype, text, source.label, screened=screened, layout=layout
-    ) as file:
-        for done, name in enumerate(projections):
-            codes, scales[name] = source.projection(name)
-            file.write(f"{name}.weight", packing.pack(codes, layout))
-            source.forget()
-            if progress:
-                progress(done + 1, len(projections))
-        for name, _ in names.all_norms(config):
-            file.write(name, source.gain(name))
-        if screened:  # the last one is the head, whether or not it is the embedding too
-            head = source.table(tables[-1])
-            packed.write_screen(file, head, source.float_dtype, source.forget)
-        for name in projections:
-            stored = from_float32(scales[name], source.float_dtype) if grouped else scales[name]
-            file.write(f"{name}.weight_scale", stored)
-        for name in tables:
-            file.write(name, source.table(name))
-            source.forget()
-        if text.tokenizer is not None:
-            file.write(names.TOKENIZER, np.frombuffer(text.tokenizer, dtype=np.uint8))
 
 
 _WRITERS: dict[Form, Callable[[Source, Path, Progress | None], None]] = {

@@ -17,26 +17,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import ModelConfig
-from .engine.blocks import KvDtype, blocks_for
-from .engine.engine import Engine
-from .engine.native import NativeBackend
-from .engine.options import EngineOptions, whole
-from .engine.reading import State
-from .engine.request import Request
-from .engine.sequence import Sequence
-from .engine.worker import Worker
-from .errors import ContextOverflow, FormatError, RequestError
-from .formats.packed import PackedModel
-from .formats.pooling import MODES, Mode, Pooling
-from .hub.models import open_packed
-from .machine import available_cores, warn_of_threads
-from .opened import chosen_layout
-from .packing import Layout, LayoutChoice
-from .sampling import SamplingParams
-from .sums import tree_sum
-from .tokenizer import Tokenizer, without_tokenizer
-from .vectors import Precision, check_precision, pack_vectors
+from trilobit.engine.blocks import KvDtype, blocks_for
+from trilobit.engine.engine import Engine
+from trilobit.engine.native import NativeBackend
+from trilobit.engine.options import EngineOptions, whole
+from trilobit.engine.reading import State
+from trilobit.engine.request import Request
+from trilobit.engine.sequence import Sequence
+from trilobit.engine.worker import Worker
+from trilobit.errors import ContextOverflow, FormatError, RequestError
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.formats.pooling import MODES, Mode, Pooling
+from trilobit.hub.models import open_packed
+from trilobit.machine import available_cores, warn_of_threads
+from trilobit.model.config import ModelConfig
+from trilobit.model.packing import Layout, LayoutChoice
+from trilobit.model.sums import tree_sum
+from trilobit.opened import chosen_layout
+from trilobit.sampling import SamplingParams
+from trilobit.text.tokenizer import Tokenizer, without_tokenizer
+from trilobit.vectors import Precision, check_precision, pack_vectors
 
 Progress = Callable[[int, int], None]  # done, total: tokens
 

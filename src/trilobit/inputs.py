@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RequestError
+from trilobit.errors import RequestError
 
 TokenIds = Items[int] | NDArray[np.integer[Any]]
 Prompt = str | TokenIds

@@ -15,20 +15,20 @@ from typing import Unpack, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundled import DEFAULT
-from .config import ModelConfig
-from .engine.event import Completion, Score
-from .engine.options import EngineOptions, Options
-from .engine.reading import Logits, Logprobs, Reading
-from .engine.request import Request
-from .engine.sequence import Sequence
-from .errors import RequestError
-from .inputs import Message, Prompt, TokenIds, is_items, is_several
-from .opened import open_model
-from .packing import Layout
-from .sampling import SamplingParams
-from .stream import Stream
-from .tokenizer import Tokenizer
+from trilobit.bundled import DEFAULT
+from trilobit.engine.event import Completion, Score
+from trilobit.engine.options import EngineOptions, Options
+from trilobit.engine.reading import Logits, Logprobs, Reading
+from trilobit.engine.request import Request
+from trilobit.engine.sequence import Sequence
+from trilobit.errors import RequestError
+from trilobit.inputs import Message, Prompt, TokenIds, is_items, is_several
+from trilobit.model.config import ModelConfig
+from trilobit.model.packing import Layout
+from trilobit.opened import open_model
+from trilobit.sampling import SamplingParams
+from trilobit.stream import Stream
+from trilobit.text.tokenizer import Tokenizer
 
 Params = SamplingParams | Items[SamplingParams] | None
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cgroups import ROOT, cpu_limit, memory_limit
+from trilobit.cgroups import ROOT, cpu_limit, memory_limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,21 +10,21 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .config import ModelConfig
-from .engine.blocks import block_bytes, blocks_for
-from .engine.engine import Engine
-from .engine.native import NativeBackend
-from .engine.options import EngineOptions
-from .engine.worker import Worker
-from .errors import RequestError
-from .formats import names
-from .formats.fastest import fastest_layout
-from .formats.packed import PackedModel
-from .hub.models import open_packed
-from .machine import available_cores, warn_of_threads
-from .packing import Layout, LayoutChoice
-from .prompter import Prompter
-from .tokenizer import Tokenizer
+from trilobit.engine.blocks import block_bytes, blocks_for
+from trilobit.engine.engine import Engine
+from trilobit.engine.native import NativeBackend
+from trilobit.engine.options import EngineOptions
+from trilobit.engine.worker import Worker
+from trilobit.errors import RequestError
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.hub.models import open_packed
+from trilobit.layouts import fastest_layout
+from trilobit.machine import available_cores, warn_of_threads
+from trilobit.model import tensor_names
+from trilobit.model.config import ModelConfig
+from trilobit.model.packing import Layout, LayoutChoice
+from trilobit.prompter import Prompter
+from trilobit.text.tokenizer import Tokenizer
 
 # From here on a step reads its weights from memory and takes milliseconds, beside which looking for
 # guesses costs nothing. It took up to 7 % of the 0.2 ms that a step of the bundled model takes.
@@ -146,4 +146,4 @@ def _head_is_screened(options: EngineOptions, packed: PackedModel, name: str) ->
 
 def _head_bytes(packed: PackedModel) -> int:
     tied = packed.config.tie_word_embeddings
-    return packed.file.info(names.EMBEDDING if tied else names.HEAD).size_bytes
+    return packed.file.info(tensor_names.EMBEDDING if tied else tensor_names.HEAD).size_bytes

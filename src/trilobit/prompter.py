@@ -7,11 +7,10 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import cast
 
-from .config import ModelConfig
-from .engine.request import Request
-from .engine.sequence import Sequence
-from .errors import ContextOverflow, RequestError
-from .inputs import (
+from trilobit.engine.request import Request
+from trilobit.engine.sequence import Sequence
+from trilobit.errors import ContextOverflow, RequestError
+from trilobit.inputs import (
     Message,
     Prompt,
     TokenIds,
@@ -21,8 +20,9 @@ from .inputs import (
     is_several,
     not_in_vocabulary,
 )
-from .sampling import SamplingParams
-from .tokenizer import Tokenizer, without_tokenizer
+from trilobit.model.config import ModelConfig
+from trilobit.sampling import SamplingParams
+from trilobit.text.tokenizer import Tokenizer, without_tokenizer
 
 # A model that was never taught to chat continues the conversation as one text.
 _PLAIN_TEMPLATE = (

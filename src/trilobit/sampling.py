@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-from .errors import RequestError
+from trilobit.errors import RequestError
 
 # Far above any logit, far below what float32 cannot hold.
 _MOST_BIAS = 1e30

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .engine.event import Completion, Event, TokenLogprob, Usage
-from .engine.sequence import Sequence
-from .engine.worker import Worker
+from trilobit.engine.event import Completion, Event, TokenLogprob, Usage
+from trilobit.engine.sequence import Sequence
+from trilobit.engine.worker import Worker
 
 
 class Stream:

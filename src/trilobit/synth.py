@@ -17,16 +17,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from . import packing, ternary
-from .config import ModelConfig
-from .errors import OutputError, RequestError
-from .formats import names, packed
-from .formats.bitnet import pack_hf
-from .formats.hf_config import to_hf
-from .formats.safetensors import Declared, SafetensorsWriter
-from .formats.text import TextFiles
-from .formats.whole_file import write_remedy
-from .packing import Layout
+from trilobit.errors import OutputError, RequestError
+from trilobit.formats.hf.config import to_hf
+from trilobit.formats.hf.reader import pack_hf
+from trilobit.formats.packed.writer import packed_writer, write_screen
+from trilobit.formats.safetensors import Declared, SafetensorsWriter
+from trilobit.formats.text import TextFiles
+from trilobit.formats.whole_file import write_remedy
+from trilobit.model import packing, tensor_names, ternary
+from trilobit.model.config import ModelConfig
+from trilobit.model.packing import Layout
 
 Form = Literal["packed", "bf16"]
 
@@ -90,18 +90,18 @@ def synth_packed(
     """
     check_layout(config, layout)
     random = np.random.default_rng(seed)
-    everything = list(names.all_projections(config))
-    with packed.writer(Path(out), config, "BF16", TextFiles(), "synth", layout=layout) as file:
+    everything = list(tensor_names.all_projections(config))
+    with packed_writer(Path(out), config, "BF16", TextFiles(), "synth", layout=layout) as file:
         for done, (name, (rows, columns)) in enumerate(everything):
             file.write(f"{name}.weight", _packed_weights(random, rows, columns, layout))
             if progress:
                 progress(done + 1, len(everything))
-        for name, length in names.all_norms(config):
+        for name, length in tensor_names.all_norms(config):
             file.write(name, np.ones(length, dtype=np.float32))
-        tables = names.float_tables(config)
+        tables = tensor_names.float_tables(config)
         head = _table(random, config) if tables else np.empty((0, 0), dtype="<u2")
         if tables:
-            packed.write_screen(file, head, "BF16")
+            write_screen(file, head, "BF16")
         for name, (rows, columns) in everything:
             scales = _scales(random, config, rows, columns)
             file.write(
@@ -142,7 +142,7 @@ def _scale(columns: int) -> float:
 def _scales(
     random: np.random.Generator, config: ModelConfig, rows: int, columns: int
 ) -> NDArray[np.float32]:
-    size = names.scale_shape(config, rows, columns)
+    size = tensor_names.scale_shape(config, rows, columns)
     spread = random.uniform(0.5, 1.5, size) if config.scales != "tensor" else np.ones(size)
     return (_scale(columns) * spread).astype(np.float32)
 
@@ -176,7 +176,9 @@ def _write_weights(
                     random.integers(-1, 2, (_rows(config, name), size[1]), dtype=np.int8)
                 )
             elif name.endswith("weight_scale"):
-                columns = dict(names.all_projections(config))[name.removesuffix(".weight_scale")][1]
+                columns = dict(tensor_names.all_projections(config))[
+                    name.removesuffix(".weight_scale")
+                ][1]
                 array = _bf16(np.array([_scale(columns)], dtype=np.float32))
             elif "norm" in name:  # of which Gemma's hold one less than they multiply with
                 less = config.model_type == "gemma3_text" and "rms_norm" not in name
@@ -196,19 +198,19 @@ def _write_weights(
 
 def _rows(config: ModelConfig, name: str) -> int:
     layer = int(name.split(".")[2])
-    return names.projections(config, layer)[name.removesuffix(".weight")][0]
+    return tensor_names.projections(config, layer)[name.removesuffix(".weight")][0]
 
 
 def _declare_hf(config: ModelConfig, form: Form) -> Iterator[Declared]:
-    for name, (rows, columns) in names.all_projections(config):
+    for name, (rows, columns) in tensor_names.all_projections(config):
         if form == "packed":
             yield f"{name}.weight", "U8", (-(-rows // 4), columns)
             yield f"{name}.weight_scale", "BF16", (1,)
         else:
             yield f"{name}.weight", "BF16", (rows, columns)
-    for name, length in names.all_norms(config):
+    for name, length in tensor_names.all_norms(config):
         yield name, "BF16", (length,)
-    for name in names.float_tables(config):
+    for name in tensor_names.float_tables(config):
         yield name, "BF16", (config.vocab_size, config.hidden_size)
 
 

@@ -19,8 +19,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RequestError
-from .sums import tree_sum
+from trilobit.errors import RequestError
+from trilobit.model.sums import tree_sum
 
 Precision = Literal["float32", "int8", "int4", "int2", "int1"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -31,7 +31,7 @@ def measure_limits(threads: int) -> Limits:
 
 
 def _main() -> None:
-    from .. import _native
+    from trilobit import _native
 
     threads = int(sys.argv[1])
     print(

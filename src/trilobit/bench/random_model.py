@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import cast
 
-from .. import shapes, synth
-from ..errors import RequestError, TrilobitError
-from ..formats.fastest import fastest_layout
-from ..packing import Layout, LayoutChoice
+from trilobit import synth
+from trilobit.errors import RequestError, TrilobitError
+from trilobit.layouts import fastest_layout
+from trilobit.model import shapes
+from trilobit.model.packing import Layout, LayoutChoice
 
 
 def random_model(shape: str, folder: Path, choice: LayoutChoice | None) -> Path:

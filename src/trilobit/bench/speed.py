@@ -17,19 +17,20 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import __version__, _native
-from ..config import ModelConfig
-from ..engine.blocks import BLOCK, KvDtype, block_bytes, blocks_for
-from ..engine.options import Head
-from ..errors import RequestError
-from ..formats import names
-from ..formats.packed import PackedModel, bytes_by_part
-from ..hub.models import open_packed
-from ..llm import LLM
-from ..machine import cores, peak_rss_mb
-from ..packing import Layout, LayoutChoice, packed_shape
-from ..sampling import SamplingParams
-from .limits import measure_limits
+from trilobit import __version__, _native
+from trilobit.bench.limits import measure_limits
+from trilobit.engine.blocks import BLOCK, KvDtype, block_bytes, blocks_for
+from trilobit.engine.options import Head
+from trilobit.errors import RequestError
+from trilobit.formats.packed.form import bytes_by_part
+from trilobit.formats.packed.reader import PackedModel
+from trilobit.hub.models import open_packed
+from trilobit.llm import LLM
+from trilobit.machine import cores, peak_rss_mb
+from trilobit.model import tensor_names
+from trilobit.model.config import ModelConfig
+from trilobit.model.packing import Layout, LayoutChoice, packed_shape
+from trilobit.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,11 +204,11 @@ def _decode_bytes(llm: LLM, position: int, kv_dtype: KvDtype) -> int:
         head = parts["embedding" if packed.config.tie_word_embeddings else "head"]
     ternary = sum(
         math.prod(packed_shape(rows, columns, llm.layout))
-        for _, (rows, columns) in names.all_projections(packed.config)
+        for _, (rows, columns) in tensor_names.all_projections(packed.config)
     )
     weights = ternary + parts["norms"] + parts["scales"]
     if packed.config.ternary_embeddings and not packed.config.tie_word_embeddings:
-        weights -= packed.file.info(names.EMBEDDING).size_bytes  # of which one row is read
+        weights -= packed.file.info(tensor_names.EMBEDDING).size_bytes  # of which one row is read
     return weights + head + position * _kv_bytes(packed.config, kv_dtype)
 
 

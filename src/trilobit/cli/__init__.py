@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import TrilobitError
-from .terminal import one_line
+from trilobit.cli.terminal import one_line
+from trilobit.errors import TrilobitError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -198,7 +198,7 @@ def _takes_text(error: click.NoSuchOption) -> bool:
 def _unknown(name: str) -> str:
     from difflib import get_close_matches
 
-    from ..hub.names import is_known
+    from trilobit.hub.names import is_known
 
     lower = name.lower()
     near = get_close_matches(lower, _COMMANDS, n=1)

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trilobit import shapes
+from trilobit.cli.command import Command, option
+from trilobit.cli.options import ENGINE, THREADS_HELP, kv_option, layout_option, model_argument
+from trilobit.cli.path import FilePath
 from trilobit.errors import RequestError
-
-from .command import Command, option
-from .options import ENGINE, THREADS_HELP, kv_option, layout_option, model_argument
-from .path import FilePath
+from trilobit.model import shapes
 
 if TYPE_CHECKING:
     from trilobit.bench.speed import Speed
     from trilobit.engine.blocks import KvDtype
     from trilobit.engine.options import Head
-    from trilobit.packing import LayoutChoice
+    from trilobit.model.packing import LayoutChoice
 
 
 @click.command(
@@ -107,10 +106,9 @@ def command(
     from trilobit.bench.random_model import random_model
     from trilobit.bench.speed import measure_speed
     from trilobit.bundled import DEFAULT
+    from trilobit.cli.units import count
     from trilobit.hub.home import home
     from trilobit.hub.models import model_file
-
-    from .units import count
 
     if model and shape:
         raise RequestError(f"give a model or --shape, not both: {model}, {shape}")

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from trilobit.bundled import DEFAULT
+from trilobit.cli.command import Command
+from trilobit.cli.options import OpenLLM, llm_options, model_argument, sampling_options
 from trilobit.sampling import SamplingParams
-
-from .command import Command
-from .options import OpenLLM, llm_options, model_argument, sampling_options
 
 if TYPE_CHECKING:
     from trilobit.llm import LLM
@@ -55,13 +54,13 @@ def command(
 
 def talk(llm: LLM, params: SamplingParams, *, system: str | None, stats: bool) -> None:
     """Chat with a model until the user leaves; through a pipe, line by line."""
-    from .dialogue import Dialogue
-    from .terminal import note
+    from trilobit.cli.dialogue import Dialogue
+    from trilobit.cli.terminal import note
 
     llm.encode("")  # a model without a tokenizer fails here, not at every message
     interactive = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
     if interactive:
-        from .keyboard import keyboard
+        from trilobit.cli.keyboard import keyboard
 
         read = keyboard()
         note(

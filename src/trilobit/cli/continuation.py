@@ -6,13 +6,12 @@ import itertools
 import sys
 from typing import Any
 
+from trilobit.cli.terminal import printable
 from trilobit.engine.native import isa
 from trilobit.llm import LLM
 from trilobit.machine import peak_rss_mb
 from trilobit.sampling import SamplingParams
 from trilobit.stream import Stream
-
-from .terminal import printable
 
 
 def read(stream: Stream, *, shown: bool, prompt: str = "") -> bool:

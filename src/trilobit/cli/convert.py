@@ -9,13 +9,12 @@ from pathlib import Path
 
 import click
 
+from trilobit.cli.command import Command
+from trilobit.cli.options import model_argument
+from trilobit.cli.path import FilePath
 from trilobit.convert import FORMS, Form, convert, form_of
 from trilobit.formats.gguf.ternary_blocks import I2S_LAYOUTS, I2SLayout
-from trilobit.packing import LayoutChoice
-
-from .command import Command
-from .options import model_argument
-from .path import FilePath
+from trilobit.model.packing import LayoutChoice
 
 _FORMS = {
     "packed": "packed Trilobit model",
@@ -76,13 +75,12 @@ def command(
     transformers. OUT.gguf is a GGUF file with I2_S weights for bitnet.cpp, --to gguf-tq1_0 and
     gguf-tq2_0 make it one for llama.cpp, with scales rounded to float16.
     """
-    from trilobit.formats.source import open_source
+    from trilobit.cli.terminal import say
+    from trilobit.cli.units import size
+    from trilobit.cli.writing import check_free, progress
+    from trilobit.formats.open import open_source
     from trilobit.hub.bar import warn
     from trilobit.hub.models import source_path
-
-    from .terminal import say
-    from .units import size
-    from .writing import check_free, progress
 
     form = to or form_of(out)
     meant = _FORM_OF_END.get(out.suffix.lower(), form)

@@ -10,18 +10,17 @@ import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 
+from trilobit.cli.continuation import show
+from trilobit.cli.conversation import Conversation, Exchange, Message, load
+from trilobit.cli.signals import on_signal
+from trilobit.cli.tally import Tally
+from trilobit.cli.terminal import note
+from trilobit.cli.units import count
 from trilobit.engine.event import Completion
 from trilobit.errors import ContextOverflow, RequestError, TrilobitError
 from trilobit.llm import LLM
 from trilobit.machine import peak_rss_mb
 from trilobit.sampling import SamplingParams
-
-from .continuation import show
-from .conversation import Conversation, Exchange, Message, load
-from .signals import on_signal
-from .tally import Tally
-from .terminal import note
-from .units import count
 
 # name -> its argument, what /help says
 _COMMANDS = {
@@ -172,7 +171,7 @@ class Dialogue:
         rows = [(f"{name} {usage}", text) for name, (usage, text) in _COMMANDS.items()]
         rows.append(("//TEXT", "send a text that begins with /"))
         if self._interactive:
-            from .keyboard import HINTS
+            from trilobit.cli.keyboard import HINTS
 
             rows += HINTS
         for left, right in rows:

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from trilobit.cli.command import Command
+from trilobit.cli.options import context_option, layout_option, model_argument, threads_option
+from trilobit.cli.path import FilePath
 from trilobit.errors import RequestError
 from trilobit.vectors import PRECISIONS, Precision
-
-from .command import Command
-from .options import context_option, layout_option, model_argument, threads_option
-from .path import FilePath
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from trilobit.packing import LayoutChoice
+    from trilobit.model.packing import LayoutChoice
 
 _MOST_INPUT = 1_000_000_000  # bytes; do not read /dev/zero to its end
 
@@ -78,7 +77,7 @@ def command(
     Each of FILES is a text; without any, each line of stdin is one. Vectors have length 1, so
     their dot product is their cosine; in fewer bits than 32 they are what docs/embeddings.md says.
     """
-    from .writing import check_free, progress
+    from trilobit.cli.writing import check_free, progress
 
     if out is not None:
         check_free(out, replace=force, remedy="choose another name, or replace it with --force")
@@ -122,7 +121,7 @@ def _from_files(files: tuple[Path, ...], lines: bool) -> list[_Text]:
 
 
 def _from_stdin() -> list[_Text]:
-    from .prompt import stdin_bytes
+    from trilobit.cli.prompt import stdin_bytes
 
     data = stdin_bytes(_MOST_INPUT + 1)
     if len(data) > _MOST_INPUT:

@@ -10,13 +10,12 @@ from pathlib import Path
 import click
 
 from trilobit.bundled import DEFAULT
+from trilobit.cli.command import Command
+from trilobit.cli.model_name import ModelName
+from trilobit.cli.options import OpenLLM, llm_options, sampling_options
+from trilobit.cli.path import FilePath
 from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
-
-from .command import Command
-from .model_name import ModelName
-from .options import OpenLLM, llm_options, sampling_options
-from .path import FilePath
 
 _ONE = "give one of PROMPT, --file and --token-ids"
 
@@ -75,7 +74,7 @@ def command(
     elsewhere = file is not None or token_ids is not None
     model, prompt = _model_and_prompt(words, model, elsewhere)
     asked = token_ids if token_ids is not None else _text(prompt, file)
-    from .continuation import read, summary
+    from trilobit.cli.continuation import read, summary
 
     llm = open_llm(model)
     stream = llm.stream(asked, params)
@@ -94,9 +93,8 @@ def _model_and_prompt(
     words: tuple[str, ...], model: str | None, elsewhere: bool
 ) -> tuple[str, str | None]:
     """What the words mean: PROMPT; MODEL and PROMPT; MODEL, where the prompt is elsewhere."""
+    from trilobit.cli.prompt import warn_of_model
     from trilobit.hub.names import is_known, near_names, resolve
-
-    from .prompt import warn_of_model
 
     if model is None and elsewhere and len(words) == 1:
         if is_known(words[0]) or os.path.exists(words[0]):
@@ -120,7 +118,7 @@ def _model_and_prompt(
 
 
 def _text(prompt: str | None, file: Path | None) -> str:
-    from .prompt import of_file, of_stdin, piped
+    from trilobit.cli.prompt import of_file, of_stdin, piped
 
     if file is not None:
         return of_file(file)

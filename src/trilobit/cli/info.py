@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .command import Command
-from .options import model_argument
-from .terminal import say
-from .units import count, size
+from trilobit.cli.command import Command
+from trilobit.cli.options import model_argument
+from trilobit.cli.terminal import say
+from trilobit.cli.units import count, size
 
 if TYPE_CHECKING:
-    from trilobit.config import ModelConfig
     from trilobit.formats.gguf.tensors import TensorInfo as GGUFTensor
     from trilobit.formats.safetensors import TensorInfo
+    from trilobit.model.config import ModelConfig
 
     Sized = TensorInfo | GGUFTensor
 
@@ -67,7 +67,8 @@ def _file(path: Path) -> Facts:
     from dataclasses import asdict
 
     from trilobit.formats.gguf import is_gguf
-    from trilobit.formats.packed import FORMAT, PackedModel
+    from trilobit.formats.packed.form import FORMAT
+    from trilobit.formats.packed.reader import PackedModel
     from trilobit.formats.safetensors import SafetensorsFile
 
     if is_gguf(path):
@@ -99,7 +100,7 @@ def _gguf(path: Path) -> Facts:
     """Of a model that we do not run, what its header says and the reason."""
     from trilobit.errors import UnsupportedModel
     from trilobit.formats.gguf.container import GGUFFile
-    from trilobit.formats.gguf.model import GGUFModel
+    from trilobit.formats.gguf.reader import GGUFModel
 
     file = GGUFFile(path)
     facts: Facts = {"path": str(path), "kind": "gguf", "size_bytes": file.size_bytes}
@@ -124,10 +125,10 @@ def _directory(path: Path) -> Facts:
     """Of a model that we do not run, what its header says and the reason."""
     from trilobit.errors import FormatError, UnsupportedModel
     from trilobit.formats.files import read_json
-    from trilobit.formats.hf_config import model_config, with_projection_norms
-    from trilobit.formats.hf_quantization import quantization_form
+    from trilobit.formats.hf.config import model_config, with_projection_norms
+    from trilobit.formats.hf.quantization import quantization_form
+    from trilobit.formats.hf.text import has_tokenizer
     from trilobit.formats.safetensors import Checkpoint
-    from trilobit.formats.text import has_tokenizer
 
     where = path / "config.json"
     if not where.exists():
@@ -154,7 +155,7 @@ def _directory(path: Path) -> Facts:
 
 def _model(config: ModelConfig, tensors: Mapping[str, Sized], size_bytes: int) -> Facts:
     from trilobit.engine.blocks import BLOCK, block_bytes
-    from trilobit.formats.packed import bytes_by_part
+    from trilobit.formats.packed.form import bytes_by_part
 
     parts = bytes_by_part(tensors)
     parts["header"] = size_bytes - sum(parts.values())
@@ -206,7 +207,7 @@ _KINDS = {
 }
 
 
-# What a checkpoint's matrices are, by formats/hf_quantization.py.
+# What a checkpoint's matrices are, by formats/hf/quantization.py.
 _WEIGHTS = {
     "masters": "float masters, made ternary as they are read",
     "codes": "ternary codes and scales that multiply",

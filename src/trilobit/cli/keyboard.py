@@ -15,8 +15,8 @@ from prompt_toolkit.filters import has_focus
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-from .signals import on_signal
-from .terminal import note
+from trilobit.cli.signals import on_signal
+from trilobit.cli.terminal import note
 
 HINTS = (
     ("Enter", "send"),

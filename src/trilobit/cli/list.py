@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from .command import Command
+from trilobit.cli.command import Command
 
 
 @click.command(
@@ -29,10 +29,9 @@ def command(names: bool, as_json: bool) -> None:
     if names:
         _names(as_json)
         return
+    from trilobit.cli.terminal import one_line
+    from trilobit.cli.units import size
     from trilobit.hub.shelf import shelf
-
-    from .terminal import one_line
-    from .units import size
 
     held = shelf()
     if as_json:
@@ -49,7 +48,7 @@ def command(names: bool, as_json: bool) -> None:
 
 
 def _names(as_json: bool) -> None:
-    from .published import HEADER, named_models
+    from trilobit.cli.published import HEADER, named_models
 
     if as_json:
         print(json.dumps([model.as_dict() for model in named_models()]))

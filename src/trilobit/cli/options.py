@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilobit.cli.command import option
+from trilobit.cli.model_name import ModelName
 from trilobit.sampling import SamplingParams
-
-from .command import option
-from .model_name import ModelName
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
     from trilobit.llm import LLM
-    from trilobit.packing import LayoutChoice
+    from trilobit.model.packing import LayoutChoice
 
 Command = Callable[..., None]
 OpenLLM = Callable[..., "LLM"]

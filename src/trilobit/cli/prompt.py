@@ -6,9 +6,8 @@ import select
 import sys
 from pathlib import Path
 
+from trilobit.cli.terminal import note
 from trilobit.errors import RequestError
-
-from .terminal import note
 
 _LONGEST_PROMPT = 16_000_000  # bytes; do not read /dev/zero to its end
 _PATIENCE_S = 2  # until somebody who waits is told for what

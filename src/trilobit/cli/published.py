@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .units import size
+from trilobit.cli.units import size
 
 if TYPE_CHECKING:
-    from trilobit.config import ModelConfig
+    from trilobit.model.config import ModelConfig
 
 HEADER = ("NAME", "SIZE", "RAM", "CONTEXT", "KIND", "LANGUAGES", "LICENCE", "SOURCE")
 
@@ -50,10 +50,10 @@ class Named:
 
 def named_models() -> Iterator[Named]:
     """The bundled models, then those with a short name."""
-    from trilobit import shapes
     from trilobit.bundled import bundled_models
     from trilobit.hub.catalogue import CATALOGUE
     from trilobit.hub.names import ALIASES
+    from trilobit.model import shapes
 
     for name, path in bundled_models().items():
         yield _bundled(name, path)
@@ -73,7 +73,7 @@ def named_models() -> Iterator[Named]:
 
 
 def _bundled(name: str, path: Path) -> Named:
-    from trilobit.formats.packed import PackedModel
+    from trilobit.formats.packed.reader import PackedModel
 
     config = PackedModel(path).config
     return Named(
@@ -90,19 +90,19 @@ def _bundled(name: str, path: Path) -> Named:
 
 def _parts(config: ModelConfig) -> tuple[int, int]:
     """Bytes of a packed file, and of what every token reads of it."""
-    from trilobit.formats import names
-    from trilobit.formats.packed import declare
-    from trilobit.formats.safetensors import DTYPES
+    from trilobit.formats.dtypes import DTYPES
+    from trilobit.formats.packed.form import declare
     from trilobit.formats.text import TextFiles
+    from trilobit.model import tensor_names
 
     sizes = {
         name: DTYPES[dtype].itemsize * math.prod(dims)
         for name, dtype, dims in declare(config, "BF16", TextFiles())
     }
     # Of the tables, rows; of a ternary head, which has no screen, all.
-    tables = sum(sizes.get(name, 0) for name in (names.EMBEDDING, names.HEAD))
+    tables = sum(sizes.get(name, 0) for name in (tensor_names.EMBEDDING, tensor_names.HEAD))
     if config.ternary_embeddings:
-        tables = 0 if config.tie_word_embeddings else sizes[names.EMBEDDING]
+        tables = 0 if config.tie_word_embeddings else sizes[tensor_names.EMBEDDING]
     whole = sum(sizes.values())
     return whole, whole - tables
 

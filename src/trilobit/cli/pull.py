@@ -7,8 +7,8 @@ import shlex
 
 import click
 
-from .command import Command
-from .options import model_argument
+from trilobit.cli.command import Command
+from trilobit.cli.options import model_argument
 
 
 @click.command(
@@ -30,10 +30,9 @@ def command(model: str, as_json: bool) -> None:
     The download goes into the cache of huggingface_hub; HF_HOME, HF_TOKEN, HF_ENDPOINT and
     HF_HUB_OFFLINE mean what they mean there.
     """
+    from trilobit.cli.terminal import say
+    from trilobit.cli.units import size
     from trilobit.hub.models import pull
-
-    from .terminal import say
-    from .units import size
 
     done = pull(model)
     size_bytes = done.path.stat().st_size

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from .command import Command
-from .options import model_argument
+from trilobit.cli.command import Command
+from trilobit.cli.options import model_argument
 
 
 @click.command(
@@ -29,10 +29,9 @@ def command(model: str, everything: bool, packed_only: bool) -> None:
     """
     if everything and packed_only:
         raise click.UsageError("give --all or --packed, not both")
+    from trilobit.cli.terminal import say
+    from trilobit.cli.units import size
     from trilobit.hub.shelf import find, remove, remove_download
-
-    from .terminal import say
-    from .units import size
 
     held = find(model)
     freed = remove(held)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from trilobit.bundled import DEFAULT
+from trilobit.cli.command import Command
+from trilobit.cli.options import OpenLLM, llm_options, model_argument, sampling_options
 from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
-
-from .command import Command
-from .options import OpenLLM, llm_options, model_argument, sampling_options
 
 if TYPE_CHECKING:
     from trilobit.inputs import Message
@@ -57,14 +56,14 @@ def command(
             f"{shorten(model, 60)}: no such model; a prompt comes after the model: "
             "trilobit run MODEL PROMPT, or trilobit generate PROMPT"
         )
-    from .prompt import piped, warn_of_model
+    from trilobit.cli.prompt import piped, warn_of_model
 
     said = None if prompt in ((), ("-",)) else " ".join(prompt)  # stdin is read anyway
     if said is not None:
         warn_of_model(said, "trilobit run")
     asked = _joined(piped(), said)
     if asked is None and _terminal():
-        from .chat import STEP_TOKENS, talk
+        from trilobit.cli.chat import STEP_TOKENS, talk
 
         llm = open_llm(model, max_batch_tokens=STEP_TOKENS, max_sequences=1)
         if llm.has_chat_template:
@@ -72,9 +71,9 @@ def command(
             return
     else:
         llm = open_llm(model)
-    from .continuation import read, summary
-    from .terminal import note
-    from .units import count
+    from trilobit.cli.continuation import read, summary
+    from trilobit.cli.terminal import note
+    from trilobit.cli.units import count
 
     if llm.has_chat_template:
         if asked is None or not asked.strip():

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import click
 
-from trilobit.packing import Layout
-from trilobit.shapes import SHAPES, resized, shape
+from trilobit.cli.command import Command, option
+from trilobit.cli.path import FilePath
+from trilobit.cli.terminal import say
+from trilobit.cli.units import amount, size
+from trilobit.cli.writing import check_free, progress
+from trilobit.model.packing import Layout
+from trilobit.model.shapes import SHAPES, resized, shape
 from trilobit.synth import Form, synth, synth_packed
-
-from .command import Command, option
-from .path import FilePath
-from .terminal import say
-from .units import amount, size
-from .writing import check_free, progress
 
 # What may differ from the shape.
 _FIELDS = (

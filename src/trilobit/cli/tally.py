@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trilobit.cli.units import count
 from trilobit.engine.event import Completion
-
-from .units import count
 
 
 @dataclass(slots=True, kw_only=True)

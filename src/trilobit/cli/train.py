@@ -11,10 +11,10 @@ from pathlib import Path
 
 import click
 
-from ..errors import RecipeError, TrilobitError
-from .command import Command
-from .path import FilePath
-from .units import count
+from trilobit.cli.command import Command
+from trilobit.cli.path import FilePath
+from trilobit.cli.units import count
+from trilobit.errors import RecipeError, TrilobitError
 
 
 @click.command(

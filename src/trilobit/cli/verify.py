@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from .command import Command
-from .options import model_argument
-from .path import FilePath
+from trilobit.cli.command import Command
+from trilobit.cli.options import model_argument
+from trilobit.cli.path import FilePath
 
 _MARKS = {True: "ok", False: "WRONG", None: "-"}
 
@@ -47,14 +47,13 @@ def command(
     real model are known, such as those that transformers tests microsoft/bitnet-b1.58-2B-4T with,
     its own are compared with them. Exits with 1 when something is wrong.
     """
+    from trilobit.cli.terminal import say
+    from trilobit.cli.units import count
+    from trilobit.cli.writing import progress
     from trilobit.formats.files import read_text
     from trilobit.hub.models import source_path
     from trilobit.verify import golden as golden_values
     from trilobit.verify import verify
-
-    from .terminal import say
-    from .units import count
-    from .writing import progress
 
     values = golden_values.read(golden) if golden else None
     words = read_text(text) if text else None

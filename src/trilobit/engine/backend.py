@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .batch import Batch
-from .request import Request
+from trilobit.engine.batch import Batch
+from trilobit.engine.request import Request
 
 
 class Backend(Protocol):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .sequence import Sequence
+from trilobit.engine.sequence import Sequence
 
 Int32 = NDArray[np.int32]
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Literal
 
-from ..config import ModelConfig
+from trilobit.model.config import ModelConfig
 
 BLOCK = 32  # positions; the native module's Decoder.BLOCK
 

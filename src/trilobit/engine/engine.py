@@ -15,15 +15,15 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from .backend import Backend
-from .batch import Batch
-from .blocks import BlockPool
-from .event import TokenLogprob
-from .pace import Pace
-from .reading import normalised, normalisers, rows_at_once
-from .scheduler import Scheduler
-from .sequence import Sequence
-from .speculation.drafts import Drafter
+from trilobit.engine.backend import Backend
+from trilobit.engine.batch import Batch
+from trilobit.engine.blocks import BlockPool
+from trilobit.engine.event import TokenLogprob
+from trilobit.engine.pace import Pace
+from trilobit.engine.reading import normalised, normalisers, rows_at_once
+from trilobit.engine.scheduler import Scheduler
+from trilobit.engine.sequence import Sequence
+from trilobit.engine.speculation.drafts import Drafter
 
 
 class Engine:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _native
-from ..config import ModelConfig
-from ..errors import FormatError, RequestError, TrilobitError
-from ..packing import PLACES, Layout
-from ..rope import frequencies
-from .batch import Batch
-from .blocks import BLOCK, KvDtype
-from .request import Request
+from trilobit import _native
+from trilobit.engine.batch import Batch
+from trilobit.engine.blocks import BLOCK, KvDtype
+from trilobit.engine.request import Request
+from trilobit.errors import FormatError, RequestError, TrilobitError
+from trilobit.model.config import ModelConfig
+from trilobit.model.packing import PLACES, Layout
+from trilobit.model.rope import frequencies
 
 _LOG = logging.getLogger("trilobit")
 

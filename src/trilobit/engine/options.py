@@ -6,9 +6,9 @@ import reprlib
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from ..errors import RequestError
-from ..packing import LAYOUTS, LayoutChoice
-from .blocks import KvDtype
+from trilobit.engine.blocks import KvDtype
+from trilobit.errors import RequestError
+from trilobit.model.packing import LAYOUTS, LayoutChoice
 
 Head = Literal["auto", "screened", "full"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .reading import Wants
+from trilobit.engine.reading import Wants
 
 # Before a cost is known: few enough to take no long time, enough to measure it.
 _FIRST = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
-from ..sampling import SamplingParams
+from trilobit.sampling import SamplingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,12 @@ from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
 
-from .batch import Batch
-from .blocks import BLOCK, ROOT, BlockPool, blocks_for, key_of
-from .event import TokenLogprob
-from .pace import Pace, at_least
-from .reading import Wants
-from .sequence import Sequence
+from trilobit.engine.batch import Batch
+from trilobit.engine.blocks import BLOCK, ROOT, BlockPool, blocks_for, key_of
+from trilobit.engine.event import TokenLogprob
+from trilobit.engine.pace import Pace, at_least
+from trilobit.engine.reading import Wants
+from trilobit.engine.sequence import Sequence
 
 # Of a step that nobody bounds.
 _UNBOUNDED_S = float("inf")

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..tokenizer import Tokenizer
-from .blocks import ROOT, Key, blocks_for
-from .event import Completion, FinishReason, TokenLogprob
-from .reading import Reading, Wants
-from .request import Request
-from .stops import StopStrings
+from trilobit.engine.blocks import ROOT, Key, blocks_for
+from trilobit.engine.event import Completion, FinishReason, TokenLogprob
+from trilobit.engine.reading import Reading, Wants
+from trilobit.engine.request import Request
+from trilobit.text.stops import StopStrings
+from trilobit.text.tokenizer import Tokenizer
 
 
 class Sampler(Protocol):

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from weakref import WeakSet
 
-from ..errors import RequestError
-from .engine import Engine
-from .sequence import Sequence
+from trilobit.engine.engine import Engine
+from trilobit.engine.sequence import Sequence
+from trilobit.errors import RequestError
 
 # Who is woken comes at once. Ctrl-C can land in the few lines that wake the next one, though: then
 # those in line look for themselves.

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import FormatError
-from . import json_text
+from trilobit.errors import FormatError
+from trilobit.formats import json_text
 
 # The largest tokenizer.json of 262144 tokens has 33 MB.
 MAX_TEXT_BYTES = 100_000_000

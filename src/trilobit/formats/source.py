@@ -5,23 +5,19 @@ A reader normalises once: layout, byte order and the meaning of scales are gone 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import ModelConfig
-from ..errors import FormatError
-from .gguf import is_gguf
-from .gguf.ternary_blocks import I2SLayout
-from .tables import Table
-from .text import TextFiles
+from trilobit.formats.tables import Table
+from trilobit.formats.text import TextFiles
+from trilobit.model.config import ModelConfig
 
 
 class Source(Protocol):
-    """A model by name of its tensors (`formats/names.py`), read one at a time.
+    """A model by name of its tensors (`model/tensor_names.py`), read one at a time.
 
     Opening one checks all that can be checked without reading the tensors; every method raises
     FormatError for what shows only then.
@@ -62,27 +58,3 @@ class Source(Protocol):
 
     def forget(self) -> None:
         """Let go of the memory of what was read so far."""
-
-
-def open_source(path: str | os.PathLike[str], *, i2s_layout: I2SLayout | None = None) -> Source:
-    """Open a model in whatever form it is: Hugging Face directory, GGUF or packed file.
-
-    Raises FormatError for what is no model, UnsupportedModel for one that we do not run.
-    """
-    path = Path(path)
-    # os.path: unlike Path's methods it has no errors of its own for names that cannot be.
-    if os.path.isdir(path):
-        from .bitnet import BitNetCheckpoint
-
-        return BitNetCheckpoint(path)
-    if not os.path.exists(path):
-        raise FormatError(
-            f"{path}: missing; give a packed or GGUF file, or a checkpoint's directory"
-        )
-    if is_gguf(path):
-        from .gguf.model import GGUFModel
-
-        return GGUFModel(path, i2s_layout)
-    from .packed_source import PackedSource
-
-    return PackedSource(path)

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
-from .safetensors import as_float32
+from trilobit.errors import FormatError
+from trilobit.formats.dtypes import as_float32
 
 _BLOCK_ROWS = 512  # of a table in memory at once
 

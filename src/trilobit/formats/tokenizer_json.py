@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from .gguf import pre_tokenizers
+from trilobit.formats import pre_tokenizers
 
 # Types of tokens, by SentencePiece's numbers, which are GGUF's too.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OutputError
+from trilobit.errors import OutputError
 
 if TYPE_CHECKING:
-    from .tables import Table
+    from trilobit.formats.tables import Table
 
 # Errors of a disk, or of what a user may have of it, that is full.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -20,9 +20,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import FormatError, OutputError
-from .bar import say, steps, warn
-from .home import home
+from trilobit.errors import FormatError, OutputError
+from trilobit.hub.bar import say, steps, warn
+from trilobit.hub.home import home
 
 _RECORD = "record.json"
 # What a checkpoint's folder may hold that conversion reads.
@@ -66,7 +66,7 @@ class Entry:
 
     def path(self, state: str) -> Path:
         """Where the packed file of a state of the source is, or would be."""
-        from ..formats.packed import FORMAT, VERSION
+        from trilobit.formats.packed.form import FORMAT, VERSION
 
         version = hashlib.sha256(f"{FORMAT} {VERSION} {state}".encode()).hexdigest()[:16]
         return self.folder / version / f"{self.title}.trilobit"
@@ -99,7 +99,7 @@ class Entry:
 
         The lock must be held.
         """
-        from ..convert import convert
+        from trilobit.convert import convert
 
         path, before = self.path(record.state), self.record()
         with _writing(self.folder):
@@ -165,7 +165,7 @@ def records() -> list[tuple[Path, Record | None]]:
 
 def read_record(folder: Path) -> Record | None:
     """The record of a folder; None when there is none or it makes no sense."""
-    from ..formats.files import read_json
+    from trilobit.formats.files import read_json
 
     try:
         raw = read_json(folder / _RECORD)
@@ -216,7 +216,7 @@ def _writing(path: Path) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
-        from ..formats.whole_file import write_remedy  # brings numpy
+        from trilobit.formats.whole_file import write_remedy  # brings numpy
 
         remedy = write_remedy(error, "set TRILOBIT_HOME to a folder of yours")
         raise OutputError(

@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DownloadError, OutputError, RequestError, UnsupportedModel
-from ..formats.files import read_json
-from ..formats.hf_config import model_config
-from ..formats.packed import tensor_bytes
-from ..formats.text import TOKENIZERS
-from ..formats.whole_file import disk_amount
-from .bar import Advance, as_tqdm, say, transfer
-from .faults import hub_faults, patiently
-from .files import Needed, needed
-from .home import home
-from .names import Repo
+from trilobit.errors import DownloadError, OutputError, RequestError, UnsupportedModel
+from trilobit.formats.files import read_json
+from trilobit.formats.hf.config import model_config
+from trilobit.formats.hf.text import TOKENIZERS
+from trilobit.formats.packed.reader import tensor_bytes
+from trilobit.formats.whole_file import disk_amount
+from trilobit.hub.bar import Advance, as_tqdm, say, transfer
+from trilobit.hub.faults import hub_faults, patiently
+from trilobit.hub.files import Needed, needed
+from trilobit.hub.home import home
+from trilobit.hub.names import Repo
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-    from ..config import ModelConfig
+    from trilobit.model.config import ModelConfig
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from ..errors import DownloadError, OutputError, TrilobitError
-from ..formats.whole_file import NO_ROOM, write_remedy
-from .bar import say
-from .names import ALIASES, Repo, near_names
+from trilobit.errors import DownloadError, OutputError, TrilobitError
+from trilobit.formats.whole_file import NO_ROOM, write_remedy
+from trilobit.hub.bar import say
+from trilobit.hub.names import ALIASES, Repo, near_names
 
 Result = TypeVar("Result")
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..errors import RequestError, UnsupportedModel
-from .names import Repo, is_gguf_name
+from trilobit.errors import RequestError, UnsupportedModel
+from trilobit.hub.names import Repo, is_gguf_name
 
 # What readers of checkpoints, tokenizers and embedding models open beside the weights.
 _TEXT = (

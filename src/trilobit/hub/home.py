@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..errors import OutputError
+from trilobit.errors import OutputError
 
 
 def home() -> Path:

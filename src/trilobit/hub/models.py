@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import FormatError
-from .names import Repo, resolve
+from trilobit.errors import FormatError
+from trilobit.hub.names import Repo, resolve
 
 if TYPE_CHECKING:
-    from ..formats.packed import PackedModel
-    from .cache import Entry, Record
-    from .download import Snapshot
+    from trilobit.formats.packed.reader import PackedModel
+    from trilobit.hub.cache import Entry, Record
+    from trilobit.hub.download import Snapshot
 
 Result = TypeVar("Result")
 
@@ -53,7 +53,7 @@ def open_packed(
     One of the cache that proves damaged, to `read` or before, is packed again, once, and this is
     told on stderr.
     """
-    from .repair import Seen, damaged_again, pack_again
+    from trilobit.hub.repair import Seen, damaged_again, pack_again
 
     seen = Seen(model_file(model))
     try:
@@ -71,7 +71,7 @@ def open_packed(
 
 
 def _opened(path: Path, read: Callable[[PackedModel], Result]) -> tuple[PackedModel, Result]:
-    from ..formats.packed import PackedModel
+    from trilobit.formats.packed.reader import PackedModel
 
     packed = PackedModel(path)
     return packed, read(packed)
@@ -107,8 +107,8 @@ def pull(model: str | os.PathLike[str]) -> Pulled:
         return _pull(found)
     if _is_source(found):
         return _pack(found, check=True)
-    from ..formats.checksums import damaged_parts
-    from ..formats.packed import PackedModel
+    from trilobit.formats.packed.checksums import damaged_parts
+    from trilobit.formats.packed.reader import PackedModel
 
     wrong = damaged_parts(PackedModel(found).file)  # or it says what it is instead
     if wrong:
@@ -117,7 +117,7 @@ def pull(model: str | os.PathLike[str]) -> Pulled:
 
 
 def _entry(repo: Repo) -> Entry:
-    from .cache import Entry
+    from trilobit.hub.cache import Entry
 
     return Entry(str(repo), repo.title)
 
@@ -144,8 +144,8 @@ def _prepare(repo: Repo, entry: Entry) -> Path:
 
 def _fetch(repo: Repo, record: Record | None, *, packs: bool = True) -> Snapshot:
     """Have a download here: of the commit of the record, the Hub's newest, or what there is."""
-    from .download import download, downloaded, look_up, verify
-    from .faults import Unreachable
+    from trilobit.hub.download import download, downloaded, look_up, verify
+    from trilobit.hub.faults import Unreachable
 
     wanted = replace(repo, revision=record.state) if record else repo
     try:
@@ -161,7 +161,7 @@ def _fetch(repo: Repo, record: Record | None, *, packs: bool = True) -> Snapshot
 
 
 def _pull(repo: Repo) -> Pulled:
-    from .download import download, look_up
+    from trilobit.hub.download import download, look_up
 
     entry = _entry(repo)
     with entry.locked():
@@ -176,7 +176,7 @@ def _pull(repo: Repo) -> Pulled:
 
 
 def _make(entry: Entry, snapshot: Snapshot) -> Path:
-    from .cache import Record
+    from trilobit.hub.cache import Record
 
     return entry.make(
         Record(
@@ -195,16 +195,16 @@ def _is_source(path: Path) -> bool:
     """Whether a path is something to be packed first."""
     if os.path.isdir(path):
         return os.path.exists(path / "config.json")
-    from ..formats.gguf import is_gguf
+    from trilobit.formats.gguf import is_gguf
 
     return os.path.exists(path) and is_gguf(path)
 
 
 def _is_whole(path: Path, name: str) -> bool:
     """Whether a packed file opens and its checksums are right; one that is not is deleted."""
-    from ..formats.checksums import damaged_parts
-    from ..formats.packed import PackedModel
-    from .bar import warn
+    from trilobit.formats.packed.checksums import damaged_parts
+    from trilobit.formats.packed.reader import PackedModel
+    from trilobit.hub.bar import warn
 
     try:
         wrong = damaged_parts(PackedModel(path).file)
@@ -219,7 +219,7 @@ def _is_whole(path: Path, name: str) -> bool:
 
 
 def _pack(path: Path, *, check: bool = False) -> Pulled:
-    from .cache import Entry, Record, fingerprint
+    from trilobit.hub.cache import Entry, Record, fingerprint
 
     name = os.path.realpath(path)
     entry = Entry(name, Path(name).stem if os.path.isfile(name) else Path(name).name)

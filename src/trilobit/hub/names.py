@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bundled import bundled_models
-from ..errors import RequestError
+from trilobit.bundled import bundled_models
+from trilobit.errors import RequestError
 
 _BITNET = "microsoft/bitnet-b1.58-2B-4T"
 _BONSAI = "prism-ml/Ternary-Bonsai"

@@ -10,10 +10,10 @@ import os
 import shlex
 from pathlib import Path
 
-from ..errors import FormatError, OutputError
-from .bar import warn
-from .cache import Entry, Record, cached_folder, fingerprint
-from .names import repo_of
+from trilobit.errors import FormatError, OutputError
+from trilobit.hub.bar import warn
+from trilobit.hub.cache import Entry, Record, cached_folder, fingerprint
+from trilobit.hub.names import repo_of
 
 
 class Seen:

@@ -6,10 +6,10 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..bundled import bundled_models
-from ..errors import FormatError, RequestError
-from .cache import Entry, Record, fingerprint, folder_bytes, records
-from .names import Repo, near_names, repo_of, resolve
+from trilobit.bundled import bundled_models
+from trilobit.errors import FormatError, RequestError
+from trilobit.hub.cache import Entry, Record, fingerprint, folder_bytes, records
+from trilobit.hub.names import Repo, near_names, repo_of, resolve
 
 READY = "ready"
 
@@ -91,7 +91,7 @@ def remove(held: Held) -> int:
 
 def remove_download(held: Held) -> int:
     """Delete the download of a model; bytes freed."""
-    from .download import delete_download
+    from trilobit.hub.download import delete_download
 
     repo = repo_of(held.source)
     assert repo is not None
@@ -162,7 +162,7 @@ def _nameless(folder: Path) -> Held:
 
 def _download_only(repo: Repo) -> Held | None:
     """A download that was never packed, because it could not be or not yet."""
-    from .download import downloaded_commit, storage
+    from trilobit.hub.download import downloaded_commit, storage
 
     commit = downloaded_commit(repo)
     folder = storage(repo) / "snapshots" / (commit or "-")

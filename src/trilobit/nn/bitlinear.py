@@ -5,7 +5,7 @@ multiply: weights of one scale times {-1, 0, +1}, inputs rounded to int8 by toke
 backward pass treats both roundings as the identity (straight-through estimator), so the
 small steps of the optimiser add up in the masters until a weight changes its code.
 
-The maths is that of `trilobit.ternary`, integer for integer. Stock transformers'
+The maths is that of `trilobit.model.ternary`, integer for integer. Stock transformers'
 `AutoBitLinear` says the same but rounds its scales once more, by less than 2^-22: only a
 weight or an input that lies that close to the middle of two codes can get another one.
 Source: BitNet b1.58 (arXiv 2402.17764), BitNet (arXiv 2310.11453) for sign weights.

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trilobit.config import ModelConfig
 from trilobit.errors import FormatError, RecipeError
-from trilobit.formats.bitnet import pack_hf, stores_less_one
-from trilobit.formats.directory import new_directory
-from trilobit.formats.hf_config import model_config
+from trilobit.formats.hf.config import model_config
+from trilobit.formats.hf.reader import pack_hf, stores_less_one
 from trilobit.formats.text import TextFiles
+from trilobit.formats.whole_directory import new_directory
+from trilobit.model.config import ModelConfig
 from trilobit.nn import BitLinear, bit_linears
-from trilobit.tokenizer import Tokenizer
+from trilobit.text.tokenizer import Tokenizer
 from trilobit.train.checkpoint import errno_in
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from trilobit.config import ModelConfig
 from trilobit.errors import RecipeError
 from trilobit.machine import available_cores, memory_bytes
+from trilobit.model.config import ModelConfig
 from trilobit.train.checkpoint import first_line
 from trilobit.train.recipes import Pretrain, Recipe
 

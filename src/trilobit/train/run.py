@@ -25,15 +25,8 @@ from transformers import TrainerCallback, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from trilobit.errors import OutputError, RecipeError
-from trilobit.formats.hf import write_hf
-from trilobit.train.checkpoint import (
-    check,
-    claim,
-    last_checkpoint,
-    remedy_of,
-    step_of,
-    write_whole,
-)
+from trilobit.formats.hf.writer import write_hf
+from trilobit.train.checkpoint import check, claim, last_checkpoint, remedy_of, step_of, write_whole
 from trilobit.train.export import Trained, save_masters
 from trilobit.train.interrupt import Interrupt
 from trilobit.train.launch import check_memory, launched_alone, threads_worth, training_arguments

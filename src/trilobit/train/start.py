@@ -9,11 +9,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from trilobit.errors import FormatError, RecipeError
+from trilobit.formats.dtypes import FLOATS
 from trilobit.formats.files import read_json
-from trilobit.formats.hf_config import is_one_bit, model_config
-from trilobit.formats.hf_quantization import quantization_form
-from trilobit.formats.safetensors import FLOATS, Checkpoint
-from trilobit.formats.text import read_text_files
+from trilobit.formats.hf.config import is_one_bit, model_config
+from trilobit.formats.hf.quantization import quantization_form
+from trilobit.formats.hf.text import read_text_files
+from trilobit.formats.safetensors import Checkpoint
 from trilobit.nn import swap_linears
 from trilobit.train.data.tokens import GivenTokenizer
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ..formats.source import open_source
-from ..llm import LLM
-from . import golden as golden_values
-from .answers import check_golden, check_itself, check_text
-from .check import Check
-from .golden import Golden
-from .perplexity import check_text_for, windowed_perplexity
-from .weights import check_sums, check_weights
+from trilobit.formats.open import open_source
+from trilobit.llm import LLM
+from trilobit.verify import golden as golden_values
+from trilobit.verify.answers import check_golden, check_itself, check_text
+from trilobit.verify.check import Check
+from trilobit.verify.golden import Golden
+from trilobit.verify.perplexity import check_text_for, windowed_perplexity
+from trilobit.verify.weights import check_sums, check_weights
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
 

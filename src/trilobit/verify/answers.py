@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..llm import LLM
-from ..sampling import SamplingParams
-from .check import Check
-from .golden import Golden, farthest
+from trilobit.llm import LLM
+from trilobit.sampling import SamplingParams
+from trilobit.verify.check import Check
+from trilobit.verify.golden import Golden, farthest
 
 _TOKENS = 16
 _ANSWER_TOKENS = 20

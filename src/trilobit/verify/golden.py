@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig
-from ..errors import FormatError
-from ..formats.files import read_json
+from trilobit.errors import FormatError
+from trilobit.formats.files import read_json
+from trilobit.model.config import ModelConfig
 
 _LARGEST = 1e30  # of logits, tolerances and perplexities
 _MOST_NUMBERS = 1 << 14  # as many ids fill the longest window that anyone computes

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..errors import RequestError
-from ..formats.source import Source
-from ..llm import LLM
-from ..tokenizer import Tokenizer, without_tokenizer
+from trilobit.errors import RequestError
+from trilobit.formats.source import Source
+from trilobit.llm import LLM
+from trilobit.text.tokenizer import Tokenizer, without_tokenizer
 
 WINDOW = 512
 _SURELY_ENOUGH = 1 << 16  # characters

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import FormatError
-from ..formats import names
-from ..formats.checksums import damaged_parts
-from ..formats.dead import Judge, in_words
-from ..formats.packed_source import PackedSource
-from ..formats.source import Source
-from .check import Check
+from trilobit.errors import FormatError
+from trilobit.formats.dead_tensors import Judge, in_words
+from trilobit.formats.packed.checksums import damaged_parts
+from trilobit.formats.packed.source import PackedSource
+from trilobit.formats.source import Source
+from trilobit.model import tensor_names
+from trilobit.verify.check import Check
 
 Progress = Callable[[int, int], None]
 
@@ -25,7 +25,7 @@ _CHUNK_BYTES = 1 << 24
 
 def check_weights(source: Source, progress: Progress | None = None) -> Iterator[Check]:
     """Read all of a model: codes, scales, norms, tables; readers refuse what cannot be."""
-    projections = [name for name, _ in names.all_projections(source.config)]
+    projections = [name for name, _ in tensor_names.all_projections(source.config)]
     judge = Judge()
     try:
         for done, name in enumerate(projections):
@@ -36,9 +36,9 @@ def check_weights(source: Source, progress: Progress | None = None) -> Iterator[
             source.forget()
             if progress:
                 progress(done + 1, len(projections))
-        for name, _ in names.all_norms(source.config):
+        for name, _ in tensor_names.all_norms(source.config):
             judge.gain(name, source.gain(name))
-        for name in names.float_tables(source.config):
+        for name in tensor_names.float_tables(source.config):
             judge.table(name, source.table(name), source.float_dtype)
             source.forget()
     except FormatError as error:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..sequence import Sequence
-from .lookup import Lookup
+from trilobit.engine.sequence import Sequence
+from trilobit.engine.speculation.lookup import Lookup
 
 # Up to so many tokens pass through the weights together, and their outputs through the head.
 _STEP_TOKENS = 8

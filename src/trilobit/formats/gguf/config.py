@@ -14,14 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from ...config import ModelConfig
-from ...errors import FormatError, UnsupportedModel
-from ...rope import Llama3Scaling, RopeScaling, YarnScaling, frequencies, scaling_from_dict
-from .. import json_text
-from .container import GGUFFile
-from .float_blocks import PLAIN, dequantise
-from .header import DAMAGED, shown
-from .tokenizer import PREFIX, control_tokens, special_id
+from trilobit.errors import FormatError, UnsupportedModel
+from trilobit.formats import json_text
+from trilobit.formats.gguf.container import GGUFFile
+from trilobit.formats.gguf.float_blocks import PLAIN, dequantise
+from trilobit.formats.gguf.header import DAMAGED, shown
+from trilobit.formats.gguf.tokenizer import PREFIX, control_tokens, special_id
+from trilobit.model.config import ModelConfig
+from trilobit.model.rope import (
+    Llama3Scaling,
+    RopeScaling,
+    YarnScaling,
+    frequencies,
+    scaling_from_dict,
+)
 
 EMBEDDING, HEAD, ROPE_FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
 # Tokens that end a reply, by their text: converters name one end, models have more.
@@ -39,7 +45,7 @@ _LLAMA3_SCALINGS = tuple(
 GEMMA3_PATTERN = 6  # one layer in six sees everything
 _GEMMA3_LOCAL_THETA = 10000.0
 # Of a file that we wrote: JSON of what GGUF has no keys for, see config_keys.py.
-OWN_FACTS = "trilobit.config"
+OWN_FACTS = "trilobit.model.config"
 _TOLERANCE = 1e-5  # relative, of float32 factors computed by another program
 
 

@@ -7,11 +7,17 @@ import json
 import numpy as np
 from numpy.typing import NDArray
 
-from ...config import ModelConfig
-from ...errors import UnsupportedModel
-from ...rope import LinearScaling, Llama3Scaling, YarnScaling, frequencies, scaling_to_dict
-from . import types, values
-from .config import ARCHITECTURES, GEMMA3_PATTERN, OWN_FACTS, Architecture
+from trilobit.errors import UnsupportedModel
+from trilobit.formats.gguf import types, values
+from trilobit.formats.gguf.config import ARCHITECTURES, GEMMA3_PATTERN, OWN_FACTS, Architecture
+from trilobit.model.config import ModelConfig
+from trilobit.model.rope import (
+    LinearScaling,
+    Llama3Scaling,
+    YarnScaling,
+    frequencies,
+    scaling_to_dict,
+)
 
 # llama.cpp's and bitnet.cpp's numbers of the types that most tensors have.
 _FILE_TYPES = {types.I2_S: 40, types.TQ1_0: 36, types.TQ2_0: 37}

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import FormatError
-from ..files import MAX_TEXT_BYTES, open_file
-from .header import (
+from trilobit.errors import FormatError
+from trilobit.formats.files import MAX_TEXT_BYTES, open_file
+from trilobit.formats.gguf.header import (
     BOOL,
     DAMAGED,
     INTEGERS,
@@ -33,7 +33,7 @@ from .header import (
     read_version,
     shown,
 )
-from .tensors import TensorInfo, places, read_claims
+from trilobit.formats.gguf.tensors import TensorInfo, places, read_claims
 
 # The largest model has a few thousand tensors and a hundred keys.
 _MOST_TENSORS = 1 << 16

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import BF16, F16, F32, Q4_0, Q4_K, Q6_K, Q8_0
+from trilobit.formats.gguf.types import BF16, F16, F32, Q4_0, Q4_K, Q6_K, Q8_0
 
 # Types that a safetensors file holds as they are -> their name there and numpy's type of the bits.
 PLAIN: dict[int, tuple[str, np.dtype[Any]]] = {

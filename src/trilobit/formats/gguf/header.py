@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import FormatError
+from trilobit.errors import FormatError
 
 MAGIC = b"GGUF"
 DAMAGED = "the file is damaged: download it again"

@@ -1,16 +1,16 @@
-"""GGUF's names of our tensors (`formats/names.py`)."""
+"""GGUF's names of our tensors (`model/tensor_names.py`)."""
 
 from __future__ import annotations
 
 import re
 
-from ...config import ModelConfig
-from .. import names
+from trilobit.model import tensor_names
+from trilobit.model.config import ModelConfig
 
 _WHOLE = {
-    names.EMBEDDING: "token_embd.weight",
-    names.HEAD: "output.weight",
-    names.FINAL_NORM: "output_norm.weight",
+    tensor_names.EMBEDDING: "token_embd.weight",
+    tensor_names.HEAD: "output.weight",
+    tensor_names.FINAL_NORM: "output_norm.weight",
 }
 # Within a layer, without `.weight`.
 _PROJECTIONS = {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .float_blocks import dequantise
+from trilobit.formats.gguf.float_blocks import dequantise
 
 
 class QuantisedTable:

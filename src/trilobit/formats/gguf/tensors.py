@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...errors import FormatError, UnsupportedModel
-from .header import CUT_OFF, DAMAGED, U32, U64, Cursor, shown
-from .types import Q2_0, Q2_0_GROUPS, Q2_0_OF_128, REFUSED, TYPES, GGMLType
+from trilobit.errors import FormatError, UnsupportedModel
+from trilobit.formats.gguf.header import CUT_OFF, DAMAGED, U32, U64, Cursor, shown
+from trilobit.formats.gguf.types import Q2_0, Q2_0_GROUPS, Q2_0_OF_128, REFUSED, TYPES, GGMLType
 
 _LONGEST_NAME = 64  # bytes, by the format
 _MOST_DIMENSIONS = 4

@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import FormatError
-from .types import I2_S, IQ1_BN, IQ2_BN, Q2_0, TQ1_0, TQ2_0
+from trilobit.errors import FormatError
+from trilobit.formats.gguf.types import I2_S, IQ1_BN, IQ2_BN, Q2_0, TQ1_0, TQ2_0
 
 # How builds of bitnet.cpp lay out I2_S: on x86, on ARM since November 2025, and on x86 without
 # ACT_PARALLEL. Nothing in a file tells which.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...config import ModelConfig
-from ...errors import FormatError, UnsupportedModel
-from ..pooling import Mode, Pooling
-from ..text import TextFiles
-from ..tokenizer_json import from_vocabulary
-from .container import GGUFFile
-from .tokenizer import HUGGING_FACE, read_vocabulary
+from trilobit.errors import FormatError, UnsupportedModel
+from trilobit.formats.gguf.container import GGUFFile
+from trilobit.formats.gguf.tokenizer import HUGGING_FACE, read_vocabulary
+from trilobit.formats.pooling import Mode, Pooling
+from trilobit.formats.text import TextFiles
+from trilobit.formats.tokenizer_json import from_vocabulary
+from trilobit.model.config import ModelConfig
 
 # llama.cpp's numbers; 0 is none.
 POOLING_TYPES: dict[Mode, int] = {"mean": 1, "last": 3}
@@ -36,7 +36,7 @@ def read_text(file: GGUFFile, config: ModelConfig) -> TextFiles:
         if vocabulary is None:
             return TextFiles()
         data = from_vocabulary(vocabulary)
-    from ...tokenizer import Tokenizer
+    from trilobit.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(data, str(file.path))
     if tokenizer.vocab_size > config.vocab_size:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import FormatError, UnsupportedModel
-from ..tokenizer_json import CONTROL, NORMAL
-from . import pre_tokenizers
-from .container import GGUFFile
-from .header import shown
+from trilobit.errors import FormatError, UnsupportedModel
+from trilobit.formats import pre_tokenizers
+from trilobit.formats.gguf.container import GGUFFile
+from trilobit.formats.gguf.header import shown
+from trilobit.formats.tokenizer_json import CONTROL, NORMAL
 
 PREFIX = "tokenizer.ggml."
 HUGGING_FACE = "tokenizer.huggingface.json"  # the whole tokenizer.json, by the format

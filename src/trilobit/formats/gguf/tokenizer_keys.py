@@ -7,15 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ...config import ModelConfig
-from ...errors import UnsupportedModel
-from ..text import TextFiles
-from ..tokenizer_json import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-from . import values
-from .config_keys import architecture_name
-from .pre_tokenizers import name_of
-from .text import POOLING_TYPES
-from .tokenizer import HUGGING_FACE, PREFIX
+from trilobit.errors import UnsupportedModel
+from trilobit.formats.gguf import values
+from trilobit.formats.gguf.config_keys import architecture_name
+from trilobit.formats.gguf.text import POOLING_TYPES
+from trilobit.formats.gguf.tokenizer import HUGGING_FACE, PREFIX
+from trilobit.formats.pre_tokenizers import name_of
+from trilobit.formats.text import TextFiles
+from trilobit.formats.tokenizer_json import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from trilobit.model.config import ModelConfig
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _SPACE = "▁"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .header import ARRAY, BOOL, STRING, STRUCTS, U32, U64
+from trilobit.formats.gguf.header import ARRAY, BOOL, STRING, STRUCTS, U32, U64
 
 _KINDS = {"u32": 4, "i32": 5, "f32": 6}
 

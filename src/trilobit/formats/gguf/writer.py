@@ -12,19 +12,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UnsupportedModel
-from .. import names
-from ..safetensors import as_float32
-from ..source import Source
-from ..tables import Table
-from ..whole_file import WholeFile
-from . import types
-from .config_keys import architecture_of, config_keys, rope_factors
-from .float_blocks import PLAIN, q8_0
-from .header import MAGIC, U32, U64
-from .names import gguf_name
-from .ternary_blocks import encode
-from .tokenizer_keys import tokenizer_keys
+from trilobit.errors import UnsupportedModel
+from trilobit.formats.dtypes import as_float32
+from trilobit.formats.gguf import types
+from trilobit.formats.gguf.config_keys import architecture_of, config_keys, rope_factors
+from trilobit.formats.gguf.float_blocks import PLAIN, q8_0
+from trilobit.formats.gguf.header import MAGIC, U32, U64
+from trilobit.formats.gguf.names import gguf_name
+from trilobit.formats.gguf.ternary_blocks import encode
+from trilobit.formats.gguf.tokenizer_keys import tokenizer_keys
+from trilobit.formats.source import Source
+from trilobit.formats.tables import Table
+from trilobit.formats.whole_file import WholeFile
+from trilobit.model import tensor_names
 
 GGUFType = Literal["i2_s", "tq1_0", "tq2_0"]
 _TYPES: dict[GGUFType, int] = {"i2_s": types.I2_S, "tq1_0": types.TQ1_0, "tq2_0": types.TQ2_0}
@@ -77,7 +77,9 @@ def write_gguf(
     tensors = list(_tensors(source, _TYPES[ternary], q8_tables))
     header = _header(keys, tensors)
     total = sum(_aligned(tensor.size_bytes) for tensor in tensors)
-    ternary_names = {gguf_name(f"{n}.weight", config) for n, _ in names.all_projections(config)}
+    ternary_names = {
+        gguf_name(f"{n}.weight", config) for n, _ in tensor_names.all_projections(config)
+    }
     done = 0
     with WholeFile(out, header, len(header) + total) as file:
         for tensor in tensors:
@@ -107,7 +109,7 @@ def _check_fits(source: Source, ternary: int) -> None:
             "write TQ1_0 or TQ2_0"
         )
     block = 128 if ternary == types.I2_S else 256
-    for name, (rows, columns) in names.all_projections(config):
+    for name, (rows, columns) in tensor_names.all_projections(config):
         if columns % block == 0 or (ternary == types.I2_S and rows * columns % block == 0):
             continue
         other = "" if ternary == types.I2_S else "; I2_S takes multiples of 128"
@@ -120,15 +122,15 @@ def _check_fits(source: Source, ternary: int) -> None:
 def _tensors(source: Source, ternary: int, q8_tables: bool) -> Iterator[_Tensor]:
     """Every tensor in the order of the file: tables, then layer by layer, as llama.cpp has them."""
     config = source.config
-    for name in names.float_tables(config):
+    for name in tensor_names.float_tables(config):
         yield _table(source, name, q8_tables)
     factors = rope_factors(config)
     if factors is not None:
         yield _Tensor("rope_freqs.weight", types.F32, factors.shape, lambda: factors)
-    for name, length in names.all_norms(config):
+    for name, length in tensor_names.all_norms(config):
         stored = gguf_name(name, config)
         yield _Tensor(stored, types.F32, (length,), partial(source.gain, name))
-    for name, shape in names.all_projections(config):
+    for name, shape in tensor_names.all_projections(config):
         stored = gguf_name(f"{name}.weight", config)
         yield _Tensor(stored, ternary, shape, partial(_packed, source, name, ternary))
 

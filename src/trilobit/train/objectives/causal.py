@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import BitNetConfig, BitNetForCausalLM, Trainer, default_data_collator
 
-from trilobit.config import ModelConfig
 from trilobit.errors import RecipeError
+from trilobit.model.config import ModelConfig
 from trilobit.nn import swap_linears
 from trilobit.train.data.bpe import as_hugging_face
 from trilobit.train.data.tokens import Corpus, prepare

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from trilobit.config import ModelConfig
 from trilobit.errors import FormatError, RecipeError
+from trilobit.model.config import ModelConfig
 from trilobit.train.recipes.base import Recipe
 from trilobit.train.recipes.plain import check_range, shown
 

@@ -1,0 +1,47 @@
+"""The layout of ternary weights that suits a model and this machine best."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from trilobit.machine import available_cores, memory_bytes
+from trilobit.model.config import ModelConfig
+from trilobit.model.packing import LAYOUTS, PLACES, Layout
+
+# Below this caches hold the weights, and what has less to compute is faster.
+_STREAMED_BYTES = 64_000_000
+_ROWS, _COLUMNS = 6912, 2560  # of the matrix that is measured
+# Several tokens at once cost more in base 3: it has to be worth while for one.
+_GAIN = 0.95
+# Of the memory, that weights may take and leave room for keys, values and other programs.
+_ROOM = 0.8
+
+
+def fastest_layout(config: ModelConfig, threads: int | None = None) -> Layout:
+    """The layout in which a token passes the weights sooner, measured once (half a second).
+
+    "1.6-bit" if the weights do not fit into the memory otherwise; "2-bit" if caches hold them, or
+    scales are by group. threads: default the physical cores.
+    """
+    weights_bytes = config.ternary_parameters / PLACES["2-bit"]
+    if config.scales == "group" or weights_bytes < _STREAMED_BYTES:
+        return "2-bit"
+    memory = memory_bytes()
+    if memory is not None and weights_bytes > _ROOM * memory:
+        return "1.6-bit"
+    seconds = _seconds(available_cores() if threads is None else threads)
+    return "1.6-bit" if seconds["1.6-bit"] < _GAIN * seconds["2-bit"] else "2-bit"
+
+
+@cache
+def _seconds(threads: int) -> dict[Layout, float]:
+    from trilobit import _native
+
+    return {
+        layout: min(
+            _native.linear_seconds(
+                _native.isa(), _ROWS, _COLUMNS, 1, threads, repeats=5, places=PLACES[layout]
+            )
+        )
+        for layout in LAYOUTS
+    }

@@ -1,0 +1,1 @@
+"""What a model is, in numpy: its shape, its arithmetic, its layouts. No files, no text."""

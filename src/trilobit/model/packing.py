@@ -1,0 +1,146 @@
+"""The packed layouts of ternary matrices, in numpy. The kernels read them as they lie in the file.
+
+A code is `w + 1`: 0, 1 or 2. Rows and columns are padded with the code 1 (a zero weight); any other
+padding is refused, so that a matrix has one packed form of each layout. 16 rows make a group, and
+64 bytes of it a block: four bytes of row 0, then of rows 1 to 15. Column c of a block stands in
+byte c % 4 of its row, at place c // 4:
+
+    packed[rows/16, columns/(4 * places), 16, 4]
+
+so that a thread which owns some rows reads one linear stream, and one place of all 64 bytes is 16
+rows by four columns: rows lie in the lanes of a vector (of 4, 8 or 16 int32 lanes), all lanes meet
+the same four activations, and no sum has to be taken across lanes. Codes are never negative: the
+kernel sums `code * x̃` as unsigned × signed and subtracts `sum(x̃)`, which it computes once for all
+rows.
+
+"2-bit": a byte has four places of two bits, the lowest first. A shift and a mask take one out.
+
+"1.6-bit": a byte has five places, the digits of a number in base 3, the first place the highest. It
+holds that number u of 0 to 242 as a fraction of 1, in the middle of its share of the 256 bytes:
+
+    byte = 128 + round((u - 121) * 256 / 243)
+
+Its first digit is then ⌊3 byte / 256⌋, and (3 byte) mod 256 is the fraction of the digits behind
+it. 13 bytes stand for no number. A fifth less to read and to hold than 2 bits, and more to compute:
+faster where the memory is the limit. Not for scales by groups of 128 columns, which blocks of 20 do
+not divide.
+"""
+
+# N rows (outputs), K columns (inputs)
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trilobit.errors import FormatError
+
+Layout = Literal["2-bit", "1.6-bit"]
+LayoutChoice = Layout | Literal["auto"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+PLACES: dict[Layout, int] = {"2-bit": 4, "1.6-bit": 5}  # codes of a byte
+ROWS = 16  # rows interleaved in one block
+
+_SHIFTS = np.arange(0, 8, 2, dtype=np.uint8)
+_POWERS = np.array([81, 27, 9, 3, 1], dtype=np.uint8)
+_BYTES = (128 + np.rint((np.arange(243) - 121) * 256 / 243)).astype(np.uint8)  # of the numbers
+_DAMAGED = "the file is damaged: download or convert it again"
+
+
+def _digits() -> NDArray[np.uint8]:
+    """The five digits of every byte `[256, 5]`; 3 in bytes that stand for no number."""
+    digits = np.full((256, 5), 3, dtype=np.uint8)
+    digits[_BYTES] = np.arange(243)[:, None] // _POWERS % 3
+    return digits
+
+
+_DIGITS = _digits()
+
+
+def block_columns(layout: Layout) -> int:
+    """Columns of one block."""
+    return 4 * PLACES[layout]
+
+
+def weight_bytes(layout: Layout) -> NDArray[np.uint8]:
+    """Every byte that stands for ternary weights."""
+    if layout == "1.6-bit":
+        return _BYTES
+    every: NDArray[np.uint8] = np.arange(256, dtype=np.uint8)
+    ternary: NDArray[np.bool_] = (every & (every >> 1) & np.uint8(0x55)) == 0
+    return every[ternary]
+
+
+def packed_shape(rows: int, columns: int, layout: Layout = "2-bit") -> tuple[int, int, int, int]:
+    """Shape of the packed array of a `[rows, columns]` matrix, in bytes."""
+    return -(-rows // ROWS), -(-columns // block_columns(layout)), ROWS, 4
+
+
+def pack(codes_NK: NDArray[np.int8], layout: Layout = "2-bit") -> NDArray[np.uint8]:
+    """Pack ternary codes -1, 0 and 1 `[N, K]`."""
+    rows, columns = codes_NK.shape
+    groups, blocks, _, _ = packed_shape(rows, columns, layout)
+    places = PLACES[layout]
+    u = np.ones((groups * ROWS, blocks * 4 * places), dtype=np.uint8)
+    u[:rows, :columns] = codes_NK.view(np.uint8) + np.uint8(1)  # -1 wraps to 255, +1 gives 0
+    if u.max() > 2:
+        raise FormatError("weights to pack are not all -1, 0 or 1")
+    u = u.reshape(groups, ROWS, blocks, places, 4).transpose(0, 2, 1, 3, 4)
+    packed = np.zeros((groups, blocks, ROWS, 4), dtype=np.uint8)
+    for place in range(places):
+        if layout == "2-bit":
+            packed |= u[:, :, :, place] << _SHIFTS[place]
+        else:
+            packed += u[:, :, :, place] * _POWERS[place]
+    return packed if layout == "2-bit" else _BYTES[packed]
+
+
+def unpack(
+    packed: NDArray[np.uint8], rows: int, columns: int, layout: Layout = "2-bit"
+) -> NDArray[np.int8]:
+    """Ternary codes `[rows, columns]` of a packed array.
+
+    FormatError when the shape does not fit, a byte stands for no weights, or the padding is not
+    zero weights.
+    """
+    if packed.shape != packed_shape(rows, columns, layout):
+        raise FormatError(
+            f"packed shape {packed.shape} does not hold {rows} rows of {columns} columns; "
+            f"expected {packed_shape(rows, columns, layout)}"
+        )
+    check_codes(packed, layout)
+    check_padding(packed, rows, columns, layout)
+    return _weights(packed, layout)[:rows, :columns]
+
+
+def check_codes(packed: NDArray[np.uint8], layout: Layout = "2-bit") -> None:
+    """FormatError when a code is 3, or a byte no number, which no ternary weights map to."""
+    if layout == "2-bit" and (packed & (packed >> 1) & np.uint8(0x55)).any():
+        raise FormatError(f"a packed weight has code 3, which is no ternary value; {_DAMAGED}")
+    if layout == "1.6-bit" and (_DIGITS[:, 0] == 3)[packed].any():
+        raise FormatError(f"a packed byte stands for no five ternary values; {_DAMAGED}")
+
+
+def check_padding(
+    packed: NDArray[np.uint8], rows: int, columns: int, layout: Layout = "2-bit"
+) -> None:
+    """FormatError when rows or columns beyond the matrix hold other weights than zero."""
+    last_row, last_column = rows % ROWS, columns % block_columns(layout)
+    if (last_row and _weights(packed[-1:], layout)[last_row:].any()) or (
+        last_column and _weights(packed[:, -1:], layout)[:, last_column:].any()
+    ):
+        raise FormatError(
+            "the padding of packed weights is not zero; the file is damaged: convert it again"
+        )
+
+
+def _weights(packed: NDArray[np.uint8], layout: Layout) -> NDArray[np.int8]:
+    """Codes less one, padding included."""
+    if layout == "2-bit":
+        u = packed[:, :, :, None, :] >> _SHIFTS[:, None] & np.uint8(3)  # [groups, blocks, 16, 4, 4]
+    else:
+        u = _DIGITS[packed].swapaxes(3, 4)  # [groups, blocks, 16, 5, 4]
+    u = u.transpose(0, 2, 1, 3, 4).reshape(packed.shape[0] * ROWS, -1)
+    return u.view(np.int8) - np.int8(1)
