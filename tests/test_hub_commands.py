@@ -259,7 +259,10 @@ def test_a_download_that_is_stopped_leaves_nothing_broken(
 
 
 def test_a_packing_that_was_killed_is_begun_again(machine: Machine) -> None:
-    kill = "import os, trilobit.model.packing as packing\npacking.pack = lambda *_: os.kill(os.getpid(), 9)"
+    kill = (
+        "import os, trilobit.model.packing as packing\n"
+        "packing.pack = lambda *_: os.kill(os.getpid(), 9)"
+    )
     machine.run("pull", NAME, before=kill, code=-9)
     assert machine.partial() != []
     (held,) = [i for i in json.loads(machine.run("list", "--json")[0]) if i["name"] == NAME]

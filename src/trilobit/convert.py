@@ -47,9 +47,9 @@ def convert(
     """Write the model `source` as `out`, in the form `to` (None: the form that `out` is named for).
 
     i2s_layout: how a GGUF source lays out I2_S, where it is not as x86 builds do. layout: of the
-    weights of a packed file (model/packing.py); "auto": what is faster here; None: as in the source, if
-    that is a packed file, else "2-bit". told: called with one line where tensors of the model
-    look dead (formats/dead_tensors.py); it is written all the same.
+    weights of a packed file (model/packing.py); "auto": what is faster here; None: as in the
+    source, if that is a packed file, else "2-bit". told: called with one line where tensors of the
+    model look dead (formats/dead_tensors.py); it is written all the same.
 
     Raises FormatError for a damaged model, UnsupportedModel for one we do not run, OutputError when
     `out` cannot be written, RequestError when its name stands for no form.

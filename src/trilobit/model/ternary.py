@@ -35,8 +35,8 @@ _LARGEST_16, _LEAST_16 = np.float32(127 * 256), np.float32(1e-30)
 def absmean_ternary(w_NK: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
     """Ternary codes in {-1, 0, 1} of the shape of `w_NK`, and their scale.
 
-    arXiv:2402.17764, section 2. The mean is taken in float64, in a fixed order (`model/sums.py`), and
-    rounded to float32 once. transformers sums in float32, in an order that
+    arXiv:2402.17764, section 2. The mean is taken in float64, in a fixed order (`model/sums.py`),
+    and rounded to float32 once. transformers sums in float32, in an order that
     changes with the number of threads: its mean is up to 2 units in the last place off, which
     flips about 3 in 10^8 codes of float32 masters (5 of 155 million in a trial, torch 2.13) and
     none of bfloat16 or float16 masters. FormatError when a weight is not finite.

@@ -1,9 +1,9 @@
 """Float masters for codes and a scale that came without them.
 
 A checkpoint of masters ("online") holds no scale: whoever reads it takes codes and scale from the
-masters by absmean (model/ternary.py). `codes * scale` is no such checkpoint: its mean is the scale times
-the density of the codes, so the model would shrink. What is needed is bfloat16 weights that round
-to the codes and whose mean gives the scale, to the bit:
+masters by absmean (model/ternary.py). `codes * scale` is no such checkpoint: its mean is the scale
+times the density of the codes, so the model would shrink. What is needed is bfloat16 weights that
+round to the codes and whose mean gives the scale, to the bit:
 
 - Nonzero codes get one of two neighbouring bfloat16 values near scale / density, in the share that
   brings the sum below what is needed by less than one step between the two.

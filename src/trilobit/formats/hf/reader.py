@@ -337,8 +337,8 @@ class BitNetCheckpoint:
             )
         if tied and not all(np.array_equal(head[r], embedding[r]) for r in row_blocks(head)):
             raise FormatError(
-                f"{self.directory}: tie_word_embeddings is true, but {tensor_names.HEAD} differs from the "
-                "embedding; set it to false in config.json"
+                f"{self.directory}: tie_word_embeddings is true, but {tensor_names.HEAD} differs "
+                "from the embedding; set it to false in config.json"
             )
         self.forget()
 
