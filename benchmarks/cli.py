@@ -43,7 +43,7 @@ def whole(least: int = 1, most: int = 1 << 20) -> Callable[[str], int]:
 
 def fail(message: str) -> Any:
     """Say in one line what is wrong, and exit."""
-    from trilobit.cli.terminal import one_line
+    from trilobit.console import one_line
 
     print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(2)

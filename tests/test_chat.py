@@ -18,7 +18,7 @@ from conftest import tiny_config
 
 from trilobit import LLM, FormatError, OutputError, SamplingParams
 from trilobit.cli.conversation import Conversation, Exchange, load
-from trilobit.cli.terminal import one_line, printable
+from trilobit.console import one_line, printable
 from trilobit.convert import convert
 from trilobit.synth import synth
 

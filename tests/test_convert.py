@@ -34,6 +34,7 @@ from trilobit.formats.hf.config import to_hf
 from trilobit.formats.hf.reader import pack_hf, unpack_hf
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.model import packing, tensor_names, ternary
+from trilobit.progress import Progress
 from trilobit.synth import synth
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -483,7 +484,7 @@ def test_a_missing_head_is_refused(source: Path) -> None:
 def test_what_the_header_shows_is_refused_before_the_work(source: Path) -> None:
     change_tensors(source, lambda t: t.pop("model.norm.weight"))
 
-    def progress(done: int, total: int) -> None:
+    def progress(progress: Progress) -> None:
         raise AssertionError("the work had begun")
 
     with pytest.raises(FormatError, match=r"model\.norm\.weight' is missing"):
@@ -685,8 +686,8 @@ def test_interrupt_leaves_nothing_and_keeps_the_earlier_file(source: Path, tmp_p
     out = tmp_path / "out.trilobit"
     out.write_text("earlier")
 
-    def interrupt(done: int, total: int) -> None:
-        if done == total // 2:
+    def interrupt(progress: Progress) -> None:
+        if progress.done == progress.total // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -35,6 +35,7 @@ from trilobit.formats.safetensors import SafetensorsFile
 from trilobit.formats.text import TextFiles
 from trilobit.model import tensor_names, ternary
 from trilobit.model.config import ModelConfig
+from trilobit.progress import Progress
 from trilobit.synth import synth
 
 # torch warns about itself when it loads what even an uncompiled torch.compile needs.
@@ -359,8 +360,8 @@ def test_what_is_there_is_kept(tmp_path: Path, there: str) -> None:
 
 @pytest.mark.parametrize("when", [1, 7, 14])
 def test_an_interrupt_leaves_nothing(tmp_path: Path, when: int) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done == when:
+    def interrupt(progress: Progress) -> None:
+        if progress.done == when:
             raise KeyboardInterrupt
 
     file = packed(tmp_path)

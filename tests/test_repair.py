@@ -28,6 +28,13 @@ SCALE = "model.layers.0.mlp.up_proj.weight_scale"
 Damage = Callable[[Path], None]
 
 
+def said(caplog: pytest.LogCaptureFixture) -> str:
+    """What was logged since the last question, a line each."""
+    lines = "".join(f"{line}\n" for line in caplog.messages)
+    caplog.clear()
+    return lines
+
+
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("TRILOBIT_HOME", str(tmp_path / "home"))
@@ -82,7 +89,7 @@ def vector(model: str | Path) -> bytes:
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_packed_again_and_this_is_told(
     folder: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     damage: Damage,
     answer: Callable[[str | Path], object],
 ) -> None:
@@ -91,28 +98,27 @@ def test_a_damaged_file_is_packed_again_and_this_is_told(
     whole = path.read_bytes()
     damage(path)
     assert answer(folder) == expected
-    out, err = capsys.readouterr()
-    assert out == ""
+    err = said(caplog)
     assert err.startswith(f"{folder}: its packed file is damaged (")
     assert err.endswith("); packing it again\n")
     assert err.count("\n") == 1
     assert path.read_bytes() == whole
     assert answer(folder) == expected
-    assert capsys.readouterr().err == ""
+    assert said(caplog) == ""
 
 
-def test_by_the_path_in_the_cache_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_by_the_path_in_the_cache_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected, path = tokens(folder), model_file(folder)
     cut(path)
     assert tokens(path) == expected
-    assert "packing it again" in capsys.readouterr().err
+    assert "packing it again" in said(caplog)
 
 
-def test_bench_mends_before_it_measures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_mends_before_it_measures(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = model_file(folder)
     cut(path)
     assert measure_speed(path, prompt=2, generate=2, threads=1, runs=1).generated_tokens == 2
-    assert "packing it again" in capsys.readouterr().err
+    assert "packing it again" in said(caplog)
 
 
 def test_several_processes_pack_it_again_once(folder: Path) -> None:
@@ -141,7 +147,7 @@ def test_who_runs_the_damaged_file_goes_on(folder: Path) -> None:
 
 
 def test_a_file_that_is_damaged_again_is_an_error(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = model_file(folder)
     cut(path)
@@ -160,7 +166,7 @@ def test_a_file_that_is_damaged_again_is_an_error(
         f", though it was packed just now; look after the disk, or delete it: "
         f"trilobit rm '{folder}'"
     )
-    assert capsys.readouterr().err.count("packing it again") == 1
+    assert said(caplog).count("packing it again") == 1
     assert shelf.remove(shelf.find(str(folder)))
     monkeypatch.undo()
 
@@ -220,7 +226,7 @@ def test_a_checkpoint_that_is_damaged_too_is_named(folder: Path, home: Path) -> 
 
 
 def test_a_file_of_the_users_own_is_never_touched(
-    folder: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = Path(shutil.copy(model_file(folder), home.parent / "own.trilobit"))
     cut(own)
@@ -229,7 +235,7 @@ def test_a_file_of_the_users_own_is_never_touched(
         LLM(own, threads=1)
     assert "its packed file" not in str(error.value)
     assert own.read_bytes() == damaged
-    assert capsys.readouterr().err == ""
+    assert said(caplog) == ""
 
 
 def test_info_looks_only_and_tells_the_remedy(folder: Path) -> None:

@@ -16,6 +16,7 @@ from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.safetensors import SafetensorsFile
 from trilobit.model.config import ModelConfig
 from trilobit.model.shapes import SHAPES, resized, shape
+from trilobit.progress import Progress
 from trilobit.synth import synth, synth_packed
 
 # Billions of parameters that the names promise, the embedding among them. Llama 3's 8 billion have
@@ -161,7 +162,7 @@ def test_existing_files_are_not_touched(tmp_path: Path) -> None:
 
 
 def test_interrupt_leaves_no_directory(tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(progress: Progress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

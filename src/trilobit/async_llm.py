@@ -24,6 +24,7 @@ from trilobit.engine.worker import Worker
 from trilobit.inputs import Message, Prompt
 from trilobit.model.config import ModelConfig
 from trilobit.opened import open_model
+from trilobit.progress import Watch
 from trilobit.sampling import SamplingParams
 from trilobit.stream import EventReader
 
@@ -36,8 +37,14 @@ class AsyncLLM:
     (`await asyncio.to_thread(AsyncLLM, "bitnet-2b")`).
     """
 
-    def __init__(self, model: str | os.PathLike[str] = DEFAULT, **options: Unpack[Options]) -> None:
-        opened = open_model(model, EngineOptions(**options))
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = DEFAULT,
+        *,
+        progress: Watch | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        opened = open_model(model, EngineOptions(**options), progress)
         self.path: Path = opened.path
         self.config: ModelConfig = opened.config
         self.threads: int = opened.threads

@@ -25,13 +25,13 @@ from trilobit.formats.source import Source
 from trilobit.layouts import fastest_layout
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout, LayoutChoice
+from trilobit.progress import Steps, Watch, steps
 
 # Of a Hugging Face directory there are two: packed weights, and weights as floats.
 # Of GGUF there is one for each type of the projections, and one whose embedding is in 8 bits.
 Form = Literal["packed", "hf", "hf-bf16", "gguf", "gguf-q8", "gguf-tq1_0", "gguf-tq2_0"]
 FORMS: tuple[Form, ...] = get_args(Form)
 _FORM_OF_SUFFIX: dict[str, Form] = {".trilobit": "packed", ".gguf": "gguf", "": "hf"}
-Progress = Callable[[int, int], None]  # done, total: projections
 
 
 def convert(
@@ -41,7 +41,7 @@ def convert(
     *,
     i2s_layout: I2SLayout | None = None,
     layout: LayoutChoice | None = None,
-    progress: Progress | None = None,
+    progress: Watch | None = None,
     told: Callable[[str], None] | None = None,
 ) -> ModelConfig:
     """Write the model `source` as `out`, in the form `to` (None: the form that `out` is named for).
@@ -67,11 +67,12 @@ def convert(
     _check_output(out, form, model.path)
     judge = Judge()
     judged = Judged(model, judge)
+    step = steps(progress, f"Converting {Path(source).name}")
     if form == "packed":
-        write_packed(judged, out, progress, _layout(layout, model))
+        write_packed(judged, out, step, _layout(layout, model))
     else:
         # Float weights of a checkpoint are copied, and that is refused by what the source is.
-        _WRITERS[form](model if form == "hf-bf16" else judged, out, progress)
+        _WRITERS[form](model if form == "hf-bf16" else judged, out, step)
     if told is not None and (dead := judge.dead()):
         told(f"{model.path}: looks damaged: {in_words(dead)}; `trilobit verify` tells more")
     return model.config
@@ -106,7 +107,7 @@ def form_of(out: str | os.PathLike[str]) -> Form:
     return _FORM_OF_SUFFIX[suffix]
 
 
-_WRITERS: dict[Form, Callable[[Source, Path, Progress | None], None]] = {
+_WRITERS: dict[Form, Callable[[Source, Path, Steps | None], None]] = {
     "hf": write_hf,
     "hf-bf16": write_hf_bf16,
     "gguf": write_gguf,

@@ -8,7 +8,7 @@ read. A text's vector has the same bits in every batch, chunk and number of thre
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trilobit.console import Bars
 from trilobit.engine.blocks import KvDtype, blocks_for
 from trilobit.engine.engine import Engine
 from trilobit.engine.native import NativeBackend
@@ -34,11 +35,10 @@ from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout, LayoutChoice
 from trilobit.model.sums import tree_sum
 from trilobit.opened import chosen_layout
+from trilobit.progress import Steps, Watch, steps
 from trilobit.sampling import SamplingParams
 from trilobit.text.tokenizer import Tokenizer, without_tokenizer
 from trilobit.vectors import Precision, check_precision, pack_vectors
-
-Progress = Callable[[int, int], None]  # done, total: tokens
 
 # The form that BitNet-embedding's queries (and those of its teachers, E5's) were trained in.
 _INSTRUCTION = "Instruct: {instruction}\nQuery: "
@@ -69,6 +69,7 @@ class Embedder:
         max_batch_tokens: int = 512,
         kv_dtype: KvDtype = "f16",
         layout: LayoutChoice | None = None,
+        progress: Watch | None = None,
     ) -> None:
         if pooling is not None and pooling not in MODES:
             raise RequestError(f"pooling is {pooling!r}; expected 'last' or 'mean'")
@@ -81,9 +82,12 @@ class Embedder:
         self._name = str(model)
         if layout == "auto":
             layout = "2-bit"  # embeddings are made of many tokens at once, which it suits better
-        packed, arrays = open_packed(
-            model, lambda packed: self._read(packed, pooling, context, threads, layout)
-        )
+        with Bars() as bars:
+            packed, arrays = open_packed(
+                model,
+                lambda packed: self._read(packed, pooling, context, threads, layout),
+                progress or bars,
+            )
         backend = NativeBackend(
             replace(self.config, tie_word_embeddings=True),  # no head is ever read
             arrays,
@@ -155,7 +159,7 @@ class Embedder:
         dimensions: int | None = None,
         precision: Precision = "float32",
         truncate: bool = False,
-        progress: Progress | None = None,
+        progress: Watch | None = None,
     ) -> NDArray[Any]:
         """One unit vector for each text (one text counts as a list of one), float32 `[n, d]`.
 
@@ -176,7 +180,7 @@ class Embedder:
         several = [texts] if isinstance(texts, str) else list(texts)
         before = self._prompt(instruction, prompt)
         ids = [self._ids(n, text, before, truncate) for n, text in enumerate(several)]
-        states = self._pooled(ids, progress)
+        states = self._pooled(ids, steps(progress, "Embedding"))
         return pack_vectors(self._unit(states[:, :dimensions]), precision)
 
     # ---- text ---------------------------------------------------------------------------------
@@ -212,7 +216,7 @@ class Embedder:
 
     # ---- numbers ------------------------------------------------------------------------------
 
-    def _pooled(self, texts: list[list[int]], progress: Progress | None) -> NDArray[np.float64]:
+    def _pooled(self, texts: list[list[int]], progress: Steps | None) -> NDArray[np.float64]:
         """States `[n, hidden]`: the last token's, or the sum of all."""
         mode = self.pooling.mode
         readings = [State(len(ids), self.dimensions, mode=mode) for ids in texts]
@@ -240,7 +244,7 @@ class Embedder:
             row[:] = reading.values
         return states
 
-    def _tell(self, sequences: list[Sequence], progress: Progress) -> None:
+    def _tell(self, sequences: list[Sequence], progress: Steps) -> None:
         """Run sequences to their ends, and tell after every step how far they are."""
         engine = self._worker.engine
         total = sum(one.prompt_tokens for one in sequences)

@@ -26,6 +26,7 @@ from trilobit.inputs import Message, Prompt, TokenIds, is_items, is_several
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout
 from trilobit.opened import open_model
+from trilobit.progress import Watch
 from trilobit.sampling import SamplingParams
 from trilobit.stream import Stream
 from trilobit.text.tokenizer import Tokenizer
@@ -38,7 +39,8 @@ class LLM:
 
     model: a packed file, the folder of a checkpoint, or a name: of a bundled model or of one of the
     Hugging Face Hub, such as "bitnet-2b" or "org/name" (docs/models.md). What is not packed yet is
-    downloaded and packed first. options: those of `EngineOptions`.
+    downloaded and packed first; progress is told how far that is, and None draws it on a terminal.
+    options: those of `EngineOptions`.
 
     `close`, or leaving a `with`, gives its memory back; whatever runs then ends with an error.
 
@@ -46,8 +48,14 @@ class LLM:
     that cannot be fetched, RequestError for an unknown name or an impossible option.
     """
 
-    def __init__(self, model: str | os.PathLike[str] = DEFAULT, **options: Unpack[Options]) -> None:
-        opened = open_model(model, EngineOptions(**options))
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = DEFAULT,
+        *,
+        progress: Watch | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        opened = open_model(model, EngineOptions(**options), progress)
         self.path: Path = opened.path
         self.config: ModelConfig = opened.config
         self.layout: Layout = opened.layout

@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from trilobit.console import Bars
 from trilobit.engine.blocks import block_bytes, blocks_for
 from trilobit.engine.engine import Engine
 from trilobit.engine.native import NativeBackend
@@ -23,6 +24,7 @@ from trilobit.machine import available_cores, warn_of_threads
 from trilobit.model import tensor_names
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout, LayoutChoice
+from trilobit.progress import Watch
 from trilobit.prompter import Prompter
 from trilobit.text.tokenizer import Tokenizer
 
@@ -48,8 +50,12 @@ class OpenedModel:
     worker: Worker
 
 
-def open_model(model: str | os.PathLike[str], options: EngineOptions) -> OpenedModel:
+def open_model(
+    model: str | os.PathLike[str], options: EngineOptions, progress: Watch | None = None
+) -> OpenedModel:
     """A model ready to generate.
+
+    progress: told how far a download and packing are; None draws it on a terminal.
 
     Raises FormatError or UnsupportedModel for a file that cannot be run, DownloadError for a name
     that cannot be fetched, RequestError for an unknown name or an impossible option.
@@ -78,7 +84,8 @@ def open_model(model: str | os.PathLike[str], options: EngineOptions) -> OpenedM
             packed.arrays(screened=screened, layout=layout, threads=threads),
         )
 
-    packed, (prompter, layout, screened, arrays) = open_packed(model, read)
+    with Bars() as bars:
+        packed, (prompter, layout, screened, arrays) = open_packed(model, read, progress or bars)
     config = packed.config
     one = blocks_for(prompter.context)
     wanted = options.kv_memory_mb * 1_000_000 // block_bytes(config, options.kv_dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Unit = Literal["steps", "bytes"]
@@ -47,3 +47,10 @@ class Transfer:
             self._watch(
                 Progress(what=self._what, done=self._done, total=self._size_bytes, unit="bytes")
             )
+
+
+def named(watch: Watch | None, what: str) -> Watch | None:
+    """`watch`, told of everything by another name."""
+    if watch is None:
+        return None
+    return lambda progress: watch(replace(progress, what=what))

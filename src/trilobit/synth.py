@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from trilobit.formats.whole_file import write_remedy
 from trilobit.model import packing, tensor_names, ternary
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout
+from trilobit.progress import Steps, Watch, steps
 
 Form = Literal["packed", "bf16"]
 
@@ -39,7 +40,7 @@ def synth(
     *,
     form: Form = "packed",
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Watch | None = None,
 ) -> None:
     """Write a random Hugging Face checkpoint into the new or empty directory `out`.
 
@@ -58,7 +59,8 @@ def synth(
     new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write_weights(config, out / "model.safetensors", form, seed, progress)
+        step = steps(progress, f"Writing {out.name}")
+        _write_weights(config, out / "model.safetensors", form, seed, step)
         # Last: a directory without its config is plainly unfinished.
         text = json.dumps(_hf_config(config, form), indent=2)
         (out / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -82,7 +84,7 @@ def synth_packed(
     *,
     seed: int = 0,
     layout: Layout = "2-bit",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Watch | None = None,
 ) -> None:
     """Write a random packed file directly, without the checkpoint in between.
 
@@ -91,11 +93,12 @@ def synth_packed(
     check_layout(config, layout)
     random = np.random.default_rng(seed)
     everything = list(tensor_names.all_projections(config))
+    step = steps(progress, f"Writing {Path(out).name}")
     with packed_writer(Path(out), config, "BF16", TextFiles(), "synth", layout=layout) as file:
         for done, (name, (rows, columns)) in enumerate(everything):
             file.write(f"{name}.weight", _packed_weights(random, rows, columns, layout))
-            if progress:
-                progress(done + 1, len(everything))
+            if step:
+                step(done + 1, len(everything))
         for name, length in tensor_names.all_norms(config):
             file.write(name, np.ones(length, dtype=np.float32))
         tables = tensor_names.float_tables(config)
@@ -165,7 +168,7 @@ def _write_weights(
     path: Path,
     form: Form,
     seed: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Steps | None,
 ) -> None:
     random = np.random.default_rng(seed)
     declared = list(_declare_hf(config, form))

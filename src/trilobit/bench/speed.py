@@ -11,7 +11,6 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from trilobit.machine import cores, peak_rss_mb
 from trilobit.model import tensor_names
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout, LayoutChoice, packed_shape
+from trilobit.progress import Progress, Watch
 from trilobit.sampling import SamplingParams
 
 
@@ -111,7 +111,7 @@ def measure_speed(
     head: Head = "auto",
     kv_dtype: KvDtype = "f16",
     layout: LayoutChoice | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Watch | None = None,
 ) -> Speed:
     """Measure `runs` runs of `prompt` tokens in and `generate` tokens out.
 
@@ -151,7 +151,7 @@ def measure_speed(
         ids = random.integers(0, llm.config.vocab_size, prompt).tolist()
         done = llm.generate(ids, greedy)
         if progress:
-            progress(run + 1, runs + 1)
+            progress(Progress(what="Measuring", done=run + 1, total=runs + 1))
         if limits is None:  # the first run warms up
             continue
         prefill.append(done.prefill_tokens_per_s)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trilobit.cli.terminal import one_line
+from trilobit.console import has_terminal, one_line
 from trilobit.errors import TrilobitError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
+        _log_to_stderr()
         command = importlib.import_module(f".{name}", __name__).command
         assert isinstance(command, click.Command)
         return command
@@ -207,6 +208,20 @@ def _unknown(name: str) -> str:
         meant = f"run {name}"
     asked = f"; did you mean `trilobit {meant}`?" if meant else ""
     return f"no command {shorten(repr(name), 60)}{asked}"
+
+
+def _log_to_stderr() -> None:
+    """Let what the package logs be heard: warnings always, the rest by whoever watches."""
+    import logging
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            _say(one_line(record.getMessage()))
+
+    log = logging.getLogger("trilobit")
+    log.handlers = [Lines()]
+    log.propagate = False
+    log.setLevel(logging.INFO if has_terminal() else logging.WARNING)
 
 
 def _interrupted() -> int:

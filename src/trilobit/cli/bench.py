@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,28 +106,28 @@ def command(
     from trilobit.bench.speed import measure_speed
     from trilobit.bundled import DEFAULT
     from trilobit.cli.units import count
+    from trilobit.console import Bars
     from trilobit.hub.home import home
     from trilobit.hub.models import model_file
 
     if model and shape:
         raise RequestError(f"give a model or --shape, not both: {model}, {shape}")
-    path = random_model(shape, folder or home(), layout) if shape else model_file(model or DEFAULT)
-
-    def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\rrun {done} of {total}", end="\n" if done == total else "", file=sys.stderr)
-
-    speed = measure_speed(
-        path,
-        prompt=prompt,
-        generate=generate,
-        threads=threads,
-        runs=runs,
-        head=head,
-        kv_dtype=kv_dtype,
-        layout=layout,
-        progress=progress,
-    )
+    with Bars() as bars:
+        if shape:
+            path = random_model(shape, folder or home(), layout)
+        else:
+            path = model_file(model or DEFAULT, bars)
+        speed = measure_speed(
+            path,
+            prompt=prompt,
+            generate=generate,
+            threads=threads,
+            runs=runs,
+            head=head,
+            kv_dtype=kv_dtype,
+            layout=layout,
+            progress=bars,
+        )
     if as_json:
         print(json.dumps({**speed.as_dict(), "model": shape or str(path)}, indent=2))
         return

@@ -6,7 +6,7 @@ import itertools
 import sys
 from typing import Any
 
-from trilobit.cli.terminal import printable
+from trilobit.console import printable
 from trilobit.engine.native import isa
 from trilobit.llm import LLM
 from trilobit.machine import peak_rss_mb

@@ -75,11 +75,11 @@ def command(
     transformers. OUT.gguf is a GGUF file with I2_S weights for bitnet.cpp, --to gguf-tq1_0 and
     gguf-tq2_0 make it one for llama.cpp, with scales rounded to float16.
     """
-    from trilobit.cli.terminal import say
+    from trilobit.cli.terminal import note, say
     from trilobit.cli.units import size
-    from trilobit.cli.writing import check_free, progress
+    from trilobit.cli.writing import check_free
+    from trilobit.console import Bars
     from trilobit.formats.open import open_source
-    from trilobit.hub.bar import warn
     from trilobit.hub.models import source_path
 
     form = to or form_of(out)
@@ -87,21 +87,21 @@ def command(
     if not form.startswith(meant):  # readers would take it for what its name says
         raise click.UsageError(f"{out}: ends as {meant} files do, and --to is {form}; rename it")
     check_free(out, replace=force, remedy="choose another name, or replace it with --force")
-    source = source_path(model)
-    started = time.monotonic()
     faults: list[str] = []
-    with progress(f"Converting {source.name}") as step:
+    with Bars() as bars:
+        source = source_path(model, bars)
+        started = time.monotonic()
         convert(
             source,
             out,
             form,
             i2s_layout=i2s_layout,
             layout=layout,
-            progress=step,
+            progress=bars,
             told=faults.append,
         )
     for fault in faults:
-        warn(fault)
+        note(fault, dim=False)
     seconds = time.monotonic() - started
     written = open_source(out)
     files = out.rglob("*") if out.is_dir() else [out]

@@ -77,7 +77,8 @@ def command(
     Each of FILES is a text; without any, each line of stdin is one. Vectors have length 1, so
     their dot product is their cosine; in fewer bits than 32 they are what docs/embeddings.md says.
     """
-    from trilobit.cli.writing import check_free, progress
+    from trilobit.cli.writing import check_free
+    from trilobit.console import Bars
 
     if out is not None:
         check_free(out, replace=force, remedy="choose another name, or replace it with --force")
@@ -85,7 +86,7 @@ def command(
     from trilobit.embedder import Embedder
 
     embedder = Embedder(model, pooling=pooling, context=context, threads=threads, layout=layout)
-    with progress("Embedding") as step:
+    with Bars() as bars:
         vectors = embedder.encode(
             [text for text, _ in texts],
             instruction=instruction,
@@ -93,7 +94,7 @@ def command(
             dimensions=dimensions,
             precision=precision,
             truncate=truncate,
-            progress=step,
+            progress=bars,
         )
     if out is not None:
         _write(out, vectors)

@@ -29,8 +29,8 @@ def command(names: bool, as_json: bool) -> None:
     if names:
         _names(as_json)
         return
-    from trilobit.cli.terminal import one_line
     from trilobit.cli.units import size
+    from trilobit.console import one_line
     from trilobit.hub.shelf import shelf
 
     held = shelf()

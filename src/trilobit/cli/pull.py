@@ -32,9 +32,11 @@ def command(model: str, as_json: bool) -> None:
     """
     from trilobit.cli.terminal import say
     from trilobit.cli.units import size
+    from trilobit.console import Bars
     from trilobit.hub.models import pull
 
-    done = pull(model)
+    with Bars() as bars:
+        done = pull(model, bars)
     size_bytes = done.path.stat().st_size
     if as_json:
         result = {

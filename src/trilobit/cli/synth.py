@@ -14,7 +14,8 @@ from trilobit.cli.command import Command, option
 from trilobit.cli.path import FilePath
 from trilobit.cli.terminal import say
 from trilobit.cli.units import amount, size
-from trilobit.cli.writing import check_free, progress
+from trilobit.cli.writing import check_free
+from trilobit.console import Bars
 from trilobit.model.packing import Layout
 from trilobit.model.shapes import SHAPES, resized, shape
 from trilobit.synth import Form, synth, synth_packed
@@ -107,12 +108,12 @@ def command(
     changes = {name: value for name, value in fields.items() if value is not None}
     config = resized(shape(shape_name), changes)
     started = time.monotonic()
-    with progress(f"Writing {out.name}") as step:
+    with Bars() as bars:
         if to_packed_file:
             check_free(out, replace=False, remedy="delete it or choose another name")
-            synth_packed(config, out, seed=seed, layout=layout, progress=step)
+            synth_packed(config, out, seed=seed, layout=layout, progress=bars)
         else:
-            synth(config, out, form=form, seed=seed, progress=step)
+            synth(config, out, form=form, seed=seed, progress=bars)
     seconds = time.monotonic() - started
     size_bytes = (out if to_packed_file else out / "model.safetensors").stat().st_size
     if as_json:

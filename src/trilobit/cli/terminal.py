@@ -1,4 +1,4 @@
-"""Text on a terminal: nothing that a model, a file or an error says may command it."""
+"""What commands say: results on stdout, notes on stderr, neither of which a terminal obeys."""
 
 from __future__ import annotations
 
@@ -8,20 +8,7 @@ from contextlib import suppress
 
 import click
 
-# Unicode's pictures of the control characters; ESC is seen as ␛. The second set (C1), which some
-# terminals obey too, has no pictures.
-_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
-_PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-
-
-def printable(text: str) -> str:
-    """The text with every control character but newline and tab replaced by a picture of it."""
-    return text.translate(_PICTURES)
-
-
-def one_line(text: str) -> str:
-    """The text, printable, in one line."""
-    return printable(" ".join(text.split()))
+from trilobit.console import one_line, printable
 
 
 def say(text: str) -> None:

@@ -49,7 +49,7 @@ def command(
     """
     from trilobit.cli.terminal import say
     from trilobit.cli.units import count
-    from trilobit.cli.writing import progress
+    from trilobit.console import Bars
     from trilobit.formats.files import read_text
     from trilobit.hub.models import source_path
     from trilobit.verify import golden as golden_values
@@ -57,12 +57,13 @@ def command(
 
     values = golden_values.read(golden) if golden else None
     words = read_text(text) if text else None
-    path = source_path(model)
     checks = []
-    for check in verify(path, golden=values, text=words, progress=progress):
-        checks.append(check)
-        if not as_json:
-            say(f"{check.name:<13}{_MARKS[check.passed]:<7}{check.found}")
+    with Bars() as bars:
+        path = source_path(model, bars)
+        for check in verify(path, golden=values, text=words, progress=bars):
+            checks.append(check)
+            if not as_json:
+                say(f"{check.name:<13}{_MARKS[check.passed]:<7}{check.found}")
     wrong = sum(check.passed is False for check in checks)
     if as_json:
         rows = [dataclasses.asdict(check) for check in checks]

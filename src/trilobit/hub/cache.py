@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,8 +22,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trilobit.errors import FormatError, OutputError
-from trilobit.hub.bar import say, steps, warn
 from trilobit.hub.home import home
+from trilobit.progress import Watch, named
+
+_LOG = logging.getLogger("trilobit")
 
 _RECORD = "record.json"
 # What a checkpoint's folder may hold that conversion reads.
@@ -87,14 +90,14 @@ class Entry:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                say(f"waiting for another process that prepares {self.name}")
+                _LOG.info(f"waiting for another process that prepares {self.name}")
                 lock.acquire()
         try:
             yield
         finally:
             lock.release()
 
-    def make(self, record: Record) -> Path:
+    def make(self, record: Record, watch: Watch | None = None) -> Path:
         """Convert `record.source` unless that is done, and let only this state of it be kept.
 
         The lock must be held.
@@ -109,8 +112,14 @@ class Entry:
         try:
             self._write(record)  # first: what is killed from here on is known by its name
             if not path.exists():
-                with steps(f"Packing {record.name}") as step:
-                    convert(record.source, path, "packed", layout="auto", progress=step, told=warn)
+                convert(
+                    record.source,
+                    path,
+                    "packed",
+                    layout="auto",
+                    progress=named(watch, f"Packing {record.name}"),
+                    told=_LOG.warning,
+                )
         except BaseException:
             self._restore(before, path.parent)
             raise
@@ -119,10 +128,10 @@ class Entry:
                 _delete(child)
         return path
 
-    def make_again(self, record: Record) -> Path:
+    def make_again(self, record: Record, watch: Watch | None = None) -> Path:
         """Convert `record.source` in the place of a file that is damaged. The lock must be held."""
         _delete(self.path(record.state))
-        return self.make(record)
+        return self.make(record, watch)
 
     def remove(self) -> int:
         """Delete the folder; bytes freed. The lock must be held."""

@@ -7,8 +7,10 @@ HF_ENDPOINT, HF_HUB_OFFLINE, proxies). It compares sizes; the hashes are compare
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +22,19 @@ from trilobit.formats.hf.config import model_config
 from trilobit.formats.hf.text import TOKENIZERS
 from trilobit.formats.packed.reader import tensor_bytes
 from trilobit.formats.whole_file import disk_amount
-from trilobit.hub.bar import Advance, as_tqdm, say, transfer
 from trilobit.hub.faults import hub_faults, patiently
 from trilobit.hub.files import Needed, needed
+from trilobit.hub.forwarding import as_tqdm
 from trilobit.hub.home import home
 from trilobit.hub.names import Repo
+from trilobit.progress import Transfer, Watch
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
     from trilobit.model.config import ModelConfig
+
+_LOG = logging.getLogger("trilobit")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -135,7 +140,7 @@ def downloaded_commit(repo: Repo) -> str | None:
     return None
 
 
-def download(snapshot: Snapshot, *, packs: bool = True) -> None:
+def download(snapshot: Snapshot, watch: Watch | None = None, *, packs: bool = True) -> None:
     """Fetch what is missing and check every file.
 
     The config comes first: the weights of a model that does not run here are not worth the wait,
@@ -150,7 +155,8 @@ def download(snapshot: Snapshot, *, packs: bool = True) -> None:
     wanted_bytes = snapshot.missing_bytes
     _check_space(snapshot.repo, wanted_bytes)
     what = f"Downloading {snapshot.repo}"
-    with hub_faults(snapshot.repo), transfer(what, wanted_bytes) as advance:
+    transfer = Transfer(watch, what, wanted_bytes)
+    with hub_faults(snapshot.repo):
         _remember(snapshot)
         for file in snapshot.missing:
             patiently(
@@ -158,7 +164,7 @@ def download(snapshot: Snapshot, *, packs: bool = True) -> None:
                     snapshot.repo.id,
                     name,
                     revision=snapshot.commit,
-                    tqdm_class=as_tqdm(advance),
+                    tqdm_class=as_tqdm(transfer.advance),
                 ),
                 asked_again=True,
             )
@@ -166,14 +172,15 @@ def download(snapshot: Snapshot, *, packs: bool = True) -> None:
                 config = _checked_config(snapshot, file)
                 if packs:
                     _check_packed_space(snapshot, config)
-    verify(snapshot)
+    verify(snapshot, watch)
 
 
-def verify(snapshot: Snapshot) -> None:
+def verify(snapshot: Snapshot, watch: Watch | None = None) -> None:
     """Compare every file with its hash; delete one that is wrong, and raise DownloadError."""
-    with transfer(f"Checking {snapshot.repo}", sum(f.size_bytes for f in snapshot.files)) as moved:
-        for file in snapshot.files:
-            _verify(snapshot, file, moved)
+    size_bytes = sum(file.size_bytes for file in snapshot.files)
+    transfer = Transfer(watch, f"Checking {snapshot.repo}", size_bytes)
+    for file in snapshot.files:
+        _verify(snapshot, file, transfer.advance)
 
 
 def storage(repo: Repo) -> Path:
@@ -236,7 +243,7 @@ def _checked_config(snapshot: Snapshot, file: HubFile) -> ModelConfig:
     return model_config(read_json(snapshot.folder / file.name), f"{snapshot.repo}: {file.name}")
 
 
-def _verify(snapshot: Snapshot, file: HubFile, moved: Advance) -> None:
+def _verify(snapshot: Snapshot, file: HubFile, moved: Callable[[int], None]) -> None:
     path = snapshot.folder / file.name
     expected = file.sha256 or file.blob
     if expected is None:
@@ -308,4 +315,4 @@ def _delete_cached(path: Path) -> None:
     for link in chain:
         with suppress(OSError):
             link.unlink()
-    say(f"deleted {path}")
+    _LOG.info(f"deleted {path}")

@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from trilobit.errors import DownloadError, OutputError, TrilobitError
 from trilobit.formats.whole_file import NO_ROOM, write_remedy
-from trilobit.hub.bar import say
 from trilobit.hub.names import ALIASES, Repo, near_names
+
+_LOG = logging.getLogger("trilobit")
 
 Result = TypeVar("Result")
 
@@ -37,7 +38,7 @@ def patiently(action: Callable[[], Result], *, asked_again: bool = False) -> Res
         except Exception as error:
             if not _may_pass(_root(error), asked_again=asked_again):
                 raise
-            say("the Hub is busy; trying again")
+            _LOG.info("the Hub is busy; trying again")
             time.sleep(wait_s)
     return action()
 

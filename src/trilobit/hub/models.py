@@ -5,6 +5,7 @@ What was prepared is opened without a look at the network. `pull` asks the Hub f
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from trilobit.errors import FormatError
 from trilobit.hub.names import Repo, resolve
+from trilobit.progress import Watch
 
 if TYPE_CHECKING:
     from trilobit.formats.packed.reader import PackedModel
     from trilobit.hub.cache import Entry, Record
     from trilobit.hub.download import Snapshot
+
+_LOG = logging.getLogger("trilobit")
 
 Result = TypeVar("Result")
 
@@ -32,7 +36,7 @@ class Pulled:
     is_new: bool  # it was packed now
 
 
-def model_file(model: str | os.PathLike[str]) -> Path:
+def model_file(model: str | os.PathLike[str], watch: Watch | None = None) -> Path:
     """The packed file of a model: a path, or a name of any kind (see `names.resolve`).
 
     A model of the Hub is downloaded and packed the first time; so is a checkpoint on this
@@ -41,12 +45,14 @@ def model_file(model: str | os.PathLike[str]) -> Path:
     found = resolve(model)
     if isinstance(found, Repo):
         entry = _entry(found)
-        return _ready(entry) or _prepare(found, entry)
-    return _pack(found).path if _is_source(found) else found
+        return _ready(entry) or _prepare(found, entry, watch)
+    return _pack(found, watch).path if _is_source(found) else found
 
 
 def open_packed(
-    model: str | os.PathLike[str], read: Callable[[PackedModel], Result]
+    model: str | os.PathLike[str],
+    read: Callable[[PackedModel], Result],
+    watch: Watch | None = None,
 ) -> tuple[PackedModel, Result]:
     """The packed file of a model (see `model_file`), open, and what `read` makes of it.
 
@@ -55,15 +61,15 @@ def open_packed(
     """
     from trilobit.hub.repair import Seen, damaged_again, pack_again
 
-    seen = Seen(model_file(model))
+    seen = Seen(model_file(model, watch))
     try:
         return _opened(seen.path, read)
     except FormatError as error:
         if not seen.is_cached:
             raise
         fault = error.with_traceback(None)  # whose frames would keep the file mapped
-    pack_again(seen, fault)
-    path = model_file(model)
+    pack_again(seen, fault, watch)
+    path = model_file(model, watch)
     try:
         return _opened(path, read)
     except FormatError as error:
@@ -83,7 +89,7 @@ def known_file(model: str | os.PathLike[str]) -> Path | None:
     return _ready(_entry(found)) if isinstance(found, Repo) else found
 
 
-def source_path(model: str | os.PathLike[str]) -> Path:
+def source_path(model: str | os.PathLike[str], watch: Watch | None = None) -> Path:
     """What to convert of a model: the path that was named, or the download of a name."""
     found = resolve(model)
     if not isinstance(found, Repo):
@@ -93,10 +99,10 @@ def source_path(model: str | os.PathLike[str]) -> Path:
         record = entry.record()
         if record is not None and record.has_download:
             return Path(record.source)
-        return _fetch(found, record, packs=False).source
+        return _fetch(found, record, watch, packs=False).source
 
 
-def pull(model: str | os.PathLike[str]) -> Pulled:
+def pull(model: str | os.PathLike[str], watch: Watch | None = None) -> Pulled:
     """Have the newest state of a model here, ready to run.
 
     Raises DownloadError when it cannot be fetched, FormatError or UnsupportedModel when it
@@ -104,9 +110,9 @@ def pull(model: str | os.PathLike[str]) -> Pulled:
     """
     found = resolve(model)
     if isinstance(found, Repo):
-        return _pull(found)
+        return _pull(found, watch)
     if _is_source(found):
-        return _pack(found, check=True)
+        return _pack(found, watch, check=True)
     from trilobit.formats.packed.checksums import damaged_parts
     from trilobit.formats.packed.reader import PackedModel
 
@@ -130,7 +136,7 @@ def _ready(entry: Entry) -> Path | None:
     return path if path.exists() else None
 
 
-def _prepare(repo: Repo, entry: Entry) -> Path:
+def _prepare(repo: Repo, entry: Entry, watch: Watch | None) -> Path:
     """Pack what is here of a repository; download it if that is not enough."""
     with entry.locked():
         ready = _ready(entry)  # another process may have made it meanwhile
@@ -138,11 +144,13 @@ def _prepare(repo: Repo, entry: Entry) -> Path:
             return ready
         record = entry.record()
         if record is not None and record.has_download:
-            return entry.make(record)  # the packed format has changed, or packing was killed
-        return _make(entry, _fetch(repo, record))
+            return entry.make(record, watch)  # the packed format has changed, or packing was killed
+        return _make(entry, _fetch(repo, record, watch), watch)
 
 
-def _fetch(repo: Repo, record: Record | None, *, packs: bool = True) -> Snapshot:
+def _fetch(
+    repo: Repo, record: Record | None, watch: Watch | None, *, packs: bool = True
+) -> Snapshot:
     """Have a download here: of the commit of the record, the Hub's newest, or what there is."""
     from trilobit.hub.download import download, downloaded, look_up, verify
     from trilobit.hub.faults import Unreachable
@@ -154,13 +162,13 @@ def _fetch(repo: Repo, record: Record | None, *, packs: bool = True) -> Snapshot
         here = downloaded(wanted)
         if here is None:
             raise
-        verify(here)
+        verify(here, watch)
         return here
-    download(snapshot, packs=packs)
+    download(snapshot, watch, packs=packs)
     return snapshot
 
 
-def _pull(repo: Repo) -> Pulled:
+def _pull(repo: Repo, watch: Watch | None) -> Pulled:
     from trilobit.hub.download import download, look_up
 
     entry = _entry(repo)
@@ -170,12 +178,12 @@ def _pull(repo: Repo) -> Pulled:
         if path.exists() and _ready(entry) == path and _is_whole(path, repo.alias):
             return Pulled(name=repo.alias, path=path, downloaded_bytes=0, is_new=False)
         size_bytes = snapshot.missing_bytes
-        download(snapshot)
-        path = _make(entry, snapshot)
+        download(snapshot, watch)
+        path = _make(entry, snapshot, watch)
     return Pulled(name=repo.alias, path=path, downloaded_bytes=size_bytes, is_new=True)
 
 
-def _make(entry: Entry, snapshot: Snapshot) -> Path:
+def _make(entry: Entry, snapshot: Snapshot, watch: Watch | None) -> Path:
     from trilobit.hub.cache import Record
 
     return entry.make(
@@ -187,7 +195,8 @@ def _make(entry: Entry, snapshot: Snapshot) -> Path:
             source=str(snapshot.source),
             files=snapshot.needed.files,
             snapshot=str(snapshot.folder),
-        )
+        ),
+        watch,
     )
 
 
@@ -204,7 +213,6 @@ def _is_whole(path: Path, name: str) -> bool:
     """Whether a packed file opens and its checksums are right; one that is not is deleted."""
     from trilobit.formats.packed.checksums import damaged_parts
     from trilobit.formats.packed.reader import PackedModel
-    from trilobit.hub.bar import warn
 
     try:
         wrong = damaged_parts(PackedModel(path).file)
@@ -213,12 +221,12 @@ def _is_whole(path: Path, name: str) -> bool:
         fault = str(error)
     if not fault:
         return True
-    warn(f"{name}: its packed file is damaged ({fault:.200}); packing it again")
+    _LOG.warning(f"{name}: its packed file is damaged ({fault:.200}); packing it again")
     path.unlink(missing_ok=True)
     return False
 
 
-def _pack(path: Path, *, check: bool = False) -> Pulled:
+def _pack(path: Path, watch: Watch | None, *, check: bool = False) -> Pulled:
     from trilobit.hub.cache import Entry, Record, fingerprint
 
     name = os.path.realpath(path)
@@ -229,4 +237,5 @@ def _pack(path: Path, *, check: bool = False) -> Pulled:
         return Pulled(name=str(path), path=made, downloaded_bytes=0, is_new=False)
     record = Record(name=name, title=entry.title, is_repo=False, state=state, source=name)
     with entry.locked():
-        return Pulled(name=str(path), path=entry.make(record), downloaded_bytes=0, is_new=True)
+        made = entry.make(record, watch)
+    return Pulled(name=str(path), path=made, downloaded_bytes=0, is_new=True)

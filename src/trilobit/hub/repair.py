@@ -6,14 +6,17 @@ disk or a copy that was cut off left in our cache.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 from pathlib import Path
 
 from trilobit.errors import FormatError, OutputError
-from trilobit.hub.bar import warn
 from trilobit.hub.cache import Entry, Record, cached_folder, fingerprint
 from trilobit.hub.names import repo_of
+from trilobit.progress import Watch
+
+_LOG = logging.getLogger("trilobit")
 
 
 class Seen:
@@ -36,7 +39,7 @@ class Seen:
         return now is not None and now != self._identity
 
 
-def pack_again(seen: Seen, fault: FormatError) -> None:
+def pack_again(seen: Seen, fault: FormatError, watch: Watch | None = None) -> None:
     """Have a sound file in the place of one of the cache that proved damaged.
 
     Raises FormatError with the remedy when its source is not here any more or nothing can be
@@ -55,8 +58,8 @@ def pack_again(seen: Seen, fault: FormatError) -> None:
             entry = Entry.at(folder, record.name, record.title)
             if entry.path(record.state) != path:  # a newer state has come
                 return
-            warn(f"{_name(folder, record)}: {_damaged(path, fault)}; packing it again")
-            entry.make_again(record)
+            _LOG.warning(f"{_name(folder, record)}: {_damaged(path, fault)}; packing it again")
+            entry.make_again(record, watch)
     except OutputError as error:
         raise FormatError(
             f"{path}: {_damaged(path, fault)}, and cannot be packed again: {error}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 
 from trilobit.formats.open import open_source
 from trilobit.llm import LLM
+from trilobit.progress import Watch, steps
 from trilobit.verify import golden as golden_values
 from trilobit.verify.answers import check_golden, check_itself, check_text
 from trilobit.verify.check import Check
@@ -15,11 +15,9 @@ from trilobit.verify.golden import Golden
 from trilobit.verify.perplexity import check_text_for, windowed_perplexity
 from trilobit.verify.weights import check_sums, check_weights
 
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
-
 
 def verify(
-    path: Path, *, golden: Golden | None, text: str | None, progress: Progress
+    path: Path, *, golden: Golden | None, text: str | None, progress: Watch | None = None
 ) -> Iterator[Check]:
     """Check the model at `path` (any form), one thing after the other.
 
@@ -32,11 +30,8 @@ def verify(
     source = open_source(path)
     if text is not None:
         check_text_for(source, text)
-    with progress("Comparing checksums") as step:
-        sums = list(check_sums(source, step))
-    yield from sums
-    with progress("Reading the weights") as step:
-        weights = list(check_weights(source, step))
+    yield from check_sums(source, steps(progress, "Comparing checksums"))
+    weights = list(check_weights(source, steps(progress, "Reading the weights")))
     yield from weights
     if not weights[0].passed:  # it cannot be read; what looks dead still answers
         return
@@ -53,8 +48,8 @@ def verify(
         yield Check("golden", True, f"values of {golden.origin}")
         yield from check_golden(two, golden)
     if text is not None:
-        with progress("Measuring the perplexity") as step:
-            found, windows = windowed_perplexity(two, text, step)
+        step = steps(progress, "Measuring the perplexity")
+        found, windows = windowed_perplexity(two, text, step)
         yield _perplexity(found, windows, golden)
 
 

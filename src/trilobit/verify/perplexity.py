@@ -7,18 +7,17 @@ of its first; only the second half of a window is scored, which has seen at leas
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from trilobit.errors import RequestError
 from trilobit.formats.source import Source
 from trilobit.llm import LLM
+from trilobit.progress import Steps
 from trilobit.text.tokenizer import Tokenizer, without_tokenizer
 
 WINDOW = 512
 _SURELY_ENOUGH = 1 << 16  # characters
-Progress = Callable[[int, int], None]
 
 
 def check_text_for(source: Source, text: str) -> None:
@@ -43,7 +42,7 @@ def _check_length(tokens: int) -> None:
         )
 
 
-def windowed_perplexity(llm: LLM, text: str, progress: Progress | None = None) -> tuple[float, int]:
+def windowed_perplexity(llm: LLM, text: str, progress: Steps | None = None) -> tuple[float, int]:
     """Perplexity, and how many windows it is of; a last part window is left out.
 
     RequestError when the text fills none, or the model's context is shorter than one.

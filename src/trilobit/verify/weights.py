@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,14 @@ from trilobit.formats.packed.checksums import damaged_parts
 from trilobit.formats.packed.source import PackedSource
 from trilobit.formats.source import Source
 from trilobit.model import tensor_names
+from trilobit.progress import Steps
 from trilobit.verify.check import Check
-
-Progress = Callable[[int, int], None]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 24
 
 
-def check_weights(source: Source, progress: Progress | None = None) -> Iterator[Check]:
+def check_weights(source: Source, progress: Steps | None = None) -> Iterator[Check]:
     """Read all of a model: codes, scales, norms, tables; readers refuse what cannot be."""
     projections = [name for name, _ in tensor_names.all_projections(source.config)]
     judge = Judge()
@@ -50,7 +49,7 @@ def check_weights(source: Source, progress: Progress | None = None) -> Iterator[
     yield Check("tensors", not dead, in_words(dead) if dead else "none looks dead")
 
 
-def check_sums(source: Source, progress: Progress | None = None) -> Iterator[Check]:
+def check_sums(source: Source, progress: Steps | None = None) -> Iterator[Check]:
     """The checksums in a packed file; of the Hub's cache, the SHA-256 that is a file's name."""
     path = source.path
     if isinstance(source, PackedSource):
@@ -68,7 +67,7 @@ def check_sums(source: Source, progress: Progress | None = None) -> Iterator[Che
         yield Check("checksums", True, f"{len(named)} file{'s' * (len(named) != 1)} as published")
 
 
-def _inner_sums(source: PackedSource, progress: Progress | None) -> Check:
+def _inner_sums(source: PackedSource, progress: Steps | None) -> Check:
     try:
         wrong = damaged_parts(source.file, progress)
     except FormatError as error:

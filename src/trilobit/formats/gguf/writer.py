@@ -25,6 +25,7 @@ from trilobit.formats.source import Source
 from trilobit.formats.tables import Table
 from trilobit.formats.whole_file import WholeFile
 from trilobit.model import tensor_names
+from trilobit.progress import Steps
 
 GGUFType = Literal["i2_s", "tq1_0", "tq2_0"]
 _TYPES: dict[GGUFType, int] = {"i2_s": types.I2_S, "tq1_0": types.TQ1_0, "tq2_0": types.TQ2_0}
@@ -54,7 +55,7 @@ class _Tensor:
 def write_gguf(
     source: Source,
     out: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Steps | None = None,
     *,
     ternary: GGUFType = "i2_s",
     q8_tables: bool = False,

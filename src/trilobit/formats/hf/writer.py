@@ -14,7 +14,7 @@ of the tables if that holds norms and scales too, else float32: then its logits 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -36,9 +36,9 @@ from trilobit.formats.whole_directory import new_directory
 from trilobit.formats.whole_file import check_space
 from trilobit.model import tensor_names
 from trilobit.model.config import ModelConfig
+from trilobit.progress import Steps
 
 Projections = Literal["packed", "masters", "floats"]
-Progress = Callable[[int, int], None]  # done, total: projections
 
 SHARD_BYTES = 5_000_000_000  # as large as the Hub likes a file
 
@@ -52,7 +52,7 @@ class NoMasters(OutputError):
 def write_hf(
     source: Source,
     out: Path,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
     *,
     projections: Projections = "packed",
     shard_bytes: int = SHARD_BYTES,
@@ -83,7 +83,7 @@ def write_hf(
         write_text_files(directory, text, source.config)
 
 
-def write_hf_bf16(source: Source, out: Path, progress: Progress | None = None) -> None:
+def write_hf_bf16(source: Source, out: Path, progress: Steps | None = None) -> None:
     """Write float weights: masters, or the codes and their scale where no masters give them.
 
     Raises what `write_hf` does, and OutputError for a source that has masters already: those made
@@ -142,7 +142,7 @@ class _Checkpoint:
             for name in self._shapes:
                 yield f"{name}.weight_scale", self._dtype, (1,)
 
-    def arrays(self, progress: Progress | None) -> Iterator[NDArray[Any] | Table]:
+    def arrays(self, progress: Steps | None) -> Iterator[NDArray[Any] | Table]:
         scales = []
         for done, name in enumerate(self._shapes):
             codes, scale = self._source.projection(name)

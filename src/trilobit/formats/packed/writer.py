@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trilobit.convert import Progress
 from trilobit.formats.dtypes import as_float32, from_float32
 from trilobit.formats.packed.checksums import ChecksummedWriter
 from trilobit.formats.packed.form import declare, metadata
@@ -19,6 +18,7 @@ from trilobit.formats.text import TextFiles
 from trilobit.model import packing, screen, tensor_names
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout
+from trilobit.progress import Steps
 
 # Of the head in memory as floats at once, some seven times over; a multiple of a block's rows.
 _SCREEN_ROWS = 512
@@ -62,7 +62,7 @@ def write_screen(
 
 
 def write_packed(
-    source: Source, out: Path, progress: Progress | None = None, layout: Layout = "2-bit"
+    source: Source, out: Path, progress: Steps | None = None, layout: Layout = "2-bit"
 ) -> None:
     """Write the one file that runs. Raises what `convert` does."""
     config, text = source.config, source.text
