@@ -22,9 +22,9 @@ from trilobit.formats.open import open_source
 from trilobit.formats.packed.source import PackedSource
 from trilobit.formats.packed.writer import write_packed
 from trilobit.formats.source import Source
-from trilobit.layouts import fastest_layout
+from trilobit.layouts import chosen_layout
 from trilobit.model.config import ModelConfig
-from trilobit.model.packing import Layout, LayoutChoice
+from trilobit.model.packing import LayoutChoice
 from trilobit.progress import Steps, Watch, steps
 
 # Of a Hugging Face directory there are two: packed weights, and weights as floats.
@@ -69,27 +69,20 @@ def convert(
     judged = Judged(model, judge)
     step = steps(progress, f"Converting {Path(source).name}")
     if form == "packed":
-        write_packed(judged, out, step, _layout(layout, model))
+        chosen = chosen_layout(
+            layout,
+            model.config,
+            name=str(model.path),
+            own=model.layout if isinstance(model, PackedSource) else "2-bit",
+            embeds=model.text.pooling is not None,
+        )
+        write_packed(judged, out, step, chosen)
     else:
         # Float weights of a checkpoint are copied, and that is refused by what the source is.
         _WRITERS[form](model if form == "hf-bf16" else judged, out, step)
     if told is not None and (dead := judge.dead()):
         told(f"{model.path}: looks damaged: {in_words(dead)}; `trilobit verify` tells more")
     return model.config
-
-
-def _layout(layout: LayoutChoice | None, model: Source) -> Layout:
-    if layout == "auto":
-        # Embeddings are made of many tokens at once, which 2 bits suit better anywhere.
-        return fastest_layout(model.config) if model.text.pooling is None else "2-bit"
-    if layout is None:
-        return model.layout if isinstance(model, PackedSource) else "2-bit"
-    if layout != "2-bit" and model.config.scales == "group":
-        raise RequestError(
-            f"{model.path}: its scales are by group, which the {layout} layout does not hold; "
-            "leave out layout, or give it 2-bit"
-        )
-    return layout
 
 
 def form_of(out: str | os.PathLike[str]) -> Form:

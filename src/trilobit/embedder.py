@@ -30,11 +30,11 @@ from trilobit.errors import ContextOverflow, FormatError, RequestError
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.pooling import MODES, Mode, Pooling
 from trilobit.hub.models import open_packed
+from trilobit.layouts import chosen_layout
 from trilobit.machine import available_cores, warn_of_threads
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout, LayoutChoice
 from trilobit.model.sums import tree_sum
-from trilobit.opened import chosen_layout
 from trilobit.progress import Steps, Watch, steps
 from trilobit.sampling import SamplingParams
 from trilobit.text.tokenizer import Tokenizer, without_tokenizer
@@ -80,8 +80,6 @@ class Embedder:
         warn_of_threads(threads)
         self._batch_tokens = max_batch_tokens
         self._name = str(model)
-        if layout == "auto":
-            layout = "2-bit"  # embeddings are made of many tokens at once, which it suits better
         with Bars() as bars:
             packed, arrays = open_packed(
                 model,
@@ -125,7 +123,9 @@ class Embedder:
             raise RequestError(f"context is {self.context}; that leaves no room for a text")
         begin = self.config.bos_token_id
         self._begin_ids = [begin] if packed.text.add_bos and begin is not None else []
-        self.layout: Layout = chosen_layout(layout, packed, threads, self._name)
+        self.layout: Layout = chosen_layout(
+            layout, packed.config, name=self._name, own=packed.layout, embeds=True
+        )
         return packed.arrays(headless=True, layout=self.layout, threads=threads)
 
     @property

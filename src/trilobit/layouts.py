@@ -1,12 +1,13 @@
-"""The layout of ternary weights that suits a model and this machine best."""
+"""Which layout the ternary weights of a model get: the rule, for files and for memory."""
 
 from __future__ import annotations
 
 from functools import cache
 
+from trilobit.errors import RequestError
 from trilobit.machine import available_cores, memory_bytes
 from trilobit.model.config import ModelConfig
-from trilobit.model.packing import LAYOUTS, PLACES, Layout
+from trilobit.model.packing import LAYOUTS, PLACES, Layout, LayoutChoice
 
 # Below this caches hold the weights, and what has less to compute is faster.
 _STREAMED_BYTES = 64_000_000
@@ -15,6 +16,33 @@ _ROWS, _COLUMNS = 6912, 2560  # of the matrix that is measured
 _GAIN = 0.95
 # Of the memory, that weights may take and leave room for keys, values and other programs.
 _ROOM = 0.8
+
+
+def chosen_layout(
+    wish: LayoutChoice | None,
+    config: ModelConfig,
+    *,
+    name: str,
+    own: Layout = "2-bit",
+    threads: int | None = None,
+    embeds: bool = False,
+) -> Layout:
+    """The layout that is wished for: by None the model's own, by "auto" what is faster here.
+
+    name: of the model, for messages. embeds: it makes vectors, of many tokens at once, which 2 bits
+    suit better anywhere. threads: default the physical cores. RequestError for a layout that the
+    model cannot have.
+    """
+    if wish is None:
+        return own
+    if wish == "auto":
+        return "2-bit" if embeds else fastest_layout(config, threads)
+    if wish != "2-bit" and config.scales == "group":
+        raise RequestError(
+            f"{name}: its scales are by group, which the {wish} layout does not hold; leave out "
+            "layout, or give it 2-bit"
+        )
+    return wish
 
 
 def fastest_layout(config: ModelConfig, threads: int | None = None) -> Layout:

@@ -19,11 +19,11 @@ from trilobit.engine.worker import Worker
 from trilobit.errors import RequestError
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.hub.models import open_packed
-from trilobit.layouts import fastest_layout
+from trilobit.layouts import chosen_layout
 from trilobit.machine import available_cores, warn_of_threads
 from trilobit.model import tensor_names
 from trilobit.model.config import ModelConfig
-from trilobit.model.packing import Layout, LayoutChoice
+from trilobit.model.packing import Layout
 from trilobit.progress import Watch
 from trilobit.prompter import Prompter
 from trilobit.text.tokenizer import Tokenizer
@@ -66,7 +66,9 @@ def open_model(
 
     def read(packed: PackedModel) -> tuple[Prompter, Layout, bool, Mapping[str, NDArray[Any]]]:
         context = options.context_of(packed.config.max_position_embeddings)
-        layout = chosen_layout(options.layout, packed, threads, name)
+        layout = chosen_layout(
+            options.layout, packed.config, name=name, own=packed.layout, threads=threads
+        )
         screened = _head_is_screened(options, packed, name)
         text = packed.text
         prompter = Prompter(
@@ -121,25 +123,6 @@ def open_model(
         threads_for=backend.threads_for,
         worker=Worker(engine),
     )
-
-
-def chosen_layout(
-    layout: LayoutChoice | None, packed: PackedModel, threads: int, name: str
-) -> Layout:
-    """The layout asked for: by None, the file's; by "auto", what is faster on `threads` here.
-
-    Raises RequestError for one that the model `name` cannot have.
-    """
-    if layout is None:
-        return packed.layout
-    if layout == "auto":
-        return fastest_layout(packed.config, threads)
-    if layout != "2-bit" and packed.config.scales == "group":
-        raise RequestError(
-            f"{name}: its scales are by group, which the {layout} layout does not hold; leave out "
-            "layout, or give it 2-bit"
-        )
-    return layout
 
 
 def _head_is_screened(options: EngineOptions, packed: PackedModel, name: str) -> bool:

@@ -24,6 +24,7 @@ from trilobit.formats.packed.writer import packed_writer, write_screen
 from trilobit.formats.safetensors import Declared, SafetensorsWriter
 from trilobit.formats.text import TextFiles
 from trilobit.formats.whole_file import write_remedy
+from trilobit.layouts import chosen_layout
 from trilobit.model import packing, tensor_names, ternary
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout
@@ -90,7 +91,7 @@ def synth_packed(
 
     RequestError for the 1.6-bit layout with scales by group.
     """
-    check_layout(config, layout)
+    layout = chosen_layout(layout, config, name=str(out))
     random = np.random.default_rng(seed)
     everything = list(tensor_names.all_projections(config))
     step = steps(progress, f"Writing {Path(out).name}")
@@ -112,12 +113,6 @@ def synth_packed(
             )
         for name in tables:
             file.write(name, head if name == tables[-1] else _table(random, config))
-
-
-def check_layout(config: ModelConfig, layout: Layout) -> None:
-    """RequestError for the 1.6-bit layout with scales by group."""
-    if layout != "2-bit" and config.scales == "group":
-        raise RequestError(f"scales by group need the 2-bit layout; leave out --layout {layout}")
 
 
 def _packed_weights(

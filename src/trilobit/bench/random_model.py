@@ -5,6 +5,7 @@ What making it takes would count as the memory of the model that is measured.
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import cast
 
 from trilobit import synth
 from trilobit.errors import RequestError, TrilobitError
-from trilobit.layouts import fastest_layout
+from trilobit.layouts import chosen_layout
 from trilobit.model import shapes
 from trilobit.model.packing import Layout, LayoutChoice
 
@@ -23,8 +24,7 @@ def random_model(shape: str, folder: Path, choice: LayoutChoice | None) -> Path:
     Raises RequestError for a layout that the shape cannot have, and for what the process says.
     """
     config = shapes.shape(shape)
-    layout = fastest_layout(config) if choice == "auto" else choice or "2-bit"
-    synth.check_layout(config, layout)
+    layout = chosen_layout(choice, config, name=shape)
     mark = "" if layout == "2-bit" else f"-{layout}"
     path = folder / f"{shape}{mark}-random.trilobit"
     if path.exists():
@@ -35,7 +35,7 @@ def random_model(shape: str, folder: Path, choice: LayoutChoice | None) -> Path:
         raise RequestError(
             f"{folder}: cannot be made ({error.strerror}); choose another --folder"
         ) from None
-    print(f"writing random weights to {path}", file=sys.stderr)
+    logging.getLogger("trilobit").info(f"writing random weights to {path}")
     done = subprocess.run(
         [sys.executable, "-m", __name__, shape, layout, str(path)],
         stderr=subprocess.PIPE,
