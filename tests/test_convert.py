@@ -539,7 +539,7 @@ def test_configs_we_cannot_run_are_refused(source: Path, case: str) -> None:
 @pytest.mark.parametrize("text", ["", "[", "[]", "\xff", "[" * 100_000])
 def test_config_that_is_no_object_is_refused(source: Path, text: str) -> None:
     (source / "config.json").write_bytes(text.encode("latin-1"))
-    refused(source, FormatError, "config.json: not")
+    refused(source, FormatError, "config.json: is not")
 
 
 def test_a_config_of_wrong_types_is_refused(source: Path) -> None:

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from trilobit.formats.dtypes import as_float32
 from trilobit.formats.source import Source
-from trilobit.formats.tables import Table
+from trilobit.formats.tables import Table, row_blocks
 
 # Tokens that no text has (padding of the vocabulary) are a few in a hundred rows.
 _MOST_ZERO_ROWS = 0.25
 # A share of -1, 0 or 1 beside the median of all matrices: layers of one model differ by a tenth.
 _FARTHEST_SHARE = 0.4
 _MOST_ZERO_GAINS = 0.5
-_TABLE_ROWS = 4096  # of a table in memory at once
 
 
 class Judge:
@@ -65,8 +64,8 @@ class Judge:
         """Look at an embedding or head."""
         rows, alike, zeros = len(table), True, 0
         first = as_float32(np.asarray(table[0:1]), dtype)
-        for row in range(0, rows, _TABLE_ROWS):
-            part = as_float32(np.asarray(table[row : row + _TABLE_ROWS]), dtype)
+        for some in row_blocks(table):
+            part = as_float32(np.asarray(table[some]), dtype)
             zeros += len(part) - int(np.count_nonzero(part.any(axis=1)))
             alike = alike and bool((part == first).all())
         if rows > 1 and alike:

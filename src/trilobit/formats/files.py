@@ -105,5 +105,5 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; FormatError when it is not JSON, too much, or not an object."""
     raw = read_json_value(path)
     if not isinstance(raw, dict):
-        raise FormatError(f"{path}: not a JSON object; download it again")
+        raise FormatError(f"{path}: is not a JSON object; download it again")
     return raw
