@@ -179,8 +179,10 @@ void bind_decoder(nb::module_ &m) {
         .def("hidden", &PyDecoder::hidden, "first"_a = 0, "count"_a = nb::none(),
              "float32 [rows, hidden]: what the head multiplies, after the final norm.")
         .def("verify", &PyDecoder::verify, "samplers"_a, "drafts"_a,
-             "Tokens that follow in each sequence, whose output rows (the first ones of the batch) are "
-             "of its last token and of its draft's: the draft as far as the sampler chooses the same, and one more.")
+             "Tokens that follow in each sequence, whose output rows (the first ones of the batch) "
+             "are "
+             "of its last token and of its draft's: the draft as far as the sampler chooses the "
+             "same, and one more.")
         .def_prop_ro("threads", [](const PyDecoder &d) { return d.decoder->threads(); })
         .def_prop_ro(
             "screened_tokens",
