@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 BUNDLED = "trilobit-stories-5m"
 SCRIPTS = [
     *("kernels.py", "speculation.py", "instructions.py", "head.py"),
-    *("peers.py", "gguf_llamacpp.py", "plot.py"),
+    *("peers.py", "gguf_llamacpp.py", "plot.py", "gaps.py"),
 ]
 
 
