@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundled import DEFAULT
+from ..chat_template import leaves_bos_to_tokenizer
 from ..config import ModelConfig
 from ..errors import ContextOverflow, RequestError
 from ..formats import names
@@ -34,8 +35,8 @@ from .prompts import (
     Message,
     Prompt,
     TokenIds,
-    check_messages,
     checked_ids,
+    checked_messages,
     is_items,
     is_several,
     not_in_vocabulary,
@@ -277,17 +278,19 @@ class LLM:
 
     def chat_ids(self, messages: Items[Message]) -> list[int]:
         """Token ids of a conversation, ready for the reply."""
-        check_messages(messages)
+        plain = checked_messages(messages)
         tokenizer = self._tokenizer()
         ends = [tokenizer.token(i) for i in self.config.eos_token_ids]
         begin = self.config.bos_token_id
+        template = self._text.chat_template
         ids = tokenizer.encode_chat(
-            self._text.chat_template or _PLAIN_TEMPLATE,
-            messages,
+            template or _PLAIN_TEMPLATE,
+            plain,
             bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
             eos_token=next((end for end in ends if end), ""),
         )
-        return self._checked_ids(self._with_bos(ids))
+        leaves_bos = template is None or leaves_bos_to_tokenizer(template)
+        return self._checked_ids(self._with_bos(ids) if leaves_bos else ids)
 
     def _with_bos(self, ids: list[int]) -> list[int]:
         bos = self.config.bos_token_id
