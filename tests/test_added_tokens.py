@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from conftest import TEXT, tiny_config
 from test_cli import result, trilobit
 from tokenizers import AddedToken as LibraryToken
 from tokenizers import Tokenizer as Library
-from tokenizers import processors
+from tokenizers import normalizers, processors
 from transformers import AutoTokenizer
 
 from trilobit import LLM, FormatError, SamplingParams, UnsupportedModel
 from trilobit.convert import convert
+from trilobit.formats.text import read_text_files, write_text_files
 from trilobit.synth import synth
 
 CHATML = (
@@ -327,10 +329,6 @@ def test_bos_survives_a_hugging_face_directory(
     bare: Path, tmp_path: Path, library: Library
 ) -> None:
     """Also of a packed file whose tokenizer adds none: as of GGUF, whose keys say it."""
-    from dataclasses import replace
-
-    from trilobit.formats.text import read_text_files, write_text_files
-
     library.post_processor = processors.ByteLevel(trim_offsets=False)
     directory = folder(bare, tmp_path, library)
     config = tiny_config(vocab_size=340)
@@ -342,3 +340,61 @@ def test_bos_survives_a_hugging_face_directory(
     again = read_text_files(directory, config)
     assert again.add_bos
     assert AutoTokenizer.from_pretrained(directory)("a dog")["input_ids"][0] == 0
+
+
+def test_only_special_tokens_are_named_in_what_is_written(
+    bare: Path, tmp_path: Path, library: Library
+) -> None:
+    """A name would make a token of the vocabulary special when it is read again."""
+    directory = folder(bare, tmp_path, library)
+    config = tiny_config(vocab_size=340, eos_token_ids=(library.token_to_id("he"), 1))
+    text = read_text_files(directory, config)
+    for path in directory.glob("tokenizer*"):
+        path.unlink()
+    write_text_files(directory, text, config)
+    assert "eos_token" not in json.loads((directory / "tokenizer_config.json").read_text())
+    assert read_text_files(directory, config) == text
+
+
+def test_a_token_is_found_in_a_text_that_its_tokenizer_puts_a_space_before(
+    bare: Path, tmp_path: Path, library: Library
+) -> None:
+    """Llama's old settings call `<s>` normalized; its normalizer would make `▁<s>` of it."""
+    library.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    end = LibraryToken("</s>", special=True, normalized=True)
+    settings = {"added_tokens_decoder": decoder(library, end)}
+    directory = folder(bare, tmp_path, library, tokenizer_config__json=settings)
+    tokenizer = loaded(directory, tmp_path).tokenizer
+    assert tokenizer is not None
+    assert tokenizer.encode("a</s>", special=True)[-1] == library.get_vocab_size()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "[]",
+        "{}",
+        '{"model": 5, "added_tokens": 7}',
+        '{"model": {"type": "BPE", "vocab": {"a": "x"}, "merges": []}}',
+        '{"model": {"type": "Unigram", "vocab": [["a", 0.0], 5]}}',
+        '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": 1}]}',
+        '{"model": {"type": "BPE", "vocab": {"\\ud800": 0}, "merges": []}}',
+        '{"normalizer": ' + '{"a":' * 500 + "1" + "}" * 500 + "}",
+        "[" * 100_000,
+        "\ufeff{",
+    ],
+    ids=lambda data: data[:40],
+)
+def test_a_tokenizer_of_another_form_is_refused_in_one_line(
+    bare: Path, tmp_path: Path, library: Library, data: str
+) -> None:
+    settings = {"eos_token": "</s>", "added_tokens_decoder": {"1": {"content": "<x>"}}}
+    directory = folder(
+        bare, tmp_path, library, tokenizer_config__json=settings, tokenizer__json=data
+    )
+    with pytest.raises(FormatError) as refused:
+        convert(directory, tmp_path / "m.trilobit")
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 500

@@ -125,15 +125,17 @@ def test_messages_of_another_form_are_refused_in_one_line(llm: LLM, case: str) -
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("call", ["stream", "score", "logits"])
+@pytest.mark.parametrize("call", ["stream", "score", "logits", "decode"])
 @pytest.mark.parametrize("prompts", [["a", "b"], [[1], [2]], [["a"]]], ids=repr)
 def test_a_list_where_one_prompt_belongs_is_told_so(llm: LLM, call: str, prompts: Any) -> None:
-    with pytest.raises(RequestError, match=r"expected one prompt, .*; found a list of prompts"):
+    with pytest.raises(
+        RequestError, match="expected one text or one list of token ids; found several"
+    ):
         getattr(llm, call)(prompts)
 
 
 def test_a_text_among_ids_is_told_so(llm: LLM) -> None:
-    with pytest.raises(RequestError, match="a list of token ids holds the text 'a'; encode it"):
+    with pytest.raises(RequestError, match="token id 'a' is a text; encode it first"):
         llm.generate([1, "a"])  # type: ignore[call-overload]
     with pytest.raises(RequestError, match="the prompt is empty"):
         llm.score([])

@@ -220,6 +220,8 @@ class LLM:
     def chat(self, messages: Items[Message], params: SamplingParams | None = None) -> Completion:
         """Answer a conversation: messages are `{"role": ..., "content": ...}`.
 
+        A content may be None or a list of `{"type": "text", "text": ...}`. Other fields, such as
+        `tool_calls` or `name`, go to the chat template; what is None is left out.
         A model without a chat template continues the contents, joined by newlines, as one text.
         """
         return self._complete([self.chat_ids(messages)], params)[0]

@@ -102,12 +102,12 @@ def checked_ids(ids: TokenIds, vocab_size: int) -> list[int]:
         raise RequestError(f"expected a list of token ids, not {type(ids).__name__}")
     if len(ids) > 0 and is_several(ids):
         raise RequestError(
-            "expected one prompt, a text or a list of token ids; found a list of prompts: call "
-            "this for each, or give the list to generate"
+            "expected one text or one list of token ids; found several in a list: call this for "
+            "each, or give the list to generate"
         )
     for i in ids:
         if isinstance(i, str):
-            raise RequestError(f"a list of token ids holds the text {_shown(i)}; encode it first")
+            raise RequestError(f"token id {_shown(i)} is a text; encode it first")
         if not _is_id(i) or not 0 <= i < vocab_size:
             raise RequestError(not_in_vocabulary(i, vocab_size))
     return [int(i) for i in ids]

@@ -96,7 +96,7 @@ def merged(data: bytes, added: AddedTokens, vocab_size: int) -> bytes:
     vocab_size: of the model; a token with a role that would have an id behind it is left out, as
     no model can read or write it. FormatError where a stated id is not the token's own.
     """
-    raw = json_object(data)
+    raw = _object(data)
     vocabulary = _vocabulary(raw)
     if vocabulary is None:
         return data  # no tokenizer: whoever loads it says why
@@ -109,7 +109,7 @@ def merged(data: bytes, added: AddedTokens, vocab_size: int) -> bytes:
     special = {token.content for token in added.named()}
     # Such a normalizer would find a token at the start of a text alone. transformers' classes for
     # these models have none, whatever their files say.
-    never_normalized = '"Prepend"' in json.dumps(raw.get("normalizer"))
+    never_normalized = _prepends(raw.get("normalizer"))
     changed = False
 
     def put(token: AddedToken) -> None:
@@ -126,9 +126,8 @@ def merged(data: bytes, added: AddedTokens, vocab_size: int) -> bytes:
     for token_id, token in sorted(added.by_id.items()):
         if not token.content:
             continue
-        if ids.get(token.content, following) != token_id or token_id in texts.keys() - {
-            ids.get(token.content)
-        }:
+        other = texts.get(token_id, token.content) != token.content
+        if other or ids.get(token.content, following) != token_id:
             raise FormatError(
                 f"{added.where}: the added token {token.content!r:.60} has the id {token_id}, "
                 "which is not its own; download the tokenizer's files again"
@@ -142,27 +141,30 @@ def merged(data: bytes, added: AddedTokens, vocab_size: int) -> bytes:
     if not changed:
         return data
     raw["added_tokens"] = sorted(stored.values(), key=lambda entry: entry["id"])
-    return json.dumps(raw, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def json_object(data: bytes) -> dict[str, Any]:
-    """The object that a tokenizer.json is; empty for what is none, which its reader refuses."""
     try:
-        raw = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return raw if isinstance(raw, dict) else {}
+        return json.dumps(raw, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    except RecursionError:  # deeper than its reader goes
+        return data
 
 
 def token_ids(data: bytes, tokens: Iterable[str]) -> dict[str, int]:
     """Ids of those tokens that a tokenizer.json has."""
-    raw = json_object(data)
+    raw = _object(data)
     vocabulary = _vocabulary(raw)
     if vocabulary is None:
         return {}
     ids = {entry["content"]: entry["id"] for entry in raw["added_tokens"]}
     known = {token: ids.get(token, vocabulary.get(token)) for token in tokens}
     return {token: i for token, i in known.items() if i is not None}
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """The object that a tokenizer.json is; empty for what is none, which its reader refuses."""
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
 
 
 def _with_legacy(added: AddedTokens, path: Path) -> AddedTokens:
@@ -212,3 +214,14 @@ def _vocabulary(raw: Mapping[str, Any]) -> Mapping[str, int] | None:
         for entry in added
     )
     return vocabulary if fits else None
+
+
+def _prepends(normalizer: object) -> bool:
+    """Whether a normalizer, or a step of it, puts something before a text."""
+    if not isinstance(normalizer, dict):
+        return False
+    steps = normalizer.get("normalizers")
+    return any(
+        isinstance(step, dict) and step.get("type") == "Prepend"
+        for step in [normalizer, *(steps if isinstance(steps, list) else [])]
+    )

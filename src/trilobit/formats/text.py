@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,20 @@ def text_ends(config: ModelConfig, source: Path) -> dict[str, tuple[int, ...]]:
     Where they differ, all of them end one. The tokenizer's comes first: whoever tunes a model for
     chats gives its tokenizer the end of a turn and leaves the others as they were.
     """
+    return _ends(config, source, _role_ids(source, config))
+
+
+def _ends(
+    config: ModelConfig, source: Path, roles: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
     ends = {"config.json": config.eos_token_ids}
     path = source / "generation_config.json"
     if os.path.exists(path):
         eos = read_json(path).get("eos_token_id")
         more = eos if isinstance(eos, list) else [eos]
         ends[path.name] = tuple(i for i in more if type(i) is int and i >= 0)
-    named = _role_ids(source, config).get("eos_token")
-    if named is not None:
-        ends = {SETTINGS: (named,), **ends}
+    if "eos_token" in roles:
+        ends = {SETTINGS: (roles["eos_token"],), **ends}
     return {name: ids for name, ids in ends.items() if ids}
 
 
@@ -54,8 +60,9 @@ def with_roles(config: ModelConfig, source: Path) -> ModelConfig:
 
     Raises FormatError for ids that cannot be.
     """
-    ends = [i for ids in text_ends(config, source).values() for i in ids]
-    bos = _role_ids(source, config).get("bos_token", config.bos_token_id)
+    roles = _role_ids(source, config)
+    ends = [i for ids in _ends(config, source, roles).values() for i in ids]
+    bos = roles.get("bos_token", config.bos_token_id)
     try:
         return replace(config, bos_token_id=bos, eos_token_ids=tuple(dict.fromkeys(ends)))
     except FormatError as error:
@@ -151,8 +158,9 @@ def write_text_files(directory: Path, text: TextFiles, config: ModelConfig) -> N
     tokenizer = Tokenizer(text.tokenizer, "tokenizer.json")
     data = text.tokenizer
     bos = config.bos_token_id
-    if text.add_bos and bos is not None and tokenizer.special_prefix() != [bos]:
-        data = with_bos(data, bos, tokenizer.token(bos))  # no other file may say it
+    token = tokenizer.token(bos) if text.add_bos and bos is not None else None
+    if bos is not None and token is not None and tokenizer.special_prefix() != [bos]:
+        data = with_bos(data, bos, token)  # no other file may say it
     (directory / "tokenizer.json").write_bytes(data)
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -162,8 +170,8 @@ def write_text_files(directory: Path, text: TextFiles, config: ModelConfig) -> N
     }
     eos = config.eos_token_ids[0] if config.eos_token_ids else None
     for key, token_id in (("bos_token", config.bos_token_id), ("eos_token", eos)):
-        if token_id is not None and (token := tokenizer.token(token_id)) is not None:
-            settings[key] = token
+        if token_id in tokenizer.special_ids:  # whoever reads a name here makes the token special
+            settings[key] = tokenizer.token(token_id)
     if text.pooling is not None:
         write_pooling(directory, text.pooling, config)
         if text.pooling.end_ids and not tokenizer.special_suffix():

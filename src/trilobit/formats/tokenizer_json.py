@@ -78,14 +78,11 @@ def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
     ]
 
 
-def with_bos(data: bytes, bos: int, token: str | None) -> bytes:
-    """A tokenizer.json that also begins every text with a token; as it is where it has no such."""
+def with_bos(data: bytes, bos: int, token: str) -> bytes:
+    """A tokenizer.json that also begins every text with a token."""
     raw = json.loads(data)
-    if token is not None:
-        step = _template([(bos, token)], [])
-        other = raw.get("post_processor")
-        steps = {"type": "Sequence", "processors": [other, step]} if other else step
-        raw["post_processor"] = steps
+    steps = [raw.get("post_processor"), _template([(bos, token)], [])]
+    raw["post_processor"] = {"type": "Sequence", "processors": [step for step in steps if step]}
     return json.dumps(raw, ensure_ascii=False).encode()
 
 
