@@ -245,6 +245,13 @@ def test_info_says_which_file_ends_texts_with_what(
     )
 
 
+def test_info_names_the_map_of_special_tokens(bare: Path, tmp_path: Path, library: Library) -> None:
+    names = {"eos_token": {"content": "<|im_end|>"}}
+    directory = folder(bare, tmp_path, library, special_tokens_map__json=names)
+    ends = result("info", directory)["ends"]
+    assert ends == {"special_tokens_map.json": [library.get_vocab_size()], "config.json": [1]}
+
+
 def test_a_token_of_the_vocabulary_may_end_texts(
     bare: Path, tmp_path: Path, library: Library
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import ModelConfig
 from ..errors import FormatError, UnsupportedModel
-from .added_tokens import SETTINGS, merged, read_added_tokens, token_ids
+from .added_tokens import SETTINGS, SPECIAL, merged, read_added_tokens, token_ids
 from .files import read_bytes, read_json, read_text
 from .older_tokenizer import MERGES, PIECES, VOCAB, read_older_tokenizer
 from .pooling import Pooling, read_pooling, write_pooling
@@ -51,7 +51,8 @@ def _ends(
         more = eos if isinstance(eos, list) else [eos]
         ends[path.name] = tuple(i for i in more if type(i) is int and i >= 0)
     if "eos_token" in roles:
-        ends = {SETTINGS: (roles["eos_token"],), **ends}
+        where = SETTINGS if "eos_token" in _settings(source) else SPECIAL
+        ends = {where: (roles["eos_token"],), **ends}
     return {name: ids for name, ids in ends.items() if ids}
 
 
