@@ -530,7 +530,7 @@ def test_ids_decode_to_the_text_they_came_from(llm: LLM) -> None:
         ([1, -1], "token id -1 is not in the vocabulary"),
         ([1, 1 << 40], "token id 1099511627776 is not in the vocabulary"),
         ([True], "token id True is not in the vocabulary"),
-        ([[1, 2]], "is not in the vocabulary"),
+        ([[1, 2]], "expected one text or one list of token ids"),
     ],
 )
 def test_what_are_no_ids_is_not_decoded(llm: LLM, ids: Any, reason: str) -> None:

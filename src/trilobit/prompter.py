@@ -7,6 +7,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import cast
 
+from .chat_template import leaves_bos_to_tokenizer
 from .config import ModelConfig
 from .engine.request import Request
 from .engine.sequence import Sequence
@@ -15,7 +16,7 @@ from .inputs import (
     Message,
     Prompt,
     TokenIds,
-    check_messages,
+    checked_messages,
     checked_ids,
     is_items,
     is_several,
@@ -60,17 +61,19 @@ class Prompter:
 
     def chat_ids(self, messages: Items[Message]) -> list[int]:
         """Token ids of a conversation, ready for the reply."""
-        check_messages(messages)
+        plain = checked_messages(messages)
         tokenizer = self._tokenizer()
         ends = [tokenizer.token(i) for i in self.config.eos_token_ids]
         begin = self.config.bos_token_id
+        template = self.chat_template
         ids = tokenizer.encode_chat(
-            self.chat_template or _PLAIN_TEMPLATE,
-            messages,
+            template or _PLAIN_TEMPLATE,
+            plain,
             bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
             eos_token=next((end for end in ends if end), ""),
         )
-        return self.ids(self._with_bos(ids))
+        leaves_bos = template is None or leaves_bos_to_tokenizer(template)
+        return self.ids(self._with_bos(ids) if leaves_bos else ids)
 
     def ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt of any form, which fit the context."""

@@ -84,7 +84,7 @@ class Tokenizer:
     def encode_chat(
         self,
         template: str,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         bos_token: str = "",
         eos_token: str = "",
@@ -119,10 +119,10 @@ class Tokenizer:
         return [], []
 
     def _mark_special(
-        self, messages: Sequence[Mapping[str, str]], template: str
-    ) -> tuple[dict[str, str], list[dict[str, str]]]:
+        self, messages: Sequence[Mapping[str, Any]], template: str
+    ) -> tuple[dict[str, str], list[dict[str, Any]]]:
         """Messages with one unused character in place of each special token that they spell."""
-        everything = "\n".join(text for message in messages for text in message.values())
+        everything = "\n".join(chat_template.texts_of(messages))
         spelt = [token for token in self._special_longest_first if token in everything]
         unused = (chr(c) for c in _PRIVATE_USE if chr(c) not in everything + template)
         mark_of = dict(zip(spelt, unused, strict=False))
@@ -132,7 +132,10 @@ class Tokenizer:
                 text = text.replace(token, character)
             return text
 
-        marked = [{key: mark(text) for key, text in message.items()} for message in messages]
+        marked = [
+            {key: chat_template.with_texts(value, mark) for key, value in message.items()}
+            for message in messages
+        ]
         return {character: token for token, character in mark_of.items()}, marked
 
     def _find_fallback_bytes(self) -> dict[int, int]:

@@ -29,7 +29,7 @@ from .hf_config import model_config, with_projection_norms
 from .hf_quantization import Form, quantization_form
 from .safetensors import FLOATS, Checkpoint, SafetensorsFile, as_float32
 from .tables import check_finite, row_blocks
-from .text import TextFiles, read_text_files, with_generation_config
+from .text import TextFiles, read_text_files, with_roles
 
 _IF_MASTERS = (
     "if the weights are float masters without scales, set linear_class to autobitlinear and "
@@ -70,7 +70,7 @@ class BitNetCheckpoint:
         if not os.path.exists(where):
             raise FormatError(f"{where}: missing; give the directory of a Hugging Face checkpoint")
         raw = read_json(where)
-        config = with_generation_config(model_config(raw, str(where)), directory)
+        config = with_roles(model_config(raw, str(where)), directory)
         self._tensors = Checkpoint(directory)
         config = with_projection_norms(config, self._tensors)
         form = quantization_form(raw, config, where)
