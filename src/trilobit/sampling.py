@@ -12,6 +12,9 @@ from .errors import RequestError
 
 # Far above any logit, far below what float32 cannot hold.
 _MOST_BIAS = 1e30
+# Every stop string is looked for after every token.
+_MOST_STOPS = 256
+_STOP_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +25,8 @@ class SamplingParams:
     temperature: 0 takes the most likely token. top_k: 0 is off. min_p: relative to the most
     likely token. repetition_penalty: over prompt and output; frequency and presence penalties:
     over the output, as in OpenAI's API. seed: None draws a fresh one. stop: one text or several
-    that end the output and are not part of it. ignore_eos: go on after an end-of-sequence token.
-    Raises RequestError for a value out of range.
+    that end the output and are not part of it, 256 at most. ignore_eos: go on after an
+    end-of-sequence token. Raises RequestError for a value out of range.
     """
 
     max_tokens: int = 256
@@ -44,6 +47,11 @@ class SamplingParams:
         stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
         if any(not isinstance(text, str) or not text for text in stop):
             raise RequestError("stop: every stop string must be a non-empty text")
+        if len(stop) > _MOST_STOPS or sum(map(len, stop)) > _STOP_CHARACTERS:
+            raise RequestError(
+                f"stop: {len(stop):,} stop strings of {sum(map(len, stop)):,} characters; at most "
+                f"{_MOST_STOPS} of {_STOP_CHARACTERS:,} together are looked for"
+            )
         self._set("stop", stop)
         ids = _items("stop_token_ids", self.stop_token_ids)
         if not all(_is_integer(i) for i in ids):

@@ -261,7 +261,10 @@ class LLM:
     # ---- ids ----------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the beginning-of-text token where the model wants one."""
+        """Token ids of a text, with the beginning-of-text token where the model wants one.
+
+        It may be longer than the context, up to 16 MB. RequestError for more.
+        """
         if not isinstance(text, str):
             raise RequestError(f"encode takes a text, not {type(text).__name__}")
         ids = self._tokenizer().encode(text)
@@ -286,6 +289,7 @@ class LLM:
             messages,
             bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
             eos_token=next((end for end in ends if end), ""),
+            most_tokens=self.context,
         )
         return self._checked_ids(self._with_bos(ids))
 
@@ -299,7 +303,10 @@ class LLM:
         return self.tokenizer
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
-        return self._checked_ids(self.encode(prompt) if isinstance(prompt, str) else prompt)
+        if isinstance(prompt, str):
+            ids = self._tokenizer().encode(prompt, most_tokens=self.context)
+            return self._checked_ids(self._with_bos(ids))
+        return self._checked_ids(prompt)
 
     def _checked_ids(self, ids: TokenIds) -> list[int]:
         if not is_items(ids):
