@@ -13,7 +13,7 @@ import re
 _LONGEST = 20_000  # characters
 _MOST_WAYS = 64
 _DEEPEST = 16  # groups in groups
-_MOST_COPIES = 1000  # of a part, by {n}; the matcher expands them
+_MOST_COPIES = 1000  # by {n} in {n}; the matcher expands them
 
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _BEGIN = r"[^\r\n\p{L}\p{N}]?"
@@ -69,13 +69,14 @@ def check_pattern(pattern: str) -> None:
     """Raise PatternFault for an expression that may take more time than its text is worth."""
     if len(pattern) > _LONGEST:
         raise PatternFault(f"has {len(pattern):,} characters")
+    if re.search(r"\\[cCM]", pattern):  # these take the sign behind them, whatever it is
+        raise PatternFault("has a control sign")
     parser = _Parser(pattern)
     alternatives = parser.alternatives()
     for alternative in alternatives:
         companion = _PUBLISHED.get(alternative)
         if companion is None:
-            ways, _ = _Parser(alternative).branches(0)
-            if ways > _MOST_WAYS:
+            if _Parser(alternative).ways() > _MOST_WAYS:
                 raise PatternFault("may match one text in very many ways")
         elif companion not in alternatives:
             raise PatternFault(f"has {alternative!r} without {companion!r}")
@@ -87,6 +88,7 @@ class _Parser:
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
         self._at = 0
+        self._copies = 1
 
     def alternatives(self) -> list[str]:
         """The texts of the outermost alternatives."""
@@ -103,7 +105,14 @@ class _Parser:
             self._at += 2 if character == "\\" else 1
         return [*found, self._pattern[start:]]
 
-    def branches(self, depth: int) -> tuple[int, bool]:
+    def ways(self) -> int:
+        """In how many ways the expression may match a text, of those that the matcher tries."""
+        ways, _ = self._branches(0)
+        if self._at < len(self._pattern):
+            raise PatternFault("ends a group that does not begin")
+        return ways
+
+    def _branches(self, depth: int) -> tuple[int, bool]:
         """How many ways of matching, and whether one repeats without end (in its last place)."""
         if depth > _DEEPEST:
             raise PatternFault("has groups in groups in groups")
@@ -125,8 +134,9 @@ class _Parser:
             if (low, high) != (1, 1):
                 if endless or (one > 1 and high != 1):
                     raise PatternFault("repeats what repeats or has alternatives")
-                if low > _MOST_COPIES:
-                    raise PatternFault(f"repeats a part {low:,} times")
+                self._copies *= max(low, 1)
+                if self._copies > _MOST_COPIES:
+                    raise PatternFault(f"repeats a part {self._copies:,} times")
                 endless = high is None or high > _MOST_WAYS + low
                 one = one if endless else one * ((high or 0) - low + 1)
             ways = min(ways * one, 1 << 30)
@@ -138,7 +148,7 @@ class _Parser:
             if group is None:
                 raise PatternFault("has a group that is neither plain nor a look ahead")
             self._at = group.end()
-            ways, endless = self.branches(depth + 1)
+            ways, endless = self._branches(depth + 1)
             if self._next() != ")":
                 raise PatternFault("has a group without an end")
             self._at += 1

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .charsmap import CharsmapFault, growth_by
 from .split_pattern import PatternFault, check_pattern
 
 _MOST_PARTS = 8_000_000  # values of the whole file; of the largest published ones 2,000,000
@@ -52,8 +53,10 @@ def check_tokenizer(data: bytes) -> Effect:
         file = json.loads(data.decode("utf-8"), object_pairs_hook=_object)
     except RecursionError:
         raise TokenizerFault("has lists in lists in lists") from None
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise TokenizerFault(str(error)) from None
+    except ValueError:
+        raise TokenizerFault("has a number of thousands of digits") from None
     if not isinstance(file, dict):
         raise TokenizerFault("expected an object")
     growth = 1.0
@@ -140,19 +143,14 @@ def _replaced(pattern: Any, content: str) -> float:
 
 
 def _check_charsmap(text: Any) -> float:
-    """SentencePiece's table: the size of a trie, the trie, and the texts that it points to."""
     if not isinstance(text, str):
         return 1.0
     try:
-        data = base64.b64decode(text, validate=True)
+        return float(growth_by(base64.b64decode(text, validate=True)))
+    except CharsmapFault as fault:
+        raise TokenizerFault(f"has a {_CHARSMAP} {fault}") from None
     except ValueError:
         raise TokenizerFault(f"has a {_CHARSMAP} that is not base64") from None
-    size = int.from_bytes(data[:4], "little")
-    if len(data) < 8 or size % 4 or not 4 <= size <= len(data) - 4:
-        raise TokenizerFault(
-            f"has a {_CHARSMAP} of {len(data):,} bytes, which claims a table of {size:,}"
-        )
-    return float(max(1, *map(len, data[4 + size :].split(b"\0"))))
 
 
 def _check_template(step: Mapping[str, Any]) -> None:
@@ -169,7 +167,10 @@ def _check_template(step: Mapping[str, Any]) -> None:
         for piece in pieces:
             special = piece.get("SpecialToken") if isinstance(piece, dict) else None
             name = special.get("id") if isinstance(special, dict) else None
-            added += tokens.get(name, 1) if isinstance(name, str) else 0
+            if isinstance(name, str):
+                if name not in tokens:
+                    raise TokenizerFault(f"adds {name[:40]!r}, which it does not describe")
+                added += tokens[name]
             texts += special is None
         if added > _MOST_ADDED or texts > 2:
             raise TokenizerFault(f"adds {added:,} tokens to {texts:,} texts")
