@@ -31,6 +31,8 @@ fuzz: $(VENV)/.developed ## Throw mutated files at the readers, FUZZ_SECONDS eac
 	$(BIN)/python tests/fuzz.py gguf $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py gguf-model $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py safetensors $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz.py tokenizer $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz.py template $(FUZZ_SECONDS)
 
 check: $(VENV)/.developed ## Formats, lint, types, and who may import whom
 	$(BIN)/ruff format --check

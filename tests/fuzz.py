@@ -16,6 +16,13 @@ from pathlib import Path
 
 MEMORY_MB = 512  # resident; libFuzzer's own and the interpreter's are some 200
 LEAST_RUNS = 1000  # a second brings some thousand
+INSTRUMENTED = [
+    "trilobit.formats",
+    "trilobit.charsmap",
+    "trilobit.split_pattern",
+    "trilobit.tokenizer_file",
+    "trilobit.sandbox",
+]
 IN_MEMORY = "/dev/shm"  # on a disk, writing the inputs takes most of the time
 
 
@@ -50,7 +57,49 @@ def fuzz_safetensors() -> tuple[Callable[[Path], None], list[bytes]]:
     return read_all, [SOUND, image({**two, "__metadata__": {"k": "v"}}, bytes(14)), image({})]
 
 
-TARGETS = {"gguf": fuzz_gguf, "gguf-model": fuzz_gguf_model, "safetensors": fuzz_safetensors}
+def fuzz_tokenizer() -> tuple[Callable[[Path], None], list[bytes]]:
+    """The check of tokenizer.json and what runs behind it; the short ones of the hostile are
+    seeds.
+    """
+    from hostile_tokenizers import HARMLESS, REFUSED
+
+    from trilobit.tokenizer import Tokenizer
+
+    def read(path: Path) -> None:
+        tokenizer = Tokenizer(path.read_bytes(), str(path))
+        ids = tokenizer.encode("ab  é\n<s>", special=True)
+        tokenizer.special_prefix()
+        tokenizer.decode(ids)
+
+    seeds = [*HARMLESS.values(), *(data for data, _ in REFUSED.values())]
+    return read, [data for data in seeds if len(data) < 4096]
+
+
+def fuzz_template() -> tuple[Callable[[Path], None], list[bytes]]:
+    """Chat templates, which are refused by name whatever they do."""
+    from test_chat_template import EVERYTHING, GREEDY, TEXTS
+
+    from trilobit import FormatError, RequestError
+    from trilobit.chat_template import render
+
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "a\nb"}]
+
+    def read(path: Path) -> None:
+        try:
+            render(path.read_text(errors="replace"), messages, bos_token="<s>", eos_token="</s>")
+        except RequestError as error:
+            raise FormatError(f"{path}: {error}") from error
+
+    return read, [template.encode() for template in (EVERYTHING, TEXTS, *GREEDY.values())]
+
+
+TARGETS = {
+    "gguf": fuzz_gguf,
+    "gguf-model": fuzz_gguf_model,
+    "safetensors": fuzz_safetensors,
+    "tokenizer": fuzz_tokenizer,
+    "template": fuzz_template,
+}
 
 
 def main() -> int:
@@ -72,7 +121,7 @@ def run(target: str, seconds: int, folder: Path) -> None:
     """What runs in that process; does not return."""
     import atheris
 
-    with atheris.instrument_imports(include=["trilobit.formats"]):
+    with atheris.instrument_imports(include=INSTRUMENTED):
         read, seeds = TARGETS[target]()
     from trilobit import FormatError, UnsupportedModel
 

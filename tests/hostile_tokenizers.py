@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import resource
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -79,6 +80,14 @@ def _charsmap(data: bytes) -> bytes:
     return tokenizer_json(normalizer={"type": "Precompiled", "precompiled_charsmap": text})
 
 
+def _trie(byte: int, *, value: int) -> bytes:
+    """The size and a trie of 512 units that knows one byte, and where its text begins."""
+    units = [0] * 512
+    units[byte] = byte | 1 << 8 | (256 ^ byte) << 10  # a leaf, whose value stands in unit 256
+    units[256] = value
+    return struct.pack("<513I", 4 * 512, *units)
+
+
 def _template(ids: int, times: int, texts: int = 1) -> dict[str, Any]:
     token = {"SpecialToken": {"id": "a", "type_id": 0}}
     piece = {"Sequence": {"id": "A", "type_id": 0}}
@@ -132,12 +141,15 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "behind its end",
     ),
     "a charsmap that points behind its texts": (
-        # The root's child "a" has a leaf, in the same place: its text begins at 0x161.
-        _charsmap(b"\0\x04\0\0" + bytes(4 * 97) + b"\x61\x01\0\0" + bytes(4 * 158) + b"a\0"),
+        _charsmap(_trie(97, value=1000) + b"a\0"),
         "behind its texts",
     ),
+    "a charsmap that points into a character": (
+        _charsmap(_trie(97, value=1) + "é".encode()),
+        "into a character",
+    ),
     "a charsmap of long texts": (
-        _charsmap(b"\0\x04\0\0" + bytes(1024) + b"a" * 1_000_000),
+        _charsmap(_trie(97, value=1) + b"aa" * 500_000),
         "times as long",
     ),
     "repetitions of repetitions": (_split("(a+)+$"), "repeats what repeats"),

@@ -101,3 +101,10 @@ def test_later_changes_of_the_callers_objects_change_nothing() -> None:
     bias[5], stop[0], ids[0] = math.nan, "", -1
     assert params.logit_bias == {1: 2.0}
     assert (params.stop, params.stop_token_ids) == (("a",), (1,))
+
+
+def test_stop_strings_are_bounded_in_number_and_length() -> None:
+    assert len(SamplingParams(stop=["a"] * 256).stop) == 256
+    for stop in (["a"] * 1_000_000, "a" * 20_001, ["a" * 10_001] * 2):
+        with pytest.raises(RequestError, match=r"^stop: .* at most 256 of 20,000 together"):
+            SamplingParams(stop=stop)

@@ -19,7 +19,7 @@ class CharsmapFault(Exception):
     """What is wrong with a table: a few words."""
 
 
-def growth_by(data: bytes) -> int:
+def growth_by(data: bytes) -> float:
     """How many times as long a text may become; CharsmapFault for a table that is damaged."""
     size = int.from_bytes(data[:4], "little")
     if len(data) < 8 or size % 4 or not 4 <= size <= len(data) - 4:
@@ -32,15 +32,18 @@ def growth_by(data: bytes) -> int:
         texts.decode("utf-8")
     except UnicodeDecodeError:
         raise CharsmapFault("with texts that are not UTF-8") from None
-    _check_places(units, texts)
-    return max(1, *map(len, texts.split(b"\0")))
+    return _growth(units, texts)
 
 
-def _check_places(units: NDArray[np.int64], texts: bytes) -> None:
+def _growth(units: NDArray[np.int64], texts: bytes) -> float:
+    """Walk through the trie, byte by byte of what is looked for."""
+    growth, depth = 1.0, 0
+    ends = np.append(np.flatnonzero(np.frombuffer(texts, dtype=np.uint8) == 0), len(texts))
     begins = np.append(np.frombuffer(texts, dtype=np.uint8) & 0xC0 != 0x80, True)
     seen = np.zeros(len(units), dtype=bool)
     nodes = _offsets(units[:1])
     while len(nodes):
+        depth += 1
         # Any byte of a text may be looked for.
         if int((nodes | 255).max()) >= len(units):
             raise CharsmapFault("that points behind its end")
@@ -55,16 +58,20 @@ def _check_places(units: NDArray[np.int64], texts: bytes) -> None:
             values = units[leaves] & 0x7FFFFFFF
             if int(values.max()) > len(texts) or not begins[values].all():
                 raise CharsmapFault("that points behind its texts, or into a character")
+            lengths = ends[np.searchsorted(ends, values)] - values
+            growth = max(growth, int(lengths.max()) / depth)
         if len(below) and int((below | 255).max()) >= len(units):
             raise CharsmapFault("that points behind its end")
         nodes = np.unique(below[~seen[below]])
+    return growth
 
 
 def _children(units: NDArray[np.int64], nodes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Places of all children of nodes: those whose label is the byte that leads to them."""
     places = nodes[:, None] ^ _BYTES
     is_child = units[places] & 0x800000FF == _BYTES
-    return places[is_child]
+    children: NDArray[np.int64] = places[is_child]
+    return children
 
 
 def _offsets(units: NDArray[np.int64]) -> NDArray[np.int64]:
