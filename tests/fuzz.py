@@ -115,7 +115,8 @@ def main() -> int:
         command = [sys.executable, __file__, target, str(seconds), folder]
         result = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
     runs = re.findall(r"Done (\d+) runs", result.stderr)
-    if result.returncode or not runs or int(runs[-1]) < LEAST_RUNS:
+    panicked = "panicked at" in result.stderr  # Rust's word, in front of our own line
+    if result.returncode or panicked or not runs or int(runs[-1]) < LEAST_RUNS:
         print(result.stderr[-5000:], file=sys.stderr)
         print(f"{target}: failed, or not run at all (exit {result.returncode})", file=sys.stderr)
         return 1

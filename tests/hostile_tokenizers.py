@@ -113,8 +113,16 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "times as long",
     ),
     "replacement of nothing": (
-        _normalizers(*[_replace({"Regex": "b?"}, "a" * 10)] * 10),
-        "times as long",
+        _normalizers(_replace({"Regex": "b?|c*"}, "a" * 10)),
+        "replaces nothing",
+    ),
+    "a replacement of an empty text": (
+        _normalizers(_replace({"String": ""}, "a")),
+        "replaces nothing",
+    ),
+    "an empty prefix": (
+        tokenizer_json(normalizer={"type": "Prepend", "prepend": ""}),
+        "empty 'prepend'",
     ),
     "prefixes of a megabyte": (
         tokenizer_json(normalizer={"type": "Prepend", "prepend": "a" * 1_000_000}),
@@ -169,6 +177,31 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "tokens that nothing describes": (
         tokenizer_json(post_processor={**_template(1, 1), "special_tokens": {}}),
         "does not describe",
+    ),
+    "a text of a pair where there is one": (
+        tokenizer_json(
+            post_processor={
+                **_template(1, 1),
+                "single": [{"Sequence": {"id": "B", "type_id": 0}}],
+            }
+        ),
+        "a second text",
+    ),
+    "no text at all": (tokenizer_json(post_processor=_template(1, 1, 0)), "to 0 texts"),
+    "merges to more than any token": (
+        tokenizer_json(model={"type": "BPE", "vocab": {"a": 0, "aa": 1}, "merges": [["aa", "aa"]]}),
+        "more than any",
+    ),
+    "merges without their prefix": (
+        tokenizer_json(
+            model={
+                "type": "BPE",
+                "vocab": {"a": 0, "aa": 1},
+                "merges": ["a a"],
+                "continuing_subword_prefix": "####",
+            }
+        ),
+        "does not begin with",
     ),
     "a text many times": (
         tokenizer_json(
@@ -265,7 +298,6 @@ HARMLESS: dict[str, bytes] = {
         }
     ),
     "an empty metaspace": tokenizer_json(pre_tokenizer={"type": "Metaspace", "replacement": ""}),
-    "an empty replacement": _normalizers(_replace({"String": ""}, "a")),
     "an empty added token": tokenizer_json(added_tokens=[{"id": 0, "content": ""}]),
 }
 

@@ -58,6 +58,7 @@ _ESCAPE = (
 _ATOM = re.compile(rf"{_ESCAPE}|[^\\()\[\]|*+?{{}}]|\]|\}}", re.DOTALL)
 # Behind braces, + and ? are other repetitions in this syntax.
 _QUANTIFIER = re.compile(r"(?:([*+?])[?+]?|\{(\d{1,6})(?:(,)(\d{1,6})?)?\})")
+_PLACES = frozenset(("^", "$", r"\A", r"\z", r"\Z", r"\b", r"\B", r"\G"))  # no characters
 _GROUP = re.compile(r"\((?:\?(?:[im]*(?:-[im]+)?:|([=!])))?(?!\?|\*)")
 
 
@@ -65,21 +66,28 @@ class PatternFault(Exception):
     """Why an expression is not run: a few words."""
 
 
-def check_pattern(pattern: str) -> None:
-    """Raise PatternFault for an expression that may take more time than its text is worth."""
+def check_pattern(pattern: str) -> int:
+    """The fewest characters that an expression matches.
+
+    Raises PatternFault for one that may take more time than its text is worth.
+    """
     if len(pattern) > _LONGEST:
         raise PatternFault(f"has {len(pattern):,} characters")
     if re.search(r"\\[cCM]", pattern):  # these take the sign behind them, whatever it is
         raise PatternFault("has a control sign")
     parser = _Parser(pattern)
     alternatives = parser.alternatives()
+    fewest = []
     for alternative in alternatives:
         companion = _PUBLISHED.get(alternative)
         if companion is None:
-            if _Parser(alternative).ways() > _MOST_WAYS:
+            ways, least = _Parser(alternative).whole()
+            if ways > _MOST_WAYS:
                 raise PatternFault("may match one text in very many ways")
+            fewest.append(least)
         elif companion not in alternatives:
             raise PatternFault(f"has {alternative!r} without {companion!r}")
+    return min(fewest, default=1)  # published ones that are not plain match one at least
 
 
 class _Parser:
@@ -105,31 +113,32 @@ class _Parser:
             self._at += 2 if character == "\\" else 1
         return [*found, self._pattern[start:]]
 
-    def ways(self) -> int:
-        """In how many ways the expression may match a text, of those that the matcher tries."""
-        ways, _ = self._branches(0)
+    def whole(self) -> tuple[int, int]:
+        """In how many ways the expression may match a text, and the fewest characters of one."""
+        ways, _, least = self._branches(0)
         if self._at < len(self._pattern):
             raise PatternFault("ends a group that does not begin")
-        return ways
+        return ways, least
 
-    def _branches(self, depth: int) -> tuple[int, bool]:
-        """How many ways of matching, and whether one repeats without end (in its last place)."""
+    def _branches(self, depth: int) -> tuple[int, bool, int]:
+        """How many ways of matching, whether one repeats without end (in its last place), and the
+        fewest characters.
+        """
         if depth > _DEEPEST:
             raise PatternFault("has groups in groups in groups")
-        ways, endless = 0, False
-        while True:
-            one, ends = self._branch(depth)
-            ways, endless = ways + one, endless or ends
-            if self._next() != "|":
-                return ways, endless
+        ways, endless, least = self._branch(depth)
+        while self._next() == "|":
             self._at += 1
+            one, ends, fewest = self._branch(depth)
+            ways, endless, least = ways + one, endless or ends, min(least, fewest)
+        return ways, endless, least
 
-    def _branch(self, depth: int) -> tuple[int, bool]:
-        ways, endless = 1, False
+    def _branch(self, depth: int) -> tuple[int, bool, int]:
+        ways, endless, least = 1, False, 0
         while (character := self._next()) and character not in "|)":
             if endless:
                 raise PatternFault("goes on behind a part that repeats without end")
-            one, endless = self._part(character, depth)
+            one, endless, fewest = self._part(character, depth)
             low, high = self._quantifier()
             if (low, high) != (1, 1):
                 if endless or (one > 1 and high != 1):
@@ -139,30 +148,30 @@ class _Parser:
                     raise PatternFault(f"repeats a part {self._copies:,} times")
                 endless = high is None or high > _MOST_WAYS + low
                 one = one if endless else one * ((high or 0) - low + 1)
-            ways = min(ways * one, 1 << 30)
-        return ways, endless
+            ways, least = min(ways * one, 1 << 30), least + low * fewest
+        return ways, endless, least
 
-    def _part(self, character: str, depth: int) -> tuple[int, bool]:
+    def _part(self, character: str, depth: int) -> tuple[int, bool, int]:
         if character == "(":
             group = _GROUP.match(self._pattern, self._at)
             if group is None:
                 raise PatternFault("has a group that is neither plain nor a look ahead")
             self._at = group.end()
-            ways, endless = self._branches(depth + 1)
+            ways, endless, least = self._branches(depth + 1)
             if self._next() != ")":
                 raise PatternFault("has a group without an end")
             self._at += 1
             if group[1] and endless:
                 raise PatternFault("looks ahead without end")
-            return ways, endless
+            return ways, endless, 0 if group[1] else least
         if character == "[":
             self._class()
-            return 1, False
+            return 1, False, 1
         atom = _ATOM.match(self._pattern, self._at)
         if atom is None:
             raise PatternFault("has a reference back or an unknown sign")
         self._at = atom.end()
-        return 1, False
+        return 1, False, int(atom[0] not in _PLACES)
 
     def _quantifier(self) -> tuple[int, int | None]:
         found = _QUANTIFIER.match(self._pattern, self._at)

@@ -18,7 +18,7 @@ from .split_pattern import PatternFault, check_pattern
 
 _MOST_PARTS = 8_000_000  # values of the whole file; of the largest published ones 2,000,000
 _MOST_STEPS = 100
-_MOST_GROWTH = 128.0  # Llama 2's is 12, T5's with its charsmap 88
+_MOST_GROWTH = 128.0  # Llama 2's is 12, T5's with its charsmap 44
 _MOST_ADDED = 1000  # tokens that a template puts around a text
 _LONGEST_WORD = 1000  # characters: WordPiece's own default is 100
 _CHARSMAP = "precompiled_charsmap"
@@ -76,7 +76,7 @@ def check_tokenizer(data: bytes) -> Effect:
             growth *= grown
     if growth > _MOST_GROWTH:
         raise TokenizerFault(f"may make a text {growth:,.0f} times as long")
-    _check_rest(file)
+    _check_model(file.get("model"))
     return Effect(growth, _shrinkage(file))
 
 
@@ -111,16 +111,19 @@ def _check_step(step: Mapping[str, Any]) -> float:
     growth = 1.0
     pattern = step.get("pattern")
     regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+    least = 1
     if isinstance(regex, str):
         try:
-            check_pattern(regex)
+            least = check_pattern(regex)
         except PatternFault as fault:
             raise TokenizerFault(f"has the pattern {regex[:60]!r}, which {fault}") from None
     content = step.get("content")
     if pattern is not None and isinstance(content, str):  # Replace
-        growth *= _replaced(pattern, content)
+        growth *= _replaced(pattern, content, least)
     for key in ("prepend", "replacement"):  # in front of every piece, of one byte at least
         if isinstance(step.get(key), str):
+            if not step[key]:
+                raise TokenizerFault(f"has an empty {key!r}")
             growth *= 1 + _bytes(step[key])
     if step.get("type") == "ByteLevel" or "trim_offsets" in step:
         growth *= 2
@@ -135,11 +138,13 @@ def _check_step(step: Mapping[str, Any]) -> float:
     return growth
 
 
-def _replaced(pattern: Any, content: str) -> float:
+def _replaced(pattern: Any, content: str, least: int) -> float:
     text = pattern.get("String") if isinstance(pattern, dict) else pattern
     if isinstance(text, str):
-        return max(1.0, _bytes(content) / _bytes(text)) if text else 1.0 + _bytes(content)
-    return 1.0 + _bytes(content)  # an expression may match nothing, before every character
+        least = _bytes(text)
+    if least == 0:
+        raise TokenizerFault("replaces nothing by something")
+    return max(1.0, _bytes(content) / least)
 
 
 def _check_charsmap(text: Any) -> float:
@@ -172,15 +177,42 @@ def _check_template(step: Mapping[str, Any]) -> None:
                     raise TokenizerFault(f"adds {name[:40]!r}, which it does not describe")
                 added += tokens[name]
             texts += special is None
-        if added > _MOST_ADDED or texts > 2:
+            text = piece.get("Sequence") if isinstance(piece, dict) else None
+            if key == "single" and isinstance(text, dict) and text.get("id") != "A":
+                raise TokenizerFault("puts a second text where there is one")
+        if added > _MOST_ADDED or texts > 2 or (key == "single" and texts != 1):
             raise TokenizerFault(f"adds {added:,} tokens to {texts:,} texts")
 
 
-def _check_rest(file: Mapping[str, Any]) -> None:
-    model = file.get("model")
-    longest = model.get("max_input_chars_per_word") if isinstance(model, dict) else None
+def _check_model(model: Any) -> None:
+    if not isinstance(model, dict):
+        return
+    longest = model.get("max_input_chars_per_word")
     if isinstance(longest, int) and longest > _LONGEST_WORD:
         raise TokenizerFault(f"model: words of {longest:,} characters; at most {_LONGEST_WORD}")
+    vocabulary, merges = model.get("vocab"), model.get("merges")
+    if isinstance(vocabulary, dict) and isinstance(merges, list):
+        _check_merges(vocabulary, merges, model.get("continuing_subword_prefix") or "")
+
+
+def _check_merges(vocabulary: Mapping[str, Any], merges: list[Any], prefix: Any) -> None:
+    """What is merged is put together in room for the longest token, without its second prefix."""
+    try:
+        pairs = [
+            merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
+            for merge in merges
+        ]
+        if prefix and not all(
+            (merge.partition(" ")[2] if isinstance(merge, str) else merge[1]).startswith(prefix)
+            for merge in merges
+        ):
+            raise TokenizerFault(f"model: merges what does not begin with {prefix[:40]!r}")
+    except (TypeError, IndexError):
+        raise TokenizerFault("model: merges what is not two texts") from None
+    if max(map(_bytes, pairs), default=0) > max(map(_bytes, vocabulary), default=0) + _bytes(
+        prefix
+    ):
+        raise TokenizerFault("model: merges to more than any of its tokens")
 
 
 def _shrinkage(file: Mapping[str, Any]) -> int | None:
