@@ -203,10 +203,31 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         ),
         "does not begin with",
     ),
-    "a text many times": (
+    "an added token that is stripped to nothing": (
         tokenizer_json(
-            post_processor={"type": "Sequence", "processors": [_template(1, 1, 10)] * 10}
+            normalizer={"type": "Strip", "strip_left": True, "strip_right": True},
+            added_tokens=[
+                {
+                    "id": 51,
+                    "content": " ",
+                    "single_word": False,
+                    "lstrip": False,
+                    "rstrip": False,
+                    "normalized": True,
+                    "special": False,
+                }
+            ],
         ),
+        "to nothing",
+    ),
+    "templates of templates": (
+        tokenizer_json(
+            post_processor={"type": "Sequence", "processors": [_template(1, 1), _template(1, 1)]}
+        ),
+        "several templates",
+    ),
+    "a text many times": (
+        tokenizer_json(post_processor={"type": "Sequence", "processors": [_template(1, 1, 10)]}),
         "to 10 texts",
     ),
     "words without an end": (

@@ -64,6 +64,8 @@ def check_tokenizer(data: bytes) -> Effect:
         steps = list(_steps(file.get(part)))
         if len(steps) > _MOST_STEPS:
             raise TokenizerFault(f"{part} has {len(steps):,} steps")
+        if sum("special_tokens" in step for step in steps) > 1:
+            raise TokenizerFault(f"{part} has several templates")
         grown = 1.0
         for step in steps:
             try:
@@ -76,6 +78,7 @@ def check_tokenizer(data: bytes) -> Effect:
             growth *= grown
     if growth > _MOST_GROWTH:
         raise TokenizerFault(f"may make a text {growth:,.0f} times as long")
+    _check_added(file)
     _check_model(file.get("model"))
     return Effect(growth, _shrinkage(file))
 
@@ -182,6 +185,17 @@ def _check_template(step: Mapping[str, Any]) -> None:
                 raise TokenizerFault("puts a second text where there is one")
         if added > _MOST_ADDED or texts > 2 or (key == "single" and texts != 1):
             raise TokenizerFault(f"adds {added:,} tokens to {texts:,} texts")
+
+
+def _check_added(file: Mapping[str, Any]) -> None:
+    added = file.get("added_tokens") or []
+    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        raise TokenizerFault("added_tokens: expected a list of objects")
+    strips = any(step.get("type") == "Strip" for step in _steps(file.get("normalizer")))
+    for token in added:
+        content = token.get("content")
+        if strips and token.get("normalized") and isinstance(content, str) and not content.strip():
+            raise TokenizerFault(f"added_tokens: {content[:40]!r} is stripped to nothing")
 
 
 def _check_model(model: Any) -> None:
