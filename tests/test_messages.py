@@ -103,7 +103,6 @@ BAD: dict[str, tuple[Any, str]] = {
     "None": (None, "expected a list of"),
     "a number for all": (7, "expected a list of"),
     "a message alone": ({"role": "user", "content": "x"}, "expected a list of"),
-    "conversations": ([[{"role": "user", "content": "x"}]], "expected one conversation"),
     "an object": ([{"role": "user", "content": "x", "o": object()}], "'o' holds object"),
     "a set": ([{"role": "user", "content": "x", "o": [{1}]}], "'o' holds set"),
     "numbers for names": ([{"role": "user", "content": "x", "o": {1: 2}}], "'o' holds dict"),
@@ -125,7 +124,7 @@ def test_messages_of_another_form_are_refused_in_one_line(llm: LLM, case: str) -
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("call", ["stream", "score", "logits", "decode"])
+@pytest.mark.parametrize("call", ["stream", "logits", "decode"])
 @pytest.mark.parametrize("prompts", [["a", "b"], [[1], [2]], [["a"]]], ids=repr)
 def test_a_list_where_one_prompt_belongs_is_told_so(llm: LLM, call: str, prompts: Any) -> None:
     with pytest.raises(

@@ -180,7 +180,10 @@ class LLM:
     # ---- ids ----------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the beginning-of-text token where the model wants one."""
+        """Token ids of a text, with the beginning-of-text token where the model wants one.
+
+        It may be longer than the context, up to 16 MB. RequestError for more.
+        """
         return self._prompter.encode(text)
 
     def decode(self, token_ids: TokenIds) -> str:

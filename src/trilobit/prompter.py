@@ -16,8 +16,8 @@ from .inputs import (
     Message,
     Prompt,
     TokenIds,
-    checked_messages,
     checked_ids,
+    checked_messages,
     is_items,
     is_several,
     not_in_vocabulary,
@@ -71,13 +71,18 @@ class Prompter:
             plain,
             bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
             eos_token=next((end for end in ends if end), ""),
+            most_tokens=self.context,
         )
         leaves_bos = template is None or leaves_bos_to_tokenizer(template)
         return self.ids(self._with_bos(ids) if leaves_bos else ids)
 
     def ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt of any form, which fit the context."""
-        ids = self.encode(prompt) if isinstance(prompt, str) else prompt
+        ids: TokenIds
+        if isinstance(prompt, str):
+            ids = self._with_bos(self._tokenizer().encode(prompt, most_tokens=self.context))
+        else:
+            ids = prompt
         if not is_items(ids):
             kind = type(ids).__name__
             raise RequestError(f"a prompt is a text or a list of token ids, not {kind}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError
+from ..tokenizer_file import has_too_many_parts
 from .files import read_json
 
 SETTINGS, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
@@ -160,6 +161,8 @@ def token_ids(data: bytes, tokens: Iterable[str]) -> dict[str, int]:
 
 def _object(data: bytes) -> dict[str, Any]:
     """The object that a tokenizer.json is; empty for what is none, which its reader refuses."""
+    if has_too_many_parts(data):
+        return {}
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError):
