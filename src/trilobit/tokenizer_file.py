@@ -132,9 +132,9 @@ def _check_step(step: Mapping[str, Any]) -> float:
         growth *= 2
     if _CHARSMAP in step or step.get("type") == "Precompiled":
         growth *= _check_charsmap(step.get(_CHARSMAP))
-    if step.get("type") == "FixedLength" and step.get("length") == 0:
+    if step.get("length", 1) == 0:
         raise TokenizerFault("has the length 0")
-    if step.get("type") == "Strip" and step.get("stop", 0) != 0:
+    if step.get("stop", 0) != 0:
         raise TokenizerFault(f"has a stop of {step['stop']!r:.40}; only 0 is known")
     if isinstance(step.get("special_tokens"), dict):
         _check_template(step)
