@@ -154,7 +154,10 @@ def _check_charsmap(text: Any) -> float:
     if not isinstance(text, str):
         raise TokenizerFault(f"has no {_CHARSMAP}")
     try:
-        return growth_by(base64.b64decode(text, validate=True))
+        data = base64.b64decode(text, validate=True)
+        if base64.b64encode(data).decode() != text:  # others are stricter readers
+            raise ValueError
+        return growth_by(data)
     except CharsmapFault as fault:
         raise TokenizerFault(f"has a {_CHARSMAP} {fault}") from None
     except ValueError:
