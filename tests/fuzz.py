@@ -18,6 +18,9 @@ from pathlib import Path
 
 MEMORY_MB = 512  # resident; libFuzzer's own and the interpreter's are some 200
 LEAST_RUNS = 1000  # a second brings some thousand
+# Of `tokenizers`, where an added token takes spaces around it that are another one: published files
+# have both, so that no check can refuse them.
+KNOWN_PANICS = {"AddedVocabulary bad split"}
 INSTRUMENTED = [
     "trilobit.formats",
     "trilobit.charsmap",
@@ -134,7 +137,8 @@ def main() -> int:
         command = [sys.executable, __file__, target, str(seconds), folder]
         result = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
     runs = re.findall(r"Done (\d+) runs", result.stderr)
-    panicked = "panicked at" in result.stderr  # Rust's word, in front of our own line
+    # Rust's word, in front of our own line.
+    panicked = set(re.findall(r"panicked at .*\n(.*)", result.stderr)) - KNOWN_PANICS
     if result.returncode or panicked or not runs or int(runs[-1]) < LEAST_RUNS:
         print(result.stderr[-5000:], file=sys.stderr)
         print(f"{target}: failed, or not run at all (exit {result.returncode})", file=sys.stderr)

@@ -139,6 +139,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "many steps": (_normalizers(*[{"type": "NFC"}] * 1000), "1,001 steps"),
     "sequences in sequences": (tokenizer_json(normalizer=_NESTED), "steps"),
     "a charsmap of 4 GB": (_charsmap(b"\xfc\xff\xff\xff" + bytes(16)), "claims a trie"),
+    "no charsmap": (tokenizer_json(normalizer={"type": "Precompiled"}), "has no"),
     "a charsmap cut": (_charsmap(b"\x10"), "claims a trie"),
     "a charsmap that is not base64": (
         tokenizer_json(normalizer={"type": "Precompiled", "precompiled_charsmap": "é"}),

@@ -135,11 +135,11 @@ def _check_step(step: Mapping[str, Any]) -> float:
             growth *= 1 + _bytes(step[key])
     if step.get("type") == "ByteLevel" or "trim_offsets" in step:
         growth *= 2
-    if _CHARSMAP in step:
-        growth *= _check_charsmap(step[_CHARSMAP])
-    if step.get("type") == "FixedLength" and step.get("length") == 0:
+    if _CHARSMAP in step or step.get("type") == "Precompiled":
+        growth *= _check_charsmap(step.get(_CHARSMAP))
+    if step.get("length", 1) == 0:
         raise TokenizerFault("has the length 0")
-    if step.get("type") == "Strip" and step.get("stop", 0) != 0:
+    if step.get("stop", 0) != 0:
         raise TokenizerFault(f"has a stop of {step['stop']!r:.40}; only 0 is known")
     if isinstance(step.get("special_tokens"), dict):
         _check_template(step)
@@ -157,9 +157,12 @@ def _replaced(pattern: Any, content: str, least: int) -> float:
 
 def _check_charsmap(text: Any) -> float:
     if not isinstance(text, str):
-        return 1.0
+        raise TokenizerFault(f"has no {_CHARSMAP}")
     try:
-        return growth_by(base64.b64decode(text, validate=True))
+        data = base64.b64decode(text, validate=True)
+        if base64.b64encode(data).decode() != text:  # others are stricter readers
+            raise ValueError
+        return growth_by(data)
     except CharsmapFault as fault:
         raise TokenizerFault(f"has a {_CHARSMAP} {fault}") from None
     except ValueError:
