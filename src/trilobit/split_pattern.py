@@ -78,16 +78,32 @@ def check_pattern(pattern: str) -> int:
     parser = _Parser(pattern)
     alternatives = parser.alternatives()
     fewest = []
-    for alternative in alternatives:
+    for number, alternative in enumerate(alternatives):
         companion = _PUBLISHED.get(alternative)
         if companion is None:
             ways, least = _Parser(alternative).whole()
             if ways > _MOST_WAYS:
                 raise PatternFault("may match one text in very many ways")
             fewest.append(least)
-        elif companion not in alternatives:
-            raise PatternFault(f"has {alternative!r} without {companion!r}")
+        elif not _accompanied(alternatives, number, companion):
+            raise PatternFault(f"has {alternative!r} without {companion!r} behind it")
     return min(fewest, default=1)  # published ones that are not plain match one at least
+
+
+def _accompanied(alternatives: list[str], number: int, companion: str) -> bool:
+    """Whether the companion takes a long text whole before or right behind an alternative.
+
+    Between them only what has the same companion: anything else may take a little of the text, and
+    the alternative then looks through all that is left again.
+    """
+    if companion in alternatives[: number + 1]:
+        return True
+    for other in alternatives[number + 1 :]:
+        if other == companion:
+            return True
+        if _PUBLISHED.get(other) != companion:
+            return False
+    return False
 
 
 class _Parser:
