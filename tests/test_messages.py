@@ -136,7 +136,7 @@ def test_a_list_where_one_prompt_belongs_is_told_so(llm: LLM, call: str, prompts
 def test_a_text_among_ids_is_told_so(llm: LLM) -> None:
     with pytest.raises(RequestError, match="token id 'a' is a text; encode it first"):
         llm.generate([1, "a"])  # type: ignore[call-overload]
-    with pytest.raises(RequestError, match="the prompt is empty"):
+    with pytest.raises(RequestError, match="nothing to score"):
         llm.score([])
     with pytest.raises(RequestError) as refused:
         llm.score([10**5000])
