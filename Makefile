@@ -33,6 +33,8 @@ fuzz: $(VENV)/.developed ## Throw mutated files at the readers, FUZZ_SECONDS eac
 	$(BIN)/python tests/fuzz.py safetensors $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py toml $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py yaml $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz.py tokenizer $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz.py template $(FUZZ_SECONDS)
 
 bundled: $(VENV)/.installed ## Write the bundled model anew, in the packed format as it is now
 	for model in src/trilobit/bundled/*.trilobit; do \

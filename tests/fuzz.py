@@ -18,6 +18,17 @@ from pathlib import Path
 
 MEMORY_MB = 512  # resident; libFuzzer's own and the interpreter's are some 200
 LEAST_RUNS = 1000  # a second brings some thousand
+# Of `tokenizers`, where an added token takes spaces around it that are another one: published files
+# have both, so that no check can refuse them.
+KNOWN_PANICS = {"AddedVocabulary bad split"}
+INSTRUMENTED = [
+    "trilobit.formats",
+    "trilobit.text.charsmap",
+    "trilobit.text.split_pattern",
+    "trilobit.text.tokenizer_file",
+    "trilobit.text.sandbox",
+    "trilobit.train.recipes",
+]
 IN_MEMORY = "/dev/shm"  # on a disk, writing the inputs takes most of the time
 
 
@@ -66,12 +77,57 @@ def fuzz_recipe(suffix: str) -> tuple[Callable[[Path], None], list[bytes]]:
     return read, [(SOUND if suffix == "toml" else SOUND_YAML).encode(), *seeds]
 
 
+def fuzz_tokenizer() -> tuple[Callable[[Path], None], list[bytes]]:
+    """The check of tokenizer.json and what runs behind it; the short ones of the hostile are
+    seeds.
+    """
+    from hostile_tokenizers import HARMLESS, REFUSED
+
+    from trilobit.text.tokenizer import Tokenizer
+
+    def read(path: Path) -> None:
+        tokenizer = Tokenizer(path.read_bytes(), str(path))
+        ids = tokenizer.encode("ab  é\n<s>", special=True)
+        tokenizer.special_prefix()
+        tokenizer.decode(ids)
+
+    seeds = [*HARMLESS.values(), *(data for data, _ in REFUSED.values())]
+    return read, [data for data in seeds if len(data) < 4096]
+
+
+def fuzz_template() -> tuple[Callable[[Path], None], list[bytes]]:
+    """Chat templates, which are refused by name whatever they do."""
+    from test_chat_template import EVERYTHING, GREEDY, TEXTS
+
+    from trilobit import FormatError, RequestError
+    from trilobit.text import sandbox
+    from trilobit.text.chat_template import render
+
+    sandbox._BUDGET = 100_000  # what is too much ends in milliseconds
+
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "a\nb"}]
+
+    def read(path: Path) -> None:
+        try:
+            render(path.read_text(errors="replace"), messages, bos_token="<s>", eos_token="</s>")
+        except RequestError as error:
+            raise FormatError(f"{path}: {error}") from error
+
+    return read, [
+        template.encode()
+        for template in (EVERYTHING, TEXTS, *GREEDY.values())
+        if len(template) < 4096
+    ]
+
+
 TARGETS = {
     "gguf": fuzz_gguf,
     "gguf-model": fuzz_gguf_model,
     "safetensors": fuzz_safetensors,
     "toml": partial(fuzz_recipe, "toml"),
     "yaml": partial(fuzz_recipe, "yaml"),
+    "tokenizer": fuzz_tokenizer,
+    "template": fuzz_template,
 }
 
 
@@ -82,7 +138,9 @@ def main() -> int:
         command = [sys.executable, __file__, target, str(seconds), folder]
         result = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
     runs = re.findall(r"Done (\d+) runs", result.stderr)
-    if result.returncode or not runs or int(runs[-1]) < LEAST_RUNS:
+    # Rust's word, in front of our own line.
+    panicked = set(re.findall(r"panicked at .*\n(.*)", result.stderr)) - KNOWN_PANICS
+    if result.returncode or panicked or not runs or int(runs[-1]) < LEAST_RUNS:
         print(result.stderr[-5000:], file=sys.stderr)
         print(f"{target}: failed, or not run at all (exit {result.returncode})", file=sys.stderr)
         return 1
@@ -94,7 +152,7 @@ def run(target: str, seconds: int, folder: Path) -> None:
     """What runs in that process; does not return."""
     import atheris
 
-    with atheris.instrument_imports(include=["trilobit.formats", "trilobit.train.recipes"]):
+    with atheris.instrument_imports(include=INSTRUMENTED):
         read, seeds = TARGETS[target]()
     from trilobit import FormatError, UnsupportedModel
     from trilobit.errors import RecipeError

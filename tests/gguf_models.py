@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trilobit.formats.dtypes import as_float32
 from trilobit.formats.gguf import types
 from trilobit.formats.source import Source
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model import tensor_names
 from trilobit.model.config import ModelConfig
 

@@ -123,8 +123,8 @@ def test_a_layout_that_a_shape_cannot_have_makes_no_folder(tmp_path: Path) -> No
     done = bench("--shape", "bonsai-1.7b", "--layout", "1.6-bit", "--folder", folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: bonsai-1.7b: its scales are by group, which the 1.6-bit layout does not hold; leave "
-        "out layout, or give it 2-bit\n"
+        "error: bonsai-1.7b: its scales are by group, which the 1.6-bit layout does not hold; "
+        "leave out layout, or give it 2-bit\n"
     )
     assert not folder.exists()
 

@@ -18,7 +18,7 @@ from trilobit import LLM, _native
 ROOT = Path(__file__).parent.parent
 BUNDLED = "trilobit-stories-5m"
 SCRIPTS = [
-    *("busy.py", "kernels.py", "speculation.py", "instructions.py", "head.py"),
+    *("busy.py", "gaps.py", "kernels.py", "speculation.py", "instructions.py", "head.py"),
     *("peers.py", "gguf_llamacpp.py", "plot.py", "training.py"),
 ]
 

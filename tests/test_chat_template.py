@@ -214,6 +214,10 @@ GREEDY = {
     "block recursion": "{% block b %}{{ self.b() }}{{ self.b() }}{% endblock %}",
     "equal structures": "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}"
     "{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}{{ ns.a == ns.b }}",
+    "dates": "{% set ns = namespace(x='%c%c%c%c%c%c%c%c%c%c') %}{% for i in range(14) %}"
+    "{% set ns.x = ns.x ~ ns.x %}{% endfor %}" + "{% set y = strftime_now(ns.x) %}" * 40,
+    "a wide date": "{{ strftime_now('%999999999Y') }}",
+    "a wide date with flags": "{{ strftime_now('%_-^#0999999999c') }}",
     "long integer": LONG.replace("a", "f") + "{{ (ns.x | int(base=16)) // 3 }}",
 }
 

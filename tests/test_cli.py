@@ -24,7 +24,7 @@ from trilobit.convert import convert
 from trilobit.formats.dtypes import DTYPES
 from trilobit.formats.hf.config import to_hf
 from trilobit.formats.packed.form import declare
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model import tensor_names
 from trilobit.model.shapes import shape
 from trilobit.synth import synth

@@ -227,6 +227,30 @@ def test_texts_that_are_too_long_are_refused_or_cut(model_file: Path) -> None:
     assert (cut[1] == embedder.encode(embedder.tokenizer.decode(tokens))[0]).all()
 
 
+def test_long_texts_are_refused_before_they_are_encoded_or_cut(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = Embedder(model_file, threads=1, context=12)
+    long = TEXT * 1_000
+    cut = embedder.encode(["dog", long], truncate=True)
+    assert (cut == embedder.encode(["dog", TEXT * 20], truncate=True)).all()
+    sizes: list[int] = []
+    encode = embedder.tokenizer.encode
+
+    def measured(text: str, *, most_tokens: int | None = None) -> list[int]:
+        sizes.append(len(text))
+        return encode(text, most_tokens=most_tokens)
+
+    monkeypatch.setattr(embedder.tokenizer, "encode", measured)
+    embedder.encode(long, truncate=True)
+    assert sizes[0] < len(long) // 10
+    monkeypatch.undo()
+    with pytest.raises(
+        ContextOverflow, match=r"^text 1 \('Once.*bytes, more than 12.*\(truncate\)"
+    ):
+        embedder.encode(["dog", long])
+
+
 def test_impossible_requests_are_refused(embedder: Embedder, model_file: Path) -> None:
     for options, message in (
         ({"texts": None}, "expected a text or a list of texts, not NoneType"),

@@ -28,7 +28,7 @@ from trilobit.formats.gguf import types
 from trilobit.formats.gguf.reader import GGUFModel
 from trilobit.formats.gguf.writer import write_gguf
 from trilobit.formats.pooling import Pooling
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model import tensor_names
 from trilobit.model.config import ModelConfig
 from trilobit.model.rope import scaling_from_dict

@@ -31,7 +31,7 @@ from trilobit.formats.gguf.container import GGUFFile
 from trilobit.formats.gguf.reader import GGUFModel
 from trilobit.formats.gguf.tokenizer import Vocabulary
 from trilobit.formats.gguf.writer import write_gguf
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.formats.tokenizer_json import from_vocabulary
 from trilobit.text import chat_template
 from trilobit.text.tokenizer import Tokenizer

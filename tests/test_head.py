@@ -16,7 +16,7 @@ from trilobit import LLM, SamplingParams, _native
 from trilobit.formats.packed import reader
 from trilobit.formats.packed.form import declare
 from trilobit.formats.packed.writer import packed_writer, write_screen
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model import screen, tensor_names
 from trilobit.model.config import ModelConfig
 from trilobit.synth import synth_packed

@@ -32,7 +32,7 @@ from trilobit.formats.hf.writer import SHARD_BYTES, write_hf, write_hf_bf16
 from trilobit.formats.open import open_source
 from trilobit.formats.packed.writer import write_packed
 from trilobit.formats.safetensors import SafetensorsFile
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model import tensor_names, ternary
 from trilobit.model.config import ModelConfig
 from trilobit.progress import Progress

@@ -16,7 +16,7 @@ from trilobit.formats.dtypes import DTYPES
 from trilobit.formats.packed.form import declare
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.packed.writer import packed_writer
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model.packing import LAYOUTS, Layout
 from trilobit.model.shapes import shape
 from trilobit.synth import synth_packed

@@ -461,6 +461,28 @@ def test_more_tokens_than_the_context_are_refused(model_file: Path) -> None:
     assert issubclass(ContextOverflow, ValueError)
 
 
+def test_texts_that_cannot_fit_are_refused_before_they_are_encoded(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = LLM(model_file, threads=1, context=50)
+    assert llm.tokenizer is not None
+    text = "Once upon a time " * 100_000
+    most = llm.tokenizer.longest_text(50)  # asked before, so that nothing is asked later
+    assert most < 10_000
+    monkeypatch.setattr(llm.tokenizer, "_inner", None)
+    for call in (llm.generate, llm.stream, llm.score, lambda text: llm.generate(["a", text][1:])):
+        with pytest.raises(ContextOverflow, match=r"1,700,000 bytes, more than 50 tokens.*shorten"):
+            call(text)
+    monkeypatch.undo()  # chats ask for the texts of the ends
+    monkeypatch.setattr(llm.tokenizer, "encode", None)
+    for chat in (llm.chat, llm.stream_chat, llm.chat_ids):
+        with pytest.raises(ContextOverflow, match="more than 50 tokens"):
+            chat([{"role": "user", "content": text}])
+    monkeypatch.undo()
+    with pytest.raises(RequestError, match="at most 16,000,000 are encoded at once"):
+        llm.encode("a" * 16_000_001)
+
+
 def test_parameters_that_name_no_token_are_refused(llm: LLM) -> None:
     with pytest.raises(RequestError, match="logit_bias: token id 331 is not in the vocabulary"):
         llm.generate(PROMPT, SamplingParams(logit_bias={331: 1.0}))
@@ -530,7 +552,7 @@ def test_ids_decode_to_the_text_they_came_from(llm: LLM) -> None:
         ([1, -1], "token id -1 is not in the vocabulary"),
         ([1, 1 << 40], "token id 1099511627776 is not in the vocabulary"),
         ([True], "token id True is not in the vocabulary"),
-        ([[1, 2]], "is not in the vocabulary"),
+        ([[1, 2]], "expected one text or one list of token ids"),
     ],
 )
 def test_what_are_no_ids_is_not_decoded(llm: LLM, ids: Any, reason: str) -> None:

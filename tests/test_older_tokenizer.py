@@ -175,6 +175,20 @@ def test_vocab_and_merges_give_the_ids_of_transformers(
     assert ours.decode(ours.encode(TEXT)) == TEXT
 
 
+def test_a_token_of_vocab_json_is_special_where_it_is_named(bare: Path, tmp_path: Path) -> None:
+    files = library(tmp_path)
+    vocabulary = json.loads(files["vocab__json"])
+    vocabulary["<|endoftext|>"] = len(vocabulary)
+    files["vocab__json"] = json.dumps(vocabulary).encode()
+    settings = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "<|endoftext|>"}
+    directory = with_files(bare, tmp_path, tokenizer_config__json=settings, **files)
+    model, theirs = loaded(directory, tmp_path), AutoTokenizer.from_pretrained(directory)
+    expected = theirs("x<|endoftext|>y", add_special_tokens=False)["input_ids"]
+    assert model.tokenizer.encode("x<|endoftext|>y", special=True) == expected
+    assert model.tokenizer.special_ids == {vocabulary["<|endoftext|>"]}
+    assert model.config.eos_token_ids == (vocabulary["<|endoftext|>"], 2)
+
+
 REFUSED: dict[str, tuple[type[TrilobitError], dict[str, Any], str]] = {
     "unigram": (
         UnsupportedModel,

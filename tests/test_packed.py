@@ -27,7 +27,7 @@ from trilobit.formats.packed.form import bytes_by_part, declare
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.packed.writer import packed_writer, write_screen
 from trilobit.formats.safetensors import SafetensorsFile
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model import packing, screen, tensor_names
 from trilobit.model.config import ModelConfig
 from trilobit.model.rope import LinearScaling, Llama3Scaling, YarnScaling

@@ -127,3 +127,10 @@ def test_an_error_shows_no_more_than_a_little_of_a_value() -> None:
         with pytest.raises(RequestError) as caught:
             SamplingParams(**{name: ["x" * 10_000] * 10_000})  # type: ignore[arg-type]
         assert len(str(caught.value)) < 300
+
+
+def test_stop_strings_are_bounded_in_number_and_length() -> None:
+    assert len(SamplingParams(stop=["a"] * 256).stop) == 256
+    for stop in (["a"] * 1_000_000, "a" * 20_001, ["a" * 10_001] * 2):
+        with pytest.raises(RequestError, match=r"^stop: .* at most 256 of 20,000 together"):
+            SamplingParams(stop=stop)

@@ -201,7 +201,19 @@ class Embedder:
     def _ids(self, number: int, text: object, before: str, truncate: bool) -> list[int]:
         if not isinstance(text, str):
             raise RequestError(f"text {number} is not a text, but {type(text).__name__}")
-        ids = self._begin_ids + self.tokenizer.encode(before + text)
+        whole = before + text
+        if truncate:  # behind twice what the context may hold, where it changes no token in it
+            longest = self.tokenizer.longest_text
+            most = min(longest(), 2 * longest(self.context))
+            whole = whole.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
+        try:
+            most_tokens = None if truncate else self.context
+            ids = self._begin_ids + self.tokenizer.encode(whole, most_tokens=most_tokens)
+        except ContextOverflow as error:
+            raise ContextOverflow(
+                f"text {number} ({text[:_SHOWN]!r}…): {error}, or let its end be left "
+                "out (truncate)"
+            ) from None
         end = list(self.pooling.end_ids)
         if len(ids) + len(end) > self.context:
             if not truncate:

@@ -12,9 +12,18 @@
 A message is one line: what, where, the remedy. The command line prints it and exits with 2.
 """
 
+_LONGEST = 1000  # characters of a message; a path alone may have some hundreds
+_END = 300  # of them, where the remedy is
+
 
 class TrilobitError(Exception):
-    """Base of all errors that are the input's or the machine's fault, not ours."""
+    """Base of all errors that are the input's or the machine's fault, not ours.
+
+    A message that repeats more of the input than anybody reads keeps its beginning and its end.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*map(_shortened, args))
 
 
 class FormatError(TrilobitError):
@@ -43,3 +52,9 @@ class DownloadError(TrilobitError):
 
 class OutputError(TrilobitError, OSError):
     """A result could not be written; nothing half-written was left behind."""
+
+
+def _shortened(part: object) -> object:
+    if not isinstance(part, str) or len(part) <= _LONGEST:
+        return part
+    return f"{part[: _LONGEST - _END - 3]} … {part[-_END:]}"

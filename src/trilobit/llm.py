@@ -141,7 +141,9 @@ class LLM:
     ) -> Completion | list[Completion]:
         """Answer a conversation, or several at once; messages are `{"role": ..., "content": ...}`.
 
-        A model without a chat template continues the contents, joined by newlines, as one text.
+        A content may be None or a list of `{"type": "text", "text": ...}`. Other fields, such as
+        `tool_calls` or `name`, go to the chat template; what is None is left out. A model without a
+        chat template continues the contents, joined by newlines, as one text.
         """
         ids = self._prompter.several_chats(messages)
         done = self._complete(ids, params)
@@ -186,7 +188,10 @@ class LLM:
     # ---- ids ----------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the beginning-of-text token where the model wants one."""
+        """Token ids of a text, with the beginning-of-text token where the model wants one.
+
+        It may be longer than the context, up to 16 MB. RequestError for more.
+        """
         return self._prompter.encode(text)
 
     def decode(self, token_ids: TokenIds) -> str:

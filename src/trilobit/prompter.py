@@ -14,14 +14,15 @@ from trilobit.inputs import (
     Message,
     Prompt,
     TokenIds,
-    check_messages,
     checked_ids,
+    checked_messages,
     is_items,
     is_several,
     not_in_vocabulary,
 )
 from trilobit.model.config import ModelConfig
 from trilobit.sampling import SamplingParams
+from trilobit.text.chat_template import leaves_bos_to_tokenizer
 from trilobit.text.tokenizer import Tokenizer, without_tokenizer
 
 # A model that was never taught to chat continues the conversation as one text.
@@ -60,21 +61,28 @@ class Prompter:
 
     def chat_ids(self, messages: Items[Message]) -> list[int]:
         """Token ids of a conversation, ready for the reply."""
-        check_messages(messages)
+        plain = checked_messages(messages)
         tokenizer = self._tokenizer()
         ends = [tokenizer.token(i) for i in self.config.eos_token_ids]
         begin = self.config.bos_token_id
+        template = self.chat_template
         ids = tokenizer.encode_chat(
-            self.chat_template or _PLAIN_TEMPLATE,
-            messages,
+            template or _PLAIN_TEMPLATE,
+            plain,
             bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
             eos_token=next((end for end in ends if end), ""),
+            most_tokens=self.context,
         )
-        return self.ids(self._with_bos(ids))
+        leaves_bos = template is None or leaves_bos_to_tokenizer(template)
+        return self.ids(self._with_bos(ids) if leaves_bos else ids)
 
     def ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt of any form, which fit the context."""
-        ids = self.encode(prompt) if isinstance(prompt, str) else prompt
+        ids: TokenIds
+        if isinstance(prompt, str):
+            ids = self._with_bos(self._tokenizer().encode(prompt, most_tokens=self.context))
+        else:
+            ids = prompt
         if not is_items(ids):
             kind = type(ids).__name__
             raise RequestError(f"a prompt is a text or a list of token ids, not {kind}")

@@ -19,6 +19,9 @@ _MOST_IDS = 1 << 20
 MOST_LOGPROBS = 100
 
 Bias = Mapping[int, float] | tuple[tuple[int, float], ...]
+# Every stop string is looked for after every token.
+_MOST_STOPS = 256
+_STOP_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +32,12 @@ class SamplingParams:
     temperature: 0 takes the most likely token. top_k: 0 is off. min_p: relative to the most
     likely token. repetition_penalty: over prompt and output; frequency and presence penalties:
     over the output, as in OpenAI's API. seed: None draws a fresh one. stop: one text or several
-    that end the output and are not part of it. ignore_eos: go on after an end-of-sequence token.
-    logprobs: tell the log-probability of every token of the output, and of so many likeliest ones
-    in its place; they are of the logits as they come from the model, before bias and temperature,
-    and cost a pass over the whole head. logit_bias: a mapping, kept as pairs in the order of ids.
-    Equal parameters have equal hashes. Raises RequestError for a value out of range.
+    that end the output and are not part of it, 256 at most. ignore_eos: go on after an
+    end-of-sequence token. logprobs: tell the log-probability of every token of the output, and of
+    so many likeliest ones in its place; they are of the logits as they come from the model, before
+    bias and temperature, and cost a pass over the whole head. logit_bias: a mapping, kept as pairs
+    in the order of ids. Equal parameters have equal hashes. Raises RequestError for a value out of
+    range.
     """
 
     max_tokens: int = 256
@@ -55,6 +59,11 @@ class SamplingParams:
         stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
         if any(not isinstance(text, str) or not text for text in stop):
             raise RequestError("stop: every stop string must be a non-empty text")
+        if len(stop) > _MOST_STOPS or sum(map(len, stop)) > _STOP_CHARACTERS:
+            raise RequestError(
+                f"stop: {len(stop):,} stop strings of {sum(map(len, stop)):,} characters; at most "
+                f"{_MOST_STOPS} of {_STOP_CHARACTERS:,} together are looked for"
+            )
         self._set("stop", stop)
         ids = _items("stop_token_ids", self.stop_token_ids)
         if not all(_is_integer(i) for i in ids):

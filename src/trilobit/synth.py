@@ -22,7 +22,7 @@ from trilobit.formats.hf.config import to_hf
 from trilobit.formats.hf.reader import pack_hf
 from trilobit.formats.packed.writer import packed_writer, write_screen
 from trilobit.formats.safetensors import Declared, SafetensorsWriter
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.formats.whole_file import write_remedy
 from trilobit.layouts import chosen_layout
 from trilobit.model import packing, tensor_names, ternary

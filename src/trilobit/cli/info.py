@@ -127,7 +127,7 @@ def _directory(path: Path) -> Facts:
     from trilobit.formats.files import read_json
     from trilobit.formats.hf.config import model_config, with_projection_norms
     from trilobit.formats.hf.quantization import quantization_form
-    from trilobit.formats.hf.text import has_tokenizer
+    from trilobit.formats.hf.text import has_tokenizer, text_ends, with_roles
     from trilobit.formats.safetensors import Checkpoint
 
     where = path / "config.json"
@@ -139,6 +139,8 @@ def _directory(path: Path) -> Facts:
     facts: Facts = {"path": str(path), "kind": "checkpoint", "size_bytes": checkpoint.size_bytes}
     try:
         config = with_projection_norms(model_config(raw, str(where)), checkpoint)
+        facts["ends"] = {name: list(ids) for name, ids in text_ends(config, path).items()}
+        config = with_roles(config, path)
         facts |= _model(config, checkpoint.tensors, checkpoint.size_bytes)
         facts["weights"] = quantization_form(raw, config, where) or "floats"
     except UnsupportedModel as error:
@@ -263,6 +265,9 @@ def _model_lines(facts: Facts) -> Iterator[str]:
         yield f"  threads here     {facts['threads']}, by default: {facts['threads_why']}"
     yield f"  tokenizer        {'yes' if facts['tokenizer'] else 'no, runs on token ids'}"
     yield f"  chat template    {'yes' if facts['chat_template'] else 'no'}"
+    if len({tuple(ids) for ids in facts.get("ends", {}).values()}) > 1:  # the files differ
+        ends = (f"{', '.join(map(str, ids))} ({name})" for name, ids in facts["ends"].items())
+        yield f"  ends of texts    {', '.join(ends)}: any of them"
     if facts.get("pooling"):
         yield f"  embeddings       {_pooling(facts['pooling'])}"
     yield from _table("bytes by part", facts["bytes_by_part"], facts["size_bytes"])

@@ -92,7 +92,7 @@ def _parts(config: ModelConfig) -> tuple[int, int]:
     """Bytes of a packed file, and of what every token reads of it."""
     from trilobit.formats.dtypes import DTYPES
     from trilobit.formats.packed.form import declare
-    from trilobit.formats.text import TextFiles
+    from trilobit.formats.text_files import TextFiles
     from trilobit.model import tensor_names
 
     sizes = {

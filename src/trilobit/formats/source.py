@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilobit.formats.tables import Table
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model.config import ModelConfig
 
 

@@ -78,31 +78,40 @@ def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
     ]
 
 
-def _post_processor(vocabulary: Vocabulary) -> dict[str, Any] | None:
-    before = [vocabulary.bos] if vocabulary.adds_bos else []
-    behind = [vocabulary.eos] if vocabulary.adds_eos else []
-    if not before and not behind:
-        return None
-    texts = {i: vocabulary.tokens[i] for i in [*before, *behind] if i is not None}
+def with_bos(data: bytes, bos: int, token: str) -> bytes:
+    """A tokenizer.json that also begins every text with a token."""
+    raw = json.loads(data)
+    steps = [raw.get("post_processor"), _template([(bos, token)], [])]
+    raw["post_processor"] = {"type": "Sequence", "processors": [step for step in steps if step]}
+    return json.dumps(raw, ensure_ascii=False).encode()
 
-    def template(*sequences: str) -> list[dict[str, Any]]:
+
+def _post_processor(vocabulary: Vocabulary) -> dict[str, Any] | None:
+    def tokens(*ids: int | None) -> list[tuple[int, str]]:
+        return [(i, vocabulary.tokens[i]) for i in ids if i is not None]
+
+    before = tokens(vocabulary.bos) if vocabulary.adds_bos else []
+    behind = tokens(vocabulary.eos) if vocabulary.adds_eos else []
+    return _template(before, behind) if before or behind else None
+
+
+def _template(before: list[tuple[int, str]], behind: list[tuple[int, str]]) -> dict[str, Any]:
+    """The step that puts tokens before and behind each text."""
+
+    def whole(*sequences: str) -> list[dict[str, Any]]:
         pieces: list[dict[str, Any]] = []
         for kind, sequence in enumerate(sequences):
-            pieces += [
-                {"SpecialToken": {"id": texts[i], "type_id": kind}} for i in before if i in texts
-            ]
+            pieces += [{"SpecialToken": {"id": text, "type_id": kind}} for _, text in before]
             pieces += [{"Sequence": {"id": sequence, "type_id": kind}}]
-            pieces += [
-                {"SpecialToken": {"id": texts[i], "type_id": kind}} for i in behind if i in texts
-            ]
+            pieces += [{"SpecialToken": {"id": text, "type_id": kind}} for _, text in behind]
         return pieces
 
     return {
         "type": "TemplateProcessing",
-        "single": template("A"),
-        "pair": template("A", "B"),
+        "single": whole("A"),
+        "pair": whole("A", "B"),
         "special_tokens": {
-            text: {"id": text, "ids": [i], "tokens": [text]} for i, text in texts.items()
+            text: {"id": text, "ids": [i], "tokens": [text]} for i, text in [*before, *behind]
         },
     }
 

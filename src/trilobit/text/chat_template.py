@@ -5,7 +5,9 @@ A template is a program that came with a model file; see `sandbox` for what keep
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 from trilobit.errors import RequestError
 
@@ -14,7 +16,7 @@ _LONGEST_TEMPLATE = 100_000  # characters; real ones have up to 20,000
 
 def render(
     template: str,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     *,
     bos_token: str = "",
     eos_token: str = "",
@@ -49,3 +51,42 @@ def render(
         raise RequestError(
             f"the chat template failed: {reason}; use generate with a plain prompt"
         ) from None
+
+
+@lru_cache(maxsize=16)
+def leaves_bos_to_tokenizer(template: str) -> bool:
+    """Whether a chat begins with BOS although its template writes none.
+
+    By transformers' `apply_chat_template` none does. BitNet b1.58 2B4T is the exception: its card
+    gives the template's text to the tokenizer, which puts BOS in front, as bitnet.cpp does.
+    However its template is written (there are several), its chats look like no other's.
+    """
+    try:
+        text = render(template, [{"role": "user", "content": "a"}])
+    except RequestError:
+        return False
+    return text == "User: a<|eot_id|>Assistant: "
+
+
+def texts_of(value: object) -> Iterator[str]:
+    """All texts in the fields of messages, names of fields inside them too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from texts_of(key)
+            yield from texts_of(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from texts_of(inner)
+
+
+def with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Messages, or a value in one, with every text changed, names of fields too."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(key): with_texts(inner, change) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [with_texts(inner, change) for inner in value]
+    return value

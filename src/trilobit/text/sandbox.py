@@ -35,6 +35,7 @@ _ITEM = 50  # an item of a collection, in characters: its object and its place
 _TURN = 100  # a turn of a loop takes more time than a character
 _LONGEST_NUMBER = 400  # digits of the largest float
 _NUMBER_BITS = 256
+_LONGEST_DATE = 200  # characters of its form
 
 _FILTERS = frozenset(
     "abs capitalize count d default dictsort escape e first float int items join last length list "
@@ -127,7 +128,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "dict": lambda *pairs, **named: self.pay_for(dict(*pairs, **named)),
             "namespace": _OpaqueNamespace,
             "raise_exception": lambda message: _refuse(self.pay_for(message)),
-            "strftime_now": lambda form: datetime.datetime.now().strftime(str(self.pay_for(form))),
+            "strftime_now": self._now,
         }
 
     # ---- what compiled templates call: jinja2 itself, or where `_Metered` put it -----------------
@@ -233,6 +234,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
             ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
         )
         return self.concat(self._budget.counted(encoder.iterencode(value)))
+
+    def _now(self, form: Any) -> str:
+        form = str(self.pay_for(form))
+        # Two characters may ask for a whole date, and a width for any number of them.
+        if len(form) > _LONGEST_DATE or re.search(r"%[^a-zA-Z%]*\d", form):
+            raise SecurityError("a form of the date so long, or with a width, is not allowed")
+        return str(self.pay_for(datetime.datetime.now().strftime(form)))
 
     def _range(self, *bounds: int) -> range:
         numbers = range(*bounds)

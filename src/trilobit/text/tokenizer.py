@@ -10,25 +10,36 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from tokenizers import Tokenizer as _Tokenizer
 
-from trilobit.errors import FormatError
+from trilobit.errors import ContextOverflow, FormatError, RequestError
 from trilobit.text import chat_template
+from trilobit.text.tokenizer_file import TokenizerFault, check_tokenizer
 
 _REPLACEMENT = "\ufffd"
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode's plane 15
 _LONGEST_CHARACTER = 4  # bytes, so at most as many tokens
 _WINDOW = 64  # tokens decoded again at every step, at most; usually there are two or three
+# Bytes of a text encoded at once, before and after the tokenizer has made it longer. Each takes
+# some 200 bytes of memory.
+_LONGEST_TEXT = 16_000_000
+_LONGEST_GROWN = 96_000_000
 
 
 class Tokenizer:
-    """A `tokenizer.json`. Raises FormatError, naming `source`, when it cannot be read."""
+    """A `tokenizer.json`. Raises FormatError, naming `source`, when it cannot be read, or would
+    take time or memory without a bound.
+    """
 
     def __init__(self, data: bytes, source: str) -> None:
         self._source = source
+        try:
+            self._effect = check_tokenizer(data)
+        except TokenizerFault as fault:
+            raise self._unusable("not a usable tokenizer", fault) from None
         self._inner: _Tokenizer = self._guarded(
             lambda: _Tokenizer.from_str(data.decode("utf-8")), "not a usable tokenizer"
         )
@@ -47,16 +58,35 @@ class Tokenizer:
             self._find_fallback_bytes, "not a usable tokenizer"
         )
 
-    def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of `text`, nothing added. special: read special tokens, as templates need."""
+    def encode(
+        self, text: str, *, special: bool = False, most_tokens: int | None = None
+    ) -> list[int]:
+        """Ids of `text`, nothing added. special: read special tokens, as templates need.
+
+        Raises ContextOverflow, before any work, for a text that is surely of more than
+        `most_tokens`; RequestError for one of more than `longest_text()` bytes, 16 MB at most. One
+        that passes may still have more than `most_tokens` tokens.
+        """
         # Lone surrogates (a terminal's undecodable bytes) cannot be encoded: show them as such.
-        text = text.encode("utf-8", "replace").decode("utf-8")
+        data = text.encode("utf-8", "replace")
+        self._check_length(len(data), most_tokens)
+        text = data.decode("utf-8")
         with self._lock:
             self._inner.encode_special_tokens = not special
             encoding = self._guarded(
                 lambda: self._inner.encode(text, add_special_tokens=False), "failed on this text"
             )
         return list(encoding.ids)
+
+    def longest_text(self, most_tokens: int | None = None) -> int:
+        """Bytes of a text that is encoded at all, or that may be of as few tokens.
+
+        Where a tokenizer leaves out parts of a text, any number of tokens may be enough.
+        """
+        longest = min(_LONGEST_TEXT, int(_LONGEST_GROWN / self._effect.growth))
+        if most_tokens is None or self._effect.shrinkage is None:
+            return longest
+        return min(longest, most_tokens * self._longest_token * self._effect.shrinkage)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without special tokens; broken UTF-8 becomes replacement characters."""
@@ -84,18 +114,22 @@ class Tokenizer:
     def encode_chat(
         self,
         template: str,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         bos_token: str = "",
         eos_token: str = "",
+        most_tokens: int | None = None,
     ) -> list[int]:
         """Ids of a chat, ready for the assistant's reply.
 
         Messages are encoded as text even where they spell a special token. Raises RequestError
-        when the template refuses the messages.
+        when the template refuses the messages, ContextOverflow as `encode` does.
         """
         marks, marked = self._mark_special(messages, template)
         text = chat_template.render(template, marked, bos_token=bos_token, eos_token=eos_token)
+        data = text.encode("utf-8", "replace")
+        more = sum(text.count(mark) * len(token.encode()) for mark, token in marks.items())
+        self._check_length(len(data) + more, most_tokens)
         ids: list[int] = []
         for is_mark, piece in itertools.groupby(text, key=lambda c: c in marks):
             if is_mark:
@@ -108,6 +142,26 @@ class Tokenizer:
         """A decoder of one output, token by token."""
         return TextStream(self)
 
+    @cached_property
+    def _longest_token(self) -> int:
+        """In bytes. In byte-level ones a character stands for a byte, or for two of the text's."""
+        vocabulary = self._inner.get_vocab(with_added_tokens=True)
+        return max((len(token.encode("utf-8")) for token in vocabulary), default=1)
+
+    def _check_length(self, size: int, most_tokens: int | None) -> None:
+        if most_tokens is not None and size > most_tokens:  # no token is of less than a byte
+            most = self.longest_text(most_tokens)
+            if size > most and most < self.longest_text():
+                raise ContextOverflow(
+                    f"the text has {size:,} bytes, more than {most_tokens} tokens, the context, "
+                    "can stand for; shorten it"
+                )
+        if size > self.longest_text():
+            raise RequestError(
+                f"the text has {size:,} bytes; at most {self.longest_text():,} are encoded at "
+                "once: shorten it, or encode its parts"
+            )
+
     def _added(self) -> tuple[list[int], list[int]]:
         encode = partial(self._inner.encode, "a")
         with_special = list(self._guarded(encode, "failed").ids)
@@ -119,10 +173,10 @@ class Tokenizer:
         return [], []
 
     def _mark_special(
-        self, messages: Sequence[Mapping[str, str]], template: str
-    ) -> tuple[dict[str, str], list[dict[str, str]]]:
+        self, messages: Sequence[Mapping[str, Any]], template: str
+    ) -> tuple[dict[str, str], list[dict[str, Any]]]:
         """Messages with one unused character in place of each special token that they spell."""
-        everything = "\n".join(text for message in messages for text in message.values())
+        everything = "\n".join(chat_template.texts_of(messages))
         spelt = [token for token in self._special_longest_first if token in everything]
         unused = (chr(c) for c in _PRIVATE_USE if chr(c) not in everything + template)
         mark_of = dict(zip(spelt, unused, strict=False))
@@ -132,7 +186,10 @@ class Tokenizer:
                 text = text.replace(token, character)
             return text
 
-        marked = [{key: mark(text) for key, text in message.items()} for message in messages]
+        marked = [
+            {key: chat_template.with_texts(value, mark) for key, value in message.items()}
+            for message in messages
+        ]
         return {character: token for token, character in mark_of.items()}, marked
 
     def _find_fallback_bytes(self) -> dict[int, int]:
@@ -167,10 +224,23 @@ class Tokenizer:
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:
-            reason = " ".join(str(error).split())[:200]
-            raise FormatError(
-                f"{self._source}: tokenizer.json: {what} ({reason}); take the model's own"
-            ) from None
+            if _came_from_elsewhere(error):
+                raise
+            raise self._unusable(what, error) from None
+
+    def _unusable(self, what: str, error: BaseException) -> FormatError:
+        reason = " ".join(str(error).split())[:200]
+        return FormatError(
+            f"{self._source}: tokenizer.json: {what} ({reason}); take the model's own"
+        )
+
+
+def _came_from_elsewhere(error: BaseException) -> bool:
+    """Whether it was raised in Python that is not of this file: a signal handler of the user's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename != __file__
 
 
 def without_tokenizer(model: str | os.PathLike[str], instead: str = "") -> str:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from trilobit.errors import FormatError, RecipeError
 from trilobit.formats.hf.config import model_config
 from trilobit.formats.hf.reader import pack_hf, stores_less_one
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.formats.whole_directory import new_directory
 from trilobit.model.config import ModelConfig
 from trilobit.nn import BitLinear, bit_linears

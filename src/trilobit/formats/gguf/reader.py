@@ -21,7 +21,7 @@ from trilobit.formats.gguf.tensors import TensorInfo
 from trilobit.formats.gguf.ternary_blocks import I2SLayout, Ternary, decode
 from trilobit.formats.gguf.text import read_text
 from trilobit.formats.tables import Table, check_finite
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model import tensor_names
 from trilobit.model.config import ModelConfig, Scales
 

@@ -6,7 +6,7 @@ from trilobit.errors import FormatError, UnsupportedModel
 from trilobit.formats.gguf.container import GGUFFile
 from trilobit.formats.gguf.tokenizer import HUGGING_FACE, read_vocabulary
 from trilobit.formats.pooling import Mode, Pooling
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.formats.tokenizer_json import from_vocabulary
 from trilobit.model.config import ModelConfig
 

@@ -13,7 +13,7 @@ from trilobit.formats.gguf.config_keys import architecture_name
 from trilobit.formats.gguf.text import POOLING_TYPES
 from trilobit.formats.gguf.tokenizer import HUGGING_FACE, PREFIX
 from trilobit.formats.pre_tokenizers import name_of
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.formats.tokenizer_json import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from trilobit.model.config import ModelConfig
 

@@ -1,14 +1,14 @@
 """The tokenizer of a Hugging Face directory that has no tokenizer.json.
 
 Older checkpoints hold SentencePiece's `tokenizer.model`, or tokens and merges in `vocab.json` and
-`merges.txt`; what was added to them stands in `added_tokens.json` or `tokenizer_config.json`.
+`merges.txt`; `added_tokens` reads what was added to them.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from trilobit.errors import FormatError, UnsupportedModel
 from trilobit.formats.files import read_json, read_text
 from trilobit.formats.hf.sentence_piece import REMEDY, read_pieces
-from trilobit.formats.tokenizer_json import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, from_vocabulary
+from trilobit.formats.tokenizer_json import NORMAL, from_vocabulary
 from trilobit.model.config import ModelConfig
 
 PIECES, VOCAB, MERGES = "tokenizer.model", "vocab.json", "merges.txt"
-_ADDED, _SPECIAL = "added_tokens.json", "special_tokens_map.json"
 # How the classes that have vocab.json split text, by llama.cpp's names.
 _PRE = {
     "GPT2Tokenizer": "gpt-2",
@@ -64,7 +63,8 @@ def read_older_tokenizer(
 ) -> tuple[bytes, Path] | None:
     """A tokenizer.json of the files that stand in its place, and the file to name in messages.
 
-    settings: those of tokenizer_config.json. None where there are no such files.
+    The tokens that were added to it are still missing. settings: those of tokenizer_config.json.
+    None where there are no such files.
     Raises FormatError for damaged ones, UnsupportedModel for kinds that we do not read.
     """
     if os.path.exists(source / PIECES):
@@ -74,7 +74,7 @@ def read_older_tokenizer(
     else:
         return None
     where = source / (PIECES if vocabulary.model == "llama" else VOCAB)
-    return from_vocabulary(_with_added(vocabulary, source, settings)), where
+    return from_vocabulary(vocabulary), where
 
 
 def _sentence_piece(
@@ -125,57 +125,3 @@ def _merges(path: Path) -> list[list[str]]:
 
 def _within(token_id: int | None, count: int) -> int | None:
     return token_id if token_id is not None and token_id < count else None
-
-
-def _with_added(
-    vocabulary: StoredVocabulary, source: Path, settings: Mapping[str, Any]
-) -> StoredVocabulary:
-    """The vocabulary with the tokens that were added to it, special ones marked."""
-    tokens, types = list(vocabulary.tokens), list(vocabulary.types)
-    for token_id, (text, special) in sorted(_added(source, settings).items()):
-        kind = CONTROL if special else USER_DEFINED
-        if token_id == len(tokens):
-            tokens.append(text)
-            types.append(kind)
-        elif token_id > len(tokens) or tokens[token_id] != text:
-            raise FormatError(
-                f"{source}: the added token {text!r:.60} has the id {token_id}, which is not its "
-                "own; download the tokenizer's files again"
-            )
-        elif types[token_id] != UNKNOWN:
-            types[token_id] = kind
-    scores = np.zeros(len(tokens))
-    scores[: len(vocabulary.scores)] = vocabulary.scores
-    return replace(vocabulary, tokens=tokens, types=types, scores=scores)
-
-
-def _added(source: Path, settings: Mapping[str, Any]) -> dict[int, tuple[str, bool]]:
-    """Id -> text and whether it is special, of every added token that the files name."""
-    special = _special_texts(settings)
-    if os.path.exists(source / _SPECIAL):
-        special |= _special_texts(read_json(source / _SPECIAL))
-    added: dict[int, tuple[str, bool]] = {}
-    if os.path.exists(source / _ADDED):
-        for text, token_id in read_json(source / _ADDED).items():
-            if type(token_id) is not int or token_id < 0:
-                raise FormatError(f"{source / _ADDED}: ids are no numbers; download it again")
-            added[token_id] = text, text in special
-    named = settings.get("added_tokens_decoder")
-    for key, token in (named if isinstance(named, Mapping) else {}).items():
-        content = token.get("content") if isinstance(token, Mapping) else None
-        if not key.isdecimal() or not isinstance(content, str):
-            raise FormatError(
-                f"{source / 'tokenizer_config.json'}: added_tokens_decoder is no tokens by id; "
-                "download it again"
-            )
-        added[int(key)] = content, token.get("special") is True or content in special
-    return added
-
-
-def _special_texts(values: Mapping[str, Any]) -> set[str]:
-    """The texts of `bos_token` and its like, each a text or an object with one."""
-    tokens = [value for key, value in values.items() if key.endswith("_token")]
-    more = values.get("additional_special_tokens")
-    tokens += more if isinstance(more, list) else []
-    texts = [token.get("content") if isinstance(token, Mapping) else token for token in tokens]
-    return {text for text in texts if isinstance(text, str)}

@@ -25,10 +25,10 @@ from trilobit.formats.files import read_json
 from trilobit.formats.hf.config import model_config, with_projection_norms
 from trilobit.formats.hf.group_scales import GROUP, from_floats, from_mlx
 from trilobit.formats.hf.quantization import Form, quantization_form
-from trilobit.formats.hf.text import read_text_files, with_generation_config
+from trilobit.formats.hf.text import read_text_files, with_roles
 from trilobit.formats.safetensors import Checkpoint, SafetensorsFile
 from trilobit.formats.tables import check_finite, row_blocks
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model import packing, tensor_names, ternary
 from trilobit.model.config import ModelConfig
 
@@ -71,7 +71,7 @@ class BitNetCheckpoint:
         if not os.path.exists(where):
             raise FormatError(f"{where}: missing; give the directory of a Hugging Face checkpoint")
         raw = read_json(where)
-        config = with_generation_config(model_config(raw, str(where)), directory)
+        config = with_roles(model_config(raw, str(where)), directory)
         self._tensors = Checkpoint(directory)
         config = with_projection_norms(config, self._tensors)
         form = quantization_form(raw, config, where)

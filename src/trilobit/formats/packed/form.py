@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trilobit.formats.safetensors import Declared
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model import packing, screen, tensor_names
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout

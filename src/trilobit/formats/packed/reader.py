@@ -20,7 +20,7 @@ from trilobit.formats.dtypes import DTYPES, FLOATS, as_float32
 from trilobit.formats.files import OpenFile
 from trilobit.formats.packed.form import FORMAT, VERSION, declare, declare_screen
 from trilobit.formats.safetensors import SafetensorsFile
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.machine import memory_bytes
 from trilobit.model import packing, tensor_names
 from trilobit.model.config import ModelConfig

@@ -14,7 +14,7 @@ from trilobit.formats.packed.form import declare, metadata
 from trilobit.formats.safetensors import SafetensorsWriter
 from trilobit.formats.source import Source
 from trilobit.formats.tables import Table
-from trilobit.formats.text import TextFiles
+from trilobit.formats.text_files import TextFiles
 from trilobit.model import packing, screen, tensor_names
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout

@@ -1,4 +1,4 @@
-"""What a model knows about text, and where a Hugging Face directory keeps it."""
+"""What a model knows about text: its tokenizer, chat template, and how vectors are made."""
 
 from __future__ import annotations
 
