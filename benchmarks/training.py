@@ -12,21 +12,20 @@ import argparse
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cli
-import torch
 
-from trilobit.machine import available_cores
-from trilobit.train.launch import threads_worth
-from trilobit.train.objectives.causal import build_model
-from trilobit.train.recipes import load_recipe
+if TYPE_CHECKING:  # what takes long to load comes behind the options
+    import torch
 
 RECIPE = Path(__file__).parents[1] / "models" / "trilobit-stories-5m" / "recipe.toml"
 
 
 def kept_bytes(model: torch.nn.Module, ids: torch.Tensor) -> dict[str, int]:
     """Bytes saved for the backward pass, by type."""
+    import torch
+
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, tuple[str, int]] = {}
 
@@ -61,6 +60,13 @@ def main() -> None:
     parser.add_argument("--weights", default="ternary", choices=["ternary", "sign", "float"])
     parser.add_argument("--steps", type=cli.whole(), default=5)
     given = parser.parse_args()
+    import torch
+
+    from trilobit.machine import available_cores
+    from trilobit.train.launch import threads_worth
+    from trilobit.train.objectives.causal import build_model
+    from trilobit.train.recipes import load_recipe
+
     recipe = dataclasses.replace(load_recipe(given.recipe), weights=given.weights)
     if recipe.model is None:
         cli.fail(f"{given.recipe}: has no [model]; give a recipe that begins with a new one")

@@ -553,7 +553,7 @@ def test_truncated_file_is_refused(model_file: Path, tmp_path: Path) -> None:
         ("run no-such-model", "neither a file nor a known model"),
         ("info no/such/file", "no such file"),
         ("info {folder}", "no config.json here"),
-        ("run {folder}", "trilobit convert"),
+        ("run {folder}", "or the directory of a checkpoint"),
         ("run {checkpoint}/model.safetensors", "not a packed Trilobit model"),
         ("convert no/such/directory {folder}/out", "missing"),
         ("convert {folder}/nothing {folder}/out", "missing; give a packed or GGUF file"),

@@ -567,7 +567,7 @@ def test_one_of_a_thing_is_singular(model_file: Path, tmp_path: Path) -> None:
     benched = succeed(
         "bench", model_file, "--runs", 1, "--prompt", 1, "--generate", 2, "--threads", 1
     )
-    assert "1 thread, " in benched
+    assert "1 thread (" in benched
     assert "1 token in, " in benched
 
 

@@ -45,15 +45,14 @@ def test_every_family_reads_back_the_same(tmp_path: Path, family: str, kind: GGU
 
 
 @pytest.mark.parametrize(
-    ("bos", "ends", "kept"),
-    [(None, (), ()), (7, (5, 319, 2), (5, 319, 2)), (319, (2, 3, 4, 5), (2, 3, 4))],
+    ("bos", "ends"), [(None, ()), (7, (5, 319, 2)), (319, (2, 3, 4, 5)), (1, (2,))]
 )
 def test_a_model_without_a_tokenizer_keeps_its_ends(
-    tmp_path: Path, bos: int | None, ends: tuple[int, ...], kept: tuple[int, ...]
+    tmp_path: Path, bos: int | None, ends: tuple[int, ...]
 ) -> None:
     source = RandomSource(whole_config(bos_token_id=bos, eos_token_ids=ends))
     model = rewritten(tmp_path / "m.gguf", source)
-    assert model.config == replace(source.config, eos_token_ids=kept)
+    assert model.config == source.config
     assert model.text == source.text
 
 

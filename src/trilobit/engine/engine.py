@@ -230,7 +230,10 @@ class Engine:
         for sequence in list(self._live):
             sequence.restart()
             sequence.sampler = None
-            self._queue(sequence)
+            if sequence.over:  # its last token had come, and what it means was cut short
+                self._retire(sequence)
+            else:
+                self._queue(sequence)
 
     def _start_empty(self) -> None:
         self.scheduler = Scheduler(

@@ -88,7 +88,7 @@ def config_keys(config: ModelConfig, label: str, ternary: int) -> list[bytes]:
         floats["rope.scaling.yarn_beta_slow"] = scaling.beta_slow
     # Ends beyond three and the numbers behind rope_freqs have no keys; others skip this one.
     own = {
-        "eos_token_ids": list(config.eos_token_ids),
+        "eos_token_ids": [i for i in config.eos_token_ids if i < config.vocab_size],
         "rope_scaling": scaling_to_dict(scaling) if isinstance(scaling, Llama3Scaling) else None,
     }
     return [

@@ -46,7 +46,10 @@ class PackedModel:
         path = Path(path)
         if os.path.isdir(path):  # unlike Path.is_dir, no error for an impossible name
             if not os.path.exists(path / "config.json"):
-                raise FormatError(f"{path}: a directory without a config.json, so no model")
+                raise FormatError(
+                    f"{path}: a directory without a config.json, so no model; give "
+                    "a packed file, or the directory of a checkpoint"
+                )
             raise FormatError(
                 f"{path}: a directory; pack the checkpoint first: trilobit convert {path} OUT"
             )
