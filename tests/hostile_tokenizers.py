@@ -23,7 +23,7 @@ TEXT = "a" * 20_000
 _READ = """
 import resource, sys
 from trilobit import TrilobitError
-from trilobit.tokenizer import Tokenizer
+from trilobit.text.tokenizer import Tokenizer
 resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))
 data = sys.stdin.buffer.read()
 try:

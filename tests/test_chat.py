@@ -15,9 +15,15 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny_config
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from prompt_toolkit.utils import get_cwidth
 
 from trilobit import LLM, FormatError, OutputError, SamplingParams
-from trilobit.cli.conversation import Conversation, Exchange, load
+from trilobit.cli.chat.completion import ChatCompleter
+from trilobit.cli.chat.conversation import Conversation, Exchange, load
+from trilobit.cli.chat.dialogue import COMMANDS
+from trilobit.cli.chat.wrap import Wrap
 from trilobit.console import one_line, printable
 from trilobit.convert import convert
 from trilobit.synth import synth
@@ -644,3 +650,104 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path: Path) -> None:
             talk.save(place)
     assert list(tmp_path.iterdir()) == []
     assert talk.file is None
+
+
+def test_retry_edit_set_and_quotes_through_a_pipe(piped: Pipe, chat_model: Path) -> None:
+    said = [
+        "/retry",
+        "hello",
+        "/set temperature 0.5",
+        "/set temprature 1",
+        "/set top_k x",
+        "/set top_k -3",
+        "/retry",
+        "/edit good bye",
+        '"""',
+        "/two",
+        "lines",
+        '"""',
+        "/edit",
+        "/set",
+        "/save",
+    ]
+    done = piped("\n".join(said) + "\n", chat_model, "--max-tokens", "3", "--seed", "1")
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: /retry: nothing has been said yet",
+        "error: /set: no setting 'temprature'; did you mean temperature?",
+        "error: /set: top_k is 'x'; expected a number",
+        errors[3],
+        "error: /edit needs a text, where there is no keyboard",
+        "error: /save needs the name of a file",
+    ]
+    assert "top_k" in errors[3]
+    assert "temperature          0.5\n" in done.stdout
+
+
+def test_retry_and_edit_replace_the_last_exchange(
+    piped: Pipe, chat_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "chat.json"
+    said = ["first", "second", "/retry", "/edit third", "/retry", f"/save {file}"]
+    done = piped("\n".join(said) + "\n", chat_model, "--max-tokens", "4", "--seed", "7")
+    assert done.returncode == 0, done.stderr
+    kept = [
+        message["content"] for message in json.loads(file.read_text()) if message["role"] == "user"
+    ]
+    assert kept == ["first", "third"]
+    answers = done.stdout.split("\n")
+    assert len({*answers[1:3]}) == 2  # another seed, another answer
+
+
+def test_a_chat_goes_on_with_another_model(piped: Pipe, chat_model: Path, tmp_path: Path) -> None:
+    other, file = tmp_path / "other.trilobit", tmp_path / "chat.json"
+    other.write_bytes(chat_model.read_bytes())
+    said = ["hello", "/model", f"/model {tmp_path}/none", "/model", f"/model {other}", "/model"]
+    done = piped(
+        "\n".join([*said, "and now", f"/save {file}"]) + "\n", chat_model, "--max-tokens", "2"
+    )
+    assert done.returncode == 2
+    assert "none: no such file" in done.stderr
+    names = [line for line in done.stdout.splitlines() if line in ("tiny", "other")]
+    assert names == ["tiny", "tiny", "other"]
+    assert len(json.loads(file.read_text())) == 4
+
+
+def test_words_are_not_cut_at_the_edge() -> None:
+    text = (
+        "The quick brown fox, 漢字かな交じり文 and  two spaces\n```\n"
+        + "x" * 30
+        + " y\n```\nend "
+        + "z" * 25
+    )
+    for width in (1, 2, 10, 20, 80):
+        for size in (1, 3, len(text)):
+            wrap = Wrap(lambda width=width: width)  # type: ignore[misc]
+            shown = (
+                "".join(wrap.add(text[at : at + size]) for at in range(0, len(text), size))
+                + wrap.finish()
+            )
+            assert "".join(shown.split()) == "".join(text.split())
+            assert "x" * 30 + " y\n" in shown  # code stays as it is
+            for line in shown.split("\n"):
+                if "x" not in line and len(line.split()) > 1:
+                    assert get_cwidth(line.rstrip()) <= width, (width, line)
+            for word in ("quick", "brown"):
+                if width >= 10:
+                    assert word in shown
+
+
+def test_tab_completes_commands_models_settings_and_files(tmp_path: Path) -> None:
+    (tmp_path / "talk.json").write_text("[]")
+    completer = ChatCompleter(COMMANDS)
+
+    def offered(text: str) -> list[str]:
+        event = CompleteEvent(completion_requested=True)
+        return [found.text for found in completer.get_completions(Document(text), event)]
+
+    assert offered("/re") == ["/retry", "/reset"]
+    assert offered("/set temp") == ["temperature"]
+    assert "bitnet-2b" in offered("/model bitnet-")
+    assert offered(f"/load {tmp_path}/ta") == ["lk.json"]
+    assert offered("hello /re") == []

@@ -23,7 +23,7 @@ from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.convert import convert
 from trilobit.formats.dtypes import DTYPES
 from trilobit.formats.hf.config import to_hf
-from trilobit.formats.packed.form import declare
+from trilobit.formats.packed.form import declare, metadata
 from trilobit.formats.text_files import TextFiles
 from trilobit.model import tensor_names
 from trilobit.model.shapes import shape
@@ -424,13 +424,13 @@ def test_info_explains_one_file_of_a_checkpoint(checkpoint: Path) -> None:
 @pytest.mark.parametrize("form", ["packed", "checkpoint"])
 def test_info_reads_no_weights(form: str, tmp_path: Path) -> None:
     config, path = shape("30b"), tmp_path / "30b.trilobit"
-    declared, metadata = declare(config, "BF16", TextFiles()), {}
+    declared, said = declare(config, "BF16", TextFiles()), {}
     if form == "packed":
-        metadata = metadata(config, TextFiles(), "nowhere")
+        said = metadata(config, TextFiles(), "nowhere")
     else:
         (tmp_path / "config.json").write_text(json.dumps(to_hf(config)))
         path = tmp_path / "model.safetensors"
-    write_sparse(path, declared, metadata)
+    write_sparse(path, declared, said)
     path = path if form == "packed" else tmp_path
     report = (
         "import atexit; from trilobit.machine import peak_rss_mb\n"

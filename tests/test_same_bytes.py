@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trilobit import pack_vectors, screen, ternary
+from trilobit import pack_vectors
 from trilobit.convert import FORMS, convert
-from trilobit.rope import LinearScaling, YarnScaling, frequencies
+from trilobit.model import screen, ternary
+from trilobit.model.rope import LinearScaling, YarnScaling, frequencies
 
 model, inputs, out = sys.argv[1], np.load(sys.argv[2]), Path(sys.argv[3])
 for form in FORMS:

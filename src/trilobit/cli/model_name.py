@@ -43,6 +43,11 @@ class ModelName(click.ParamType):  # type: ignore[type-arg]
         return [CompletionItem(incomplete, type="file")]
 
 
+def known_models() -> list[str]:
+    """Names of models: those that come with the package, published ones, and what is here."""
+    return list(dict.fromkeys([*_known(), *_here()]))
+
+
 def _known() -> list[str]:
     from trilobit.bundled import bundled_models
     from trilobit.hub.names import ALIASES

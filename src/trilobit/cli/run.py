@@ -67,7 +67,7 @@ def command(
 
         llm = open_llm(model, max_batch_tokens=STEP_TOKENS, max_sequences=1)
         if llm.has_chat_template:
-            talk(llm, params, system=system, stats=True)
+            talk(llm, params, open_llm, system=system, stats=True)
             return
     else:
         llm = open_llm(model)

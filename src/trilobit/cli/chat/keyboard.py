@@ -10,31 +10,36 @@ from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import Completer
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
+from trilobit.cli.chat.quoted import is_open
 from trilobit.cli.signals import on_signal
 from trilobit.cli.terminal import note
 
 HINTS = (
     ("Enter", "send"),
     ("Alt+Enter, or \\ Enter", "new line"),
+    ("Tab", "complete a command, a file, a model, a setting"),
     ("Up, Down, Ctrl-R", "earlier messages, search them"),
     ("Ctrl-C", "stop the reply; clear the line"),
     ("Ctrl-D", "leave"),
 )
 
 
-def keyboard() -> Callable[[], str]:
-    """A function that asks for the next message; it raises EOFError on Ctrl-D."""
+def keyboard(completer: Completer) -> Callable[[str], str]:
+    """A function that asks for the next message, which may be begun; EOFError on Ctrl-D."""
     session: PromptSession[str] = PromptSession(
         "> ",
         multiline=True,
         prompt_continuation="  ",
         key_bindings=_keys(),
         history=_history(),
+        completer=completer,
+        complete_while_typing=False,
         enable_suspend=True,
     )
 
@@ -45,12 +50,13 @@ def keyboard() -> Callable[[], str]:
         except Exception:  # it does not ask yet, or no more
             sys.exit(128 + signal.SIGTERM)
 
-    def read() -> str:
+    def read(begun: str) -> str:
         while True:
             try:
                 with on_signal(signal.SIGTERM, leave):
-                    text = session.prompt()
+                    text = session.prompt(default=begun)
             except KeyboardInterrupt:
+                begun = ""
                 note("Ctrl-D or /exit leaves")
             else:
                 # Bytes that are no text arrive as lone surrogates, which nothing can encode.
@@ -68,6 +74,8 @@ def _keys() -> KeyBindings:
         buffer = event.current_buffer
         if buffer.document.is_cursor_at_the_end and buffer.text.endswith("\\"):
             buffer.delete_before_cursor()
+            buffer.newline(copy_margin=False)
+        elif is_open(buffer.text):
             buffer.newline(copy_margin=False)
         else:
             buffer.validate_and_handle()

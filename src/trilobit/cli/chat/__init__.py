@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from trilobit.bundled import DEFAULT
+from trilobit.cli.chat.quoted import is_open
 from trilobit.cli.command import Command
 from trilobit.cli.options import OpenLLM, llm_options, model_argument, sampling_options
 from trilobit.sampling import SamplingParams
@@ -49,20 +50,26 @@ def command(
     """
     # One sequence: the cache need not hold more than one context.
     llm = open_llm(model, max_batch_tokens=STEP_TOKENS, max_sequences=1)
-    talk(llm, params, system=system, stats=stats)
+    talk(llm, params, open_llm, system=system, stats=stats)
 
 
-def talk(llm: LLM, params: SamplingParams, *, system: str | None, stats: bool) -> None:
-    """Chat with a model until the user leaves; through a pipe, line by line."""
-    from trilobit.cli.dialogue import Dialogue
+def talk(
+    llm: LLM, params: SamplingParams, open_llm: OpenLLM, *, system: str | None, stats: bool
+) -> None:
+    """Chat with a model until the user leaves; through a pipe, line by line.
+
+    open_llm: opens another model when the user wants one.
+    """
+    from trilobit.cli.chat.dialogue import COMMANDS, Dialogue
     from trilobit.cli.terminal import note
 
     llm.encode("")  # a model without a tokenizer fails here, not at every message
     interactive = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
     if interactive:
-        from trilobit.cli.keyboard import keyboard
+        from trilobit.cli.chat.completion import ChatCompleter
+        from trilobit.cli.chat.keyboard import keyboard
 
-        read = keyboard()
+        read = keyboard(ChatCompleter(COMMANDS))
         note(
             f"{llm.path.stem}: context {llm.context} tokens, threads {llm.threads}; "
             "/help explains, Ctrl-D leaves"
@@ -75,21 +82,30 @@ def talk(llm: LLM, params: SamplingParams, *, system: str | None, stats: bool) -
         note("this model was not made for conversations: it continues your text, not answers it")
     if system is not None:  # bytes that are no text arrive as lone surrogates
         system = system.encode("utf-8", "replace").decode("utf-8")
-    dialogue = Dialogue(llm, params, read, system=system, interactive=interactive, stats=stats)
+
+    def open_model(name: str) -> LLM:
+        return open_llm(name, max_batch_tokens=STEP_TOKENS, max_sequences=1)
+
+    dialogue = Dialogue(
+        llm, params, read, open_model, system=system, interactive=interactive, stats=stats
+    )
     if not dialogue.run() and not interactive:
         raise click.exceptions.Exit(2)
 
 
-def lines(stream: TextIO) -> Callable[[], str]:
-    """A function that gives the next message of a pipe: a line, or more that end in a backslash.
+def lines(stream: TextIO) -> Callable[[str], str]:
+    """A function that gives the next message of a pipe: a line, or more that end in a backslash, or
+    all that stands between three quotes.
 
     It raises EOFError at the end.
     """
 
-    def read() -> str:
+    def read(begun: str) -> str:
         parts: list[str] = []
         for line in stream:
             parts.append(line.removesuffix("\n"))
+            if is_open("\n".join(parts)):
+                continue
             if not parts[-1].endswith("\\"):
                 break
             parts[-1] = parts[-1][:-1]

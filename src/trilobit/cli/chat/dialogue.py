@@ -6,27 +6,38 @@ Replies, and what a command was asked for, go to stdout; everything else is a no
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 
+from trilobit.cli.chat import settings
+from trilobit.cli.chat.conversation import Conversation, Exchange, Message, load
+from trilobit.cli.chat.quoted import unquoted
+from trilobit.cli.chat.tally import Tally
+from trilobit.cli.chat.waiting import Waiting
+from trilobit.cli.chat.wrap import Wrap
 from trilobit.cli.continuation import show
-from trilobit.cli.conversation import Conversation, Exchange, Message, load
 from trilobit.cli.signals import on_signal
-from trilobit.cli.tally import Tally
 from trilobit.cli.terminal import note
 from trilobit.cli.units import count
+from trilobit.console import has_terminal
 from trilobit.engine.event import Completion
 from trilobit.errors import ContextOverflow, RequestError, TrilobitError
 from trilobit.llm import LLM
 from trilobit.machine import peak_rss_mb
 from trilobit.sampling import SamplingParams
+from trilobit.stream import Stream
 
 # name -> its argument, what /help says
-_COMMANDS = {
+COMMANDS = {
     "/help": ("", "this list"),
+    "/retry": ("", "another answer to the last message"),
+    "/edit": ("[TEXT]", "say something else in place of the last message"),
     "/reset": ("", "forget the conversation, but not the system message"),
     "/system": ("[TEXT]", "show the system message, or set it (- for none) and talk on"),
+    "/set": ("[NAME VALUE]", "show how tokens are chosen, or change it"),
+    "/model": ("[NAME]", "show the model, or go on with another one"),
     "/save": ("[FILE]", "write the conversation as JSON; without FILE, where it was last"),
     "/load": ("FILE", "go on with a saved conversation"),
     "/stats": ("", "tokens, speed, context, memory"),
@@ -40,7 +51,8 @@ _REPLY_SHARE = 4
 class Dialogue:
     """One user and one model, message by message.
 
-    read: gives the next message; raises EOFError at the end.
+    read: gives the next message, which may be begun with a text; raises EOFError at the end.
+    open_model: opens a model by name.
     interactive: people are there: Ctrl-C stops no more than a reply, and keys are explained.
     stats: show the speed after each reply, if interactive.
     """
@@ -49,13 +61,15 @@ class Dialogue:
         self,
         llm: LLM,
         params: SamplingParams,
-        read: Callable[[], str],
+        read: Callable[[str], str],
+        open_model: Callable[[str], LLM],
         *,
         system: str | None,
         interactive: bool,
         stats: bool,
     ) -> None:
         self._llm, self._params, self._read = llm, params, read
+        self._open_model = open_model
         self._interactive, self._stats = interactive, stats
         self._conversation = Conversation(system=system or None)
         self._last: Completion | None = None
@@ -63,8 +77,12 @@ class Dialogue:
         self._used: int | None = 0  # tokens of the conversation; None: not counted yet
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": self._help,
+            "/retry": self._retry,
+            "/edit": self._edit,
             "/reset": self._reset,
             "/system": self._system,
+            "/set": self._set,
+            "/model": self._model,
             "/save": self._save,
             "/load": self._load,
             "/stats": self._show_stats,
@@ -76,7 +94,7 @@ class Dialogue:
         good = True
         while True:
             try:
-                self._take(self._read())
+                self._take(self._read(""))
             except EOFError:
                 return good
             except KeyboardInterrupt:
@@ -91,7 +109,11 @@ class Dialogue:
     def _take(self, text: str) -> None:
         if not text.strip():
             return
-        if text.startswith("//"):
+        inner = unquoted(text)
+        if inner is not None:
+            if inner:
+                self._say(inner)
+        elif text.startswith("//"):
             self._say(text[1:])
         elif text.startswith("/"):
             name, *rest = text.split(maxsplit=1)
@@ -120,11 +142,46 @@ class Dialogue:
         # Closing the stream tears no step of the engine, so that its cache stays.
         stop = on_signal(signal.SIGINT, stream.close) if self._interactive else nullcontext()
         with stream, stop:
+            self._show(stream)
+            self._keep(said, stream.completion)
+
+    def _show(self, stream: Stream) -> None:
+        """Show a reply as it comes: in lines of words where people read it."""
+        if not self._interactive:
             for text in stream:
                 show(text)
-            if not stream.completion.text.endswith("\n"):
-                show("\n")
-            self._keep(said, stream.completion)
+        else:
+            wrap = Wrap(lambda: shutil.get_terminal_size().columns)
+            with (
+                Waiting(stream, stream.completion.prompt_tokens)
+                if has_terminal()
+                else (nullcontext()) as waiting
+            ):
+                for text in stream:
+                    if waiting is not None:
+                        waiting.stop()
+                    show(wrap.add(text))
+            show(wrap.finish())
+        if not stream.completion.text.endswith("\n"):
+            show("\n")
+
+    def _again(self, said: str) -> None:
+        """Say something in place of the last message, which is kept if nothing comes of it."""
+        exchanges, left_out = self._conversation.exchanges, self._conversation.left_out
+        last = exchanges.pop()
+        kept = len(exchanges)
+        self._conversation.left_out = min(left_out, kept)
+        try:
+            self._say(said)
+        finally:
+            if len(exchanges) == kept:
+                exchanges.append(last)
+                self._conversation.left_out = left_out
+
+    def _last_exchange(self, name: str) -> Exchange:
+        if not self._conversation.exchanges:
+            raise RequestError(f"{name}: nothing has been said yet")
+        return self._conversation.exchanges[-1]
 
     def _keep(self, said: str, completion: Completion) -> None:
         stopped = completion.finish_reason == "aborted"
@@ -162,20 +219,53 @@ class Dialogue:
     def _obey(self, name: str, argument: str) -> None:
         if name not in self._commands:
             raise RequestError(f"unknown command {name}; see /help, or begin a message with //")
-        usage, _ = _COMMANDS[name]
+        usage, _ = COMMANDS[name]
         if argument and not usage:
             raise RequestError(f"{name} takes nothing after it; begin a message with //")
         self._commands[name](argument)
 
     def _help(self, _: str) -> None:
-        rows = [(f"{name} {usage}", text) for name, (usage, text) in _COMMANDS.items()]
+        rows = [(f"{name} {usage}", text) for name, (usage, text) in COMMANDS.items()]
         rows.append(("//TEXT", "send a text that begins with /"))
         if self._interactive:
-            from trilobit.cli.keyboard import HINTS
+            from trilobit.cli.chat.keyboard import HINTS
 
             rows += HINTS
         for left, right in rows:
             print(f"{left:<22} {right}")
+
+    def _retry(self, _: str) -> None:
+        self._again(self._last_exchange("/retry").said)
+
+    def _edit(self, text: str) -> None:
+        last = self._last_exchange("/edit").said
+        if not text:
+            if not self._interactive:
+                raise RequestError("/edit needs a text, where there is no keyboard")
+            text = self._read(last)
+        if text.strip():
+            self._again(text)
+
+    def _set(self, text: str) -> None:
+        if not text:
+            show(settings.table(self._params))
+            return
+        name, _, value = text.partition(" ")
+        if not value.strip():
+            raise RequestError(f"/set {name[:40]} needs a value; /set alone shows all")
+        self._params = settings.changed(self._params, name, value.strip())
+        note(f"{name} is {value.strip()[:40]}")
+
+    def _model(self, name: str) -> None:
+        if not name:
+            show(f"{self._llm.path.stem}\n")
+            return
+        llm = self._open_model(name)
+        llm.encode("")  # one without a tokenizer fails here, and the old one stays
+        self._llm.close()
+        self._llm, self._used = llm, None
+        self._conversation.left_out = 0
+        note(f"{llm.path.stem}: context {llm.context} tokens; the conversation goes on")
 
     def _reset(self, _: str) -> None:
         self._conversation.reset()
