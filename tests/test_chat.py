@@ -751,3 +751,9 @@ def test_tab_completes_commands_models_settings_and_files(tmp_path: Path) -> Non
     assert "bitnet-2b" in offered("/model bitnet-")
     assert offered(f"/load {tmp_path}/ta") == ["lk.json"]
     assert offered("hello /re") == []
+
+
+def test_a_chat_begins_with_what_the_command_says(piped: Pipe, chat_model: Path) -> None:
+    done = piped("/stats\n", chat_model, "hello", "there", "--max-tokens", "2")
+    assert done.returncode == 0, done.stderr
+    assert "replies       1," in done.stdout

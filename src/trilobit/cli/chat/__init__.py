@@ -32,12 +32,14 @@ STEP_TOKENS = 128
     ],
 )
 @model_argument(default=DEFAULT)
+@click.argument("message", nargs=-1)
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option("--stats/--no-stats", default=True, help="Show the speed after each reply.")
 @sampling_options(SamplingParams(max_tokens=1024))
 @llm_options
 def command(
     model: str,
+    message: tuple[str, ...],
     system: str | None,
     stats: bool,
     params: SamplingParams,
@@ -45,20 +47,28 @@ def command(
 ) -> None:
     """Talk to MODEL: a file, a folder or a name (`trilobit list --names`).
 
+    MESSAGE is said first.
+
     /help in the chat explains its commands and keys. Without a terminal, every line of stdin is
     a message; replies go to stdout, all else to stderr.
     """
     # One sequence: the cache need not hold more than one context.
     llm = open_llm(model, max_batch_tokens=STEP_TOKENS, max_sequences=1)
-    talk(llm, params, open_llm, system=system, stats=stats)
+    talk(llm, params, open_llm, system=system, stats=stats, first=" ".join(message))
 
 
 def talk(
-    llm: LLM, params: SamplingParams, open_llm: OpenLLM, *, system: str | None, stats: bool
+    llm: LLM,
+    params: SamplingParams,
+    open_llm: OpenLLM,
+    *,
+    system: str | None,
+    stats: bool,
+    first: str = "",
 ) -> None:
     """Chat with a model until the user leaves; through a pipe, line by line.
 
-    open_llm: opens another model when the user wants one.
+    open_llm: opens another model when the user wants one. first: a message that is said already.
     """
     from trilobit.cli.chat.dialogue import COMMANDS, Dialogue
     from trilobit.cli.terminal import note
@@ -89,7 +99,7 @@ def talk(
     dialogue = Dialogue(
         llm, params, read, open_model, system=system, interactive=interactive, stats=stats
     )
-    if not dialogue.run() and not interactive:
+    if not dialogue.run(first.encode("utf-8", "replace").decode("utf-8")) and not interactive:
         raise click.exceptions.Exit(2)
 
 

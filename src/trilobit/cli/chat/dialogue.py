@@ -89,12 +89,16 @@ class Dialogue:
             "/exit": self._exit,
         }
 
-    def run(self) -> bool:
-        """Take messages until there are no more; False when one of them failed."""
+    def run(self, first: str = "") -> bool:
+        """Take messages until there are no more; False when one of them failed.
+
+        first: a message that is there already.
+        """
         good = True
         while True:
             try:
-                self._take(self._read(""))
+                said, first = first or self._read(""), ""
+                self._take(said)
             except EOFError:
                 return good
             except KeyboardInterrupt:
