@@ -1,7 +1,8 @@
 // The output head: the logits of hidden states, and the next token by as little as decides it.
 //
-// Sampling that needs only a winner reads a four-bit copy of the head first (`model/screen.py`), takes
-// every row whose logit may still matter, and computes those as the full pass would, bit for bit.
+// Sampling that needs only a winner reads a four-bit copy of the head first (`model/screen.py`),
+// takes every row whose logit may still matter, and computes those as the full pass would, bit for
+// bit.
 #pragma once
 
 #include "kernels.h"

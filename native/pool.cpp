@@ -23,9 +23,9 @@ void pause() {
 #endif
 }
 
-// Some times what falling asleep and being woken takes. What the caller does alone between the parts
-// of a step (attention over a few hundred keys, say) is shorter; with 30 µs here, decoding was 9 %
-// slower. What takes longer may need this core.
+// Some times what falling asleep and being woken takes. What the caller does alone between the
+// parts of a step (attention over a few hundred keys, say) is shorter; with 30 µs here, decoding
+// was 9 % slower. What takes longer may need this core.
 constexpr std::chrono::microseconds kSpin{150};
 
 // Whether it is so soon. Nothing here yields: a busy neighbour would keep the core for

@@ -178,10 +178,11 @@ void bind_decoder(nb::module_ &m) {
              "float32 [rows, vocab] of `count` output rows of the last forward, None: to the last.")
         .def("hidden", &PyDecoder::hidden, "first"_a = 0, "count"_a = nb::none(),
              "float32 [rows, hidden]: what the head multiplies, after the final norm.")
-        .def("verify", &PyDecoder::verify, "samplers"_a, "drafts"_a,
-             "Tokens that follow in each sequence, whose output rows (the first ones of the batch) "
-             "are of its last token and of its draft's: the draft as far as the sampler chooses the "
-             "same, and one more, or what Sampler.sample gives where none can be chosen.")
+        .def(
+            "verify", &PyDecoder::verify, "samplers"_a, "drafts"_a,
+            "Tokens that follow in each sequence, whose output rows (the first ones of the batch) "
+            "are of its last token and of its draft's: the draft as far as the sampler chooses the "
+            "same, and one more, or what Sampler.sample gives where none can be chosen.")
         .def_prop_ro("threads", [](const PyDecoder &d) { return d.decoder->threads(); })
         .def(
             "threads_for",

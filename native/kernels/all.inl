@@ -44,10 +44,10 @@ inline void prefetch(const void *) {}
 #include "limits.inl"
 
 constexpr Kernels table(const char *name, double products_per_ns) {
-    return {name,          linear,          linear_groups, tile_tokens, wide_tile_tokens,
-            norm_quantise, quantise_groups, norm,          gate,        rope,
-            embed,         embed_groups,    dense,         store_key,   store_value,
-            attend,        merge,           finish,        rotate,      screen,
-            largest,       reaching,        gumbel,        read,        multiply,
+    return {name,           linear,          linear_groups, tile_tokens, wide_tile_tokens,
+            norm_quantise,  quantise_groups, norm,          gate,        rope,
+            embed,          embed_groups,    dense,         store_key,   store_value,
+            attend,         merge,           finish,        rotate,      screen,
+            largest,        reaching,        gumbel,        read,        multiply,
             products_per_ns};
 }
