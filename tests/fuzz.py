@@ -175,6 +175,7 @@ def run(target: str, seconds: int, folder: Path) -> None:
     corpus.mkdir()
     options = [
         f"-max_total_time={seconds}",
+        f"-seed={os.environ.get('FUZZ_SEED', '0')}",  # 0 draws one
         f"-rss_limit_mb={MEMORY_MB}",
         "-timeout=10",
         "-max_len=16384",

@@ -108,6 +108,14 @@ for _ in range(100):
 # What must be refused, each with a word of the reason.
 REFUSED: dict[str, tuple[bytes, str]] = {
     "ten replacements of one letter by ten": (_normalizers(*[_TEN] * 10), "times as long"),
+    "signs that are no characters": (
+        tokenizer_json(pre_tokenizer={"type": "Split\x7f\u200b", "pattern": {"Regex": "(a+)+"}}),
+        "Split??",
+    ),
+    "a type that is no word": (
+        tokenizer_json(pre_tokenizer={"type": {"Regex": "a"}, "behavior": "Isolated"}),
+        "no word",
+    ),
     "replacements without a type": (
         _normalizers(*[{k: v for k, v in _TEN.items() if k != "type"}] * 10),
         "times as long",

@@ -229,7 +229,9 @@ class Tokenizer:
             raise self._unusable(what, error) from None
 
     def _unusable(self, what: str, error: BaseException) -> FormatError:
-        reason = " ".join(str(error).split())[:200]
+        # The reason may repeat what stands in the file, signs that are no characters among it.
+        words = " ".join(str(error).split())[:200]
+        reason = "".join(sign if sign.isprintable() else "?" for sign in words)
         return FormatError(
             f"{self._source}: tokenizer.json: {what} ({reason}); take the model's own"
         )

@@ -116,6 +116,8 @@ def _name(step: Mapping[str, Any]) -> str:
 
 def _check_step(step: Mapping[str, Any]) -> float:
     """How many times as long a step may make a text. Old files leave out its type."""
+    if not isinstance(step.get("type", ""), str | None):
+        raise TokenizerFault("has a type that is no word")
     growth = 1.0
     pattern = step.get("pattern")
     regex = pattern.get("Regex") if isinstance(pattern, dict) else None
