@@ -29,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import BitNetConfig, BitNetForCausalLM
 
 from trilobit import LLM, FormatError, OutputError, SamplingParams, TrilobitError, UnsupportedModel
-from trilobit.convert import convert
+from trilobit.convert import FORMS, Form, convert
 from trilobit.formats.hf.config import to_hf
 from trilobit.formats.hf.reader import pack_hf, unpack_hf
 from trilobit.formats.packed.reader import PackedModel
@@ -752,3 +752,15 @@ def test_memory_stays_below_two_layers_and_the_head(tmp_path: Path, form: str) -
     whole_mb = sum(path.stat().st_size for path in (tmp_path / "large").iterdir()) / 1e6
     assert whole_mb > 2 * (2 * layer_mb + head_mb)
     assert after - before < 2 * layer_mb + head_mb
+
+
+@pytest.mark.parametrize("form", FORMS[:4])
+def test_damage_is_not_given_sums_of_its_own(model_file: Path, tmp_path: Path, form: Form) -> None:
+    damaged = tmp_path / "damaged.trilobit"
+    data = bytearray(model_file.read_bytes())
+    info = PackedModel(model_file).file.info("model.norm.weight")
+    data[info.begin] ^= 1
+    damaged.write_bytes(data)
+    with pytest.raises(FormatError, match=r"model\.norm\.weight has changed since .*; copy or"):
+        convert(damaged, tmp_path / "out", form)
+    assert list(tmp_path.iterdir()) == [damaged]

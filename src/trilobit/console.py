@@ -29,7 +29,8 @@ def one_line(text: str) -> str:
 
 def has_terminal() -> bool:
     """Whether somebody sees what goes to stderr, and it can be drawn on."""
-    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    is_terminal = getattr(sys.stderr, "isatty", None)  # None and what programs put there have none
+    return is_terminal is not None and is_terminal() and os.environ.get("TERM") != "dumb"
 
 
 class Bars:

@@ -12,13 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from trilobit.errors import OutputError, RequestError
+from trilobit.errors import FormatError, OutputError, RequestError
 from trilobit.formats.dead_tensors import Judge, Judged, in_words
 from trilobit.formats.gguf import is_gguf
 from trilobit.formats.gguf.ternary_blocks import I2SLayout
 from trilobit.formats.gguf.writer import write_gguf
 from trilobit.formats.hf.writer import write_hf, write_hf_bf16
 from trilobit.formats.open import open_source
+from trilobit.formats.packed.checksums import damaged_parts
 from trilobit.formats.packed.source import PackedSource
 from trilobit.formats.packed.writer import write_packed
 from trilobit.formats.source import Source
@@ -65,6 +66,13 @@ def convert(
         )
     model = open_source(source, i2s_layout=i2s_layout)
     _check_output(out, form, model.path)
+    if isinstance(model, PackedSource) and (wrong := damaged_parts(model.file)):
+        # What is written gets sums of its own, which would call the damage sound.
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise FormatError(
+            f"{model.path}: {wrong[0]}{more} has changed since the file was written; copy or "
+            "download it again, or convert the model it was made of"
+        )
     judge = Judge()
     judged = Judged(model, judge)
     step = steps(progress, f"Converting {Path(source).name}")

@@ -77,7 +77,7 @@ def _inner_sums(source: PackedSource, progress: Steps | None) -> Check:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         named = ", ".join(wrong[:3])
-        return Check("checksums", False, f"{named}{more}: changed since; convert or copy again")
+        return Check("checksums", False, f"{named}{more}: changed since; copy or download it again")
     return Check("checksums", True, f"of {len(source.file.tensors) - 1} tensors")
 
 
