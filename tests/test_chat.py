@@ -757,3 +757,27 @@ def test_a_chat_begins_with_what_the_command_says(piped: Pipe, chat_model: Path)
     done = piped("/stats\n", chat_model, "hello", "there", "--max-tokens", "2")
     assert done.returncode == 0, done.stderr
     assert "replies       1," in done.stdout
+
+
+def test_quotes_within_a_line_open_nothing_and_open_ones_are_told(
+    piped: Pipe, chat_model: Path
+) -> None:
+    done = piped('"""Dune""" is a book\nsecond\n/stats\n', chat_model, "--max-tokens", "2")
+    assert done.returncode == 0, done.stderr
+    assert "replies       2," in done.stdout
+    lines = "line\n" * 300_000  # looked at one by one: all of them each time would take hours
+    done = piped(f'hello\n"""begun\n{lines}', chat_model, "--max-tokens", "2")
+    assert done.returncode == 2
+    assert 'error: a message begins with """ and does not end; close it with """' in done.stderr
+
+
+def test_an_edit_that_is_given_up_changes_nothing(
+    terminal: Open, chat_model: Path, tmp_path: Path
+) -> None:
+    chat = terminal(chat_model, "--max-tokens", "2")
+    chat.ask("first")
+    chat.ask("/edit")  # the old message stands there, to be changed
+    chat.type("\x03")
+    assert "nothing has changed" in chat.prompt()
+    chat.ask("second")
+    assert [one["content"] for one in saved(chat, tmp_path / "c.json")[::2]] == ["first", "second"]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from trilobit.bundled import DEFAULT
-from trilobit.cli.chat.quoted import is_open
+from trilobit.cli.chat.quoted import is_closed, is_open
 from trilobit.cli.command import Command
 from trilobit.cli.options import OpenLLM, llm_options, model_argument, sampling_options
+from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -112,13 +113,20 @@ def lines(stream: TextIO) -> Callable[[str], str]:
 
     def read(begun: str) -> str:
         parts: list[str] = []
+        quoted = False  # since the first line
         for line in stream:
             parts.append(line.removesuffix("\n"))
-            if is_open("\n".join(parts)):
-                continue
-            if not parts[-1].endswith("\\"):
+            if quoted:
+                if is_closed(parts[-1]):
+                    return "\n".join(parts)
+            elif len(parts) == 1 and is_open(parts[0]):
+                quoted = True
+            elif parts[-1].endswith("\\"):
+                parts[-1] = parts[-1][:-1]
+            else:
                 break
-            parts[-1] = parts[-1][:-1]
+        if quoted:
+            raise RequestError('a message begins with """ and does not end; close it with """')
         if not parts:
             raise EOFError
         return "\n".join(parts)

@@ -231,6 +231,7 @@ class Dialogue:
     def _help(self, _: str) -> None:
         rows = [(f"{name} {usage}", text) for name, (usage, text) in COMMANDS.items()]
         rows.append(("//TEXT", "send a text that begins with /"))
+        rows.append(('"""', "begin and end a message of several lines"))
         if self._interactive:
             from trilobit.cli.chat.keyboard import HINTS
 
@@ -247,8 +248,12 @@ class Dialogue:
             if not self._interactive:
                 raise RequestError("/edit needs a text, where there is no keyboard")
             text = self._read(last)
+        inner = unquoted(text)
+        text = text if inner is None else inner
         if text.strip():
             self._again(text)
+        else:
+            note("nothing has changed")
 
     def _set(self, text: str) -> None:
         if not text:

@@ -32,11 +32,12 @@ HINTS = (
 
 def keyboard(completer: Completer) -> Callable[[str], str]:
     """A function that asks for the next message, which may be begun; EOFError on Ctrl-D."""
+    edits = False  # the message that is asked for is an old one, to be changed
     session: PromptSession[str] = PromptSession(
         "> ",
         multiline=True,
         prompt_continuation="  ",
-        key_bindings=_keys(),
+        key_bindings=_keys(lambda: edits),
         history=_history(),
         completer=completer,
         complete_while_typing=False,
@@ -51,12 +52,15 @@ def keyboard(completer: Completer) -> Callable[[str], str]:
             sys.exit(128 + signal.SIGTERM)
 
     def read(begun: str) -> str:
+        nonlocal edits
+        edits = bool(begun)
         while True:
             try:
                 with on_signal(signal.SIGTERM, leave):
-                    text = session.prompt(default=begun)
+                    text = session.prompt("edit> " if edits else "> ", default=begun)
             except KeyboardInterrupt:
-                begun = ""
+                if edits:  # an edit that is given up changes nothing
+                    return ""
                 note("Ctrl-D or /exit leaves")
             else:
                 # Bytes that are no text arrive as lone surrogates, which nothing can encode.
@@ -65,7 +69,7 @@ def keyboard(completer: Completer) -> Callable[[str], str]:
     return read
 
 
-def _keys() -> KeyBindings:
+def _keys(editing: Callable[[], bool]) -> KeyBindings:
     keys = KeyBindings()
     typing = has_focus(DEFAULT_BUFFER)  # not searching the history
 
@@ -87,7 +91,7 @@ def _keys() -> KeyBindings:
     @keys.add("c-c", filter=typing)
     @keys.add("<sigint>")
     def clear(event: KeyPressEvent) -> None:
-        if event.current_buffer.text:
+        if event.current_buffer.text and not editing():
             event.current_buffer.reset()
         else:
             event.app.exit(exception=KeyboardInterrupt)
