@@ -179,8 +179,12 @@ def _read_through(recipe: Pretrain, *, train: bool) -> tuple[Tokenizer | None, i
 def _check_count(recipe: Pretrain, *, trained: int, held_out: int) -> None:
     names, validation = _names(recipe), recipe.validation_file()
     if not trained and (validation or not held_out):
-        source = recipe.data.source
-        raise RecipeError(f"{names}: no text{f' with source {source!r}' if source else ''} in it")
+        if not recipe.data.source:
+            raise RecipeError(f"{names}: no text in it")
+        raise RecipeError(
+            f"{names}: no text with source {recipe.data.source!r} in it; data.source of the recipe "
+            'asks for that: give the lines a "source", or leave it out'
+        )
     if validation and not held_out:
         raise RecipeError(f"{validation}: no text in it; data.validation is what is held out")
     for count, other, what, remedy in (
