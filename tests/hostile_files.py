@@ -1,7 +1,7 @@
 """Hostile files: each is small on disk, and wants much time, much memory or a traceback.
 
-`make(folder)` writes them; `tests/test_hostile_files.py` gives each to the command that reads it,
-under limits. Run as a script it writes them into the folder that is named.
+`make(folder)` writes them; `tests/formats/test_hostile_files.py` gives each to the command that
+reads it, under limits. Run as a script it writes them into the folder that is named.
 """
 
 from __future__ import annotations

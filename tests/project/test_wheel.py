@@ -18,7 +18,7 @@ import pytest
 
 from trilobit.bundled import DEFAULT
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "CMakeLists.txt").exists(), reason="tests of an installed package"

@@ -427,7 +427,7 @@ def test_bash_completes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_documented_line_gives_a_script(shell: str) -> None:
-    text = (Path(__file__).parent.parent / "docs/command-line.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs/command-line.md").read_text(encoding="utf-8")
     assert f"_TRILOBIT_COMPLETE={shell}_source trilobit" in text
     done = trilobit(env={**os.environ, "_TRILOBIT_COMPLETE": f"{shell}_source"})
     assert done.returncode == 0

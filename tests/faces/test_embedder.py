@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import TEXT, tiny_config
+from families import has_projection_norms, random_masters, stock_model
 from gguf_image import pair, scalar
 from gguf_models import RandomSource, tokens, whole_config
 from gguf_models import write_gguf as as_converter
 from interrupt import interrupt_at
 from numpy.typing import NDArray
-from test_families import has_projection_norms, random_masters, stock_model
 from tokenizers import Tokenizer
 
 from trilobit import (

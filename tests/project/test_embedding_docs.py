@@ -11,7 +11,7 @@ import numpy as np
 
 from trilobit import Embedder, similarity
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 SCRIPT = DOCS / "search.py"
 NOTES = {
     "plants.md": "# Plants\n\nThe big tree in the park.\nIt is very old.\n\n\n\nA little flower.\n",

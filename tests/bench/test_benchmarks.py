@@ -15,7 +15,7 @@ import pytest
 
 from trilobit import LLM, _native
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BUNDLED = "trilobit-stories-5m"
 SCRIPTS = [
     *("busy.py", "gaps.py", "kernels.py", "speculation.py", "instructions.py", "head.py"),

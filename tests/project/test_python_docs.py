@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parents[1] / "docs/python.md"
+PAGE = Path(__file__).parents[2] / "docs/python.md"
 
 
 def test_the_code_of_the_page_runs() -> None:

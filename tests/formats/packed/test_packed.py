@@ -246,7 +246,7 @@ def test_the_description_suffices_to_read_a_converted_checkpoint(
 
 
 def test_the_documents_example_is_true() -> None:
-    page = Path(__file__).parents[1] / "docs" / "format.md"
+    page = Path(__file__).parents[3] / "docs" / "format.md"
     codes = np.zeros((16, 16), dtype=np.int8)
     codes[1, [2, 6, 10, 14]] = 1, 0, -1, 1
     byte = packing.pack(codes)[0, 0, 1, 2]

@@ -68,7 +68,7 @@ def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
 
 
 def test_the_manual_explains_every_key_and_its_recipe_is_one(tmp_path: Path) -> None:
-    manual = (Path(__file__).parents[1] / "docs" / "train.md").read_text(encoding="utf-8")
+    manual = (Path(__file__).parents[2] / "docs" / "train.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```toml\n(.*?)```", manual, flags=re.DOTALL)
     recipe = load_recipe(_write(tmp_path, example))
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", manual, flags=re.MULTILINE)

@@ -675,7 +675,7 @@ def test_an_impossible_instruction_set_is_refused(model_file: Path) -> None:
 
 
 def test_training_without_its_packages_names_the_extra(tmp_path: Path) -> None:
-    recipe = Path(__file__).parent.parent / "models" / DEFAULT / "recipe.toml"
+    recipe = Path(__file__).parents[2] / "models" / DEFAULT / "recipe.toml"
     without_torch = "import sys; sys.modules['torch'] = None"
     done = trilobit_after(without_torch, "train", recipe, "--output", tmp_path / "run")
     assert "training needs the package 'torch'" in error_of(done)

@@ -14,7 +14,7 @@ is left out. Standard input is closed: a chat ends at once. `stories.jsonl.xz` i
 A comment directly above a block, which readers do not see, changes what is done with it:
 
     <!-- test: with --max-steps 2 -->                  these words are added to each command
-    <!-- test: in tests/test_wheel.py::test_name -->   that test stands for the block
+    <!-- test: in tests/project/test_wheel.py::test_name -->   that test stands for the block
 
 and one above a ```text block says that the script before it prints this, and nothing else:
 
@@ -37,7 +37,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 
 _BLOCK = re.compile(

@@ -28,7 +28,7 @@ from trilobit.engine.sequence import Sequence
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.text.stops import StopStrings
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 PROMPT = "Once upon a time there was a dog"
 GREEDY = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
 # Hot enough to make every token uncertain: the least change of a logit or a seed would show.

@@ -40,7 +40,7 @@ def test_every_alias_is_a_repository_that_shows_by_its_alias() -> None:
 
 
 def test_the_documentation_has_every_alias() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
     table = page.split("## Short names")[1].split("## ")[0]
     assert dict(re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", table, re.MULTILINE)) == ALIASES
 

@@ -20,7 +20,7 @@ import pytest
 
 from trilobit import _native
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BUILDS = ROOT / "build" / "native"
 X86 = platform.machine() in ("x86_64", "AMD64")
 
