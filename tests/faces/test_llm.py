@@ -389,7 +389,7 @@ NOT_PROMPTS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("prompt", "message"), NOT_PROMPTS, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize(("prompt", "message"), NOT_PROMPTS, ids=lambda value: repr(value)[:20])
 def test_a_bad_prompt_is_refused_in_one_line(llm: LLM, prompt: Any, message: str) -> None:
     free = free_blocks(llm)
     with pytest.raises(RequestError, match=message) as caught:
