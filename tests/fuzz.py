@@ -186,7 +186,9 @@ def run(target: str, seconds: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
+    # The seeds are those of the readers' own tests.
+    tests = Path(__file__).parent
+    sys.path[:0] = map(str, [tests, tests / "formats/gguf", tests / "formats/hf", tests / "text"])
     if len(sys.argv) == 4:
         run(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
     else:

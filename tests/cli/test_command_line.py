@@ -17,7 +17,7 @@ from typing import Any
 import click
 import pytest
 from conftest import tiny_config
-from test_cli import (
+from program import (
     HEAR_CTRL_C,
     INTERRUPTED,
     TIMEOUT_S,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import succeed, trilobit
+from program import succeed, trilobit
 
 from trilobit import Embedder, pack_vectors
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_cli import trilobit
+from program import trilobit
 
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.convert import convert

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import TEXT, tiny_config
-from test_cli import result, trilobit
+from program import result, trilobit
 from tokenizers import AddedToken as LibraryToken
 from tokenizers import Tokenizer as Library
 from tokenizers import normalizers, processors

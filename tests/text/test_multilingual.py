@@ -14,7 +14,7 @@ import pytest
 from conftest import tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import result
+from program import result
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Library
 

@@ -15,8 +15,8 @@ import pytest
 from conftest import TEXT, tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import result, trilobit
-from test_gguf_tokenizer import TEXTS, merged, pieces
+from program import result, trilobit
+from sentence_pieces import TEXTS, merged, pieces
 from tokenizers import Tokenizer as Library
 from tokenizers import models, pre_tokenizers, trainers
 from transformers import AutoTokenizer

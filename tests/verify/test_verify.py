@@ -16,7 +16,7 @@ import pytest
 import stock
 import torch
 from conftest import tiny_config
-from test_cli import fail, trilobit
+from program import fail, trilobit
 
 from trilobit import LLM, FormatError, RequestError
 from trilobit.bundled import DEFAULT, bundled_models

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import trilobit
+from program import trilobit
 
 from trilobit import Embedder
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TEXT
 from gguf_image import BOOL, F32, I32, STRING, U32, array, image, pair, scalar
 from gguf_models import RandomSource, tokens, whole_config
 from gguf_models import write_gguf as as_converter
 from hypothesis import given
 from hypothesis import strategies as st
+from sentence_pieces import TEXTS, merged, pieces
 from tokenizers import (
     AddedToken,
     Regex,
@@ -36,27 +34,6 @@ from trilobit.formats.tokenizer_json import from_vocabulary
 from trilobit.text import chat_template
 from trilobit.text.tokenizer import Tokenizer
 
-TEXTS = [
-    TEXT,
-    "",
-    " ",
-    "   leading and trailing   ",
-    "tabs\tand\nnew\n\nlines\r\n\r\n  x\n ",
-    "I'm we'll THEY'RE don't can'T",
-    "3 33 333 3333 33333 3.14 1,000,000 ४५६ ٣٤٥",
-    "naïve café cafe\u0301 Ångström ﬁ",
-    "Привет, мир! Это маленькая девочка.",
-    "你好，世界！我们在公园里玩。",
-    "こんにちは世界 한국어 문장",
-    "مرحبا بالعالم، كيف الحال؟",
-    "नमस्ते दुनिया",
-    "שלום עולם",
-    "🐚🦕 family 👨‍👩‍👧 flag 🇳🇴 ½ ™",
-    "if (x != y) { return a[i] += 1; } // `code` <b>$5^2~|</b>",
-    "x\u00a0y\u2009z\u200bw \ufeff",
-    "<|end|> <s> </s> <0x0A> ▁underscore▁",
-    "\U000f0000\x00\x7f",
-]
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -176,21 +153,6 @@ def test_a_model_without_tokenizer_stays_one(tmp_path: Path) -> None:
 # ---- SentencePiece ------------------------------------------------------------------------------
 
 
-def pieces() -> tuple[list[str], list[float], list[int]]:
-    """Tokens, scores and types as SentencePiece's BPE has them: later pieces score less."""
-    trainer = trainers.BpeTrainer(
-        vocab_size=500, show_progress=False, special_tokens=[], max_token_length=8
-    )
-    made = HuggingFace(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
-    made.train_from_iterator(TEXTS[:1] + TEXTS[6:9], trainer)
-    learnt = [t for t, _ in sorted(made.get_vocab().items(), key=lambda item: item[1])]
-    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
-    texts = ["<unk>", "<s>", "</s>", *byte_tokens, *learnt]
-    scores = [0.0] * 259 + [-float(i) for i in range(len(learnt))]
-    return texts, scores, [2, 3, 3] + [6] * 256 + [1] * len(learnt)
-
-
 def sentence_piece(path: Path, *more: bytes) -> Vocabulary:
     texts, scores, kinds = pieces()
     keys = [
@@ -203,22 +165,6 @@ def sentence_piece(path: Path, *more: bytes) -> Vocabulary:
     ]
     path.write_bytes(image([*keys, *more]))
     return Vocabulary(GGUFFile(path))
-
-
-def merged(text: str, ids: dict[str, int], scores: Sequence[float]) -> list[int]:
-    """SentencePiece's BPE as it is defined: the best pair is merged, the leftmost of equals."""
-    symbols = list("▁" + text.replace(" ", "▁")) if text else []
-    while True:
-        pairs = [(a + b, i) for i, (a, b) in enumerate(pairwise(symbols))]
-        known = [(scores[ids[piece]], -i) for piece, i in pairs if ids.get(piece, 0) > 258]
-        if not known:
-            break
-        i = -max(known)[1]
-        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
-    found: list[int] = []
-    for symbol in symbols:
-        found += [ids[symbol]] if symbol in ids else [3 + byte for byte in symbol.encode()]
-    return found
 
 
 def test_sentence_piece_merges_by_score(tmp_path: Path) -> None:
