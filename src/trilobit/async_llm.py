@@ -86,13 +86,13 @@ class AsyncLLM:
         [done] = await self._complete(self._prompter.chat_ids(messages), params, n=1)
         return done
 
-    async def score(self, text: Prompt) -> Score:
-        """Log-probability of every token of a text after those before it."""
+    async def score(self, text: Prompt, *, first: int = 1) -> Score:
+        """Log-probability of every token of a text from `first` on, after those before it."""
         ids = self._prompter.ids(text)
-        reading = Logprobs(ids)
+        reading = Logprobs(ids, first)
         request = Request(prompt=ids, params=SamplingParams(), seed=0, limit=len(ids))
         await self._run([Sequence(request, reading=reading)])
-        return Score(token_ids=tuple(ids), logprobs=reading.values)
+        return reading.score()
 
     async def close(self) -> None:
         """Give the memory of the model back. Requests that run end with an error."""

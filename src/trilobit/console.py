@@ -60,7 +60,9 @@ class Bars:
             self._drawing.add_task(one_line(progress.what), total=progress.total)
             self._drawing.start()
         if self._drawing is not None:
-            self._drawing.update(self._drawing.task_ids[0], completed=progress.done)
+            words = one_line(f"{progress.what} {progress.note}".rstrip())
+            task = self._drawing.task_ids[0]
+            self._drawing.update(task, completed=progress.done, description=words)
             if progress.done >= progress.total:
                 self._stop()
 

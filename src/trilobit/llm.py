@@ -165,24 +165,28 @@ class LLM:
         return reading.values
 
     @overload
-    def score(self, text: Prompt) -> Score: ...  # type: ignore[overload-overlap]
+    def score(self, text: Prompt, *, first: int = ...) -> Score: ...  # type: ignore[overload-overlap]
     @overload
-    def score(self, text: Items[Prompt]) -> list[Score]: ...
+    def score(self, text: Items[Prompt], *, first: int | Items[int] = ...) -> list[Score]: ...
 
-    def score(self, text: Prompt | Items[Prompt]) -> Score | list[Score]:
+    def score(
+        self, text: Prompt | Items[Prompt], *, first: int | Items[int] = 1
+    ) -> Score | list[Score]:
         """Log-probability of every token of a text (or of token ids) after those before it.
 
+        first: the number of the first token to score, counted from 0; one for each text, or one for
+        all. What stands before it is read only, and taken from the cache where that has it.
         Of several texts, a list. Streams that run meanwhile go on (`step_budget_ms`).
         """
         if is_items(text) and len(text) == 0:
             raise RequestError("there is nothing to score; give at least one token")
         several = self._prompter.several_ids(text)
-        readings = [Logprobs(ids) for ids in several]
+        firsts = list(first) if is_items(first) else [first] * len(several)
+        if len(firsts) != len(several):
+            raise RequestError(f"first has {len(firsts)} numbers for {len(several)} texts")
+        readings = [Logprobs(*pair) for pair in zip(several, firsts, strict=True)]
         self._run([self._reading(*pair) for pair in zip(several, readings, strict=True)])
-        scores = [
-            Score(token_ids=tuple(ids), logprobs=reading.values)
-            for ids, reading in zip(several, readings, strict=True)
-        ]
+        scores = [reading.score() for reading in readings]
         return scores if is_several(text) else scores[0]
 
     # ---- ids ----------------------------------------------------------------------------------

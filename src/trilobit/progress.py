@@ -14,12 +14,14 @@ class Progress:
     """`done` of `total` of one thing, told again and again until they are equal.
 
     what: in words, such as "Packing org/name". unit: what is counted: bytes, or steps of any kind.
+    note: what else is known by now, such as a value that is being measured.
     """
 
     what: str
     done: int
     total: int
     unit: Unit = "steps"
+    note: str = ""
 
 
 Watch = Callable[[Progress], None]

@@ -18,14 +18,13 @@ import torch
 from conftest import tiny_config
 from program import fail, trilobit
 
-from trilobit import LLM, FormatError, RequestError
+from trilobit import LLM, FormatError
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.convert import convert
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.model.config import ModelConfig
 from trilobit.model.shapes import shape
 from trilobit.verify import golden
-from trilobit.verify.perplexity import windowed_perplexity
 
 # torch warns about itself when it loads what even an uncompiled torch.compile needs.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -286,28 +285,6 @@ def test_numbers_agree_within_a_tolerance_that_grows_with_them() -> None:
     assert golden.farthest([1.0, 2.0], [1.0, 2.02], 0.01) == (1, True)
     assert golden.farthest([1.0, 2.0], [1.03, 2.0], 0.01) == (0, False)
     assert golden.farthest([math.nan, 2.0], [1.0, 2.0], 0.01) == (0, False)
-
-
-def test_perplexity_is_that_of_the_second_halves_of_windows(bundled: Path, reference: Any) -> None:
-    text = " ".join(f"The {thing} was {size}." for size in SIZES for thing in 2 * THINGS)
-    llm = LLM(bundled, threads=1, kv_dtype="f32")
-    found, count = windowed_perplexity(llm, text)
-    ids = torch.tensor(llm.encode(text)[: 512 * count]).reshape(count, 512)
-    assert count >= 2
-    begin = llm.encode("")
-    if begin:
-        ids[:, 0] = begin[0]
-    logprobs = torch.log_softmax(stock.logits(reference, ids)[:, 256:-1].double(), dim=-1)
-    loss = -logprobs.gather(-1, ids[:, 257:, None]).mean()
-    # A rounding tie moves one token's loss by some 1e-2, of more than 500.
-    assert found == pytest.approx(math.exp(loss), rel=1e-3)
-
-
-def test_a_text_or_context_below_a_window_is_refused(model_file: Path, bundled: Path) -> None:
-    with pytest.raises(RequestError, match="at least 512 are needed"):
-        windowed_perplexity(LLM(bundled), "Once upon a time")
-    with pytest.raises(RequestError, match="a context of 100 tokens is less than a window"):
-        windowed_perplexity(LLM(model_file, context=100), "Once upon a time")
 
 
 THINGS = "dog cat ball house tree bird boat cake car hat bear girl boy fish frog king moon".split()

@@ -35,6 +35,7 @@ _COMMANDS = {
     "rm": "Delete a model that was pulled or packed.",
     "convert": "Write a model in another form: packed file or Hugging Face directory.",
     "verify": "Check a model: every tensor, its text, its answers.",
+    "perplexity": "Measure how well a model foretells texts.",
     "synth": "Write a random checkpoint of a published shape.",
     "train": "Train a ternary model from text.",
     "bench": "Measure speed and memory beside the machine's own limits.",
@@ -63,6 +64,7 @@ _MEANT = {
     "benchmark": "bench",
     "embeddings": "embed",
     "check": "verify",
+    "ppl": "perplexity",
 }
 
 

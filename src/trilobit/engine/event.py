@@ -77,14 +77,19 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Score:
-    """Natural log-probabilities of a text: `logprobs[i]` is of `token_ids[i + 1]`, float32."""
+    """Natural log-probabilities of a text: `logprobs[i]` is of `token_ids[first + i]`, float32.
+
+    likeliest: of each of them, whether no other token had a larger one.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: NDArray[np.float32]
+    likeliest: NDArray[np.bool_]
+    first: int = 1
 
     @property
     def total(self) -> float:
-        """Log-probability of the text, given its first token."""
+        """Log-probability of the text from `first` on, given what stands before it."""
         return float(self.logprobs.sum(dtype=np.float64))
 
     @property

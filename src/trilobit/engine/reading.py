@@ -12,6 +12,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trilobit.engine.event import Score
+from trilobit.errors import RequestError
+
 Wants = Literal["tokens", "scores", "states"]
 Rows = NDArray[np.float32]
 # Logits of one pass over the head: 64 MB of float32.
@@ -54,14 +57,22 @@ class Logits:
 
 
 class Logprobs:
-    """Natural log-probability of every token after those before it, float32 `[T - 1]`."""
+    """Natural log-probability of every token from number `first` on, after those before it.
+
+    What stands before them is taken from the cache, where that has it.
+    """
 
     wants: Wants = "scores"
 
-    def __init__(self, tokens: Items[int]) -> None:
-        self.first, self.end = 0, len(tokens) - 1
+    def __init__(self, tokens: Items[int], first: int = 1) -> None:
+        if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first <= len(tokens):
+            raise RequestError(
+                f"first is {first!r:.40}; of {len(tokens)} tokens give 1 to {len(tokens)}"
+            )
+        self.first, self.end = first - 1, len(tokens) - 1
         self._tokens = tokens
-        self.values = np.empty(len(tokens) - 1, dtype=np.float32)
+        self.values = np.empty(len(tokens) - first, dtype=np.float32)
+        self.likeliest = np.empty(len(tokens) - first, dtype=np.bool_)
 
     def begin(self) -> None:
         """Values are written over."""
@@ -70,7 +81,20 @@ class Logprobs:
         """Keep what the next tokens have of them."""
         end = start + len(rows)
         following = np.array(self._tokens[start + 1 : end + 1], dtype=np.intp)
-        self.values[start:end] = logprobs_of(rows, following)
+        place = slice(start - self.first, end - self.first)
+        top, log_sums = normalisers(rows)
+        chosen = rows[np.arange(len(following)), following]
+        self.values[place] = normalised(chosen, top, log_sums)
+        self.likeliest[place] = chosen == top
+
+    def score(self) -> Score:
+        """All of them."""
+        return Score(
+            token_ids=tuple(self._tokens),
+            logprobs=self.values,
+            likeliest=self.likeliest,
+            first=self.first + 1,
+        )
 
 
 class State:
@@ -95,13 +119,6 @@ class State:
 def rows_at_once(vocab_size: int) -> int:
     """Rows of logits that are computed together when all of them are wanted."""
     return max(1, _LOGITS_ELEMENTS // vocab_size)
-
-
-def logprobs_of(logits: Rows, token_ids: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Natural log-probability of one token in each row."""
-    top, log_sums = normalisers(logits)
-    chosen = logits[np.arange(len(token_ids)), token_ids]
-    return normalised(chosen, top, log_sums)
 
 
 def normalisers(logits: Rows) -> tuple[Rows, NDArray[np.float64]]:

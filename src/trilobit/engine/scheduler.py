@@ -157,9 +157,10 @@ class Scheduler:
         owed = sum(one.needed_blocks - len(one.blocks) for one in self.running)
         while self.waiting and len(self.running) < self._sequences and left > 0:
             sequence = self.waiting[0]
-            # Rows of tokens that are in the cache would be missing: a reading computes all.
-            blocks, key = (
-                self.pool.match(sequence.tokens) if sequence.reading is None else ([], ROOT)
+            # Rows of tokens that are in the cache would be missing: a reading computes its own.
+            reading, tokens = sequence.reading, sequence.tokens
+            blocks, key = self.pool.match(
+                tokens if reading is None else tokens[: reading.first + 1]
             )
             needed = sequence.needed_blocks - len(blocks)
             cached, sequence.computed = sequence.computed, len(blocks) * BLOCK

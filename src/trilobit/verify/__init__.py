@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from trilobit.errors import RequestError
+from trilobit.evaluate.perplexity import WINDOW, Perplexity, check, perplexity, too_short
 from trilobit.formats.open import open_source
+from trilobit.formats.source import Source
 from trilobit.llm import LLM
 from trilobit.progress import Watch, steps
+from trilobit.text.tokenizer import Tokenizer, without_tokenizer
 from trilobit.verify import golden as golden_values
 from trilobit.verify.answers import check_golden, check_itself, check_text
 from trilobit.verify.check import Check
 from trilobit.verify.golden import Golden
-from trilobit.verify.perplexity import check_text_for, windowed_perplexity
 from trilobit.verify.weights import check_sums, check_weights
+
+# Characters of a text that surely fills a window.
+_SURELY_ENOUGH = 1 << 16
 
 
 def verify(
@@ -29,7 +35,7 @@ def verify(
     """
     source = open_source(path)
     if text is not None:
-        check_text_for(source, text)
+        _check_text_for(source, text)
     yield from check_sums(source, steps(progress, "Comparing checksums"))
     weights = list(check_weights(source, steps(progress, "Reading the weights")))
     yield from weights
@@ -49,13 +55,25 @@ def verify(
         yield from check_golden(two, golden)
     if text is not None:
         step = steps(progress, "Measuring the perplexity")
-        found, windows = windowed_perplexity(two, text, step)
-        yield _perplexity(found, windows, golden)
+        tell = (lambda found, total: step(found.windows, total)) if step else None
+        yield _perplexity(perplexity(two, [text], progress=tell), golden)
 
 
-def _perplexity(found: float, windows: int, golden: Golden | None) -> Check:
-    words = f"{found:.4f} in {windows} window{'s' * (windows != 1)} of 512 tokens"
+def _check_text_for(source: Source, text: str) -> None:
+    """RequestError when its perplexity cannot be measured: before anything long begins."""
+    if source.text.tokenizer is None:
+        raise RequestError(without_tokenizer(source.path, "leave out the text, or "))
+    check(source.config.max_position_embeddings, mode="llama.cpp", window=WINDOW, stride=None)
+    if len(text) < _SURELY_ENOUGH:
+        ids = Tokenizer(source.text.tokenizer, str(source.path)).encode(text)
+        if len(ids) + source.text.add_bos < WINDOW:
+            raise RequestError(too_short(WINDOW))
+
+
+def _perplexity(found: Perplexity, golden: Golden | None) -> Check:
+    windows = f"{found.windows} window{'s' * (found.windows != 1)}"
+    words = f"{found.by_token:.4f} in {windows} of {found.window} tokens"
     if golden is None or golden.perplexity is None:
         return Check("perplexity", None, f"{words}; no golden value is known")
-    passed = abs(found - golden.perplexity) <= golden.perplexity_tolerance
+    passed = abs(found.by_token - golden.perplexity) <= golden.perplexity_tolerance
     return Check("perplexity", passed, f"{words}; {golden.perplexity:.4f} is known")

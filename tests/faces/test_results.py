@@ -168,6 +168,6 @@ def test_results_are_public() -> None:
 
     for name in trilobit.__all__:
         assert getattr(trilobit, name) is not None
-    assert math.isnan(
-        trilobit.Score(token_ids=(1,), logprobs=np.zeros(0, dtype=np.float32)).perplexity
-    )
+    nothing = np.zeros(0, dtype=np.float32)
+    one = trilobit.Score(token_ids=(1,), logprobs=nothing, likeliest=nothing.astype(bool))
+    assert math.isnan(one.perplexity)
