@@ -181,7 +181,9 @@ class LLM:
         if is_items(text) and len(text) == 0:
             raise RequestError("there is nothing to score; give at least one token")
         several = self._prompter.several_ids(text)
-        firsts = list(first) if is_items(first) else [first] * len(several)
+        firsts = [first] * len(several) if isinstance(first, int) else first
+        if not is_items(firsts):
+            raise RequestError(f"first is {first!r:.40}; give a number, or one for each text")
         if len(firsts) != len(several):
             raise RequestError(f"first has {len(firsts)} numbers for {len(several)} texts")
         readings = [Logprobs(*pair) for pair in zip(several, firsts, strict=True)]

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from trilobit import __version__, _native
+from trilobit.bench.energy import Energy, measure_energy
 from trilobit.bench.limits import measure_limits
 from trilobit.engine.blocks import BLOCK, KvDtype, block_bytes, blocks_for
 from trilobit.engine.options import Head
@@ -88,6 +89,7 @@ class Speed:
     model_bytes: int
     machine: str
     version: str
+    energy: Energy | None = None
 
     def as_dict(self) -> dict[str, object]:
         """JSON values: each measure as its median under its name, and its range under `spread`."""
@@ -111,11 +113,12 @@ def measure_speed(
     head: Head = "auto",
     kv_dtype: KvDtype = "f16",
     layout: LayoutChoice | None = None,
+    energy: bool = False,
     progress: Watch | None = None,
 ) -> Speed:
     """Measure `runs` runs of `prompt` tokens in and `generate` tokens out.
 
-    prompt: None is 512, or as many as the context leaves.
+    prompt: None is 512, or as many as the context leaves. energy: joules a token, too.
 
     Raises RequestError when they do not fit the model's context.
     """
@@ -191,6 +194,7 @@ def measure_speed(
         model_bytes=model.stat().st_size,
         machine=_machine(),
         version=__version__,
+        energy=measure_energy(llm, prompt=prompt, generate=generate) if energy else None,
     )
 
 

@@ -15,6 +15,9 @@ from trilobit.errors import RequestError
 from trilobit.model import shapes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trilobit.bench.energy import Energy
     from trilobit.bench.speed import Speed
     from trilobit.engine.blocks import KvDtype
     from trilobit.engine.options import Head
@@ -84,6 +87,9 @@ if TYPE_CHECKING:
     type=FilePath(file_okay=False),
     help="Where the random model of a shape is kept. Default: the user's cache.",
 )
+@click.option(
+    "--energy", is_flag=True, help="Joules a token, too: measured where the machine counts them."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     model: str | None,
@@ -96,6 +102,7 @@ def command(
     layout: LayoutChoice | None,
     runs: int,
     folder: Path | None,
+    energy: bool,
     as_json: bool,
 ) -> None:
     """Measure MODEL (a file, a folder or a name; default the bundled one), or a published shape.
@@ -126,6 +133,7 @@ def command(
             head=head,
             kv_dtype=kv_dtype,
             layout=layout,
+            energy=energy,
             progress=bars,
         )
     if as_json:
@@ -154,6 +162,26 @@ def command(
         f"token reads, {speed.kv_cache_mb:.0f} MB of keys and values, {speed.other_mb:.0f} MB of "
         "all else"
     )
+    if speed.energy:
+        for line in _energy(speed.energy):
+            print(line)
+
+
+def _energy(found: Energy) -> Iterator[str]:
+    for label, phase in (("prefill", found.prefill), ("decode", found.decode)):
+        if phase.measured is not None and phase.above_idle is not None:
+            yield (
+                f"{label:8}{phase.measured:.3g} J/token, {phase.above_idle:.3g} above idle "
+                f"({found.source})"
+            )
+    if found.idle_watts is None:
+        yield f"energy is not measured here: {found.source}"
+    for label, phase in (("prefill", found.prefill), ("decode", found.decode)):
+        ours, twin = phase.estimated["7 nm"], phase.estimated_float16["7 nm"]
+        yield (
+            f"{label:8}{ours:.3g} J/token of arithmetic, {1 - ours / twin:.0%} less than "
+            f"{twin:.3g} with float16 weights (estimated: operations times a 7 nm chip's energy)"
+        )
 
 
 def _threads(speed: Speed) -> str:
