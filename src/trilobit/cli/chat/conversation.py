@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from trilobit.errors import FormatError, OutputError
+from trilobit.errors import FormatError, OutputError, RequestError
 from trilobit.formats import json_text
 from trilobit.formats.files import open_file
+from trilobit.text.utf8 import utf8
 
 Message = dict[str, str]
 
@@ -141,8 +142,11 @@ def _content(message: object, place: str) -> str:
     content = _part(message, "content")
     if not isinstance(content, str):
         raise FormatError(f"{place}: has no text 'content'")
-    # JSON can spell half a character ("\ud800"), which no file and no tokenizer takes.
-    return content.encode("utf-8", "replace").decode("utf-8")
+    try:
+        utf8(content, place)
+    except RequestError as error:
+        raise FormatError(str(error)) from None
+    return content
 
 
 def _message(role: str, content: str) -> Message:
