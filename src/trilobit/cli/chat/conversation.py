@@ -9,7 +9,7 @@ import json
 import os
 from bisect import bisect_left
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from typing import NamedTuple
 from trilobit.errors import FormatError, OutputError, RequestError
 from trilobit.formats import json_text
 from trilobit.formats.files import open_file
+from trilobit.formats.leftovers import Hold, part_of, remove_leftovers
 from trilobit.text.utf8 import utf8
 
 Message = dict[str, str]
@@ -159,9 +160,10 @@ def _place(path: str | os.PathLike[str]) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    remove_leftovers(path)
+    temporary = part_of(path)
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file, closing(Hold(temporary)):
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
