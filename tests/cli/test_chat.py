@@ -21,7 +21,8 @@ from prompt_toolkit.document import Document
 from trilobit import LLM, FormatError, OutputError, SamplingParams
 from trilobit.cli.chat.completion import ChatCompleter
 from trilobit.cli.chat.conversation import Conversation, Exchange, load
-from trilobit.cli.chat.dialogue import COMMANDS
+from trilobit.cli.chat.dialogue import COMMANDS, NO_CHAT, Dialogue
+from trilobit.cli.terminal import NO_MEMORY
 from trilobit.console import one_line, printable
 from trilobit.convert import convert
 from trilobit.synth import synth
@@ -533,9 +534,9 @@ def test_a_line_that_is_no_text_is_refused_and_the_next_one_is_not(
     done = piped(lines, chat_model, "--max-tokens", "2")
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [
-        "error: the conversation: not UTF-8 text (the byte 0xff at character 8); give it in UTF-8",
+        "error: the message: not UTF-8 text (the byte 0xff at character 2); give it in UTF-8",
         "error: /system: not UTF-8 text (the byte 0xff at character 1); give it in UTF-8",
-        "error: the conversation: not UTF-8 text (the byte 0xff at character 7); give it in UTF-8",
+        "error: the message: not UTF-8 text (the byte 0xff at character 1); give it in UTF-8",
     ]
     kept = json.loads(path.read_text(encoding="utf-8"))
     assert [message["role"] for message in kept] == ["user", "assistant"]
@@ -728,6 +729,45 @@ def test_a_chat_goes_on_with_another_model(piped: Pipe, chat_model: Path, tmp_pa
     assert len(json.loads(file.read_text())) == 4
 
 
+def test_a_model_that_is_refused_is_closed_and_the_old_one_stays(
+    chat_model: Path, model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synth(tiny_config(), tmp_path / "mute", seed=1)
+    convert(tmp_path / "mute", tmp_path / "mute.trilobit")
+    old, opened = LLM(chat_model), list[LLM]()
+
+    def open_model(name: str) -> LLM:
+        if name == "huge":
+            raise MemoryError  # what no machine of a test should do in earnest
+        opened.append(LLM(tmp_path / "mute.trilobit" if name == "mute" else model_file))
+        return opened[-1]
+
+    said = iter(["/model huge", "/model mute", "hello", "/model", "/model story", "/model"])
+    dialogue = Dialogue(
+        old,
+        SamplingParams(max_tokens=2),
+        lambda _: next(said, None) or at_the_end(),
+        open_model,
+        system=None,
+        interactive=False,
+        stats=False,
+        plain=False,
+    )
+    assert not dialogue.run()
+    told = capsys.readouterr()
+    errors = [line for line in told.err.splitlines() if line.startswith("error")]
+    assert errors[0] == f"error: {NO_MEMORY}; nothing has changed"
+    assert "has no tokenizer" in errors[1]
+    assert len(errors) == 2
+    assert NO_CHAT in told.err  # of the last one
+    assert told.out.split("\n")[-3:] == ["tiny", model_file.stem, ""]
+    assert ["closed" in repr(llm) for llm in (old, *opened)] == [True, True, False]
+
+
+def at_the_end() -> str:
+    raise EOFError
+
+
 def test_tab_completes_commands_models_settings_and_files(tmp_path: Path) -> None:
     (tmp_path / "talk.json").write_text("[]")
     completer = ChatCompleter(COMMANDS)
@@ -761,13 +801,14 @@ def test_quotes_within_a_line_open_nothing_and_open_ones_are_told(
     assert 'error: a message begins with """ and does not end; close it with """' in done.stderr
 
 
+@pytest.mark.parametrize("keys", ["\x03", "\x04", "\x7f\x7f\x04", "\x7f" * 5 + "\x04"])
 def test_an_edit_that_is_given_up_changes_nothing(
-    terminal: Open, chat_model: Path, tmp_path: Path
+    terminal: Open, chat_model: Path, tmp_path: Path, keys: str
 ) -> None:
     chat = terminal(chat_model, "--max-tokens", "2")
     chat.ask("first")
     chat.ask("/edit")  # the old message stands there, to be changed
-    chat.type("\x03")
+    chat.type(keys)
     assert "nothing has changed" in chat.prompt()
     chat.ask("second")
     assert [one["content"] for one in saved(chat, tmp_path / "c.json")[::2]] == ["first", "second"]

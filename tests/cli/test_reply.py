@@ -131,10 +131,13 @@ def test_markdown_is_shown_as_styles(text: str, shown: str) -> None:
 
 
 def test_items_and_quotes_go_on_below_their_beginning() -> None:
-    text = "1. one two three\n  - four five six\n> seven eight nine\n   ten eleven twelve"
+    text = (
+        "1. one two three\n  - four five six\n   ten eleven twelve\n> seven eight\n ten eleven two"
+    )
     lines = styled(text, width=12).split("\n")
     assert lines[:4] == ["1. one two", "   three", "  - four", "    five six"]
-    assert lines[4:] == ["> seven", "  eight nine", "   ten", "   eleven", "   twelve"]
+    assert lines[4:7] == ["   ten", "   eleven", "   twelve"]
+    assert lines[7:] == ["> seven", "  eight", " ten eleven", "two"]
 
 
 def test_words_come_before_their_paragraph_ends() -> None:

@@ -136,6 +136,7 @@ class Dialogue:
 
     def _say(self, said: str) -> None:
         """Send a message, show the reply as it comes, keep both."""
+        utf8(said, "the message")
         conversation = self._conversation
         start = conversation.first_sent(said, self._fits)
         # One seed gives the same chat again, but not the same dice for every reply.

@@ -118,8 +118,10 @@ class Markdown:
             self._marked(line, quote.end())
         elif wide >= _CODE_INDENT and not self._in_list:
             self._verbatim(line, CODE)
-        else:
+        elif self._in_list:
             self._marked(line, indent)
+        else:
+            self._text(line)
 
     # ---- how it is shown ----------------------------------------------------------------------
 
