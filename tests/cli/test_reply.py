@@ -153,18 +153,33 @@ def test_words_come_before_their_paragraph_ends() -> None:
 
 
 def test_a_table_is_drawn_when_it_is_whole() -> None:
-    text = "| Name | Value |\n|------|------:|\n| **a** | 1 |\n| b\x60 | 22 |\nafter\n"
+    text = "| Name | Value |\n|------|------:|\n| **a** | `1` |\n| b | 22 |\nafter\n"
     for size in (1, len(text)):
-        lines = STYLE.sub("", styled(text, width=40, size=size)).split("\n")
-        assert [line.split() for line in lines[:1] + lines[2:4]] == [
-            ["Name", "Value"],
-            ["a", "1"],
-            ["b`", "22"],
+        shown = styled(text, width=40, size=size)
+        assert "\x1b[1ma\x1b[0m" in shown
+        lines = STYLE.sub("", shown).split("\n")
+        assert [line.rstrip() for line in lines[:1] + lines[2:]] == [
+            "Name   Value",
+            "a          1",
+            "b         22",
+            "after",
+            "",
         ]
-        assert lines[4:] == ["after", ""]
-        assert max(map(columns, lines)) <= 40
     narrow = styled(text, width=11)
     assert narrow.startswith("| Name |\nValue |")  # too narrow to draw: as it is
+
+
+def test_nothing_of_a_table_is_lost() -> None:
+    text = (
+        "|a|b|\n|:-:|--|\n|List<int>|x<br>y|too many|\n|few|\n|__init__|a\\|b|\n|" + "z" * 50 + "|"
+    )
+    for width in (20, 40, 80):
+        shown = STYLE.sub("", styled(text, width=width))
+        assert max(map(columns, shown.split("\n"))) <= width
+        assert shown.count("z") == 50
+        if width > 20:
+            for word in ("List<int>", "x", "y", "too many", "few", "__init__", "a|b"):
+                assert word in shown
 
 
 def test_what_is_not_styled_keeps_its_marks() -> None:

@@ -6,12 +6,11 @@ form for stays as the model wrote it: the marks of lists and quotes, links, rule
 
 from __future__ import annotations
 
-import io
 import re
-import sys
 from collections.abc import Callable
 
 from trilobit.cli.chat.spans import BOLD, CODE, Spans
+from trilobit.cli.chat.table import draw
 from trilobit.cli.chat.wrap import Wrap, columns
 
 _DIM, _TITLE = "2", "1;4"
@@ -20,7 +19,6 @@ _LONGEST_MARK = 80  # characters of a line that may still be anything
 _LONGEST_FENCE = 200
 _LONGEST_TABLE = 20_000
 _CODE_INDENT = 4  # columns
-_COLUMN = 6  # of a table, the narrowest that can be read
 
 _UNDECIDED = re.compile(r"[\s#>*+\-_=~`|.)\d]*")
 _FENCE = re.compile(r"\s*(`{3,}(?=[^`]*$)|~{3,})")
@@ -28,7 +26,6 @@ _HEADING = re.compile(r" {0,3}(#{1,6})\s+(?=\S)")
 _RULE = re.compile(r" {0,3}(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,})")
 _ITEM = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])\s+(?=\S)")
 _QUOTE = re.compile(r" {0,3}(?:>\s?)+")
-_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _DELIMITER = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
 
 
@@ -162,18 +159,16 @@ class Markdown:
 
     def _add_row(self, line: str) -> None:
         second = len(self._table) == 1
-        if (second and not _DELIMITER.fullmatch(line)) or self._table_size() > _LONGEST_TABLE:
+        size = sum(map(len, self._table))
+        if (second and not _DELIMITER.fullmatch(line)) or size > _LONGEST_TABLE:
             self._show_table(ended=True)
         self._table.append(line)
-
-    def _table_size(self) -> int:
-        return sum(map(len, self._table))
 
     def _show_table(self, *, ended: bool) -> None:
         """Show the rows that wait. ended: the last of them has come whole."""
         rows, self._table = self._table, []
-        if len(rows) > 1 and len(re.findall("-+", rows[1])) * _COLUMN <= self._width():
-            self._wrap.verbatim(_drawn("\n".join(rows), self._width()))
+        if len(rows) > 1 and (drawn := draw(rows, self._width())):
+            self._wrap.verbatim(drawn)
             rows = []
             if ended:
                 self._wrap.add("\n")
@@ -182,19 +177,3 @@ class Markdown:
             self._end_text()
             if ended or row is not rows[-1]:
                 self._wrap.add("\n")
-
-
-def _drawn(table: str, width: int) -> str:
-    """A table as rich draws it: harmless, as its text is."""
-    from rich.console import Console
-    from rich.markdown import Markdown as Drawing
-
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    page = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace", newline="\n")
-    console = Console(file=page, width=width, force_terminal=True, color_system="standard")
-    console.print(Drawing(table, hyperlinks=False))
-    page.seek(0)
-    lines = page.read().split("\n")
-    is_empty = [not _STYLE.sub("", line).strip() for line in lines]  # as those around it are
-    first = is_empty.index(False)
-    return "\n".join(lines[first : len(lines) - is_empty[::-1].index(False)])

@@ -12,6 +12,7 @@ import shutil
 import sys
 
 from trilobit.cli.chat.markdown import Markdown
+from trilobit.cli.chat.spans import painted
 from trilobit.cli.chat.wrap import Wrap
 from trilobit.console import printable
 
@@ -48,14 +49,10 @@ class Reply:
 
     def _flush(self) -> None:
         runs = itertools.groupby(self._shown, key=lambda item: item[0])
-        text = "".join(_painted("".join(text for _, text in run), style) for style, run in runs)
+        text = "".join(painted("".join(text for _, text in run), style) for style, run in runs)
         self._shown.clear()
         if text:
             print(text, end="", flush=True)
-
-
-def _painted(text: str, style: str) -> str:
-    return f"\x1b[{style}m{text}\x1b[0m" if style and text else text
 
 
 def has_styles() -> bool:

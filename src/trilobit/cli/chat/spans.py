@@ -26,6 +26,11 @@ _SPANS = (
 _ESCAPE = re.compile(r"\\(?P<inner>[*_`~#])")  # not \( and \[, which begin formulas
 
 
+def painted(text: str, style: str) -> str:
+    """A harmless text with the commands of a terminal that give it its style."""
+    return f"\x1b[{style}m{text}\x1b[0m" if style and text else text
+
+
 class Spans:
     """Gives the text of a line to `write`, marks turned into styles. style: of the whole line."""
 
