@@ -38,6 +38,7 @@ from trilobit.model.sums import tree_sum
 from trilobit.progress import Steps, Watch, steps
 from trilobit.sampling import SamplingParams
 from trilobit.text.tokenizer import Tokenizer, without_tokenizer
+from trilobit.text.utf8 import utf8
 from trilobit.vectors import Precision, check_precision, pack_vectors
 
 # The form that BitNet-embedding's queries (and those of its teachers, E5's) were trained in.
@@ -202,10 +203,11 @@ class Embedder:
         if not isinstance(text, str):
             raise RequestError(f"text {number} is not a text, but {type(text).__name__}")
         whole = before + text
+        data = utf8(whole, f"text {number}")
         if truncate:  # behind twice what the context may hold, where it changes no token in it
             longest = self.tokenizer.longest_text
             most = min(longest(), 2 * longest(self.context))
-            whole = whole.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
+            whole = data[:most].decode("utf-8", "ignore")
         try:
             most_tokens = None if truncate else self.context
             ids = self._begin_ids + self.tokenizer.encode(whole, most_tokens=most_tokens)

@@ -59,6 +59,8 @@ class SamplingParams:
         stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
         if any(not isinstance(text, str) or not text for text in stop):
             raise RequestError("stop: every stop string must be a non-empty text")
+        if any("\ud800" <= sign <= "\udfff" for text in stop for sign in text):
+            raise RequestError("stop: a stop string is not UTF-8 text; give it in UTF-8")
         if len(stop) > _MOST_STOPS or sum(map(len, stop)) > _STOP_CHARACTERS:
             raise RequestError(
                 f"stop: {len(stop):,} stop strings of {sum(map(len, stop)):,} characters; at most "

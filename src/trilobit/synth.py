@@ -10,7 +10,6 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from trilobit.formats.hf.reader import pack_hf
 from trilobit.formats.packed.writer import packed_writer, write_screen
 from trilobit.formats.safetensors import Declared, SafetensorsWriter
 from trilobit.formats.text_files import TextFiles
+from trilobit.formats.whole_directory import new_directory
 from trilobit.formats.whole_file import write_remedy
 from trilobit.layouts import chosen_layout
 from trilobit.model import packing, tensor_names, ternary
@@ -57,26 +57,17 @@ def synth(
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out}: exists; give a new or empty directory")
-    new = not out.exists()
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{out}: cannot be written ({error.strerror}); {write_remedy(error)}"
+        ) from None
+    with new_directory(out) as directory:
         step = steps(progress, f"Writing {out.name}")
-        _write_weights(config, out / "model.safetensors", form, seed, step)
-        # Last: a directory without its config is plainly unfinished.
+        _write_weights(config, directory / "model.safetensors", form, seed, step)
         text = json.dumps(_hf_config(config, form), indent=2)
-        (out / "config.json").write_text(text + "\n", encoding="utf-8")
-    except BaseException as error:
-        for name in ("model.safetensors", "config.json"):
-            with suppress(OSError):
-                (out / name).unlink(missing_ok=True)
-        if new:
-            with suppress(OSError):
-                out.rmdir()
-        if isinstance(error, OSError) and not isinstance(error, OutputError):
-            raise OutputError(
-                f"{out}: cannot be written ({error.strerror}); {write_remedy(error)}"
-            ) from None
-        raise
+        (directory / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def synth_packed(

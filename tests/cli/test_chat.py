@@ -17,13 +17,12 @@ import pytest
 from conftest import tiny_config
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
-from prompt_toolkit.utils import get_cwidth
 
 from trilobit import LLM, FormatError, OutputError, SamplingParams
 from trilobit.cli.chat.completion import ChatCompleter
 from trilobit.cli.chat.conversation import Conversation, Exchange, load
-from trilobit.cli.chat.dialogue import COMMANDS
-from trilobit.cli.chat.wrap import Wrap
+from trilobit.cli.chat.dialogue import COMMANDS, NO_CHAT, Dialogue
+from trilobit.cli.terminal import NO_MEMORY
 from trilobit.console import one_line, printable
 from trilobit.convert import convert
 from trilobit.synth import synth
@@ -526,14 +525,31 @@ def test_an_empty_pipe_ends_at_once(piped: Pipe, chat_model: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_bytes_that_are_no_text_do_not_stop_a_pipe(
+def test_a_line_that_is_no_text_is_refused_and_the_next_one_is_not(
     piped: Pipe, environment: dict[str, str], chat_model: Path, tmp_path: Path
 ) -> None:
     environment["PYTHONIOENCODING"] = "utf-8:strict"  # as in most locales
     path = tmp_path / "chat.json"
-    done = piped(f"a\udcffb\n/save {path}\n", chat_model, "--max-tokens", "2")
-    assert done.returncode == 0
-    assert json.loads(path.read_text(encoding="utf-8"))[0]["content"] == "a\ufffdb"
+    lines = f"a\udcffb\n/system \udcff\nfine\n/edit \udcff\n/save {path}\n"
+    done = piped(lines, chat_model, "--max-tokens", "2")
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [
+        "error: the message: not UTF-8 text (the byte 0xff at character 2); give it in UTF-8",
+        "error: /system: not UTF-8 text (the byte 0xff at character 1); give it in UTF-8",
+        "error: the message: not UTF-8 text (the byte 0xff at character 1); give it in UTF-8",
+    ]
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert [message["role"] for message in kept] == ["user", "assistant"]
+    assert kept[0]["content"] == "fine"
+
+
+@pytest.mark.parametrize("words", [["hi\udcff"], ["hi", "--system", "\udcff"]])
+def test_arguments_that_are_no_text_are_refused(
+    piped: Pipe, chat_model: Path, words: list[str]
+) -> None:
+    done = piped("", chat_model, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: \S+: not UTF-8 text \(the byte 0xff .*\n", done.stderr)
 
 
 def test_a_model_without_tokenizer_is_refused_at_the_start(piped: Pipe, tmp_path: Path) -> None:
@@ -634,13 +650,12 @@ def test_load_refuses_what_is_no_file(tmp_path: Path) -> None:
             load(place)
 
 
-def test_half_a_character_in_a_file_becomes_a_whole_one(tmp_path: Path) -> None:
+def test_half_a_character_in_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "chat.json"
-    turns = [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "ok"}]
+    turns = [{"role": "user", "content": "a\ud800"}, {"role": "assistant", "content": "ok"}]
     path.write_text(json.dumps(turns))
-    talk = load(path)
-    assert talk.exchanges == [Exchange("?", "ok")]
-    talk.save(path)
+    with pytest.raises(FormatError, match=r"message 1: not UTF-8 text \(half a character at"):
+        load(path)
 
 
 def test_a_failed_save_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -714,28 +729,43 @@ def test_a_chat_goes_on_with_another_model(piped: Pipe, chat_model: Path, tmp_pa
     assert len(json.loads(file.read_text())) == 4
 
 
-def test_words_are_not_cut_at_the_edge() -> None:
-    text = (
-        "The quick brown fox, 漢字かな交じり文 and  two spaces\n```\n"
-        + "x" * 30
-        + " y\n```\nend "
-        + "z" * 25
+def test_a_model_that_is_refused_is_closed_and_the_old_one_stays(
+    chat_model: Path, model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synth(tiny_config(), tmp_path / "mute", seed=1)
+    convert(tmp_path / "mute", tmp_path / "mute.trilobit")
+    old, opened = LLM(chat_model), list[LLM]()
+
+    def open_model(name: str) -> LLM:
+        if name == "huge":
+            raise MemoryError  # what no machine of a test should do in earnest
+        opened.append(LLM(tmp_path / "mute.trilobit" if name == "mute" else model_file))
+        return opened[-1]
+
+    said = iter(["/model huge", "/model mute", "hello", "/model", "/model story", "/model"])
+    dialogue = Dialogue(
+        old,
+        SamplingParams(max_tokens=2),
+        lambda _: next(said, None) or at_the_end(),
+        open_model,
+        system=None,
+        interactive=False,
+        stats=False,
+        plain=False,
     )
-    for width in (1, 2, 10, 20, 80):
-        for size in (1, 3, len(text)):
-            wrap = Wrap(lambda width=width: width)  # type: ignore[misc]
-            shown = (
-                "".join(wrap.add(text[at : at + size]) for at in range(0, len(text), size))
-                + wrap.finish()
-            )
-            assert "".join(shown.split()) == "".join(text.split())
-            assert "x" * 30 + " y\n" in shown  # code stays as it is
-            for line in shown.split("\n"):
-                if "x" not in line and len(line.split()) > 1:
-                    assert get_cwidth(line.rstrip()) <= width, (width, line)
-            for word in ("quick", "brown"):
-                if width >= 10:
-                    assert word in shown
+    assert not dialogue.run()
+    told = capsys.readouterr()
+    errors = [line for line in told.err.splitlines() if line.startswith("error")]
+    assert errors[0] == f"error: {NO_MEMORY}; nothing has changed"
+    assert "has no tokenizer" in errors[1]
+    assert len(errors) == 2
+    assert NO_CHAT in told.err  # of the last one
+    assert told.out.split("\n")[-3:] == ["tiny", model_file.stem, ""]
+    assert ["closed" in repr(llm) for llm in (old, *opened)] == [True, True, False]
+
+
+def at_the_end() -> str:
+    raise EOFError
 
 
 def test_tab_completes_commands_models_settings_and_files(tmp_path: Path) -> None:
@@ -771,13 +801,14 @@ def test_quotes_within_a_line_open_nothing_and_open_ones_are_told(
     assert 'error: a message begins with """ and does not end; close it with """' in done.stderr
 
 
+@pytest.mark.parametrize("keys", ["\x03", "\x04", "\x7f\x7f\x04", "\x7f" * 5 + "\x04"])
 def test_an_edit_that_is_given_up_changes_nothing(
-    terminal: Open, chat_model: Path, tmp_path: Path
+    terminal: Open, chat_model: Path, tmp_path: Path, keys: str
 ) -> None:
     chat = terminal(chat_model, "--max-tokens", "2")
     chat.ask("first")
     chat.ask("/edit")  # the old message stands there, to be changed
-    chat.type("\x03")
+    chat.type(keys)
     assert "nothing has changed" in chat.prompt()
     chat.ask("second")
     assert [one["content"] for one in saved(chat, tmp_path / "c.json")[::2]] == ["first", "second"]

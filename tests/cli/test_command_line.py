@@ -406,17 +406,41 @@ def test_completion_loads_no_more_than_it_needs() -> None:
     assert not {"numpy", "trilobit.cli.run"} & set(done.stderr.split())
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes(tmp_path: Path) -> None:
+COMPLETES = {
+    "bash": (
+        ["bash", "-c"],
+        'eval "$(_TRILOBIT_COMPLETE=bash_source trilobit)"; COMP_WORDS=(trilobit run bitnet-x); '
+        'COMP_CWORD=2; _trilobit_completion trilobit; echo "${COMPREPLY[@]}"',
+    ),
+    "fish": (
+        ["fish", "--no-config", "-c"],
+        "_TRILOBIT_COMPLETE=fish_source trilobit | source; complete -C 'trilobit run bitnet-x'",
+    ),
+    # Only a zsh in a terminal completes: this one has another one type the Tab.
+    "zsh": (
+        ["zsh", "-f", "-c"],
+        """zmodload zsh/zpty; zpty z 'PS1= zsh -f -i'
+        zpty -w z 'autoload -U compinit; compinit -u -D'
+        zpty -w z 'eval "$(_TRILOBIT_COMPLETE=zsh_source trilobit)"; echo rea""dy'
+        zpty -r -m z shown '*ready*'
+        zpty -n -w z $'trilobit run bitnet-x\\t'
+        zpty -r -m z shown '*run bitnet-xl*'
+        zpty -d z; echo bitnet-xl""",
+    ),
+}
+
+
+@pytest.mark.parametrize("shell", COMPLETES)
+def test_a_shell_completes_the_name_of_a_model(tmp_path: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
     program = tmp_path / "trilobit"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m trilobit "$@"\n')
     program.chmod(0o755)
-    script = (
-        'eval "$(_TRILOBIT_COMPLETE=bash_source trilobit)"; COMP_WORDS=(trilobit run bitnet-x); '
-        'COMP_CWORD=2; _trilobit_completion trilobit; echo "${COMPREPLY[@]}"'
-    )
+    words, script = COMPLETES[shell]
     done = subprocess.run(
-        ["bash", "-c", script],
+        [*words, script],
+        stdin=subprocess.DEVNULL,
         env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,

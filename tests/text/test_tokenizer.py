@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as RawTokenizer
 
-from trilobit.errors import FormatError
+from trilobit.errors import FormatError, RequestError
 from trilobit.text.tokenizer import Tokenizer
 
 TEXTS = [
@@ -104,8 +104,14 @@ def test_a_trained_tokenizer_keeps_text(tokenizer_json: Path) -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_lone_surrogates_are_replaced() -> None:
-    assert BYTES.decode(BYTES.encode("a\udcffb")) == "a?b"
+def test_what_is_no_utf8_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"not UTF-8 text \(the byte 0xff at character 2\)"):
+        BYTES.encode("a\udcffb")
+    with pytest.raises(RequestError, match=r"not UTF-8 text \(half a character at character 1\)"):
+        BYTES.encode("\ud800")
+    messages = [{"role": "user", "content": "\ud800"}]
+    with pytest.raises(RequestError, match="the conversation: not UTF-8 text"):
+        BYTES.encode_chat("{{ messages[0].content }}", messages)
 
 
 @pytest.mark.parametrize("name", ALL)

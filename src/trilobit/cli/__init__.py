@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from trilobit.cli.terminal import NO_MEMORY
 from trilobit.console import has_terminal, one_line
 from trilobit.errors import TrilobitError
 
@@ -183,7 +184,7 @@ def _run() -> int:
             raise
         return _fail(f"{error.name} is not installed, which this needs: {_EXTRA}")
     except MemoryError:
-        return _fail("not enough memory; close other programs or take a smaller model")
+        return _fail(NO_MEMORY)
     except OSError as error:
         if error.filename is not None:
             return _fail(f"{error.filename}: {error.strerror}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from trilobit.console import printable
@@ -14,13 +14,12 @@ from trilobit.sampling import SamplingParams
 from trilobit.stream import Stream
 
 
-def read(stream: Stream, *, shown: bool, prompt: str = "") -> bool:
-    """Read a stream to its end, showing it behind its prompt; False when Ctrl-C came first."""
+def read(stream: Stream, shown: Callable[[str], None]) -> bool:
+    """Read a stream to its end, showing it piece by piece; False when Ctrl-C came first."""
     with stream:
         try:
-            for text in itertools.chain([prompt], stream):
-                if shown:
-                    show(text)
+            for text in stream:
+                shown(text)
         except KeyboardInterrupt:
             return False
     return True

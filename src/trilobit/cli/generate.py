@@ -74,11 +74,11 @@ def command(
     elsewhere = file is not None or token_ids is not None
     model, prompt = _model_and_prompt(words, model, elsewhere)
     asked = token_ids if token_ids is not None else _text(prompt, file)
-    from trilobit.cli.continuation import read, summary
+    from trilobit.cli.continuation import read, show, summary
 
     llm = open_llm(model)
     stream = llm.stream(asked, params)
-    finished = read(stream, shown=not as_json)
+    finished = read(stream, (lambda _: None) if as_json else show)
     if as_json:
         print(json.dumps(summary(llm, params, stream)))
     elif llm.tokenizer is None:

@@ -56,6 +56,12 @@ def model_argument(
     return decorate
 
 
+# ---- output -----------------------------------------------------------------------------------
+
+plain_option = click.option(
+    "--plain", is_flag=True, help="On a terminal too, show the text as the model writes it."
+)
+
 # ---- LLM --------------------------------------------------------------------------------------
 
 THREADS_HELP = "CPU threads. Default: what the model is worth, the physical cores at most."

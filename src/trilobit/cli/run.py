@@ -11,7 +11,13 @@ import click
 
 from trilobit.bundled import DEFAULT
 from trilobit.cli.command import Command
-from trilobit.cli.options import OpenLLM, llm_options, model_argument, sampling_options
+from trilobit.cli.options import (
+    OpenLLM,
+    llm_options,
+    model_argument,
+    plain_option,
+    sampling_options,
+)
 from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
 
@@ -35,12 +41,14 @@ _STORY = "Once upon a time"
 @model_argument(default=DEFAULT)
 @click.argument("prompt", nargs=-1)
 @click.option("--system", metavar="TEXT", help="What a chat model is told before the question.")
+@plain_option
 @sampling_options(SamplingParams(max_tokens=512, temperature=0.7, min_p=0.05))
 @llm_options
 def command(
     model: str,
     prompt: tuple[str, ...],
     system: str | None,
+    plain: bool,
     params: SamplingParams,
     open_llm: OpenLLM,
 ) -> None:
@@ -67,10 +75,11 @@ def command(
 
         llm = open_llm(model, max_batch_tokens=STEP_TOKENS, max_sequences=1)
         if llm.has_chat_template:
-            talk(llm, params, open_llm, system=system, stats=True)
+            talk(llm, params, open_llm, system=system, stats=True, plain=plain)
             return
     else:
         llm = open_llm(model)
+    from trilobit.cli.chat.reply import Reply
     from trilobit.cli.continuation import read, summary
     from trilobit.cli.terminal import note
     from trilobit.cli.units import count
@@ -84,7 +93,10 @@ def command(
     else:
         begun = _STORY if asked is None else asked
         stream = llm.stream(begun, params)
-    finished = read(stream, shown=True, prompt=begun)
+    reply = Reply(plain=plain)
+    reply.add(begun)
+    finished = read(stream, reply.add)
+    reply.finish()
     print()
     values = summary(llm, params, stream)
     note(

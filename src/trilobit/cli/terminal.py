@@ -10,6 +10,8 @@ import click
 
 from trilobit.console import one_line, printable
 
+NO_MEMORY = "not enough memory; close other programs or take a smaller model"
+
 
 def say(text: str) -> None:
     """Print what was found, for people: file names and errors of others may be in it."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trilobit.errors import OutputError
+from trilobit.formats.leftovers import Hold, part_of, remove_leftovers
 from trilobit.formats.whole_file import write_remedy
 
 
@@ -20,9 +21,12 @@ def new_directory(out: Path) -> Iterator[Path]:
     already (an empty directory may be) or cannot be written.
     """
     _check_free(out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    remove_leftovers(out)
+    temporary = part_of(out)
+    hold: Hold | None = None
     try:
         temporary.mkdir()
+        hold = Hold(temporary)
         yield temporary
         if os.path.isdir(out):
             out.rmdir()
@@ -36,6 +40,9 @@ def new_directory(out: Path) -> Iterator[Path]:
                 f"{out}: cannot be written ({error.strerror}); {write_remedy(error)}"
             ) from None
         raise
+    finally:
+        if hold is not None:
+            hold.close()
 
 
 def _check_free(out: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilobit.errors import OutputError
+from trilobit.formats.leftovers import Hold, part_of, remove_leftovers
 
 if TYPE_CHECKING:
     from trilobit.formats.tables import Table
@@ -85,12 +86,15 @@ class WholeFile:
             # A rename would put the file in the place of /dev/null; "." and "/" have no name.
             raise OutputError(f"{path}: a directory, pipe or device; choose another place")
         self.path, self.size_bytes, self._start = path, size_bytes, start
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._temporary = part_of(path)
+        self._hold: Hold | None = None
 
     def __enter__(self) -> WholeFile:
         try:
+            remove_leftovers(self.path)
             check_space(self.path, self.size_bytes)
             self._file = open(self._temporary, "wb")
+            self._hold = Hold(self._temporary)
             self._file.write(self._start)
         except BaseException as error:
             self._discard()
@@ -124,6 +128,8 @@ class WholeFile:
             self._file.close()
         with suppress(OSError):
             self._temporary.unlink(missing_ok=True)
+        if self._hold is not None:
+            self._hold.close()
 
     def _failure(self, error: OSError) -> OutputError:
         if isinstance(error, OutputError):

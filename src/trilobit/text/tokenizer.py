@@ -18,6 +18,7 @@ from tokenizers import Tokenizer as _Tokenizer
 from trilobit.errors import ContextOverflow, FormatError, RequestError
 from trilobit.text import chat_template
 from trilobit.text.tokenizer_file import TokenizerFault, check_tokenizer
+from trilobit.text.utf8 import utf8
 
 _REPLACEMENT = "\ufffd"
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)  # Unicode's plane 15
@@ -64,13 +65,10 @@ class Tokenizer:
         """Ids of `text`, nothing added. special: read special tokens, as templates need.
 
         Raises ContextOverflow, before any work, for a text that is surely of more than
-        `most_tokens`; RequestError for one of more than `longest_text()` bytes, 16 MB at most. One
-        that passes may still have more than `most_tokens` tokens.
+        `most_tokens`; RequestError for one of more than `longest_text()` bytes, 16 MB at most, or
+        with lone surrogates. One that passes may still have more than `most_tokens` tokens.
         """
-        # Lone surrogates (a terminal's undecodable bytes) cannot be encoded: show them as such.
-        data = text.encode("utf-8", "replace")
-        self._check_length(len(data), most_tokens)
-        text = data.decode("utf-8")
+        self._check_length(len(utf8(text)), most_tokens)
         with self._lock:
             self._inner.encode_special_tokens = not special
             encoding = self._guarded(
@@ -127,7 +125,7 @@ class Tokenizer:
         """
         marks, marked = self._mark_special(messages, template)
         text = chat_template.render(template, marked, bos_token=bos_token, eos_token=eos_token)
-        data = text.encode("utf-8", "replace")
+        data = utf8(text, "the conversation")
         more = sum(text.count(mark) * len(token.encode()) for mark, token in marks.items())
         self._check_length(len(data) + more, most_tokens)
         ids: list[int] = []

@@ -12,9 +12,16 @@ import click
 from trilobit.bundled import DEFAULT
 from trilobit.cli.chat.quoted import is_closed, is_open
 from trilobit.cli.command import Command
-from trilobit.cli.options import OpenLLM, llm_options, model_argument, sampling_options
+from trilobit.cli.options import (
+    OpenLLM,
+    llm_options,
+    model_argument,
+    plain_option,
+    sampling_options,
+)
 from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
+from trilobit.text.utf8 import utf8
 
 if TYPE_CHECKING:
     from trilobit.llm import LLM
@@ -36,6 +43,7 @@ STEP_TOKENS = 128
 @click.argument("message", nargs=-1)
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option("--stats/--no-stats", default=True, help="Show the speed after each reply.")
+@plain_option
 @sampling_options(SamplingParams(max_tokens=1024))
 @llm_options
 def command(
@@ -43,6 +51,7 @@ def command(
     message: tuple[str, ...],
     system: str | None,
     stats: bool,
+    plain: bool,
     params: SamplingParams,
     open_llm: OpenLLM,
 ) -> None:
@@ -55,7 +64,8 @@ def command(
     """
     # One sequence: the cache need not hold more than one context.
     llm = open_llm(model, max_batch_tokens=STEP_TOKENS, max_sequences=1)
-    talk(llm, params, open_llm, system=system, stats=stats, first=" ".join(message))
+    first = " ".join(message)
+    talk(llm, params, open_llm, system=system, stats=stats, plain=plain, first=first)
 
 
 def talk(
@@ -65,15 +75,19 @@ def talk(
     *,
     system: str | None,
     stats: bool,
+    plain: bool,
     first: str = "",
 ) -> None:
     """Chat with a model until the user leaves; through a pipe, line by line.
 
-    open_llm: opens another model when the user wants one. first: a message that is said already.
+    open_llm: opens another model when the user wants one. plain: show replies as they are.
+    first: a message that is said already.
     """
-    from trilobit.cli.chat.dialogue import COMMANDS, Dialogue
+    from trilobit.cli.chat.dialogue import COMMANDS, NO_CHAT, Dialogue
     from trilobit.cli.terminal import note
 
+    utf8(system or "", "--system")
+    utf8(first, "MESSAGE")
     llm.encode("")  # a model without a tokenizer fails here, not at every message
     interactive = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
     if interactive:
@@ -87,20 +101,26 @@ def talk(
         )
     else:
         if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="replace")  # bytes that are no text
+            # Bytes that are no text: the message is refused, and the next one read.
+            sys.stdin.reconfigure(errors="surrogateescape")
         read = lines(sys.stdin or io.StringIO())
     if not llm.has_chat_template:
-        note("this model was not made for conversations: it continues your text, not answers it")
-    if system is not None:  # bytes that are no text arrive as lone surrogates
-        system = system.encode("utf-8", "replace").decode("utf-8")
+        note(NO_CHAT)
 
     def open_model(name: str) -> LLM:
         return open_llm(name, max_batch_tokens=STEP_TOKENS, max_sequences=1)
 
     dialogue = Dialogue(
-        llm, params, read, open_model, system=system, interactive=interactive, stats=stats
+        llm,
+        params,
+        read,
+        open_model,
+        system=system,
+        interactive=interactive,
+        stats=stats,
+        plain=plain,
     )
-    if not dialogue.run(first.encode("utf-8", "replace").decode("utf-8")) and not interactive:
+    if not dialogue.run(first) and not interactive:
         raise click.exceptions.Exit(2)
 
 

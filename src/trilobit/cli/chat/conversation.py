@@ -9,14 +9,16 @@ import json
 import os
 from bisect import bisect_left
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from trilobit.errors import FormatError, OutputError
+from trilobit.errors import FormatError, OutputError, RequestError
 from trilobit.formats import json_text
 from trilobit.formats.files import open_file
+from trilobit.formats.leftovers import Hold, part_of, remove_leftovers
+from trilobit.text.utf8 import utf8
 
 Message = dict[str, str]
 
@@ -141,8 +143,11 @@ def _content(message: object, place: str) -> str:
     content = _part(message, "content")
     if not isinstance(content, str):
         raise FormatError(f"{place}: has no text 'content'")
-    # JSON can spell half a character ("\ud800"), which no file and no tokenizer takes.
-    return content.encode("utf-8", "replace").decode("utf-8")
+    try:
+        utf8(content, place)
+    except RequestError as error:
+        raise FormatError(str(error)) from None
+    return content
 
 
 def _message(role: str, content: str) -> Message:
@@ -155,9 +160,10 @@ def _place(path: str | os.PathLike[str]) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    remove_leftovers(path)
+    temporary = part_of(path)
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file, closing(Hold(temporary)):
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

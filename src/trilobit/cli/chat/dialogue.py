@@ -6,7 +6,6 @@ Replies, and what a command was asked for, go to stdout; everything else is a no
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,12 +13,12 @@ from contextlib import nullcontext
 from trilobit.cli.chat import settings
 from trilobit.cli.chat.conversation import Conversation, Exchange, Message, load
 from trilobit.cli.chat.quoted import unquoted
+from trilobit.cli.chat.reply import Reply
 from trilobit.cli.chat.tally import Tally
 from trilobit.cli.chat.waiting import Waiting
-from trilobit.cli.chat.wrap import Wrap
 from trilobit.cli.continuation import show
 from trilobit.cli.signals import on_signal
-from trilobit.cli.terminal import note
+from trilobit.cli.terminal import NO_MEMORY, note
 from trilobit.cli.units import count
 from trilobit.console import has_terminal
 from trilobit.engine.event import Completion
@@ -28,6 +27,7 @@ from trilobit.llm import LLM
 from trilobit.machine import peak_rss_mb
 from trilobit.sampling import SamplingParams
 from trilobit.stream import Stream
+from trilobit.text.utf8 import utf8
 
 # name -> its argument, what /help says
 COMMANDS = {
@@ -44,6 +44,8 @@ COMMANDS = {
     "/exit": ("", "leave"),
 }
 
+NO_CHAT = "this model was not made for conversations: it continues your text, not answers it"
+
 # Old exchanges make way so that a reply has this part of the context, if it may get so long.
 _REPLY_SHARE = 4
 
@@ -54,7 +56,7 @@ class Dialogue:
     read: gives the next message, which may be begun with a text; raises EOFError at the end.
     open_model: opens a model by name.
     interactive: people are there: Ctrl-C stops no more than a reply, and keys are explained.
-    stats: show the speed after each reply, if interactive.
+    stats: show the speed after each reply, if interactive. plain: show replies as they are.
     """
 
     def __init__(
@@ -67,10 +69,12 @@ class Dialogue:
         system: str | None,
         interactive: bool,
         stats: bool,
+        plain: bool,
     ) -> None:
         self._llm, self._params, self._read = llm, params, read
         self._open_model = open_model
         self._interactive, self._stats = interactive, stats
+        self._plain = plain or not interactive
         self._conversation = Conversation(system=system or None)
         self._last: Completion | None = None
         self._tally = Tally()
@@ -109,6 +113,9 @@ class Dialogue:
             except TrilobitError as error:
                 good = False
                 note(f"error: {error}", dim=False)
+            except MemoryError:
+                good = False
+                note(f"error: {NO_MEMORY}; nothing has changed", dim=False)
 
     def _take(self, text: str) -> None:
         if not text.strip():
@@ -129,6 +136,7 @@ class Dialogue:
 
     def _say(self, said: str) -> None:
         """Send a message, show the reply as it comes, keep both."""
+        utf8(said, "the message")
         conversation = self._conversation
         start = conversation.first_sent(said, self._fits)
         # One seed gives the same chat again, but not the same dice for every reply.
@@ -150,22 +158,15 @@ class Dialogue:
             self._keep(said, stream.completion)
 
     def _show(self, stream: Stream) -> None:
-        """Show a reply as it comes: in lines of words where people read it."""
-        if not self._interactive:
+        """Show a reply as it comes."""
+        reply = Reply(plain=self._plain)
+        waits = self._interactive and has_terminal()
+        with Waiting(stream) if waits else nullcontext() as waiting:
             for text in stream:
-                show(text)
-        else:
-            wrap = Wrap(lambda: shutil.get_terminal_size().columns)
-            with (
-                Waiting(stream, stream.completion.prompt_tokens)
-                if has_terminal()
-                else (nullcontext()) as waiting
-            ):
-                for text in stream:
-                    if waiting is not None:
-                        waiting.stop()
-                    show(wrap.add(text))
-            show(wrap.finish())
+                if waiting is not None:
+                    waiting.stop()
+                reply.add(text)
+        reply.finish()
         if not stream.completion.text.endswith("\n"):
             show("\n")
 
@@ -270,11 +271,17 @@ class Dialogue:
             show(f"{self._llm.path.stem}\n")
             return
         llm = self._open_model(name)
-        llm.encode("")  # one without a tokenizer fails here, and the old one stays
+        try:
+            llm.encode("")  # one without a tokenizer fails here, and the old one stays
+        except BaseException:
+            llm.close()
+            raise
         self._llm.close()
         self._llm, self._used = llm, None
         self._conversation.left_out = 0
         note(f"{llm.path.stem}: context {llm.context} tokens; the conversation goes on")
+        if not llm.has_chat_template:
+            note(NO_CHAT)
 
     def _reset(self, _: str) -> None:
         self._conversation.reset()
@@ -283,6 +290,7 @@ class Dialogue:
 
     def _system(self, text: str) -> None:
         if text:
+            utf8(text, "/system")
             self._conversation.system = None if text == "-" else text
             self._used = None
             note("set; the conversation goes on under it, /reset begins a new one")
@@ -303,7 +311,11 @@ class Dialogue:
         self._used = None
         exchanges = self._conversation.exchanges
         if exchanges:
-            show(f"> {exchanges[-1].said}\n{exchanges[-1].answered}\n")
+            show(f"> {exchanges[-1].said}\n")
+            reply = Reply(plain=self._plain)
+            reply.add(exchanges[-1].answered)
+            reply.finish()
+            show("\n")
         note(f"loaded {count(len(exchanges), 'exchange')} from {self._conversation.file}")
 
     def _show_stats(self, _: str) -> None:

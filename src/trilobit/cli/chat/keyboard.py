@@ -12,7 +12,7 @@ from pathlib import Path
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import Completer
 from prompt_toolkit.enums import DEFAULT_BUFFER
-from prompt_toolkit.filters import has_focus
+from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
@@ -25,8 +25,8 @@ HINTS = (
     ("Alt+Enter, or \\ Enter", "new line"),
     ("Tab", "complete a command, a file, a model, a setting"),
     ("Up, Down, Ctrl-R", "earlier messages, search them"),
-    ("Ctrl-C", "stop the reply; clear the line"),
-    ("Ctrl-D", "leave"),
+    ("Ctrl-C", "stop the reply; clear the line; give up an edit"),
+    ("Ctrl-D", "leave; give up an edit"),
 )
 
 
@@ -58,13 +58,14 @@ def keyboard(completer: Completer) -> Callable[[str], str]:
             try:
                 with on_signal(signal.SIGTERM, leave):
                     text = session.prompt("edit> " if edits else "> ", default=begun)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, EOFError) as key:
                 if edits:  # an edit that is given up changes nothing
                     return ""
+                if isinstance(key, EOFError):
+                    raise
                 note("Ctrl-D or /exit leaves")
             else:
-                # Bytes that are no text arrive as lone surrogates, which nothing can encode.
-                return text.encode("utf-8", "replace").decode("utf-8")
+                return text
 
     return read
 
@@ -95,6 +96,14 @@ def _keys(editing: Callable[[], bool]) -> KeyBindings:
             event.current_buffer.reset()
         else:
             event.app.exit(exception=KeyboardInterrupt)
+
+    @keys.add("c-d", filter=typing & Condition(editing))
+    def give_up(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if not buffer.document.is_cursor_at_the_end:  # there it deletes, as in a shell
+            buffer.delete()
+        else:
+            event.app.exit(exception=EOFError)
 
     return keys
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import sys
 import threading
 from types import TracebackType
 
+from trilobit.cli.chat.reply import has_styles
 from trilobit.stream import Stream
 
 _PATIENCE_S = 0.3  # what is faster needs no line
@@ -17,8 +19,8 @@ _SIGNS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 class Waiting:
     """Draws the line on stderr in the background, from `with` on until `stop`."""
 
-    def __init__(self, stream: Stream, tokens: int) -> None:
-        self._stream, self._tokens = stream, tokens
+    def __init__(self, stream: Stream) -> None:
+        self._stream, self._tokens = stream, stream.completion.prompt_tokens
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._draw, name="trilobit-waiting", daemon=True)
 
@@ -43,10 +45,25 @@ class Waiting:
         if self._stopped.wait(_PATIENCE_S):
             return
         for sign in itertools.cycle(_SIGNS):
-            done = min(self._stream.prompt_tokens_done, self._tokens)
-            sys.stderr.write(f"\r\x1b[2K{sign} reading {done:,} of {self._tokens:,} tokens")
+            line = progress_line(sign, self._stream.prompt_tokens_done, self._tokens)
+            sys.stderr.write(
+                f"\r\x1b[2K\x1b[2m{line}\x1b[0m" if has_styles() else f"\r\x1b[2K{line}"
+            )
             sys.stderr.flush()
             if self._stopped.wait(_TURN_S):
                 break
         sys.stderr.write("\r\x1b[2K")
         sys.stderr.flush()
+
+
+def progress_line(sign: str, done: int, total: int) -> str:
+    """As much as fits into one line, which must not wrap: it could not be taken away again."""
+    done = min(done, total)
+    room = shutil.get_terminal_size().columns - 1  # some terminals wrap behind the last column
+    forms = (
+        f"{sign} reading {done:,} of {total:,} tokens",
+        f"{sign} {done:,} of {total:,}",
+        f"{sign} {100 * done // max(1, total)}%",
+        sign,
+    )
+    return next((form for form in forms if len(form) <= room), "")
