@@ -37,13 +37,14 @@ _COMMANDS = {
     "convert": "Write a model in another form: packed file or Hugging Face directory.",
     "verify": "Check a model: every tensor, its text, its answers.",
     "perplexity": "Measure how well a model foretells texts.",
+    "eval": "Measure a model by the tasks of the papers' tables.",
     "synth": "Write a random checkpoint of a published shape.",
     "train": "Train a ternary model from text.",
     "bench": "Measure speed and memory beside the machine's own limits.",
 }
 
-# The only command that needs more than the package itself is train.
-_EXTRA = "pip install 'trilobit[train]'"
+# What a command needs beyond the package itself -> the extra that brings it; else it is train's.
+_EXTRAS = {"lm_eval": "eval", "datasets": "eval"}
 
 
 # What other programs call it -> what to type.
@@ -66,6 +67,7 @@ _MEANT = {
     "embeddings": "embed",
     "check": "verify",
     "ppl": "perplexity",
+    "evaluate": "eval",
 }
 
 
@@ -182,7 +184,10 @@ def _run() -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("trilobit"):
             raise
-        return _fail(f"{error.name} is not installed, which this needs: {_EXTRA}")
+        extra = _EXTRAS.get(error.name.partition(".")[0], "train")
+        return _fail(
+            f"{error.name} is not installed, which this needs: pip install 'trilobit[{extra}]'"
+        )
     except MemoryError:
         return _fail(NO_MEMORY)
     except OSError as error:

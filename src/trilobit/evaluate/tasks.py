@@ -10,6 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset, DatasetDict, disable_progress_bars
+from lm_eval import simple_evaluate
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+
 from trilobit.errors import FormatError, RequestError
 from trilobit.evaluate.harness import Harness
 from trilobit.formats.files import open_file
@@ -115,9 +121,6 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _from_folder(folder: Path, task: str, settings: Record) -> Any:
     """A task of lm-eval's settings, with its data from a folder."""
-    from datasets import Dataset, DatasetDict
-    from lm_eval.api.task import ConfigurableTask
-
     split = _LOCAL[task].split
     data = DatasetDict({split: Dataset.from_list(_records(folder, task))})
     # Only this split is there: the questions, and examples among the others of them.
@@ -148,9 +151,7 @@ def evaluate(
     Raises RequestError for an unknown task, FormatError for a damaged file.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-    from lm_eval.tasks._yaml_loader import load_yaml
+    disable_progress_bars()
 
     manager = TaskManager()
     known = set(manager.all_tasks)
@@ -179,6 +180,8 @@ def evaluate(
         log_samples=False,
         bootstrap_iters=1000,
     )
+    if found is None:  # of another process than the first
+        return []
     return list(_scores(found))
 
 

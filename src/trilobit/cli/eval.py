@@ -1,0 +1,85 @@
+"""`trilobit eval`: the tasks of the papers' tables, by lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+
+from trilobit.cli.command import Command
+from trilobit.cli.options import OpenLLM, llm_options, model_argument
+from trilobit.cli.path import FilePath
+from trilobit.errors import RequestError
+from trilobit.evaluate.suites import SUITES
+
+
+@click.command(
+    "eval",
+    cls=Command,
+    examples=[
+        ("trilobit eval bitnet-2b --suite bitnet-2b4t", "Beside the report's own numbers."),
+        ("trilobit eval model.trilobit --tasks arc_easy,piqa --limit 200", "A part of two tasks."),
+        ("trilobit eval --tasks hellaswag --data folder bitnet-2b", "Without the Hub."),
+    ],
+)
+@model_argument()
+@click.option("--tasks", metavar="NAMES", help="lm-eval's tasks or groups, joined by commas.")
+@click.option("--suite", type=click.Choice(list(SUITES)), help="The tasks of a paper's table.")
+@click.option("--data", type=FilePath(file_okay=False), metavar="FOLDER", help="Has their files.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Questions of each task.")
+@click.option(
+    "--few-shot", type=click.IntRange(min=0), metavar="K", help="Examples before each question."
+)
+@click.option("--chat", is_flag=True, help="Ask through the model's chat template.")
+@llm_options
+@click.option("--json", "as_json", is_flag=True, help="Print all numbers as JSON.")
+def command(
+    model: str,
+    tasks: str | None,
+    suite: str | None,
+    data: Path | None,
+    limit: int | None,
+    few_shot: int | None,
+    chat: bool,
+    open_llm: OpenLLM,
+    as_json: bool,
+) -> None:
+    """Measure MODEL by tasks of lm-evaluation-harness: share of right answers, with its error.
+
+    lm-eval fetches its data from the Hub; with --data they are read from FOLDER, as
+    docs/evaluation.md tells. Needs the extra: pip install 'trilobit[eval]'.
+    """
+    from trilobit.cli.terminal import say
+    from trilobit.console import Bars
+    from trilobit.evaluate.tasks import evaluate
+
+    if (tasks is None) == (suite is None):
+        raise RequestError("give --tasks or --suite, one of the two")
+    names = (
+        list(SUITES[suite].tasks)
+        if suite is not None
+        else [name.strip() for name in (tasks or "").split(",") if name.strip()]
+    )
+    if not names:
+        raise RequestError("--tasks names no task; give one, such as arc_easy")
+    with Bars() as bars, open_llm(model) as llm:
+        scores = evaluate(
+            llm, names, data=data, limit=limit, shots=few_shot, chat=chat, progress=bars
+        )
+    if as_json:
+        rows = [dataclasses.asdict(score) for score in scores]
+        print(json.dumps({"model": str(llm.path), "suite": suite, "scores": rows}, allow_nan=False))
+        return
+    for score in scores:
+        error = "" if score.standard_error is None else f" ± {score.standard_error:.4f}"
+        say(
+            f"{score.task:20} {score.metric:28} {score.value:.4f}{error}  "
+            f"({score.questions} questions, {score.shots} examples)"
+        )
+    if suite is not None:
+        say(f"published: {SUITES[suite].source}")
+        for name, values in SUITES[suite].published.items():
+            pairs = zip(SUITES[suite].tasks, values, strict=True)
+            say(f"{name}: " + ", ".join(f"{task} {value / 100:.4f}" for task, value in pairs))

@@ -1,0 +1,187 @@
+"""Tasks by lm-evaluation-harness: our numbers are those of its own model class on stock weights."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of its many dependencies
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.registry import get_model
+    from lm_eval.models.huggingface import HFLM
+
+    from trilobit.evaluate.harness import Harness
+    from trilobit.evaluate.tasks import evaluate
+
+from trilobit import LLM, RequestError, TrilobitError
+from trilobit.bundled import DEFAULT, bundled_models
+from trilobit.cli.eval import command
+from trilobit.convert import convert
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+WORDS = "dog cat ball house tree bird boat cake car hat bear girl boy fish frog king moon".split()
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Path:
+    path = bundled_models().get(DEFAULT)
+    if path is None:
+        pytest.skip("no bundled model in this installation")
+    return path
+
+
+@pytest.fixture(scope="module")
+def ours(bundled: Path) -> Iterator[Harness]:
+    with LLM(bundled, threads=1, kv_dtype="f32") as llm:
+        yield Harness(llm)
+
+
+@pytest.fixture(scope="module")
+def theirs(bundled: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    directory = tmp_path_factory.mktemp("stock") / "stories"
+    convert(bundled, directory)
+    return HFLM(pretrained=str(directory), device="cpu", dtype="float32", batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few records of each kind of task, in their publishers' fields."""
+    folder = tmp_path_factory.mktemp("data")
+    choices = {"text": ["a red ball", "the sun", "two"], "label": ["A", "B", "C"]}
+    arc = [
+        {"question": f"What did the {word} see?", "choices": choices, "answerKey": "ABC"[at % 3]}
+        for at, word in enumerate(WORDS)
+    ]
+    lambada = [
+        {"context": f"The {word} was big. Tom liked the", "continuation": word} for word in WORDS
+    ]
+    gsm8k = [{"question": f"How many is a {word}?", "answer": "One. #### 1"} for word in WORDS[:3]]
+    for name, records in (
+        ("ai2_arc_ARC-Easy_validation", arc),
+        ("lambada_openai", lambada),
+        ("gsm8k_test", gsm8k),
+    ):
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{name}.jsonl.xz").write_bytes(lzma.compress(lines.encode()))
+    return folder
+
+
+def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
+    return [
+        Instance(request_type=kind, doc={}, arguments=one, idx=number)
+        for number, one in enumerate(arguments)
+    ]
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Endings that share contexts, no context at all, spaces at the edge, one that is too long."""
+    shared = [
+        (f"Once there was a {one}. The", f" {two} ran.") for one in WORDS[:3] for two in WORDS
+    ]
+    long = "The dog ran. " * 300
+    return [*shared, ("", "Once upon a time"), ("Tom had a ", "ball"), (long, "The dog"), shared[0]]
+
+
+def test_log_likelihoods_are_those_of_the_reference(ours: Harness, theirs: Any) -> None:
+    requests = instances("loglikelihood", pairs())
+    found = ours.loglikelihood(requests, disable_tqdm=True)
+    wanted = theirs.loglikelihood(requests, disable_tqdm=True)
+    apart = np.abs(np.array([one for one, _ in found]) - [one for one, _ in wanted])
+    # A rounding tie moves one token's logarithm by some 1e-2.
+    assert apart.max() < 0.1
+    assert np.median(apart) < 1e-3
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in wanted]
+    assert found[0] == found[-1]
+
+
+def test_rolling_log_likelihoods_are_those_of_the_reference(ours: Harness, theirs: Any) -> None:
+    texts = ["Once upon a time there was a bird.", "The dog ran to the big house. " * 100]
+    requests = instances("loglikelihood_rolling", [(text,) for text in texts])
+    found = ours.loglikelihood_rolling(requests, disable_tqdm=True)
+    assert found == pytest.approx(theirs.loglikelihood_rolling(requests, True), rel=1e-3)
+
+
+def test_outputs_are_those_of_the_reference(ours: Harness, theirs: Any) -> None:
+    options = {"until": [".", "\n\n"], "max_gen_toks": 24, "do_sample": False}
+    requests = instances("generate_until", [(f"Once there was a {w}", options) for w in WORDS[:6]])
+    found = ours.generate_until(requests, disable_tqdm=True)
+    same = [a == b for a, b in zip(found, theirs.generate_until(requests, True), strict=True)]
+    assert sum(same) >= 5  # a tie may turn one
+    assert not any("." in text for text in found)
+
+
+def test_tasks_of_a_folder_score_as_the_reference(ours: Harness, theirs: Any, data: Path) -> None:
+    tasks = ["arc_easy", "lambada_openai", "gsm8k"]
+    scores = evaluate(ours.llm, tasks, data=data, shots=1, limit=6)
+    rows = {(one.task, one.metric): one for one in scores}
+    assert rows["arc_easy", "acc"].questions == 6
+    assert rows["arc_easy", "acc"].shots == 1
+    assert {task for task, _ in rows} == set(tasks)
+    assert 0 <= rows["arc_easy", "acc_norm"].value <= 1
+    assert rows["lambada_openai", "perplexity"].value > 1
+
+
+def test_the_model_is_registered() -> None:
+    assert get_model("trilobit") is Harness
+
+
+def test_the_command(bundled: Path, data: Path) -> None:
+    arguments = [str(bundled), "--tasks", "arc_easy", "--data", str(data), "--limit", "4"]
+    done = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert [row["metric"] for row in found["scores"]] == ["acc", "acc_norm"]
+    shown = CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
+    assert f"{found['scores'][0]['value']:.4f}" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give --tasks or --suite"),
+        (("--tasks", "arc_easy", "--suite", "bitnet-b1.58"), "one of the two"),
+        (("--tasks", ","), "names no task"),
+        (("--tasks", "no_such_task"), "no_such_task: lm-eval has no such task"),
+        (("--tasks", "mmlu", "--data", "."), "mmlu: data in a folder is known of arc_challenge"),
+        (("--tasks", "piqa", "--data", "."), "no piqa_plain_text_validation.jsonl (or .xz)"),
+    ],
+)
+def test_impossible_wishes_are_refused(
+    bundled: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    done = CliRunner().invoke(command, [str(bundled), *arguments])
+    assert isinstance(done.exception, TrilobitError)
+    assert message in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("lambada_openai.jsonl", '{"context": "a"}\n', "line 1 is no record of lambada_openai"),
+        ("lambada_openai.jsonl", "\n", "holds no record"),
+        ("lambada_openai.jsonl", "[" * 100_000, "line 1 is no record"),
+        ("lambada_openai.jsonl.xz", "x", "is no whole .xz file"),
+    ],
+)
+def test_damaged_data_are_refused(
+    ours: Harness, tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(TrilobitError, match=message):
+        evaluate(ours.llm, ["lambada_openai"], data=tmp_path)
+
+
+def test_a_model_without_a_tokenizer_is_refused(model_file: Path) -> None:
+    with LLM(model_file) as llm:
+        if llm.tokenizer is None:
+            with pytest.raises(RequestError, match="tokenizer"):
+                Harness(llm)
