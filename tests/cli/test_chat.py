@@ -25,7 +25,7 @@ from trilobit.cli.chat.conversation import Conversation, Exchange, load
 from trilobit.cli.chat.dialogue import COMMANDS
 from trilobit.cli.chat.wrap import Wrap
 from trilobit.console import one_line, printable
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.synth import synth
 
 TEMPLATE = (

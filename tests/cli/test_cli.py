@@ -20,7 +20,7 @@ from conftest import TEXT, tiny_config
 
 from trilobit import LLM, SamplingParams, _native
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.dtypes import DTYPES
 from trilobit.formats.hf.config import to_hf
 from trilobit.formats.packed.form import declare, metadata

@@ -561,7 +561,7 @@ def test_what_are_no_ids_is_not_decoded(llm: LLM, ids: Any, reason: str) -> None
 
 
 def test_a_model_without_tokenizer_runs_on_ids(checkpoint: Path, tmp_path: Path) -> None:
-    from trilobit.convert import convert
+    from trilobit.conversion import convert
 
     bare = tmp_path / "bare"
     bare.mkdir()

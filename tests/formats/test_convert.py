@@ -29,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import BitNetConfig, BitNetForCausalLM
 
 from trilobit import LLM, FormatError, OutputError, SamplingParams, TrilobitError, UnsupportedModel
-from trilobit.convert import FORMS, Form, convert
+from trilobit.conversion import FORMS, Form, convert
 from trilobit.formats.hf.config import to_hf
 from trilobit.formats.hf.reader import pack_hf, unpack_hf
 from trilobit.formats.packed.reader import PackedModel
@@ -699,7 +699,7 @@ def test_interrupt_leaves_nothing_and_keeps_the_earlier_file(source: Path, tmp_p
 LIMITED = """
 import resource, signal, sys
 from trilobit import OutputError
-from trilobit.convert import convert
+from trilobit.conversion import convert
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 try:
@@ -722,7 +722,7 @@ def test_full_disk_leaves_nothing(source: Path, tmp_path: Path) -> None:
 
 MEASURED = """
 import sys
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.machine import peak_rss_mb
 convert(sys.argv[1], sys.argv[2])
 before = peak_rss_mb()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from test_cli import trilobit
 
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.dead_tensors import Judge
 from trilobit.formats.packed.checksums import HEADER, damaged_parts
 from trilobit.formats.packed.source import PackedSource

@@ -102,7 +102,7 @@ class Entry:
 
         The lock must be held.
         """
-        from trilobit.convert import convert
+        from trilobit.conversion import convert
 
         path, before = self.path(record.state), self.record()
         with _writing(self.folder):
