@@ -9,24 +9,29 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trilobit.errors import OutputError
-from trilobit.formats.whole_file import write_remedy
+from trilobit.formats.whole_file import part_of, write_remedy
 
 
 @contextmanager
-def new_directory(out: Path) -> Iterator[Path]:
+def new_directory(out: Path, *, replaces: bool = False) -> Iterator[Path]:
     """A directory to write into, which becomes `out` when the block ends well.
 
-    On any error, Ctrl-C included, nothing is left of it. Raises OutputError when `out` is there
-    already (an empty directory may be) or cannot be written.
+    replaces: in the place of one that is there. On any error, Ctrl-C included, nothing is left of
+    it. Raises OutputError when `out` is there already and may not be replaced (an empty directory
+    may be), or cannot be written.
     """
-    _check_free(out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    if not replaces:
+        _check_free(out)
+    temporary = part_of(out)
     try:
         temporary.mkdir()
         yield temporary
-        if os.path.isdir(out):
-            out.rmdir()
-        os.replace(temporary, out)
+        if replaces:
+            put(temporary, out)
+        else:
+            if os.path.isdir(out):
+                out.rmdir()
+            os.replace(temporary, out)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OutputError) and str(temporary) in str(error):
@@ -36,6 +41,12 @@ def new_directory(out: Path) -> Iterator[Path]:
                 f"{out}: cannot be written ({error.strerror}); {write_remedy(error)}"
             ) from None
         raise
+
+
+def put(written: Path, out: Path) -> None:
+    """Give a directory that is whole its name, in the place of one that has it."""
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(written, out)
 
 
 def _check_free(out: Path) -> None:
