@@ -39,6 +39,8 @@ def chosen_layout(
     """
     if wish is None:
         return own
+    if wish not in (*LAYOUTS, "auto"):
+        raise RequestError(f"layout is {wish!r:.60}; expected {', '.join(LAYOUTS)} or auto")
     if wish == "auto":
         return "2-bit" if embeds else fastest_layout(config, threads)
     if wish != "2-bit" and config.scales == "group":

@@ -161,7 +161,11 @@ def test_a_name_is_pulled_listed_run_without_the_network_and_removed(
     assert "packed file deleted" in out
     assert "download deleted" in out
     assert list((machine.folder / "hf").rglob("blobs")) == []
-    assert machine.fail("rm", NAME) == f"error: {NAME}: not here; nothing is\n"
+    assert machine.fail("rm", NAME) == (
+        f"error: {NAME}: not here, so there is nothing to delete; nothing was pulled or packed "
+        "yet\n"
+    )
+    assert machine.fail("rm", "nope").startswith("error: nope: not here, so there is nothing to de")
     assert "not here, and HF_HUB_OFFLINE is set" in machine.fail("run", NAME)
 
 

@@ -58,7 +58,8 @@ class PackedModel:
             raise FormatError(
                 f"{os.fspath(path)!r}: not a possible file name; check the name"
                 if "\0" in os.fspath(path)
-                else f"{path}: no such file; `trilobit run` uses the bundled model"
+                else f"{path}: no such file or folder; check the path, or give the name of a "
+                "model: `trilobit list --names` shows them"
             )
         self.file = SafetensorsFile(path)
         self.path = path
