@@ -16,7 +16,7 @@ import cli
 import gguf
 import numpy as np
 
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.dtypes import as_float32
 from trilobit.formats.gguf.names import gguf_name
 from trilobit.formats.open import open_source

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.model.config import ModelConfig
 from trilobit.synth import synth
 from trilobit.train.data.bpe import train_tokenizer

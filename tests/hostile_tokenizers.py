@@ -105,7 +105,13 @@ _NESTED: Any = {"type": "NFC"}
 for _ in range(100):
     _NESTED = {"type": "Sequence", "normalizers": [_NESTED]}
 
+
 # What must be refused, each with a word of the reason.
+def _added(token_id: int, content: str, **takes: bool) -> dict[str, Any]:
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    return {"id": token_id, "content": content, **plain, **takes}
+
+
 REFUSED: dict[str, tuple[bytes, str]] = {
     "ten replacements of one letter by ten": (_normalizers(*[_TEN] * 10), "times as long"),
     "signs that are no characters": (
@@ -228,6 +234,32 @@ REFUSED: dict[str, tuple[bytes, str]] = {
             ],
         ),
         "to nothing",
+    ),
+    "an added token of spaces that takes more of them": (
+        tokenizer_json(added_tokens=[_added(51, " ", lstrip=True), _added(52, "x", rstrip=True)]),
+        "takes the spaces before it and is nothing else",
+    ),
+    "an added token that a normalizer makes spaces": (
+        tokenizer_json(
+            normalizer={"type": "Replace", "pattern": {"String": "_"}, "content": " "},
+            added_tokens=[
+                _added(51, "_", lstrip=True, normalized=True),
+                _added(52, "x", rstrip=True),
+            ],
+        ),
+        "takes the spaces before it and is nothing else",
+    ),
+    "two words of one id": (
+        tokenizer_json(model={"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 1}, "merges": []}),
+        "'b' and 'c' have one id, 1",
+    ),
+    "two added tokens of one id": (
+        tokenizer_json(added_tokens=[_added(51, "x"), _added(51, "y")]),
+        "'x' and 'y' have one id, 51",
+    ),
+    "an added token with the id of a word": (
+        tokenizer_json(added_tokens=[_added(1, "x")]),
+        "'b' and 'x' have one id, 1",
     ),
     "templates of templates": (
         tokenizer_json(

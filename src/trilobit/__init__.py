@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from trilobit.async_llm import AsyncLLM, EventStream
+    from trilobit.conversion import convert
     from trilobit.embedder import Embedder
     from trilobit.engine.event import Completion, Event, Score, TokenLogprob, Usage
     from trilobit.engine.options import EngineOptions
@@ -50,6 +51,7 @@ __all__ = [
     "UnsupportedModel",
     "Usage",
     "__version__",
+    "convert",
     "pack_vectors",
     "similarity",
     "unpack_vectors",
@@ -70,6 +72,7 @@ _MODULES = {
     "Stream": "stream",
     "TokenLogprob": "engine.event",
     "Usage": "engine.event",
+    "convert": "conversion",
     "pack_vectors": "vectors",
     "similarity": "vectors",
     "unpack_vectors": "vectors",

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary, ref
 
 from trilobit.bundled import DEFAULT
 from trilobit.engine.event import Completion, Event, Score
-from trilobit.engine.options import EngineOptions, Options
+from trilobit.engine.options import Options, options_of
 from trilobit.engine.reading import Logprobs
 from trilobit.engine.request import Request
 from trilobit.engine.sequence import Sequence
@@ -44,7 +44,7 @@ class AsyncLLM:
         progress: Watch | None = None,
         **options: Unpack[Options],
     ) -> None:
-        opened = open_model(model, EngineOptions(**options), progress)
+        opened = open_model(model, options_of("AsyncLLM", options), progress)
         self.path: Path = opened.path
         self.config: ModelConfig = opened.config
         self.threads: int = opened.threads

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trilobit.bundled import DEFAULT
 from trilobit.engine.event import Completion, Score
-from trilobit.engine.options import EngineOptions, Options
+from trilobit.engine.options import Options, options_of
 from trilobit.engine.reading import Logits, Logprobs, Reading
 from trilobit.engine.request import Request
 from trilobit.engine.sequence import Sequence
@@ -55,7 +55,7 @@ class LLM:
         progress: Watch | None = None,
         **options: Unpack[Options],
     ) -> None:
-        opened = open_model(model, EngineOptions(**options), progress)
+        opened = open_model(model, options_of("LLM", options), progress)
         self.path: Path = opened.path
         self.config: ModelConfig = opened.config
         self.layout: Layout = opened.layout

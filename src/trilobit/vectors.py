@@ -37,9 +37,21 @@ def check_precision(precision: str) -> None:
         raise RequestError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
 
 
+def _check_array(name: str, value: object) -> None:
+    if not isinstance(value, np.ndarray):
+        raise RequestError(
+            f"{name} are of type {type(value).__name__}; expected an array, such as `embed` gives"
+        )
+
+
 def pack_vectors(vectors_NK: NDArray[np.float32], precision: Precision) -> NDArray[Any]:
     """Vectors in fewer bits: float32 or int8 `[N, K]`, else uint8 `[N, ceil(K · bits / 8)]`."""
     check_precision(precision)
+    _check_array("vectors", vectors_NK)
+    if vectors_NK.ndim != 2 or vectors_NK.dtype != np.float32:
+        raise RequestError(
+            f"vectors are {vectors_NK.dtype} {list(vectors_NK.shape)}; expected float32 [N, K]"
+        )
     if precision == "float32":
         return vectors_NK
     if precision == "int8":
@@ -70,6 +82,7 @@ def unpack_vectors(
     RequestError when the array cannot be that.
     """
     check_precision(precision)
+    _check_array("vectors", stored)
     bits = _BITS.get(precision)
     columns = -(-dimensions * bits // 8) if bits else dimensions
     dtype = np.dtype("uint8" if bits else precision)
@@ -91,6 +104,8 @@ def similarity(
     queries_QK: NDArray[np.float32], stored: NDArray[Any], precision: Precision = "float32"
 ) -> NDArray[np.float32]:
     """Cosines float32 `[Q, N]` of float32 queries and of vectors stored in any precision."""
+    _check_array("queries", queries_QK)
+    _check_array("vectors", stored)
     if queries_QK.ndim != 2 or queries_QK.dtype != np.float32:
         raise RequestError(
             f"queries are {queries_QK.dtype} {list(queries_QK.shape)}; expected float32 [Q, K]"

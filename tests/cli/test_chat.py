@@ -24,7 +24,7 @@ from trilobit.cli.chat.conversation import Conversation, Exchange, load
 from trilobit.cli.chat.dialogue import COMMANDS, NO_CHAT, Dialogue
 from trilobit.cli.terminal import NO_MEMORY
 from trilobit.console import one_line, printable
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.synth import synth
 
 TEMPLATE = (

@@ -37,7 +37,7 @@ from program import (
 
 from trilobit import LLM, SamplingParams, _native
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.dtypes import DTYPES
 from trilobit.formats.hf.config import to_hf
 from trilobit.formats.packed.form import declare, metadata

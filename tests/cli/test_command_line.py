@@ -34,7 +34,7 @@ from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.cli import _COMMANDS, cli
 from trilobit.cli.command import Command
 from trilobit.cli.units import count
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.errors import OutputError
 from trilobit.hub.catalogue import CATALOGUE
 from trilobit.hub.home import home

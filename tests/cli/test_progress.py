@@ -12,7 +12,7 @@ import pytest
 from trilobit import LLM, Embedder
 from trilobit.bundled import DEFAULT
 from trilobit.console import Bars
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.model.shapes import resized, shape
 from trilobit.progress import Progress, Transfer, named, steps
 from trilobit.synth import synth

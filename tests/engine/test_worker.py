@@ -13,7 +13,7 @@ import pytest
 from numpy_backend import HIDDEN, VOCAB, NumpyBackend, NumpySampler
 
 import trilobit.engine
-from trilobit import RequestError, SamplingParams
+from trilobit import FormatError, RequestError, SamplingParams
 from trilobit.engine.engine import Engine
 from trilobit.engine.reading import Logits, Logprobs, Reading, State
 from trilobit.engine.request import Request
@@ -159,6 +159,26 @@ def test_a_sequence_without_a_next_token_ends_alone() -> None:
     run(worker, [good, bad])
     assert isinstance(bad.error, RequestError)
     assert good.tokens == alone(ids_of(1, 40))
+    assert worker.engine.free_blocks == 64
+
+
+class Numberless(Logprobs):
+    """What a model with a damaged scale gives."""
+
+    def take(self, start: int, rows: Any) -> None:
+        super().take(start, np.full_like(rows, np.nan))
+
+
+def test_a_score_without_numbers_ends_alone() -> None:
+    worker = make_worker(batch_tokens=30)
+    prompts = [ids_of(seed, 70) for seed in (1, 2)]
+    good = reading(prompts[0], Logprobs(prompts[0]))
+    bad = reading(prompts[1], Numberless(prompts[1]))
+    beside = text(ids_of(3, 40))
+    run(worker, [bad, good, beside])
+    assert isinstance(bad.error, FormatError)
+    assert good.error is None
+    assert beside.tokens == alone(ids_of(3, 40))
     assert worker.engine.free_blocks == 64
 
 

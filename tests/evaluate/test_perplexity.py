@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from trilobit import LLM, RequestError, TrilobitError
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.cli.perplexity import command
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.evaluate.perplexity import Perplexity, perplexity
 
 THINGS = "dog cat ball house tree bird boat cake car hat bear girl boy fish frog king moon".split()

@@ -25,7 +25,7 @@ with warnings.catch_warnings():
 from trilobit import LLM, RequestError, TrilobitError
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.cli.eval import command
-from trilobit.convert import convert
+from trilobit.conversion import convert
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

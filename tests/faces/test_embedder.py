@@ -33,7 +33,7 @@ from trilobit import (
     pack_vectors,
     similarity,
 )
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.gguf.reader import GGUFModel
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.pooling import Pooling

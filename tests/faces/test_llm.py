@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -20,7 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from trilobit import LLM, ContextOverflow, Embedder, FormatError, RequestError, SamplingParams
+from trilobit import (
+    LLM,
+    AsyncLLM,
+    ContextOverflow,
+    Embedder,
+    FormatError,
+    RequestError,
+    SamplingParams,
+)
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.engine.blocks import block_bytes
 from trilobit.engine.event import Completion
@@ -318,6 +327,42 @@ def test_logits_that_are_no_numbers_are_an_error_that_says_so(
         list(broken.stream("Once upon a time", params))
 
 
+def test_a_score_of_logits_that_are_no_numbers_is_an_error_that_says_so(
+    model_file: Path, tmp_path: Path
+) -> None:
+    broken = LLM(damaged(model_file, tmp_path / "m.trilobit", SCALE, 3e38))
+    with pytest.raises(FormatError, match="infinite or no numbers, so no token has a probab") as e:
+        broken.score("Once upon a time")
+    assert "\n" not in str(e.value)
+    assert free_blocks(broken) == broken._worker.engine.backend.blocks
+
+
+@pytest.mark.parametrize("face", [LLM, AsyncLLM])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"foo": 1}, "has no option 'foo'; there are threads, context, kv_memory_mb, "),
+        ({"kv_type": "f16"}, "has no option 'kv_type'; did you mean kv_dtype?"),
+        ({"Threads": 1}, "has no option 'Threads'; did you mean threads?"),
+        ({"context": 0}, "context is 0; expected tokens of prompt and output together, 2 or more"),
+        ({"context": "all"}, "context is 'all'; expected tokens of prompt"),
+    ],
+)
+def test_an_option_that_there_is_not_is_named_with_the_one_that_is_meant(
+    model_file: Path, face: type[LLM], options: Any, reason: str
+) -> None:
+    with pytest.raises(RequestError, match=re.escape(reason)) as error:
+        face(model_file, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_told(name: str) -> None:
+    for face in (LLM, Embedder):
+        with pytest.raises(RequestError, match="the model's name is empty; give a file, a folder"):
+            face(name)
+
+
 @pytest.mark.parametrize("params", GREEDY_AND_DRAWN, ids=str)
 def test_a_bias_that_forbids_every_token_is_an_error_that_ends_no_other(
     llm: LLM, params: SamplingParams
@@ -561,7 +606,7 @@ def test_what_are_no_ids_is_not_decoded(llm: LLM, ids: Any, reason: str) -> None
 
 
 def test_a_model_without_tokenizer_runs_on_ids(checkpoint: Path, tmp_path: Path) -> None:
-    from trilobit.convert import convert
+    from trilobit.conversion import convert
 
     bare = tmp_path / "bare"
     bare.mkdir()

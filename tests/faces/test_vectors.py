@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -114,3 +116,20 @@ def test_arrays_that_cannot_be_are_refused() -> None:
         pack_vectors(queries, "int3")  # type: ignore[arg-type]
     with pytest.raises(RequestError, match=r"queries are float64 \[2, 20\]"):
         similarity(queries.astype(np.float64), stored, "int4")  # type: ignore[arg-type]
+
+
+def test_what_is_no_array_of_vectors_is_refused() -> None:
+    queries = random_vectors(1, 2, 8)
+    wrong: list[Any] = [[1.0, 2.0], "a", None]
+    for value in wrong:
+        for call in (
+            lambda value: similarity(value, queries),
+            lambda value: similarity(queries, value),
+            lambda value: pack_vectors(value, "int8"),
+            lambda value: unpack_vectors(value, "int8", 8),
+        ):
+            with pytest.raises(RequestError, match=r"are of type .*; expected an array"):
+                call(value)
+    for dtype, shape in ((np.float64, (2, 8)), (np.float32, (8,))):
+        with pytest.raises(RequestError, match=r"expected float32 \[N, K\]"):
+            pack_vectors(np.zeros(shape, dtype), "int8")  # type: ignore[arg-type]

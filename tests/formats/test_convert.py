@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,8 +29,16 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from transformers import BitNetConfig, BitNetForCausalLM
 
-from trilobit import LLM, FormatError, OutputError, SamplingParams, TrilobitError, UnsupportedModel
-from trilobit.convert import FORMS, Form, convert
+from trilobit import (
+    LLM,
+    FormatError,
+    OutputError,
+    RequestError,
+    SamplingParams,
+    TrilobitError,
+    UnsupportedModel,
+)
+from trilobit.conversion import FORMS, Form, convert
 from trilobit.formats.hf.config import to_hf
 from trilobit.formats.hf.reader import pack_hf, unpack_hf
 from trilobit.formats.packed.reader import PackedModel
@@ -658,6 +667,28 @@ def test_tokenizer_of_another_model_is_refused(source: Path, tokenizer_json: Pat
     refused(source, FormatError, "has ids up to 331, the model's vocabulary ends at 330")
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"source": None}, "source is None; give the file or folder of a model"),
+        ({"source": ""}, "source is ''; give the file or folder of a model"),
+        ({"source": "a\0b"}, "not a possible file name"),
+        ({"out": None}, "out is None; give the name of a file or folder to be written"),
+        ({"out": ""}, "out is ''; give the name"),
+        ({"out": "a\0b.trilobit"}, "not a possible file name"),
+        ({"to": "gguf-q9"}, "to is 'gguf-q9'; expected one of packed, hf, hf-bf16, gguf"),
+        ({"layout": "9-bit"}, "layout is '9-bit'; expected 2-bit, 1.6-bit or auto"),
+    ],
+)
+def test_what_cannot_be_converted_is_told_in_a_line(
+    source: Path, tmp_path: Path, given: Any, reason: str
+) -> None:
+    with pytest.raises(RequestError, match=re.escape(reason)) as error:
+        convert(**{"source": source, "out": tmp_path / "m.trilobit"} | given)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.glob("*.trilobit")) == []
+
+
 # ---- the output -------------------------------------------------------------------------------
 
 
@@ -699,7 +730,7 @@ def test_interrupt_leaves_nothing_and_keeps_the_earlier_file(source: Path, tmp_p
 LIMITED = """
 import resource, signal, sys
 from trilobit import OutputError
-from trilobit.convert import convert
+from trilobit.conversion import convert
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 try:
@@ -722,7 +753,7 @@ def test_full_disk_leaves_nothing(source: Path, tmp_path: Path) -> None:
 
 MEASURED = """
 import sys
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.machine import peak_rss_mb
 convert(sys.argv[1], sys.argv[2])
 before = peak_rss_mb()

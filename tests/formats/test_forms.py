@@ -8,7 +8,7 @@ import pytest
 
 from trilobit import OutputError
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.convert import FORMS, Form, convert
+from trilobit.conversion import FORMS, Form, convert
 
 # The others round: TQ1_0 and TQ2_0 their scales to float16, Q8_0 the embedding.
 LOSSLESS: tuple[Form, ...] = ("packed", "hf", "hf-bf16", "gguf")

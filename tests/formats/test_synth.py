@@ -11,7 +11,7 @@ import pytest
 from conftest import tiny_config
 
 from trilobit import LLM, OutputError, RequestError, SamplingParams
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.safetensors import SafetensorsFile
 from trilobit.model.config import ModelConfig

@@ -513,7 +513,7 @@ def test_a_model_of_another_kind_is_refused_by_its_config_and_can_be_deleted(
     assert (held.state, held.path, held.download_bytes) == ("not packed", None, len(config))
     assert shelf.remove_download(held) == held.download_bytes
     assert "snapshots" not in {path.name for path in (tmp_path / "hf").rglob("*")}
-    with pytest.raises(RequestError, match=f"{NAME}: not here; nothing is"):
+    with pytest.raises(RequestError, match=f"{NAME}: not here, so there is nothing to delete"):
         shelf.find(NAME)
 
 

@@ -161,7 +161,11 @@ def test_a_name_is_pulled_listed_run_without_the_network_and_removed(
     assert "packed file deleted" in out
     assert "download deleted" in out
     assert list((machine.folder / "hf").rglob("blobs")) == []
-    assert machine.fail("rm", NAME) == f"error: {NAME}: not here; nothing is\n"
+    assert machine.fail("rm", NAME) == (
+        f"error: {NAME}: not here, so there is nothing to delete; nothing was pulled or packed "
+        "yet\n"
+    )
+    assert machine.fail("rm", "nope").startswith("error: nope: not here, so there is nothing to de")
     assert "not here, and HF_HUB_OFFLINE is set" in machine.fail("run", NAME)
 
 
@@ -195,7 +199,8 @@ def test_what_is_packed_opens_without_huggingface_hub(hub: HubServer, machine: M
     program = (
         "import sys, trilobit\n"
         "assert trilobit.LLM('org/tiny', threads=1).context == 1100\n"
-        "loaded = {'huggingface_hub', 'filelock', 'rich', 'trilobit.convert'} & set(sys.modules)\n"
+        "unwanted = {'huggingface_hub', 'filelock', 'rich', 'trilobit.conversion'}\n"
+        "loaded = unwanted & set(sys.modules)\n"
         "assert not loaded, loaded\n"
     )
     subprocess.run([sys.executable, "-c", program], env=machine.env, check=True, timeout=TIMEOUT_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from program import trilobit
 
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.dead_tensors import Judge
 from trilobit.formats.packed.checksums import HEADER, damaged_parts
 from trilobit.formats.packed.source import PackedSource
@@ -97,6 +98,17 @@ def test_verify_names_a_dead_tensor(sound: Path, tmp_path: Path, kind: str) -> N
     convert(path, tmp_path / "again.trilobit", told=told.append)
     assert len(told) == 1
     assert re.search(words, told[0])
+
+
+def test_info_names_a_dead_tensor(sound: Path, tmp_path: Path) -> None:
+    changes, words = DEAD["half the rows"]
+    path = tmp_path / "m.trilobit"
+    write_packed(Changed(sound, changes), path)
+    done = trilobit("info", path)
+    assert done.returncode == 0
+    assert f"  looks damaged    {words}" in done.stdout
+    assert json.loads(trilobit("info", path, "--json").stdout)["damage"] == [words]
+    assert "damaged" not in trilobit("info", sound).stdout
 
 
 def test_an_all_zero_final_norm_makes_constant_logits_an_error(sound: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from trilobit import LLM, RequestError, UnsupportedModel, _native
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.engine.native import rotary_frequencies
 from trilobit.formats.hf.config import to_hf
 from trilobit.formats.hf.reader import pack_hf

@@ -11,7 +11,7 @@ from conftest import tiny_config
 
 from trilobit import LLM, Embedder, FormatError, RequestError, SamplingParams, layouts
 from trilobit.cli import cli
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.dtypes import DTYPES
 from trilobit.formats.packed.form import declare
 from trilobit.formats.packed.reader import PackedModel

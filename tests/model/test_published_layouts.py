@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trilobit import LLM, SamplingParams
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.open import open_source
 from trilobit.model import tensor_names
 from trilobit.synth import synth

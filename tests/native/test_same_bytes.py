@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from trilobit import pack_vectors
-from trilobit.convert import FORMS, convert
+from trilobit.conversion import FORMS, convert
 from trilobit.model import screen, ternary
 from trilobit.model.rope import LinearScaling, YarnScaling, frequencies
 

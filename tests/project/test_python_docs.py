@@ -12,7 +12,16 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize(("page", "blocks"), [("python.md", 3), ("evaluation.md", 1)])
+def test_convert_is_the_function_whatever_was_imported_before() -> None:
+    program = (
+        "import trilobit, trilobit.conversion, trilobit.cli.convert\n"
+        "from trilobit import convert\n"
+        "assert convert is trilobit.conversion.convert, convert\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
+@pytest.mark.parametrize(("page", "blocks"), [("python.md", 4), ("evaluation.md", 1)])
 def test_the_code_of_a_page_runs(page: str, blocks: int) -> None:
     code = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
     assert len(code) == blocks

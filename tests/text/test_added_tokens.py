@@ -20,7 +20,7 @@ from tokenizers import normalizers, processors
 from transformers import AutoTokenizer
 
 from trilobit import LLM, FormatError, SamplingParams, UnsupportedModel
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.hf.text import read_text_files, write_text_files
 from trilobit.synth import synth
 

@@ -11,7 +11,7 @@ from conftest import tiny_config
 from transformers import AutoTokenizer
 
 from trilobit import LLM, RequestError, SamplingParams
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.synth import synth
 
 TEMPLATE = """{%- for m in messages %}{{ m.role }}

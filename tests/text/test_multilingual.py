@@ -19,7 +19,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from tokenizers import Tokenizer as Library
 
 from trilobit import LLM
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.synth import synth
 from trilobit.text.tokenizer import Tokenizer
 

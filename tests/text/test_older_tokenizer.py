@@ -22,7 +22,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
 from trilobit import LLM, FormatError, SamplingParams, TrilobitError, UnsupportedModel
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.hf.sentence_piece import read_pieces
 from trilobit.synth import synth
 

@@ -129,6 +129,13 @@ def _cut_xz(whole: bytes) -> bytes:
         ),
         (
             "text.jsonl",
+            b'{"text": "a", "source": "c"}\n{"text": "a"}\n',
+            ("held_out_every", 'source = "c"\nheld_out_every'),
+            "{path}: line 2 has no 'source', and data.source of the recipe takes only lines whose "
+            "'source' is 'c'; leave data.source out to take all",
+        ),
+        (
+            "text.jsonl",
             b'{"text": "a", "source": "b"}\n',
             ("held_out_every", 'source = "c"\nheld_out_every'),
             "{path}: no text with source 'c' in it",

@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from trilobit import LLM
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.errors import OutputError, RecipeError, UnsupportedModel
 from trilobit.formats.gguf.writer import write_gguf
 from trilobit.formats.packed.reader import PackedModel

@@ -48,7 +48,7 @@ from transformers import (
 )
 
 from trilobit.errors import OutputError
-from trilobit.train.checkpoint import check, write_whole
+from trilobit.train.checkpoint import check, fill
 from trilobit.train.data.tokens import TokenFile, token_dtype
 from trilobit.train.data.windows import HeldOutWindows, TrainingWindows
 from trilobit.train.launch import threads_worth, training_arguments
@@ -302,7 +302,7 @@ def test_disk_full_keeps_the_checkpoint_before(run: Run, tmp_path: Path) -> None
             "checkpoint, if there is one"
         )
         assert _checkpoints(output) == before
-        assert not list(output.glob("unfinished*"))
+        assert not list(output.rglob(".*.part"))
     assert train(run.recipe, output).code == 0
     assert _log(output)[-1]["step"] == STEPS
 
@@ -741,7 +741,7 @@ def test_the_remedy_is_that_of_the_cause(tmp_path: Path, cause: Exception, remed
         raise cause
 
     with pytest.raises(OutputError) as error:
-        write_whole(tmp_path / "model", write)
+        fill(tmp_path / "model", write)
     assert str(error.value).startswith(
         f"{tmp_path / 'model'}: cannot be written ({cause}); {remedy}"
     )

@@ -22,7 +22,7 @@ from transformers import BitNetConfig, BitNetForCausalLM
 
 from trilobit import LLM, SamplingParams, _native
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.convert import Form, convert
+from trilobit.conversion import Form, convert
 from trilobit.formats.hf.config import to_hf
 from trilobit.formats.hf.reader import pack_hf
 from trilobit.formats.packed.reader import PackedModel

@@ -20,7 +20,7 @@ from program import fail, trilobit
 
 from trilobit import LLM, FormatError
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.model.config import ModelConfig
 from trilobit.model.shapes import shape

@@ -12,7 +12,7 @@ import click
 from trilobit.cli.command import Command
 from trilobit.cli.options import model_argument
 from trilobit.cli.path import FilePath
-from trilobit.convert import FORMS, Form, convert, form_of
+from trilobit.conversion import FORMS, Form, convert, form_of
 from trilobit.formats.gguf.ternary_blocks import I2S_LAYOUTS, I2SLayout
 from trilobit.model.packing import LayoutChoice
 

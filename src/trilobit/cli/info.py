@@ -1,4 +1,4 @@
-"""`trilobit info`: what a model file is, from its header alone."""
+"""`trilobit info`: what a model file is, from its header; of a small one also how it looks."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     Sized = TensorInfo | GGUFTensor
 
 Facts = dict[str, Any]  # JSON values
+
+# Of a model whose weights are looked at, which takes a second then.
+_JUDGED_BYTES = 64_000_000
 
 
 @click.command(
@@ -53,6 +56,8 @@ def command(model: str, as_json: bool) -> None:
         facts = _directory(path) if path.is_dir() else _file(path)
     except FormatError as error:
         raise damaged(path, error) from None
+    if "config" in facts:
+        facts["damage"] = _damage(path, facts["size_bytes"])
     if as_json:
         print(json.dumps(facts))
         return
@@ -155,6 +160,22 @@ def _directory(path: Path) -> Facts:
     }
 
 
+def _damage(path: Path, size_bytes: int) -> list[str] | None:
+    """What of a model's weights looks damaged; None for a large one, at which nobody looks here."""
+    from trilobit.errors import FormatError, UnsupportedModel
+    from trilobit.formats.dead_tensors import Judge, look_at
+    from trilobit.formats.open import open_source
+
+    if size_bytes > _JUDGED_BYTES:
+        return None
+    judge = Judge()
+    try:
+        look_at(open_source(path), judge)
+    except (FormatError, UnsupportedModel) as error:
+        return [str(error).removeprefix(f"{path}: ")]
+    return judge.dead()
+
+
 def _model(config: ModelConfig, tensors: Mapping[str, Sized], size_bytes: int) -> Facts:
     from trilobit.engine.blocks import BLOCK, block_bytes
     from trilobit.formats.packed.form import bytes_by_part
@@ -194,9 +215,9 @@ def _convert(model: Path) -> str:
     return f"trilobit convert {shlex.quote(str(model))} {shlex.quote(packed)}"
 
 
-def _printable(text: object) -> str:
+def _printable(text: object, longest: int = 120) -> str:
     """Text of a file as it may stand on a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in str(text)[:120])
+    return "".join(c if c.isprintable() else "?" for c in str(text)[:longest])
 
 
 # ---- facts as text ----------------------------------------------------------------------------
@@ -270,6 +291,12 @@ def _model_lines(facts: Facts) -> Iterator[str]:
         yield f"  ends of texts    {', '.join(ends)}: any of them"
     if facts.get("pooling"):
         yield f"  embeddings       {_pooling(facts['pooling'])}"
+    if facts.get("damage"):
+        from trilobit.formats.dead_tensors import in_words
+
+        yield f"  looks damaged    {_printable(in_words(facts['damage']), 400)}"
+    elif facts["damage"] is None:
+        yield "  weights          too many to look at here; `trilobit verify` does"
     yield from _table("bytes by part", facts["bytes_by_part"], facts["size_bytes"])
 
 

@@ -109,7 +109,7 @@ def command(
     if not result.first_process:
         return
     if packed is not None and result.packed is not None:
-        from trilobit.convert import convert
+        from trilobit.conversion import convert
 
         convert(result.packed, packed, "packed")
     if as_json:

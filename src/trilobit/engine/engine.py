@@ -24,6 +24,7 @@ from trilobit.engine.reading import normalised, normalisers, rows_at_once
 from trilobit.engine.scheduler import Scheduler
 from trilobit.engine.sequence import Sequence
 from trilobit.engine.speculation.drafts import Drafter
+from trilobit.errors import FormatError
 
 
 class Engine:
@@ -122,15 +123,21 @@ class Engine:
         samplers = [one.sampler for one in batch.asking]
         chosen = self.backend.choose(samplers, batch.drafts_of_asking())
         for sequence, start, first, count in batch.readings:
-            assert sequence.reading is not None
-            if sequence.wants == "states":
-                sequence.reading.take(start, self.backend.states(first, count))
-                continue
-            some = rows_at_once(self.backend.vocab_size)
-            for done in range(0, count, some):
-                rows = self.backend.logits(first + done, min(some, count - done))
-                sequence.reading.take(start + done, rows)
+            try:
+                self._read(sequence, start, first, count)
+            except FormatError as error:  # numbers that are none end what they belong to
+                sequence.error = error
         return chosen
+
+    def _read(self, sequence: Sequence, start: int, first: int, count: int) -> None:
+        assert sequence.reading is not None
+        if sequence.wants == "states":
+            sequence.reading.take(start, self.backend.states(first, count))
+            return
+        some = rows_at_once(self.backend.vocab_size)
+        for done in range(0, count, some):
+            rows = self.backend.logits(first + done, min(some, count - done))
+            sequence.reading.take(start + done, rows)
 
     def _finish(self, batch: Batch, chosen: list[list[int] | Exception], started: float) -> None:
         logprobs = self._logprobs(batch, chosen)

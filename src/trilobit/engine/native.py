@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from trilobit import _native
 from trilobit.engine.batch import Batch
 from trilobit.engine.blocks import BLOCK, KvDtype
+from trilobit.engine.reading import no_numbers
 from trilobit.engine.request import Request
-from trilobit.errors import FormatError, RequestError, TrilobitError
+from trilobit.errors import RequestError, TrilobitError
+from trilobit.layouts import native_layout
 from trilobit.model.config import ModelConfig
-from trilobit.model.packing import PLACES, Layout
+from trilobit.model.packing import Layout
 from trilobit.model.rope import frequencies
 
 _LOG = logging.getLogger("trilobit")
@@ -156,7 +158,7 @@ def open_decoder(
             blocks,
             kv_dtype,
             dict(files or {}),
-            PLACES[layout],
+            native_layout(layout),
         )
     except MemoryError:
         raise RequestError(
@@ -179,10 +181,7 @@ def _no_token(code: int) -> TrilobitError:
     """Why the sampler could choose none."""
     if code == _native.Sampler.ALL_FORBIDDEN:
         return RequestError("logit_bias forbids every token; leave one that may be chosen")
-    return FormatError(
-        "the model's logits are infinite or no numbers, so no token can be chosen; a scale or "
-        "weight of the file is wrong: download or convert it again"
-    )
+    return no_numbers("no token can be chosen")
 
 
 def isa() -> str:

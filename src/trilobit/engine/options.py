@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import reprlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Literal, TypedDict
 
 from trilobit.engine.blocks import KvDtype
@@ -69,7 +71,7 @@ class EngineOptions:
         if self.threads is not None:
             whole("threads", self.threads, MOST_THREADS)
         if self.context is not None:
-            whole("context", self.context, 1 << 40)
+            _check_context(self.context)
         whole("max_batch_tokens", self.max_batch_tokens, MOST_BATCH_TOKENS)
         whole("max_sequences", self.max_sequences, 1 << 16)
         whole("kv_memory_mb", self.kv_memory_mb, 1 << 30)
@@ -91,6 +93,25 @@ class EngineOptions:
         if not 2 <= self.context <= most:
             raise RequestError(f"context is {self.context}; this model takes 2 to {most} tokens")
         return self.context
+
+
+def options_of(face: str, given: Mapping[str, object]) -> EngineOptions:
+    """The options that a face was given by name; RequestError for a name that there is not."""
+    known = [field.name for field in fields(EngineOptions)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name.lower(), known, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise RequestError(f"{face} has no option {name!r:.60}; {meant}")
+    return EngineOptions(**given)  # type: ignore[arg-type]
+
+
+def _check_context(value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 2 <= value <= 1 << 40:
+        raise RequestError(
+            f"context is {reprlib.repr(value)}; expected tokens of prompt and output together, 2 "
+            "or more, or None for as many as the model takes"
+        )
 
 
 def whole(name: str, value: object, most: int) -> int:

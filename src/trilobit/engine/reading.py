@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilobit.engine.event import Score
-from trilobit.errors import RequestError
+from trilobit.errors import FormatError, RequestError
 
 Wants = Literal["tokens", "scores", "states"]
 Rows = NDArray[np.float32]
@@ -78,7 +78,9 @@ class Logprobs:
         """Values are written over."""
 
     def take(self, start: int, rows: Rows) -> None:
-        """Keep what the next tokens have of them."""
+        """Keep what the next tokens have of them; FormatError where logits are no numbers."""
+        if not np.isfinite(rows).all():
+            raise no_numbers("no token has a probability")
         end = start + len(rows)
         following = np.array(self._tokens[start + 1 : end + 1], dtype=np.intp)
         place = slice(start - self.first, end - self.first)
@@ -114,6 +116,14 @@ class State:
         """Add one after the other, so that a sum does not depend on where its text was cut."""
         for row in rows:
             self.values += row
+
+
+def no_numbers(so: str) -> FormatError:
+    """What to tell of logits that are infinite or NaN. so: what cannot be for that."""
+    return FormatError(
+        f"the model's logits are infinite or no numbers, so {so}; a scale or weight of the file is "
+        "wrong: download or convert it again"
+    )
 
 
 def rows_at_once(vocab_size: int) -> int:

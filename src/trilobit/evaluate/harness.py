@@ -94,9 +94,9 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         unique = sorted(set(cut), key=lambda one: (-len(one[0]), one))
         for chunk in _chunks(unique):
             readers = {context: (context, ending) for context, ending in reversed(chunk)}
-            first = list(readers.values())
-            followers = [one for one in chunk if readers[one[0]] != one]
-            for several in (first, followers):
+            readers_first = list(readers.values())
+            others = [one for one in chunk if readers[one[0]] != one]
+            for several in (readers_first, others):
                 if several:
                     scored |= zip(several, self._scores(several), strict=True)
             if tell:

@@ -6,6 +6,7 @@ import json
 import logging
 import lzma
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def _lambada(record: Record) -> Record:
 
 
 def _boolq(record: Record) -> Record:
-    return {**record, "label": int(record.get("label", record.get("answer")))}
+    return {**record, "label": int(record["label"] if "label" in record else record["answer"])}
 
 
 def _piqa(record: Record) -> Record:
@@ -104,8 +105,8 @@ def _records(folder: Path, task: str) -> list[Record]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    with open_file(path)[0] as file:
-        lines = lzma.open(file) if path.suffix == ".xz" else file
+    with open_file(path)[0] as file, ExitStack() as stack:
+        lines = stack.enter_context(lzma.open(file)) if path.suffix == ".xz" else file
         try:
             for _ in range(_MOST_RECORDS):
                 line = lines.readline(_MOST_LINE_BYTES + 1)
@@ -124,7 +125,7 @@ def _from_folder(folder: Path, task: str, settings: Record) -> Any:
     split = _LOCAL[task].split
     data = DatasetDict({split: Dataset.from_list(_records(folder, task))})
     # Only this split is there: the questions, and examples among the others of them.
-    splits = {"training_split": None, "validation_split": None, "test_split": None}
+    splits: Record = {"training_split": None, "validation_split": None, "test_split": None}
     splits |= {f"{split}_split": split, "fewshot_split": split}
     return ConfigurableTask(config={**settings, **splits, "custom_dataset": lambda **_: data})
 

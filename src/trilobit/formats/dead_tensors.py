@@ -12,9 +12,12 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from trilobit.errors import FormatError
 from trilobit.formats.dtypes import as_float32
 from trilobit.formats.source import Source
 from trilobit.formats.tables import Table, row_blocks
+from trilobit.model import tensor_names
+from trilobit.progress import Steps
 
 # Tokens that no text has (padding of the vocabulary) are a few in a hundred rows.
 _MOST_ZERO_ROWS = 0.25
@@ -27,6 +30,7 @@ class Judge:
     """Sees every tensor once, as it is read, and says at the end which are dead."""
 
     def __init__(self) -> None:
+        self.matrices = 0
         self._found: list[str] = []
         self._counts = np.zeros(3, dtype=np.int64)
         self._shares: dict[str, tuple[float, float, float]] = {}
@@ -34,6 +38,7 @@ class Judge:
 
     def projection(self, name: str, codes: NDArray[np.int8], scales: NDArray[np.float32]) -> None:
         """Look at a ternary matrix."""
+        self.matrices += 1
         filled = np.count_nonzero(codes)
         surplus = int(codes.sum(dtype=np.int64))  # of +1 over -1
         plus, minus = (filled + surplus) // 2, (filled - surplus) // 2
@@ -89,6 +94,24 @@ class Judge:
             if abs(found - wanted) > _FARTHEST_SHARE
         ]
         return self._found + far
+
+
+def look_at(source: Source, judge: Judge, progress: Steps | None = None) -> None:
+    """Show a judge every tensor of a model; FormatError where one cannot be read, or be so."""
+    projections = [name for name, _ in tensor_names.all_projections(source.config)]
+    for done, name in enumerate(projections):
+        codes, scales = source.projection(name)
+        if not (np.isfinite(scales).all() and (scales >= 0).all()):
+            raise FormatError(f"{source.path}: '{name}' has a scale that is no size")
+        judge.projection(name, codes, scales)
+        source.forget()
+        if progress:
+            progress(done + 1, len(projections))
+    for name, _ in tensor_names.all_norms(source.config):
+        judge.gain(name, source.gain(name))
+    for name in tensor_names.float_tables(source.config):
+        judge.table(name, source.table(name), source.float_dtype)
+        source.forget()
 
 
 class Judged:

@@ -14,13 +14,15 @@ from trilobit.formats.whole_file import write_remedy
 
 
 @contextmanager
-def new_directory(out: Path) -> Iterator[Path]:
+def new_directory(out: Path, *, replaces: bool = False) -> Iterator[Path]:
     """A directory to write into, which becomes `out` when the block ends well.
 
-    On any error, Ctrl-C included, nothing is left of it. Raises OutputError when `out` is there
-    already (an empty directory may be) or cannot be written.
+    replaces: in the place of one that is there. On any error, Ctrl-C included, nothing is left of
+    it. Raises OutputError when `out` is there already and may not be replaced (an empty directory
+    may be), or cannot be written.
     """
-    _check_free(out)
+    if not replaces:
+        _check_free(out)
     remove_leftovers(out)
     temporary = part_of(out)
     hold: Hold | None = None
@@ -28,9 +30,12 @@ def new_directory(out: Path) -> Iterator[Path]:
         temporary.mkdir()
         hold = Hold(temporary)
         yield temporary
-        if os.path.isdir(out):
-            out.rmdir()
-        os.replace(temporary, out)
+        if replaces:
+            put(temporary, out)
+        else:
+            if os.path.isdir(out):
+                out.rmdir()
+            os.replace(temporary, out)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OutputError) and str(temporary) in str(error):
@@ -43,6 +48,12 @@ def new_directory(out: Path) -> Iterator[Path]:
     finally:
         if hold is not None:
             hold.close()
+
+
+def put(written: Path, out: Path) -> None:
+    """Give a directory that is whole its name, in the place of one that has it."""
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(written, out)
 
 
 def _check_free(out: Path) -> None:

@@ -61,6 +61,25 @@ def check_place(path: Path) -> None:
     file._discard()
 
 
+def write_whole(path: Path, data: bytes, elsewhere: str = "choose another place") -> None:
+    """Write a small file, whole or not at all, in the place of one that is there.
+
+    elsewhere: how to avoid the place. Raises OutputError.
+    """
+    with WholeFile(path, data, len(data), elsewhere):
+        pass
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes were writing in a folder."""
+    for part in list(folder.glob(".*.part")):
+        with suppress(OSError):
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink()
+
+
 def parts(
     data: bytes | memoryview | NDArray[np.generic] | Table,
 ) -> Iterator[bytes | memoryview]:
@@ -78,15 +97,22 @@ class WholeFile:
     """Written beside its name and renamed at the end; on any error, Ctrl-C included, removed.
 
     start: its first bytes. size_bytes: of all that will be written, asked for before anything is.
+    elsewhere: how to avoid the place, for messages.
     Raises OutputError when the disk is full or the place cannot be written.
     """
 
-    def __init__(self, path: Path, start: bytes, size_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        start: bytes,
+        size_bytes: int,
+        elsewhere: str = "choose another place",
+    ) -> None:
         if path.exists() and not path.is_file():
             # A rename would put the file in the place of /dev/null; "." and "/" have no name.
             raise OutputError(f"{path}: a directory, pipe or device; choose another place")
         self.path, self.size_bytes, self._start = path, size_bytes, start
-        self._temporary = part_of(path)
+        self._temporary, self._elsewhere = part_of(path), elsewhere
         self._hold: Hold | None = None
 
     def __enter__(self) -> WholeFile:
@@ -135,5 +161,6 @@ class WholeFile:
         if isinstance(error, OutputError):
             return error
         return OutputError(
-            f"{self.path}: cannot be written ({error.strerror}); {write_remedy(error)}"
+            f"{self.path}: cannot be written ({error.strerror}); "
+            f"{write_remedy(error, self._elsewhere)}"
         )

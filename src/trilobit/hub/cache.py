@@ -28,6 +28,7 @@ from trilobit.progress import Watch, named
 _LOG = logging.getLogger("trilobit")
 
 _RECORD = "record.json"
+_ELSEWHERE = "set TRILOBIT_HOME to a folder of yours"
 # What a checkpoint's folder may hold that conversion reads.
 _READ = (".json", ".safetensors", ".gguf", ".jinja", ".model", ".txt")
 _FOLDERS = ("", "1_Pooling")
@@ -102,13 +103,14 @@ class Entry:
 
         The lock must be held.
         """
-        from trilobit.convert import convert
+        from trilobit.conversion import convert
+        from trilobit.formats.whole_file import remove_parts
 
         path, before = self.path(record.state), self.record()
         with _writing(self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
-        for part in self.folder.rglob(".*.part"):  # of a process that was killed
-            _delete(part)
+        for folder in (self.folder, path.parent):
+            remove_parts(folder)
         try:
             self._write(record)  # first: what is killed from here on is known by its name
             if not path.exists():
@@ -143,10 +145,10 @@ class Entry:
         return freed
 
     def _write(self, record: Record) -> None:
-        with _writing(self.folder):
-            written = self.folder / f".{_RECORD}.part"
-            written.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
-            os.replace(written, self.folder / _RECORD)
+        from trilobit.formats.whole_file import write_whole  # brings numpy
+
+        data = json.dumps(asdict(record), indent=1).encode()
+        write_whole(self.folder / _RECORD, data, _ELSEWHERE)
 
     def _restore(self, before: Record | None, failed: Path) -> None:
         """After a failure: as it was, or nothing."""
@@ -227,7 +229,7 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         from trilobit.formats.whole_file import write_remedy  # brings numpy
 
-        remedy = write_remedy(error, "set TRILOBIT_HOME to a folder of yours")
+        remedy = write_remedy(error, _ELSEWHERE)
         raise OutputError(
             f"{error.filename or path}: cannot be written ({error.strerror}); {remedy}"
         ) from None

@@ -21,7 +21,7 @@ from trilobit.formats.files import read_json
 from trilobit.formats.hf.config import model_config
 from trilobit.formats.hf.text import TOKENIZERS
 from trilobit.formats.packed.reader import tensor_bytes
-from trilobit.formats.whole_file import disk_amount
+from trilobit.formats.whole_file import disk_amount, write_whole
 from trilobit.hub.faults import hub_faults, patiently
 from trilobit.hub.files import Needed, needed
 from trilobit.hub.forwarding import as_tqdm
@@ -302,9 +302,7 @@ def _remember(snapshot: Snapshot) -> None:
         return
     ref = storage(snapshot.repo) / "refs" / snapshot.repo.revision
     ref.parent.mkdir(parents=True, exist_ok=True)
-    written = ref.with_name(f"{ref.name}.{snapshot.commit[:8]}.tmp")
-    written.write_text(snapshot.commit, encoding="ascii")
-    written.replace(ref)
+    write_whole(ref, snapshot.commit.encode("ascii"))
 
 
 def _delete_cached(path: Path) -> None:

@@ -105,6 +105,11 @@ def resolve(model: str | os.PathLike[str]) -> Path | Repo:
         return Path(model)
     if not isinstance(model, str):
         raise RequestError(f"model is {model!r:.80}; expected a path or a name")
+    if not model.strip():
+        raise RequestError(
+            "the model's name is empty; give a file, a folder or a name: `trilobit list --names` "
+            "shows those"
+        )
     if model.startswith(_HUB_PREFIXES):
         prefix = next(p for p in _HUB_PREFIXES if model.startswith(p))
         rest = model.removeprefix(prefix).rstrip("/")

@@ -58,7 +58,10 @@ def find(model: str) -> Held:
     by_name = {item.name: item for item in everything if item.folder}
     if model in by_name:
         return by_name[model]
-    found = resolve(model)
+    try:
+        found = resolve(model)
+    except RequestError:
+        raise _not_here(model, everything) from None
     if isinstance(found, Repo):
         by_source = {item.source: item for item in everything}
         item = by_source.get(str(found)) or _download_only(found)
@@ -72,10 +75,15 @@ def find(model: str) -> Held:
             return item
         if os.path.exists(found):
             raise RequestError(f"{model}: yours, not made by `trilobit pull`; delete it yourself")
+    raise _not_here(model, everything)
+
+
+def _not_here(model: str, everything: list[Held]) -> RequestError:
     here = [item.name for item in everything if item.folder]
     near = [name for name in near_names(model) if name in here] or here[:3]
-    raise RequestError(
-        f"{model}: not here" + (f"; here are {', '.join(near)}" if near else "; nothing is")
+    return RequestError(
+        f"{model}: not here, so there is nothing to delete; "
+        + (f"here are {', '.join(near)}" if near else "nothing was pulled or packed yet")
     )
 
 

@@ -50,6 +50,7 @@ class Tokenizer:
         # How special tokens are read is a setting of the object, not of the call.
         self._lock = threading.Lock()
         added = self._inner.get_added_tokens_decoder()
+        self._check_spaces(added)
         special = {i: token.content for i, token in added.items() if token.special}
         self.special_ids: frozenset[int] = frozenset(special)
         self._special_longest_first = sorted(special.values(), key=len, reverse=True)
@@ -135,6 +136,23 @@ class Tokenizer:
             else:
                 ids += self.encode("".join(piece), special=True)
         return ids
+
+    def _check_spaces(self, added: Mapping[int, Any]) -> None:
+        """Refuse an added token of spaces that takes those before it, beside one that takes those
+        behind it: where the second has taken the first, `tokenizers` panics.
+        """
+        if not any(token.rstrip for token in added.values()):
+            return
+        normalizer = self._inner.normalizer
+        for token in added.values():
+            normalises = token.normalized and token.lstrip and normalizer is not None
+            content = normalizer.normalize_str(token.content) if normalises else token.content
+            if token.lstrip and not content.strip():
+                fault = TokenizerFault(
+                    f"added_tokens: {token.content!r:.40} takes the spaces before it and is "
+                    "nothing else"
+                )
+                raise self._unusable("not a usable tokenizer", fault)
 
     def stream(self) -> TextStream:
         """A decoder of one output, token by token."""

@@ -201,11 +201,39 @@ def _check_added(file: Mapping[str, Any]) -> None:
     added = file.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
         raise TokenizerFault("added_tokens: expected a list of objects")
+    _check_ids(file.get("model"), added)
     strips = any(step.get("type") == "Strip" for step in _steps(file.get("normalizer")))
     for token in added:
         content = token.get("content")
         if strips and token.get("normalized") and isinstance(content, str) and not content.strip():
             raise TokenizerFault(f"added_tokens: {content[:40]!r} is stripped to nothing")
+
+
+def _check_ids(model: Any, added: list[dict[str, Any]]) -> None:
+    """No id stands for two tokens: `tokenizers` would give one of them another id, or text."""
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    by_id: dict[Any, str] = {}
+    if isinstance(vocabulary, dict):
+        try:
+            by_id = {token_id: token for token, token_id in vocabulary.items()}
+        except TypeError:
+            return  # an id that is none: the reader says so
+        if len(by_id) < len(vocabulary):
+            twice = next(t for t, token_id in vocabulary.items() if by_id[token_id] != t)
+            raise _one_id(twice, by_id[vocabulary[twice]], vocabulary[twice])
+    elif isinstance(vocabulary, list):  # Unigram: pieces and scores
+        pieces = enumerate(vocabulary)
+        by_id = {i: piece[0] for i, piece in pieces if isinstance(piece, list) and piece}
+    for token in added:
+        token_id, content = token.get("id"), token.get("content")
+        if not isinstance(token_id, int) or not isinstance(content, str):
+            continue
+        if by_id.setdefault(token_id, content) != content:
+            raise _one_id(by_id[token_id], content, token_id)
+
+
+def _one_id(one: object, other: object, token_id: object) -> TokenizerFault:
+    return TokenizerFault(f"{one!r:.40} and {other!r:.40} have one id, {token_id!r:.20}")
 
 
 def _check_model(model: Any) -> None:

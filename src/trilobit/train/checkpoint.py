@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -19,11 +18,13 @@ from safetensors import SafetensorError
 
 from trilobit.errors import FormatError, OutputError, RecipeError
 from trilobit.formats.files import read_bytes
-from trilobit.formats.whole_file import write_remedy
+from trilobit.formats.whole_directory import new_directory
+from trilobit.formats.whole_file import remove_parts, write_remedy, write_whole
 from trilobit.train.recipes import Pretrain, recipe_of
 from trilobit.train.sums import check_sums
 
 _MAX_RECIPE_BYTES = 1 << 20
+_ELSEWHERE = "choose another --output"
 
 
 def claim(recipe: Pretrain, output: Path, *, fresh: bool) -> None:
@@ -34,9 +35,7 @@ def claim(recipe: Pretrain, output: Path, *, fresh: bool) -> None:
     """
     path = output / "recipe.json"
     try:
-        # What a killed run was writing.
-        for half in (*output.glob("unfinished*"), *output.glob("partial-*")):
-            _remove(half)
+        remove_parts(output)
         if fresh:
             for old in (*output.glob("checkpoint-*"), output / "tensorboard"):
                 _remove(old)
@@ -44,11 +43,12 @@ def claim(recipe: Pretrain, output: Path, *, fresh: bool) -> None:
         elif last_checkpoint(output):
             _refuse_another(recipe, path)
         output.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name("partial-recipe.json")
-        partial.write_text(json.dumps(recipe.as_dict(), indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        text = json.dumps(recipe.as_dict(), indent=2) + "\n"
+        write_whole(path, text.encode(), _ELSEWHERE)
+    except OutputError:
+        raise
     except OSError as error:
-        remedy = write_remedy(error, "choose another --output")
+        remedy = write_remedy(error, _ELSEWHERE)
         raise OutputError(f"{output}: cannot write there ({error.strerror}); {remedy}") from error
 
 
@@ -93,24 +93,18 @@ def check(checkpoint: Path, steps: int) -> None:
         )
 
 
-def write_whole(folder: Path, write: Callable[[Path], object]) -> Path:
+def fill(folder: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a folder, which then replaces the one of that name.
 
     Raises OutputError when it cannot be written; then the old folder stays.
     """
-    partial = folder.with_name(f"unfinished-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        write(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    except WRITE_ERRORS as error:
-        raise OutputError(
-            f"{folder}: cannot be written ({first_line(error)}); {remedy_of(error)}"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    with new_directory(folder, replaces=True) as part:
+        try:
+            write(part)
+        except WRITE_ERRORS as error:
+            raise OutputError(
+                f"{folder}: cannot be written ({first_line(error)}); {remedy_of(error)}"
+            ) from error
 
 
 # A full disk, as safetensors and torch.save tell of it.
@@ -120,7 +114,7 @@ WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 def remedy_of(error: BaseException) -> str:
     """What to do when a part of a run cannot be written, by its cause."""
     code = error.errno if isinstance(error, OSError) else errno_in(str(error))
-    what = write_remedy(OSError(code, ""), "choose another --output")
+    what = write_remedy(OSError(code, ""), _ELSEWHERE)
     return f"{what}; the same command goes on from the last checkpoint, if there is one"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +14,7 @@ from rich.progress import Progress as Bar
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trilobit.formats.files import open_file
+from trilobit.formats.whole_file import write_whole
 from trilobit.train.recipes import Schedule
 from trilobit.train.schedule import weight_decay
 
@@ -177,6 +177,4 @@ def _keep_until(log: Path, step: int) -> None:
                 continue  # cut off by the kill, or damaged
             if keep:
                 lines.append(line)
-    partial = log.with_name("partial-" + log.name)
-    partial.write_bytes(b"".join(lines))
-    os.replace(partial, log)
+    write_whole(log, b"".join(lines), "choose another --output")

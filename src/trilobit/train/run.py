@@ -26,7 +26,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from trilobit.errors import OutputError, RecipeError
 from trilobit.formats.hf.writer import write_hf
-from trilobit.train.checkpoint import check, claim, last_checkpoint, remedy_of, step_of, write_whole
+from trilobit.train.checkpoint import check, claim, fill, last_checkpoint, remedy_of, step_of
 from trilobit.train.export import Trained, save_masters
 from trilobit.train.interrupt import Interrupt
 from trilobit.train.launch import check_memory, launched_alone, threads_worth, training_arguments
@@ -182,7 +182,7 @@ def _told_in_a_line(output: Path) -> Iterator[None]:
 
 
 def _export(recipe: Pretrain, model: Any, tokenizer: Any, output: Path) -> None:
-    write_whole(output / "model", lambda path: save_masters(model, tokenizer, path))
+    fill(output / "model", lambda path: save_masters(model, tokenizer, path))
     if recipe.weights != "float":
         source = Trained(model, tokenizer, output)
-        write_whole(output / "packed", lambda path: write_hf(source, path))
+        fill(output / "packed", lambda path: write_hf(source, path))

@@ -7,7 +7,6 @@ process or several, in one go or resumed. What is learned is the trainer's that 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from trilobit.errors import OutputError, RecipeError
+from trilobit.formats.whole_directory import put
 from trilobit.nn import set_quantised_share
 from trilobit.train.checkpoint import WRITE_ERRORS, first_line, remedy_of
 from trilobit.train.export import save_masters
@@ -108,7 +108,7 @@ class RunMixin(_Base):
         running = {"sum": self._mean_over_processes(), "since_step": self._logged_step}
         # No later step mends such a model, and going on from it would be in vain.
         self._check_loss(running["sum"])
-        self._save_root = self._run / "unfinished"
+        self._save_root = self._run / ".checkpoint.part"  # of all processes
         self._first_process(lambda: shutil.rmtree(self._save_root, ignore_errors=True))
         try:
             super()._save_checkpoint(model, trial)
@@ -125,9 +125,7 @@ class RunMixin(_Base):
     def _publish(self, written: Path, running: dict[str, float]) -> None:
         (written / _RUNNING_LOSS).write_text(json.dumps(running), encoding="utf-8")
         write_sums(written)
-        final = self._run / written.name
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(written, final)
+        put(written, self._run / written.name)
         rotate_checkpoints(output_dir=str(self._run), save_total_limit=CHECKPOINTS_KEPT)
 
     def _first_process(self, act: Any) -> None:

@@ -7,14 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from trilobit.errors import FormatError
-from trilobit.formats.dead_tensors import Judge, in_words
+from trilobit.formats.dead_tensors import Judge, in_words, look_at
 from trilobit.formats.packed.checksums import damaged_parts
 from trilobit.formats.packed.source import PackedSource
 from trilobit.formats.source import Source
-from trilobit.model import tensor_names
 from trilobit.progress import Steps
 from trilobit.verify.check import Check
 
@@ -24,27 +21,14 @@ _CHUNK_BYTES = 1 << 24
 
 def check_weights(source: Source, progress: Steps | None = None) -> Iterator[Check]:
     """Read all of a model: codes, scales, norms, tables; readers refuse what cannot be."""
-    projections = [name for name, _ in tensor_names.all_projections(source.config)]
     judge = Judge()
     try:
-        for done, name in enumerate(projections):
-            codes, scales = source.projection(name)
-            if not (np.isfinite(scales).all() and (scales >= 0).all()):
-                raise FormatError(f"{source.path}: '{name}' has a scale that is no size")
-            judge.projection(name, codes, scales)
-            source.forget()
-            if progress:
-                progress(done + 1, len(projections))
-        for name, _ in tensor_names.all_norms(source.config):
-            judge.gain(name, source.gain(name))
-        for name in tensor_names.float_tables(source.config):
-            judge.table(name, source.table(name), source.float_dtype)
-            source.forget()
+        look_at(source, judge, progress)
     except FormatError as error:
         yield Check("weights", False, str(error))
         return
     shares = ", ".join(f"{share:.1%}" for share in judge.shares)
-    yield Check("weights", True, f"{len(projections)} ternary matrices (-1, 0, 1: {shares})")
+    yield Check("weights", True, f"{judge.matrices} ternary matrices (-1, 0, 1: {shares})")
     dead = judge.dead()
     yield Check("tensors", not dead, in_words(dead) if dead else "none looks dead")
 

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from trilobit import LLM, Embedder, UnsupportedModel
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.dtypes import as_float32
 from trilobit.formats.gguf import types
 from trilobit.formats.gguf.reader import GGUFModel

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from trilobit import LLM, FormatError, SamplingParams, UnsupportedModel
 from trilobit.cli.info import command as info
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.dtypes import as_float32
 from trilobit.formats.gguf import types
 from trilobit.formats.gguf.container import GGUFFile

@@ -16,7 +16,7 @@ from test_gguf_model import FAMILIES, GEMMA, LLAMA, assert_same
 from trilobit import OutputError, UnsupportedModel
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.cli.convert import command
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.gguf.reader import GGUFModel
 from trilobit.formats.gguf.ternary_blocks import I2SLayout
 from trilobit.formats.gguf.writer import GGUFType, write_gguf

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trilobit import LLM, OutputError, RequestError, UnsupportedModel
-from trilobit.convert import Form, convert, form_of
+from trilobit.conversion import Form, convert, form_of
 from trilobit.formats.dtypes import as_float32, from_float32, nearest
 from trilobit.formats.hf.divisors import divisor
 from trilobit.formats.hf.masters import masters
@@ -374,7 +374,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, when: int) -> None:
 LIMITED = """
 import resource, signal, sys
 from trilobit import OutputError
-from trilobit.convert import convert
+from trilobit.conversion import convert
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 try:

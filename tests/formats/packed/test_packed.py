@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trilobit import LLM, FormatError, SamplingParams, TrilobitError
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.formats.dtypes import DTYPES
 from trilobit.formats.packed import reader
 from trilobit.formats.packed.form import bytes_by_part, declare

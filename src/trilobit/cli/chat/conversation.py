@@ -9,7 +9,6 @@ import json
 import os
 from bisect import bisect_left
 from collections.abc import Callable
-from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from trilobit.errors import FormatError, OutputError, RequestError
 from trilobit.formats import json_text
 from trilobit.formats.files import open_file
-from trilobit.formats.leftovers import Hold, part_of, remove_leftovers
+from trilobit.formats.whole_file import write_whole
 from trilobit.text.utf8 import utf8
 
 Message = dict[str, str]
@@ -82,7 +81,8 @@ class Conversation:
                 raise OutputError(f"{path}: is a directory; give a file name")
             if target != self.file and target.exists():
                 raise OutputError(f"{path}: exists already; choose another name")
-            _write(target, json.dumps(self.messages(), ensure_ascii=False, indent=2) + "\n")
+            text = json.dumps(self.messages(), ensure_ascii=False, indent=2) + "\n"
+            write_whole(target, text.encode())
         except OutputError:
             raise
         except ValueError:  # a NUL in the name
@@ -157,17 +157,3 @@ def _message(role: str, content: str) -> Message:
 def _place(path: str | os.PathLike[str]) -> Path:
     """The file that a name means: `~` is home, and a link is what it points to."""
     return Path(os.path.realpath(os.path.expanduser(path)))
-
-
-def _write(path: Path, text: str) -> None:
-    remove_leftovers(path)
-    temporary = part_of(path)
-    try:
-        with temporary.open("w", encoding="utf-8") as file, closing(Hold(temporary)):
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ def documents(path: Path, source: str | None = None) -> Iterator[tuple[int, str]
 
     source: take only lines of a .jsonl whose `source` equals it.
     Raises RecipeError when the file is missing, no regular one, not UTF-8, or not what its name
-    says, and for a line beyond MAX_LINE_BYTES.
+    says, for a line beyond MAX_LINE_BYTES, and for one without a `source` that is asked for.
     """
     inner = path.with_suffix("") if path.suffix == ".xz" else path
     if inner.suffix not in (".jsonl", ".txt"):
@@ -86,7 +86,7 @@ def _jsonl(path: Path, file: IO[bytes], source: str | None) -> Iterator[tuple[in
         try:
             record = json.loads(line)
             text = record["text"]
-            matches = source is None or record.get("source") == source
+            found = record.get("source")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RecipeError(
                 f"{path}: line {number + 1} is no JSON object with a 'text'; mend or remove it"
@@ -99,7 +99,12 @@ def _jsonl(path: Path, file: IO[bytes], source: str | None) -> Iterator[tuple[in
             raise RecipeError(
                 f"{path}: line {number + 1}: 'text' holds half a character; mend or remove it"
             ) from error
-        if matches and text.strip():
+        if source is not None and found is None:
+            raise RecipeError(
+                f"{path}: line {number + 1} has no 'source', and data.source of the recipe takes "
+                f"only lines whose 'source' is {source!r:.60}; leave data.source out to take all"
+            )
+        if (source is None or found == source) and text.strip():
             yield number, text.strip()
 
 

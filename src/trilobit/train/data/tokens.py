@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from trilobit.errors import FormatError, RecipeError
 from trilobit.formats.files import read_bytes
-from trilobit.train.checkpoint import write_whole
+from trilobit.train.checkpoint import fill
 from trilobit.train.data.bpe import BOS, EOS, train_tokenizer
 from trilobit.train.data.documents import documents, unreadable
 from trilobit.train.recipes import Pretrain
@@ -131,7 +131,6 @@ def _write(
     about = {"key": key, "held_out_characters": held_out_characters, "bos_id": bos_id}
 
     def write(partial: Path) -> None:
-        partial.mkdir(parents=True)
         with (
             TokenFile(partial / "train.npy", dtype, bos_id, eos_id) as train,
             TokenFile(partial / "held_out.npy", dtype, bos_id, eos_id) as held_out,
@@ -150,7 +149,7 @@ def _write(
                 "today; put it back, or --fresh to begin anew"
             )
 
-    write_whole(folder, write)
+    fill(folder, write)
 
 
 def _read_through(recipe: Pretrain, *, train: bool) -> tuple[Tokenizer | None, int]:

@@ -7,6 +7,7 @@ table and the tokenizer.
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,10 @@ def convert(
     Raises FormatError for a damaged model, UnsupportedModel for one we do not run, OutputError when
     `out` cannot be written, RequestError when its name stands for no form.
     """
+    _check_path("source", source, "the file or folder of a model")
+    _check_path("out", out, "the name of a file or folder to be written")
+    if to is not None and to not in FORMS:
+        raise RequestError(f"to is {reprlib.repr(to)}; expected one of {', '.join(FORMS)}")
     form = to or form_of(out)
     out = Path(out)
     if i2s_layout is not None and not is_gguf(Path(source)):
@@ -91,6 +96,13 @@ def convert(
     if told is not None and (dead := judge.dead()):
         told(f"{model.path}: looks damaged: {in_words(dead)}; `trilobit verify` tells more")
     return model.config
+
+
+def _check_path(name: str, value: object, what: str) -> None:
+    if not isinstance(value, str | os.PathLike) or not (text := os.fspath(value)):
+        raise RequestError(f"{name} is {reprlib.repr(value)}; give {what}")
+    if "\0" in str(text):
+        raise RequestError(f"{name} is {reprlib.repr(value)}: not a possible file name")
 
 
 def form_of(out: str | os.PathLike[str]) -> Form:
