@@ -115,7 +115,8 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         totals = []
         for (text,) in (request.args for request in requests):
             windows = get_rolling_token_windows(
-                token_list=self.tok_encode(text, add_special_tokens=False),
+                # As its other models do it: a begin token is foretold from another one, too.
+                token_list=self.tok_encode(text),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import lzma
@@ -133,6 +134,12 @@ def _from_folder(folder: Path, task: str, settings: Record) -> Any:
 # ---- running ----------------------------------------------------------------------------------
 
 
+@functools.cache
+def _manager() -> TaskManager:
+    """It reads thousands of files."""
+    return TaskManager()
+
+
 def evaluate(
     llm: LLM,
     tasks: list[str],
@@ -154,7 +161,7 @@ def evaluate(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     disable_progress_bars()
 
-    manager = TaskManager()
+    manager = _manager()
     known = set(manager.all_tasks)
     for task in tasks:
         if task not in known:
