@@ -25,8 +25,8 @@ run: $(VENV)/.installed ## Install what is missing, and let the bundled model wr
 
 dev: $(VENV)/.developed ## Install what training, tests and checks need (PyTorch among it)
 
-test: $(VENV)/.developed ## Run all tests
-	$(BIN)/pytest
+test: $(VENV)/.developed ## Run all tests, a file on each core at a time
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 
 fuzz: $(VENV)/.developed ## Throw mutated files at the readers, FUZZ_SECONDS each (20)
 	@mkdir -p build
