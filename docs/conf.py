@@ -44,6 +44,27 @@ def _link_sources(app: Sphinx, page: str, text: list[str]) -> None:
     text[0] = _OUTSIDE.sub(rf"]({urls['Source']}/blob/main/\1", text[0])
 
 
+_ABOUT = re.compile(r"([a-z_]+(?:, [a-z_]+)*): (\S.*)")
+
+
+def _list_arguments(
+    app: Sphinx, what: str, name: str, it: object, options: object, lines: list[str]
+) -> None:
+    """Make a list of what a docstring says of its arguments, `name: …` at the start of a line."""
+    told: list[str] = []
+    for line in lines:
+        about = _ABOUT.fullmatch(line)
+        if told and not line.startswith(" ") and (about or _begins_argument(told[-1])):
+            told.append("")
+        told.append(f":{about[1]}: {about[2]}" if about else line)
+    lines[:] = told
+
+
+def _begins_argument(line: str) -> bool:
+    return line.startswith((":", "    "))
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _link_sources)
+    app.connect("autodoc-process-docstring", _list_arguments)

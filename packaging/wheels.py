@@ -69,7 +69,7 @@ for argument; do
     esac
     set -- "$@" "$argument"
 done
-exec "{zig}" c++ -target {target} -ffile-prefix-map={source}=. -ffile-prefix-map={site}=. "$@"
+exec "{zig}" c++ -target {target} -ffile-prefix-map={work}=. "$@"
 """
 
 
@@ -161,9 +161,9 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
     """Build and check one wheel; returns it in `out`."""
     folder = source.parent / f"{kind}-{target.tag}"
     folder.mkdir()
-    (site,) = (tools / "lib").glob("python3.*/site-packages")
-    zig = site / "ziglang/zig"
-    compiler = COMPILER.format(zig=zig, target=target.zig, source=source, site=site)
+    # The same compiler for both kinds, so that it finds in its cache what they have in common.
+    (zig,) = (source.parents[1] / "tools-abi3/lib").glob("python3.*/site-packages/ziglang/zig")
+    compiler = COMPILER.format(zig=zig, target=target.zig, work=source.parents[1])
     commands = {"c++": compiler}
     for tool in ("ar", "ranlib", "dlltool"):
         commands[tool] = f'#!/bin/sh\nexec "{zig}" {tool} "$@"\n'
@@ -201,7 +201,7 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
         CMAKE_ARGS=shlex.join(arguments),
         _PYTHON_HOST_PLATFORM=target.tag,  # the wheel's name
         ZIG_GLOBAL_CACHE_DIR=str(WORK / "zig"),
-        ZIG_LOCAL_CACHE_DIR=str(folder / "zig"),
+        ZIG_LOCAL_CACHE_DIR=str(WORK / "zig"),
     )
     (wheel,) = wheels.iterdir()
     check(target, kind, tools, wheel)
