@@ -40,7 +40,9 @@ _OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)")
 
 def _link_sources(app: Sphinx, page: str, text: list[str]) -> None:
     """Lead links that leave this folder to where the sources are published."""
-    urls = dict(line.split(", ", 1) for line in metadata.metadata("trilobit").get_all("Project-URL") or [])
+    urls = dict(
+        line.split(", ", 1) for line in metadata.metadata("trilobit").get_all("Project-URL") or []
+    )
     text[0] = _OUTSIDE.sub(rf"]({urls['Source']}/blob/main/\1", text[0])
 
 

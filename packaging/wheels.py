@@ -69,7 +69,8 @@ for argument; do
     esac
     set -- "$@" "$argument"
 done
-exec "{zig}" c++ -target {target} -ffile-prefix-map={work}=. "$@"
+exec "{zig}" c++ -target {target} -ffile-prefix-map={tools}=. \\
+    -ffile-prefix-map={sources}=. "$@"
 """
 
 
@@ -83,28 +84,29 @@ def run(*command: str | Path, cwd: Path = ROOT, **env: str) -> str:
     return done.stdout
 
 
-def find_pythons() -> dict[str, Path]:
-    """A Python for each kind of wheel: 3.11, and the oldest one that is newer."""
+def find_pythons() -> dict[int, Path]:
+    """The Pythons of this machine that have their headers, by minor version."""
     folders = [Path(sys.base_exec_prefix) / "bin", *map(Path, os.get_exec_path())]
     folders += Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/*/bin")
-    found = {}
-    for kind, minors in (("cp311", (11,)), ("abi3", (12, 13, 14, 15))):
-        candidates = [folder / f"python3.{minor}" for minor in minors for folder in folders]
-        has_headers = "import os, sysconfig as s; os.stat(s.get_path('include') + '/Python.h')"
-        for python in filter(Path.exists, candidates):
-            if not subprocess.run([python, "-c", has_headers], capture_output=True).returncode:
-                found[kind] = python
-                break
-        else:
-            sys.exit(
-                f"{kind} wheels need Python {'3.11' if kind == 'cp311' else '3.12 or newer'} with"
-                " its headers (python3-dev) on the PATH, or in pyenv's folder"
-            )
+    has_headers = "import os, sysconfig as s; os.stat(s.get_path('include') + '/Python.h')"
+    found: dict[int, Path] = {}
+    for minor in range(11, 20):
+        for python in (folder / f"python3.{minor}" for folder in folders):
+            command = (python, "-c", has_headers)
+            if python.exists() and not subprocess.run(command, capture_output=True).returncode:
+                found.setdefault(minor, python)
     return found
 
 
-def make_tools(kind: str, python: Path) -> Path:
-    """An environment of `python` with what builds and checks a wheel; made once."""
+def make_tools(kind: str) -> Path:
+    """An environment with what builds and checks a kind of wheel; made once."""
+    pythons = find_pythons()
+    python = (
+        pythons.get(11) if kind == "cp311" else pythons.get(min(pythons.keys() - {11}, default=0))
+    )
+    if python is None:
+        wanted = "3.11" if kind == "cp311" else "3.12 or newer"
+        sys.exit(f"{kind} wheels need Python {wanted} with its headers, on the PATH or in pyenv's")
     folder = WORK / f"tools-{kind}"
     mark = folder / ".ready"
     wanted = (ROOT / "constraints.txt").read_bytes()
@@ -124,14 +126,17 @@ def build_sdist(tools: Path, out: Path) -> Path:
 
 
 def unpack(sdist: Path, folder: Path) -> Path:
-    """The sources in `folder`, with the types of the module, which only a native build can tell."""
+    """The sources in `folder`, and beside them the module's types: a native build tells those."""
     stub = ROOT / "src/trilobit/_native.pyi"
     if not stub.exists():
         sys.exit(f"{stub.relative_to(ROOT)} is missing; `make run` writes it")
-    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if old.name != "zig":  # the compiler's cache
+            shutil.rmtree(old)
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
-    (source,) = folder.iterdir()
+    source = folder / sdist.name.removesuffix(".tar.gz")
     shutil.copy(stub, source)
     return source
 
@@ -162,8 +167,8 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
     folder = source.parent / f"{kind}-{target.tag}"
     folder.mkdir()
     # The same compiler for both kinds, so that it finds in its cache what they have in common.
-    (zig,) = (source.parents[1] / "tools-abi3/lib").glob("python3.*/site-packages/ziglang/zig")
-    compiler = COMPILER.format(zig=zig, target=target.zig, work=source.parents[1])
+    (zig,) = (WORK / "tools-abi3/lib").glob("python3.*/site-packages/ziglang/zig")
+    compiler = COMPILER.format(zig=zig, target=target.zig, sources=source.parent, tools=WORK)
     commands = {"c++": compiler}
     for tool in ("ar", "ranlib", "dlltool"):
         commands[tool] = f'#!/bin/sh\nexec "{zig}" {tool} "$@"\n'
@@ -200,8 +205,8 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
         PATH=f"{tools / 'bin'}{os.pathsep}{os.environ['PATH']}",
         CMAKE_ARGS=shlex.join(arguments),
         _PYTHON_HOST_PLATFORM=target.tag,  # the wheel's name
-        ZIG_GLOBAL_CACHE_DIR=str(WORK / "zig"),
-        ZIG_LOCAL_CACHE_DIR=str(WORK / "zig"),
+        ZIG_GLOBAL_CACHE_DIR=str(source.parent / "zig"),
+        ZIG_LOCAL_CACHE_DIR=str(source.parent / "zig"),
     )
     (wheel,) = wheels.iterdir()
     check(target, kind, tools, wheel)
@@ -218,13 +223,13 @@ def check(target: Target, kind: str, tools: Path, wheel: Path) -> None:
         run(tools / "bin/abi3audit", "--strict", wheel)
 
 
-def build(targets: list[str], out: Path) -> None:
-    """Write the source archive and the wheels of `targets` into `out`."""
+def build(targets: list[str], out: Path, folder: Path) -> None:
+    """Write the source archive and the wheels of `targets` into `out`; compile in `folder`."""
     out.mkdir(parents=True, exist_ok=True)
-    environments = {kind: make_tools(kind, python) for kind, python in find_pythons().items()}
+    environments = {kind: make_tools(kind) for kind in ("cp311", "abi3")}
     sdist = build_sdist(environments["abi3"], out)
     print(f"{sdist.stat().st_size / 1e6:6.2f} MB  {sdist.name}", flush=True)
-    source = unpack(sdist, WORK / "source")
+    source = unpack(sdist, folder)
     for name in targets:
         target = TARGETS[name]
         for kind, tools in environments.items():
@@ -239,8 +244,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Build wheels for other systems.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", default=list(TARGETS))
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
+    parser.add_argument("--work", type=Path, default=WORK / "build", help="where to compile")
     asked = parser.parse_args()
     unknown = set(asked.targets) - set(TARGETS)
     if unknown:
         parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(TARGETS)}")
-    build(asked.targets, asked.out.resolve())
+    build(asked.targets, asked.out.resolve(), asked.work.resolve())
