@@ -1,4 +1,4 @@
-"""The code of docs/python.md runs."""
+"""The Python code of the pages that show how to begin runs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs/python.md"
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_code_of_the_page_runs() -> None:
-    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-    assert len(code) == 3
+@pytest.mark.parametrize(("page", "blocks"), [("python.md", 3), ("start.md", 1), ("ar.md", 1)])
+def test_the_code_of_the_page_runs(page: str, blocks: int) -> None:
+    code = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
+    assert len(code) == blocks
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "\n".join(code)],
         capture_output=True,
