@@ -182,6 +182,8 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
         "CMAKE_CXX_COMPILER": folder / "c++",
         "CMAKE_AR": folder / "ar",
         "CMAKE_RANLIB": folder / "ranlib",
+        # Linking a program to try the compiler would compile a C++ library for it first.
+        "CMAKE_TRY_COMPILE_TARGET_TYPE": "STATIC_LIBRARY",
         "CMAKE_INSTALL_NAME_TOOL": "/bin/true",  # for macOS; nothing is renamed
         "TRILOBIT_STUB": source / "_native.pyi",
         "SKBUILD_SOABI": f"cpython-311-{target.soabi}",
