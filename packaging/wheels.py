@@ -59,7 +59,8 @@ TARGETS = {
     "windows-amd64": Target("x86_64-windows-gnu", "win_amd64", "Windows", "AMD64"),
 }
 
-# What zig wants said otherwise than clang does.
+# What zig wants said otherwise than clang does. It compiles a C++ library for each target and way of
+# optimising that it links: with -O3 before all else CMake's first trials use the one that is needed.
 COMPILER = """#!/bin/sh
 for argument; do
     shift
@@ -69,7 +70,7 @@ for argument; do
     esac
     set -- "$@" "$argument"
 done
-exec "{zig}" c++ -target {target} -ffile-prefix-map={tools}=. \\
+exec "{zig}" c++ -target {target} -O3 -ffile-prefix-map={tools}=. \\
     -ffile-prefix-map={sources}=. "$@"
 """
 
