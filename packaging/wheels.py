@@ -25,7 +25,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "wheels"
-TOOLS = ("scikit-build-core", "nanobind", "cmake", "ninja", "ziglang", "auditwheel", "abi3audit")
+TOOLS = (
+    *("scikit-build-core", "nanobind", "cmake", "ninja", "ziglang"),
+    *("wheel", "auditwheel", "abi3audit"),
+)
+EPOCH = "315532800"  # the first second that a wheel can tell, as the time of all that is in it
 
 
 @dataclass(frozen=True)
@@ -207,10 +211,12 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
         cwd=source,
         PATH=f"{tools / 'bin'}{os.pathsep}{os.environ['PATH']}",
         CMAKE_ARGS=shlex.join(arguments),
-        _PYTHON_HOST_PLATFORM=target.tag,  # the wheel's name
         ZIG_GLOBAL_CACHE_DIR=str(source.parent / "zig"),
         ZIG_LOCAL_CACHE_DIR=str(source.parent / "zig"),
     )
+    (built,) = wheels.iterdir()
+    command = (tools / "bin/wheel", "tags", "--remove", "--platform-tag", target.tag, built)
+    run(*command, SOURCE_DATE_EPOCH=EPOCH)
     (wheel,) = wheels.iterdir()
     check(target, kind, tools, wheel)
     return Path(shutil.move(wheel, out / wheel.name))
