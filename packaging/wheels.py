@@ -63,8 +63,8 @@ TARGETS = {
     "windows-amd64": Target("x86_64-windows-gnu", "win_amd64", "Windows", "AMD64"),
 }
 
-# What zig wants said otherwise than clang does. It compiles a C++ library for each target and way of
-# optimising that it links: with -O3 before all else CMake's first trials use the one that is needed.
+# What zig wants said otherwise than clang does. It compiles a C++ library for each target and way
+# of optimising that it links: by -O3 before all else CMake's first trials use the one needed.
 COMPILER = """#!/bin/sh
 for argument; do
     shift
@@ -211,6 +211,7 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
         cwd=source,
         PATH=f"{tools / 'bin'}{os.pathsep}{os.environ['PATH']}",
         CMAKE_ARGS=shlex.join(arguments),
+        SOURCE_DATE_EPOCH=EPOCH,
         ZIG_GLOBAL_CACHE_DIR=str(source.parent / "zig"),
         ZIG_LOCAL_CACHE_DIR=str(source.parent / "zig"),
     )

@@ -169,7 +169,8 @@ def debian_python(machine: str) -> Path:
         }
         apt = ("apt-get", "-qq", "-y", *(f"-o{key}={value}" for key, value in settings.items()))
         run(*apt, "update", **os.environ)
-        run(*apt, "install", "--no-install-recommends", "--download-only", "python3", **os.environ)
+        wanted = ("python3", "libstdc++6")  # the latter for numpy
+        run(*apt, "install", "--no-install-recommends", "--download-only", *wanted, **os.environ)
         for package in sorted((root / "apt/archives").glob("*.deb")):
             run("dpkg-deb", "-x", package, root, **os.environ)
     return root
