@@ -15,10 +15,11 @@ BUILD_REQUIREMENTS := scikit-build-core nanobind cmake ninja
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run dev test fuzz check format san bench instructions bundled clean
+.PHONY: help run dev test fuzz check format san bench instructions bundled wheels docs \
+  release-check clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## Install what is missing, and let the bundled model write a story
 	@$(BIN)/trilobit run < /dev/null
@@ -64,6 +65,16 @@ bench: $(VENV)/.installed ## Measure the 2B4T shape beside the machine's own lim
 instructions: $(VENV)/.installed ## Count the instructions of the core's steps beside those kept (needs valgrind)
 	@$(BIN)/python benchmarks/instructions.py
 
+wheels: $(VENV)/.installed ## Build the Linux wheels, or those of TARGETS, into dist
+	$(BIN)/python packaging/wheels.py $(TARGETS)
+
+docs: $(VENV)/.developed ## Write the documentation as a site to build/site, warnings being errors
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
+
+release-check: $(VENV)/.developed ## What a release needs: wheels that run and can be built again
+	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/project/test_wheel.py tests/project/test_release.py
+	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/native/test_native.py -k 'windows or old_and_new'
+
 clean: ## Remove what was built and installed here
 	rm -rf $(VENV) build
 
@@ -75,7 +86,7 @@ $(VENV)/.installed: $(SOURCES) constraints.txt | $(BIN)/pip
 
 $(VENV)/.developed: $(VENV)/.installed
 	@echo "Installing what training, tests and checks need into $(VENV)"
-	@$(PIP) --no-build-isolation --editable '.[eval,train,test,check]'
+	@$(PIP) --no-build-isolation --editable '.[eval,train,test,check,docs]'
 	@touch $@
 
 $(BIN)/pip:

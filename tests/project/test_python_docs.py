@@ -21,7 +21,9 @@ def test_convert_is_the_function_whatever_was_imported_before() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
-@pytest.mark.parametrize(("page", "blocks"), [("python.md", 4), ("evaluation.md", 1)])
+@pytest.mark.parametrize(
+    ("page", "blocks"), [("python.md", 4), ("evaluation.md", 1), ("start.md", 1), ("ar.md", 1)]
+)
 def test_the_code_of_a_page_runs(page: str, blocks: int) -> None:
     code = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
     assert len(code) == blocks
