@@ -116,6 +116,7 @@ class Prompter:
         params: SamplingParams | Items[SamplingParams] | None,
         *,
         n: int = 1,
+        salt: bytes = b"",
     ) -> list[list[Sequence]]:
         """For each prompt `n` sequences; the first of them has the others as its followers.
 
@@ -130,12 +131,14 @@ class Prompter:
                     f"the prompt has {len(ids)} tokens and fills the context of {self.context}; "
                     "shorten the prompt"
                 )
-            sequences = [self._sequence(ids, own, number) for number in range(n)]
+            sequences = [self._sequence(ids, own, number, salt) for number in range(n)]
             sequences[0].followers = sequences[1:]
             made.append(sequences)
         return made
 
-    def _sequence(self, ids: list[int], params: SamplingParams, number: int) -> Sequence:
+    def _sequence(
+        self, ids: list[int], params: SamplingParams, number: int, salt: bytes
+    ) -> Sequence:
         ends = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             ends |= frozenset(self.config.eos_token_ids)
@@ -146,6 +149,7 @@ class Prompter:
             seed=drawn % (1 << 64),
             end_ids=ends,
             limit=min(len(ids) + params.max_tokens, self.context),
+            salt=salt,
         )
         return Sequence(request, tokenizer=self.tokenizer)
 

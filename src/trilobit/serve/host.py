@@ -82,14 +82,17 @@ class Host:
     async def close_idle(self, idle_s: float) -> None:
         """Close what nobody has used for so long."""
         before = time.monotonic() - idle_s
-        for held in [*self._llms.values(), *self._embedders.values()]:
+        for held in self._all():
             if held.model is not None and not held.users and held.last_used_s < before:
                 await _close(held)
 
     async def close(self) -> None:
         """Close all of them; what runs ends with an error."""
-        for held in [*self._llms.values(), *self._embedders.values()]:
+        for held in self._all():
             await _close(held)
+
+    def _all(self) -> list[Held[AsyncLLM] | Held[Embedder]]:
+        return [*self._llms.values(), *self._embedders.values()]
 
 
 @asynccontextmanager
@@ -105,7 +108,7 @@ async def _held(held: Held[Model], opened: Callable[[], Model]) -> AsyncIterator
         held.last_used_s = time.monotonic()
 
 
-async def _close(held: Held[Model]) -> None:
+async def _close(held: Held[AsyncLLM] | Held[Embedder]) -> None:
     model, held.model = held.model, None
     if isinstance(model, AsyncLLM):
         await model.close()
