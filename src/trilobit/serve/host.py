@@ -57,6 +57,11 @@ class Host:
             )
         return asked
 
+    def open_first(self) -> None:
+        """Open the first model here and now, so that what is wrong with it shows before a start."""
+        model = next(iter(self.models.values()))
+        self._llms.setdefault(model, Held()).model = self._open(model)
+
     def opened(self) -> dict[str, AsyncLLM]:
         """Name -> model, of those that generate and are open."""
         found = {name: self._llms.get(model) for name, model in self.models.items()}
@@ -67,7 +72,7 @@ class Host:
         """A model that generates, opened and held."""
         model = self.models[self.name(asked)]
         held = self._llms.setdefault(model, Held())
-        async with _held(held, lambda: AsyncLLM(model, **asdict(self.options))) as llm:
+        async with _held(held, lambda: self._open(model)) as llm:
             yield llm
 
     @asynccontextmanager
@@ -90,6 +95,9 @@ class Host:
         """Close all of them; what runs ends with an error."""
         for held in self._all():
             await _close(held)
+
+    def _open(self, model: str) -> AsyncLLM:
+        return AsyncLLM(model, **asdict(self.options))
 
     def _all(self) -> list[Held[AsyncLLM] | Held[Embedder]]:
         return [*self._llms.values(), *self._embedders.values()]

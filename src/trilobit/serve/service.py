@@ -39,11 +39,9 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open the first model, so that what is wrong shows now; close all at the end."""
+        """While requests come; all models are closed at the end."""
         idle = asyncio.ensure_future(self._close_idle())
         try:
-            async with self.host.llm(None):
-                pass
             yield
         finally:
             idle.cancel()

@@ -18,6 +18,7 @@ class Settings:
     origins: web pages of other servers that may ask. queue: requests that wait beyond those that
     run. body_bytes, prompts, choices: of one request, at most. sender_s: what a request may take to
     arrive. reader_s: how long a reader may take nothing. request_s: what an answer may take.
+    drain_s: what answers may still take when the server is told to stop.
     keep_alive_s: pause of a stream after which a comment is sent. idle_unload_s: models that nobody
     asked for so long are closed; None: never. health_s: a step that takes longer is stuck.
     """
@@ -35,6 +36,7 @@ class Settings:
     reader_s: float = 60.0
     request_s: float = 3600.0
     keep_alive_s: float = 15.0
+    drain_s: float = 30.0
     idle_unload_s: float | None = None
     health_s: float = 30.0
     page: bool = True

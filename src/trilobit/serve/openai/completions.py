@@ -83,10 +83,8 @@ async def _chunks(answer: Answer, body: CompletionBody) -> AsyncIterator[bytes]:
     first = head(answer, prefix="cmpl-", kind="text_completion")
     extra = {"usage": None} if body.wants_usage else {}
     choices = [_Choice(answer, body, index) for index in range(answer.n)]
-    for choice in choices:
-        told = choice.before()
-        if body.echo:
-            yield event(first | {"choices": [told]} | extra)
+    for choice in choices if body.echo else ():
+        yield event(first | {"choices": [choice.before()]} | extra)
     async for index, new in answer:
         if not body.max_tokens:
             told = choices[index].piece("", None, "length")
