@@ -98,6 +98,10 @@ class AsyncLLM:
         """Token ids of a conversation, ready for the reply."""
         return self._prompter.chat_ids(messages)
 
+    def chat_text(self, messages: Items[Message]) -> str:
+        """A conversation as the model's template writes it, ready for the reply."""
+        return self._prompter.chat_text(messages)
+
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> EventStream:
         """Continue a prompt: `async for event in llm.stream(...)`. It is queued at once."""
         [stream] = self._streamed(self._prompter.ids(prompt), params)

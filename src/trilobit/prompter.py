@@ -22,7 +22,7 @@ from trilobit.inputs import (
 )
 from trilobit.model.config import ModelConfig
 from trilobit.sampling import SamplingParams
-from trilobit.text.chat_template import leaves_bos_to_tokenizer
+from trilobit.text.chat_template import leaves_bos_to_tokenizer, render
 from trilobit.text.tokenizer import Tokenizer, without_tokenizer
 
 # A model that was never taught to chat continues the conversation as one text.
@@ -58,6 +58,18 @@ class Prompter:
         """Text of token ids, without special tokens."""
         ids = checked_ids(token_ids, self.config.vocab_size)
         return self._tokenizer().decode(ids)
+
+    def chat_text(self, messages: Items[Message]) -> str:
+        """A conversation as the template writes it, ready for the reply."""
+        tokenizer = self._tokenizer()
+        ends = [tokenizer.token(i) for i in self.config.eos_token_ids]
+        begin = self.config.bos_token_id
+        return render(
+            self.chat_template or _PLAIN_TEMPLATE,
+            checked_messages(messages),
+            bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
+            eos_token=next((end for end in ends if end), ""),
+        )
 
     def chat_ids(self, messages: Items[Message]) -> list[int]:
         """Token ids of a conversation, ready for the reply."""

@@ -17,6 +17,7 @@ from trilobit.cli.options import (
     context_option,
     kv_option,
     layout_option,
+    model_option,
     speculation_option,
     threads_option,
 )
@@ -41,6 +42,7 @@ _KEY_VARIABLE = "TRILOBIT_API_KEY"
     ],
 )
 @click.argument("models", nargs=-1, type=ModelName(), metavar="[[NAME=]MODEL]...")
+@model_option
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where.")
 @click.option(
     "--port",
@@ -163,10 +165,12 @@ def command(
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key: give both, or none")
     from trilobit.serve.app import create_app
-    from trilobit.serve.server import address_of, bind, run
+    from trilobit.serve.server import address_of, bind, check_tls, run
 
     settings = _settings(models or (DEFAULT,), host, **options)
     tls = (str(tls_cert), str(tls_key)) if tls_cert and tls_key else None
+    if tls is not None:
+        check_tls(*tls)
     with bind(host, port) as sock:
         address = address_of(sock, tls=tls is not None)
         names = ", ".join(settings.models)

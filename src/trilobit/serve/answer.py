@@ -20,7 +20,9 @@ from trilobit.engine.event import Completion, Event, TokenLogprob, Usage
 from trilobit.inputs import Message, Prompt
 from trilobit.sampling import SamplingParams
 from trilobit.serve.errors import ApiError
+from trilobit.serve.journal import ANSWERS
 from trilobit.serve.limits import exits
+from trilobit.serve.metrics import Metrics
 from trilobit.serve.service import service_of
 
 _SEED_BITS = 53  # JavaScript's numbers hold them
@@ -43,13 +45,16 @@ class Answer:
         streams: list[EventStream],
         seed: int,
         prompt_logprobs: list[list[TokenLogprob]] | None,
+        metrics: Metrics,
+        started_s: float,
     ) -> None:
         self.model, self.llm, self.seed = name, llm, seed
         self.prompts, self.prompt_logprobs = prompts, prompt_logprobs
         self.created = int(time.time())
         self.id = secrets.token_hex(12)
         self.n = len(streams)
-        self._streams = streams
+        self._streams, self._metrics = streams, metrics
+        self._started_s = started_s
         self._error: ApiError | None = None
 
     @property
@@ -93,7 +98,8 @@ class Answer:
             stream.end()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
-        async for choice, event in self._events():
+        events = self._metrics.watched(self.model, self._events(), self._started_s)
+        async for choice, event in events:
             if self._error is not None:
                 break
             yield choice, event
@@ -150,6 +156,7 @@ async def ask(
 
     Raises ApiError or TrilobitError for what cannot be asked.
     """
+    started_s = time.perf_counter()
     service = service_of(request)
     name = service.host.name(model)
     asked = [prompt] if prompt is not None else list(prompts)
@@ -180,6 +187,16 @@ async def ask(
             one, n, replace(params, seed=(seed + number * n) % (1 << 64)), cache_salt=cache_salt
         )
     ]
-    answer = Answer(name, llm, prompts=ids, streams=streams, seed=seed, prompt_logprobs=logprobs)
+    answer = Answer(
+        name,
+        llm,
+        prompts=ids,
+        streams=streams,
+        seed=seed,
+        prompt_logprobs=logprobs,
+        metrics=service.metrics,
+        started_s=started_s,
+    )
+    request.scope[ANSWERS].append(answer)
     stack.enter_context(service.answering(answer))
     return answer

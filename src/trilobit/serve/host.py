@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Generic, TypeVar
@@ -17,6 +18,8 @@ from trilobit.async_llm import AsyncLLM
 from trilobit.embedder import Embedder
 from trilobit.engine.options import EngineOptions
 from trilobit.serve.errors import ApiError
+
+_EMBEDDING_THREADS = 4  # calls at once; they share their steps
 
 Model = TypeVar("Model", AsyncLLM, Embedder)
 
@@ -42,6 +45,8 @@ class Host:
         # By what is opened: two names may mean the same.
         self._llms: dict[str, Held[AsyncLLM]] = {}
         self._embedders: dict[str, Held[Embedder]] = {}
+        # Of their own: tokenizing for chats must not wait for them.
+        self.embedding_threads = ThreadPoolExecutor(_EMBEDDING_THREADS, "trilobit-embedding")
 
     def name(self, asked: str | None) -> str:
         """The model's name; ApiError for one that is not here."""

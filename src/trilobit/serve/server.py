@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +24,11 @@ from trilobit.serve.connection import Connection
 from trilobit.serve.errors import log_fault
 from trilobit.serve.service import Service
 
+_REMEDIES = {
+    errno.EADDRINUSE: "stop what listens there, or take another --port",
+    errno.EADDRNOTAVAIL: "take an address of this machine as --host, or leave it out",
+    errno.EACCES: "the system keeps that one for itself: take a --port above 1023",
+}
 _BACKLOG = 1024
 _MOST_CONNECTIONS = 4096
 _FILES = 64  # descriptors that are no connections
@@ -45,9 +52,7 @@ def bind(host: str, port: int) -> socket.socket:
         sock.bind(address)
     except OSError as error:
         sock.close()
-        remedy = "stop what listens there, or take another --port"
-        if isinstance(error, PermissionError):
-            remedy = "ports below 1024 are the system's: take another --port"
+        remedy = _REMEDIES.get(error.errno or 0, "take another --port")
         raise RequestError(f"{host} port {port}: {error.strerror}; {remedy}") from None
     return sock
 
@@ -57,6 +62,22 @@ def address_of(sock: socket.socket, *, tls: bool = False) -> str:
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     return f"{'https' if tls else 'http'}://{shown}:{port}"
+
+
+def check_tls(certificate: str, key: str) -> None:
+    """RequestError where the two cannot serve."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_one)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "unreadable"
+        raise RequestError(
+            f"{certificate}, {key}: no certificate with its key ({reason}); give both as PEM, "
+            "without a password"
+        ) from None
+
+
+def _no_one() -> str:
+    raise ValueError("the key has a password")
 
 
 def run(
@@ -96,6 +117,8 @@ def run(
     )
     # It would log errors with the words of requests in them; ours are logged by `errors`.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    if settings.json_logs:
+        logging.getLogger("trilobit.requests").setLevel(logging.INFO)
     service.host.open_first()
     _Server(config, service, ready).run(sockets=[sock])
 
@@ -139,7 +162,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Hear signals while it serves."""
+        """Hear signals while it serves, where that can be: on the main thread."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, self.handle_exit) for number in numbers}
         try:

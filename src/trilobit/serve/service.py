@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from trilobit.serve.errors import ApiError
 from trilobit.serve.host import Host
+from trilobit.serve.metrics import Metrics
 from trilobit.serve.pulse import Pulse
 from trilobit.serve.queue import Queue
 from trilobit.serve.settings import Settings
@@ -33,6 +34,7 @@ class Service:
         self.settings = settings
         self.host = Host(settings.models, settings.engine)
         self.queue = Queue(settings.engine.max_sequences + settings.queue)
+        self.metrics = Metrics(self.host, self.queue)
         self.pulse = Pulse()
         self.started = int(time.time())
         self._answers: set[Running] = set()

@@ -10,6 +10,8 @@ from trilobit.sampling import SamplingParams
 from trilobit.serve.answer import Answer
 from trilobit.serve.body import Body
 
+_DIGITS = 20  # that no token id has
+
 
 class StreamOptions(Body):
     """include_usage: tell the counts of tokens in a last chunk of their own."""
@@ -79,8 +81,12 @@ class Sampling(Harmless):
 
 
 def _bias(given: dict[str, float]) -> Any:
-    """OpenAI's keys are texts, as all keys of JSON; what is no number SamplingParams refuses."""
-    return {int(key) if key.isascii() and key.isdigit() else key: v for key, v in given.items()}
+    """OpenAI's keys are texts, as all keys of JSON; what is no id SamplingParams refuses."""
+
+    def token_id(key: str) -> int | str:
+        return int(key) if key.isascii() and key.isdigit() and len(key) < _DIGITS else key
+
+    return {token_id(key): value for key, value in given.items()}
 
 
 def head(answer: Answer, *, prefix: str, kind: str) -> dict[str, Any]:
