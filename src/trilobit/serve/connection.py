@@ -28,7 +28,8 @@ class Connection(H11Protocol):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._header_s, self._reader_s, self._most = header_s, reader_s, most
-        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None  # of a header
+        self._patience: asyncio.TimerHandle | None = None  # with a reader
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, if there is room for one more."""
@@ -54,13 +55,20 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         """The reader is behind: it has a while to catch up."""
         super().pause_writing()
-        self._forget()
-        self._deadline = self.loop.call_later(self._reader_s, self.transport.abort)
+        self._patience = self.loop.call_later(self._reader_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         """It caught up."""
-        self._forget()
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
         super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, whose header may have begun to come already."""
+        super().on_response_complete()
+        if self._deadline is None and self._between_requests() and self.conn.trailing_data[0]:
+            self._expect_header()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, or has too large a header."""
