@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
 from pathlib import Path
 
+import pytest
 from live_server import PATIENCE_S, serving
 
 from trilobit.bundled import DEFAULT
+from trilobit.engine.options import EngineOptions
+from trilobit.serve.errors import ApiError
+from trilobit.serve.host import Host
 
 LONG = {"prompt": "Once", "max_tokens": 500, "ignore_eos": True, "stream": True, "n": 8}
+FEW = {"n": 1, "max_tokens": 100}
 SECRET = "a-word-that-nobody-may-log"
 
 
@@ -22,7 +28,7 @@ def test_sigterm_lets_32_streams_end_and_exits_with_0() -> None:
 
         def read(begun: threading.Semaphore) -> None:
             text = ""
-            with client.stream("POST", "/v1/completions", json=LONG | {"n": 1, "max_tokens": 100}) as stream:
+            with client.stream("POST", "/v1/completions", json=LONG | FEW) as stream:
                 for part in stream.iter_text():
                     if not text:
                         begun.release()
@@ -100,3 +106,47 @@ def test_ctrl_c_ends_a_server_that_has_nothing_to_do_at_once() -> None:
         assert live.process.wait(PATIENCE_S) == 0
         assert live.process.stderr is not None
         assert live.process.stderr.read() == ""
+
+
+def test_memory_is_a_promise() -> None:
+    """What is promised is what the whole process has at its peak, under all kinds of load."""
+    most_mb = 330
+    with serving("--memory", f"{most_mb}M") as live, live.client() as client:
+        for body in (
+            LONG | {"n": 64, "prompt": "Once upon a time " * 50, "max_tokens": 40},
+            {"prompt": ["The dog ran. " * 80] * 3, "echo": True, "logprobs": 20, "max_tokens": 0},
+            {"prompt": "x" * 4_000_000},
+        ):
+            client.post("/v1/completions", json=body)
+        client.post("/v1/embeddings", json={"input": ["The cat ran. " * 80] * 16})
+        status = Path(f"/proc/{live.process.pid}/status").read_text(encoding="ascii")
+    peak_mb = int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    assert peak_mb < most_mb * 1.048576
+
+
+def test_what_cannot_fit_is_refused_at_the_start() -> None:
+    refused = pytest.raises(AssertionError, match="error: .* no memory is left for it: ")
+    with refused, serving("--memory", "60M"):
+        pass
+
+
+def test_a_model_that_nobody_uses_makes_room_for_one_that_is_asked_for(model_file: Path) -> None:
+    async def main() -> None:
+        first = Host({"a": DEFAULT, "b": str(model_file)}, EngineOptions(kv_memory_mb=1), 1 << 40)
+        async with first.llm("a") as a, first.llm("b") as b:
+            both = a.memory_bytes + b.memory_bytes
+        await first.close()
+        own = int(first._own_mb * 1e6)
+        host = Host(first.models, first.options, own + both - 1_000_000)
+        host._own_mb = first._own_mb
+        async with host.llm("a"):
+            with pytest.raises(ApiError, match="in use: ask again later"):
+                async with host.llm("b"):
+                    pass
+        async with host.llm("b"):
+            assert list(host.opened()) == ["b"]
+        async with host.llm("a"):
+            assert list(host.opened()) == ["a"]
+        await host.close()
+
+    asyncio.run(main())
