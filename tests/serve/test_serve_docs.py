@@ -69,5 +69,5 @@ def test_the_defaults_of_the_page_are_so() -> None:
     assert f"{limits['max_sequences']} (`--max-sequences`), {limits['queue']} (`--queue`)" in PAGE
     assert f"{settings.sender_s:g} s; 408" in PAGE
     assert f"{settings.reader_s:g} s; the connection" in PAGE
-    assert f"{settings.choices}, {settings.prompts}, {settings.embeddings}; 400" in PAGE
+    assert f"{settings.choices}, {settings.embeddings}; 400" in PAGE
     assert f"quiet for {settings.keep_alive_s:g} s" in PAGE
