@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import socket
+import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from live_server import PATIENCE_S, Live, serving
 
 from trilobit import AsyncLLM
 from trilobit.bundled import DEFAULT
+from trilobit.engine.batch import Batch
 from trilobit.engine.options import EngineOptions
 from trilobit.machine import peak_rss_mb
 from trilobit.serve.app import create_app
@@ -491,6 +493,33 @@ def test_only_requests_of_one_salt_share_a_cache() -> None:
             assert await cached("yours") == 0
             assert await cached("mine") > 0
             assert await cached("") > 0  # as without
+
+    run(main())
+
+
+def test_health_fails_while_decoding_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = app_of(health_s=0.05)
+    stuck = threading.Event()
+
+    async def main() -> None:
+        llm = await opened(app)
+        backend = llm.engine.backend
+        forward = backend.forward
+
+        def late(batch: Batch) -> None:
+            stuck.wait(PATIENCE_S)
+            forward(batch)
+
+        monkeypatch.setattr(backend, "forward", late)
+        async with caller(app) as client:
+            asked = asyncio.ensure_future(client.post("/v1/completions", json=LONG))
+            while (told := await client.get("/health")).status_code == 200:
+                await asyncio.sleep(0.01)
+            assert told.status_code == 503
+            assert "no token within 0.05 s" in told.json()["error"]["message"]
+            stuck.set()
+            assert (await asked).status_code == 200
+            assert (await client.get("/health")).status_code == 200
 
     run(main())
 
