@@ -86,7 +86,7 @@ $(VENV)/.installed: $(SOURCES) constraints.txt | $(BIN)/pip
 
 $(VENV)/.developed: $(VENV)/.installed
 	@echo "Installing what training, tests and checks need into $(VENV)"
-	@$(PIP) --no-build-isolation --editable '.[eval,train,test,check,docs]'
+	@$(PIP) --no-build-isolation --editable '.[server,eval,train,test,check,docs]'
 	@touch $@
 
 $(BIN)/pip:

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilobit.console import Bars
-from trilobit.engine.blocks import KvDtype, blocks_for
+from trilobit.engine.blocks import KvDtype, block_bytes, blocks_for
 from trilobit.engine.engine import Engine
+from trilobit.engine.memory import step_bytes
 from trilobit.engine.native import NativeBackend
 from trilobit.engine.options import EngineOptions, whole
 from trilobit.engine.reading import State
@@ -96,6 +97,11 @@ class Embedder:
             kv_dtype=options.kv_dtype,
             layout=self.layout,
             files=packed.row_files(),
+        )
+        self.memory_bytes: int = (
+            packed.file.size_bytes
+            + step_bytes(self.config, max_batch_tokens)
+            + backend.blocks * block_bytes(self.config, kv_dtype)
         )
         packed.fetch_rows()
         # As many texts as a step has tokens: each has one at least.
@@ -183,6 +189,13 @@ class Embedder:
         ids = [self._ids(n, text, before, truncate) for n, text in enumerate(several)]
         states = self._pooled(ids, steps(progress, "Embedding"))
         return pack_vectors(self._unit(states[:, :dimensions]), precision)
+
+    def count_tokens(
+        self, texts: Items[str], *, instruction: str | None = None, prompt: str | None = None
+    ) -> int:
+        """Tokens that `encode` reads of these texts, all together."""
+        before = self._prompt(instruction, prompt)
+        return sum(len(self._ids(n, text, before, False)) for n, text in enumerate(texts))
 
     # ---- text ---------------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ _COMMANDS = {
     "run": "Talk to MODEL, ask it something, or let it tell a story.",
     "generate": "Continue a prompt, for people and for programs.",
     "chat": "Talk to a model in the terminal.",
+    "serve": "Serve models by HTTP, in the APIs that clients speak.",
+    "replay": "Ask again what a server was asked, and compare every byte.",
     "embed": "Print vectors of texts, to search and compare them.",
     "info": "Explain a model file: shape, parameters, bits per weight, bytes by part.",
     "pull": "Download a model by name, and pack it.",
@@ -44,7 +46,12 @@ _COMMANDS = {
 }
 
 # What a command needs beyond the package itself -> the extra that brings it; else it is train's.
-_EXTRAS = {"lm_eval": "eval", "datasets": "eval"}
+_EXTRAS = {
+    **dict.fromkeys(("datasets", "lm_eval"), "eval"),
+    **dict.fromkeys(
+        ("fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"), "server"
+    ),
+}
 
 
 # What other programs call it -> what to type.

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Items
 
 from trilobit.engine.batch import Batch
-from trilobit.engine.blocks import BLOCK, ROOT, BlockPool, blocks_for, key_of
+from trilobit.engine.blocks import BLOCK, BlockPool, blocks_for, key_of
 from trilobit.engine.event import TokenLogprob
 from trilobit.engine.pace import Pace, at_least
 from trilobit.engine.reading import Wants
@@ -160,7 +160,7 @@ class Scheduler:
             # Rows of tokens that are in the cache would be missing: a reading computes its own.
             reading, tokens = sequence.reading, sequence.tokens
             blocks, key = self.pool.match(
-                tokens if reading is None else tokens[: reading.first + 1]
+                tokens if reading is None else tokens[: reading.first + 1], sequence.root
             )
             needed = sequence.needed_blocks - len(blocks)
             cached, sequence.computed = sequence.computed, len(blocks) * BLOCK
@@ -190,7 +190,7 @@ class Scheduler:
 
     def _free(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
-        sequence.blocks, sequence.key, sequence.computed = [], ROOT, 0
+        sequence.blocks, sequence.key, sequence.computed = [], sequence.root, 0
 
     # ---- the books ----------------------------------------------------------------------------
 
