@@ -23,6 +23,7 @@ from trilobit.inputs import (
 from trilobit.model.config import ModelConfig
 from trilobit.sampling import SamplingParams
 from trilobit.text.chat_template import leaves_bos_to_tokenizer
+from trilobit.text.grammar import Grammar, Grammars
 from trilobit.text.tokenizer import Tokenizer, without_tokenizer
 
 # A model that was never taught to chat continues the conversation as one text.
@@ -36,7 +37,8 @@ _MOST_COMPLETIONS = 1 << 10  # of one prompt
 class Prompter:
     """The text side of a model.
 
-    name: what the user calls it. context: tokens of prompt and output together.
+    name: what the user calls it. context: tokens of prompt and output together. grammars: compiles
+    them for the tokenizer, which a model without one has none of.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Prompter:
     chat_template: str | None
     add_bos: bool
     context: int
+    grammars: Grammars | None = None
 
     # ---- text and ids -------------------------------------------------------------------------
 
@@ -140,14 +143,30 @@ class Prompter:
         if not params.ignore_eos:
             ends |= frozenset(self.config.eos_token_ids)
         drawn = secrets.randbits(64) if params.seed is None else params.seed + number
+        limit = min(len(ids) + params.max_tokens, self.context)
+        grammar = self.grammar(params)
+        # A grammar offers its end as soon as it may come: who ignores that one waits for the last.
+        ignored = params.ignore_eos and grammar is not None
+        eos = frozenset(self.config.eos_token_ids if ignored else ())
         request = Request(
             prompt=ids,
             params=params,
             seed=drawn % (1 << 64),
             end_ids=ends,
-            limit=min(len(ids) + params.max_tokens, self.context),
+            limit=limit,
+            grammar=grammar,
+            min_tokens=limit if ignored else params.min_tokens,
+            held_ids=ends | eos if ignored or params.min_tokens else frozenset(),
         )
         return Sequence(request, tokenizer=self.tokenizer)
+
+    def grammar(self, params: SamplingParams) -> Grammar | None:
+        """What the output must be, compiled: the first time that may take seconds."""
+        if params.constraint is None:
+            return None
+        self._tokenizer()
+        assert self.grammars is not None
+        return self.grammars.compile(params.constraint)
 
     def _params(
         self, params: SamplingParams | Items[SamplingParams] | None, count: int

@@ -120,7 +120,11 @@ class Engine:
     def _chosen(self, batch: Batch) -> list[list[int] | Exception]:
         """The next tokens, and what readings want, of the batch that was computed."""
         samplers = [one.sampler for one in batch.asking]
-        chosen = self.backend.choose(samplers, batch.drafts_of_asking())
+        drafts = batch.drafts_of_asking()
+        allowed, failed = self._allowed(batch.asking, drafts)
+        chosen = self.backend.choose(samplers, drafts, allowed)
+        for number, error in failed.items():
+            chosen[number] = error
         for sequence, start, first, count in batch.readings:
             assert sequence.reading is not None
             if sequence.wants == "states":
@@ -131,6 +135,22 @@ class Engine:
                 rows = self.backend.logits(first + done, min(some, count - done))
                 sequence.reading.take(start + done, rows)
         return chosen
+
+    def _allowed(
+        self, asking: list[Sequence], drafts: list[list[int]]
+    ) -> tuple[list[NDArray[np.uint32] | None], dict[int, Exception]]:
+        """What grammars leave to choose from; and which of them fail, and why."""
+        if all(one.grammar is None for one in asking):
+            return [], {}
+        allowed: list[NDArray[np.uint32] | None] = [None] * len(asking)
+        failed: dict[int, Exception] = {}
+        for number, (sequence, draft) in enumerate(zip(asking, drafts, strict=True)):
+            if sequence.grammar is not None:
+                try:
+                    allowed[number] = sequence.grammar.allowed(draft)
+                except Exception as error:  # ends this sequence only
+                    failed[number] = error
+        return allowed, failed
 
     def _finish(self, batch: Batch, chosen: list[list[int] | Exception], started: float) -> None:
         logprobs = self._logprobs(batch, chosen)

@@ -6,6 +6,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from trilobit.sampling import SamplingParams
+from trilobit.text.grammar import Grammar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +14,8 @@ class Request:
     """One line of tokens to be continued.
 
     prompt: token ids. seed: of its sampling, drawn already. end_ids: tokens that end the output.
-    limit: tokens of prompt and output together.
+    limit: tokens of prompt and output together. grammar: of params.constraint, compiled. held_ids:
+    tokens that are not chosen before min_tokens have come.
     """
 
     prompt: Items[int]
@@ -21,3 +23,6 @@ class Request:
     seed: int
     end_ids: frozenset[int] = frozenset()
     limit: int
+    grammar: Grammar | None = None
+    min_tokens: int = 0
+    held_ids: frozenset[int] = frozenset()

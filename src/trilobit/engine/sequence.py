@@ -29,9 +29,9 @@ class Sequence:
 
     tokens: prompt and output. computed: how many of them have their keys and values in `blocks`.
     text: the output so far. followers: sequences of the same prompt, which are queued when this one
-    has put it into the cache. sink: called, on whatever thread runs the engine, when there is
-    something new to read; must not block. Everything but the measures follows from `tokens`: see
-    `restart`.
+    has put it into the cache. grammar: where the output is in it, if it has one. sink: called, on
+    whatever thread runs the engine, when there is something new to read; must not block. Everything
+    but the measures follows from `tokens`: see `restart`.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Sequence:
         self.text = ""
         self._text = self._tokenizer.stream() if self._tokenizer else None
         self._stops = StopStrings(tuple(self.request.params.stop))
+        self.grammar = self.request.grammar.start() if self.request.grammar else None
         if self.reading is not None:
             self.reading.begin()
 
@@ -167,18 +168,27 @@ class Sequence:
         token_id = self.tokens[count - 1]
         ended = token_id in self.request.end_ids
         last = ended or count >= self.request.limit
+        complete = False  # by its grammar: nothing more may come
         try:
+            if self.grammar is not None and not ended:
+                self.grammar.accept(token_id)
+                complete = self.grammar.ended
+                last = last or complete
             if self._text is not None:
-                self.text += self._stops.add("" if ended else self._text.add(token_id))
+                text = "" if ended else self._text.add(token_id)
+                early = count - self.prompt_tokens <= self.request.params.min_tokens
+                self.text += text if early else self._stops.add(text)
                 if last and not self._stops.stopped:
                     self.text += self._stops.add(self._text.finish())
                     self.text += self._stops.finish()
-        except Exception as error:  # a tokenizer that fails on an output fails only that one
+        except Exception as error:  # a tokenizer or grammar that fails on an output fails only that
             self.error = error
             return
         if ended or self._stops.stopped:
             # Before finish_reason, which tells readers on other threads that all is there.
             self.stop_reason = token_id if ended else self._stops.found
+            self.finish_reason = "stop"
+        elif complete:
             self.finish_reason = "stop"
         elif last:
             self.finish_reason = "length"

@@ -103,6 +103,11 @@ class Tokenizer:
         found: str | None = self._inner.id_to_token(token_id)
         return found
 
+    def to_json(self) -> str:
+        """The tokenizer as a `tokenizer.json` again."""
+        text: str = self._inner.to_str()
+        return text
+
     def special_prefix(self) -> list[int]:
         """Special ids that the tokenizer itself would put before a text."""
         return self._added()[0]
