@@ -10,23 +10,26 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as Items
+from functools import cached_property
 from pathlib import Path
 from typing import Unpack
 from weakref import WeakKeyDictionary, ref
 
 from trilobit.bundled import DEFAULT
-from trilobit.engine.event import Completion, Event, Score
+from trilobit.engine.engine import Engine
+from trilobit.engine.event import Completion, Event, Score, TokenLogprob
 from trilobit.engine.options import EngineOptions, Options
-from trilobit.engine.reading import Logprobs
+from trilobit.engine.reading import Logprobs, TopLogprobs
 from trilobit.engine.request import Request
 from trilobit.engine.sequence import Sequence
 from trilobit.engine.worker import Worker
-from trilobit.inputs import Message, Prompt
+from trilobit.inputs import Message, Prompt, TokenIds
 from trilobit.model.config import ModelConfig
 from trilobit.opened import open_model
 from trilobit.progress import Watch
 from trilobit.sampling import SamplingParams
 from trilobit.stream import EventReader
+from trilobit.text.tokenizer import Tokenizer
 
 
 class AsyncLLM:
@@ -48,6 +51,7 @@ class AsyncLLM:
         self.path: Path = opened.path
         self.config: ModelConfig = opened.config
         self.threads: int = opened.threads
+        self._fingerprint = opened.fingerprint
         self._prompter, self._worker = opened.prompter, opened.worker
         self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = (
             WeakKeyDictionary()
@@ -58,15 +62,80 @@ class AsyncLLM:
         """Tokens of prompt and output together, at most."""
         return self._prompter.context
 
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer, if it has one."""
+        return self._prompter.tokenizer
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model was published with a form for conversations."""
+        return self._prompter.chat_template is not None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that decides which tokens come: the weights, this version, the cache's type."""
+        return self._fingerprint()
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it, for counts and measures; RequestError after `close`."""
+        return self._worker.engine
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, as `LLM.encode`."""
+        return self._prompter.encode(text)
+
+    def decode(self, token_ids: TokenIds) -> str:
+        """Text of token ids, as `LLM.decode`."""
+        return self._prompter.decode(token_ids)
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt of any form, which fit the context."""
+        return self._prompter.ids(prompt)
+
+    def chat_ids(self, messages: Items[Message]) -> list[int]:
+        """Token ids of a conversation, ready for the reply."""
+        return self._prompter.chat_ids(messages)
+
+    def chat_text(self, messages: Items[Message]) -> str:
+        """A conversation as the model's template writes it, ready for the reply."""
+        return self._prompter.chat_text(messages)
+
+    async def prepare(self, params: SamplingParams) -> None:
+        """Compile what the output must be, in another thread; RequestError if that cannot be.
+
+        Calls that are awaited do so themselves. `stream` and its kin cannot: where nothing was
+        prepared or asked before, they compile at once, which may keep the event loop for a while.
+        """
+        if params.constraint is not None:
+            await asyncio.to_thread(self._prompter.grammar, params)
+
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> EventStream:
         """Continue a prompt: `async for event in llm.stream(...)`. It is queued at once."""
-        return self._streamed(self._prompter.ids(prompt), params)
+        [stream] = self._streamed(self._prompter.ids(prompt), params)
+        return stream
+
+    def stream_choices(
+        self,
+        prompt: Prompt,
+        n: int,
+        params: SamplingParams | None = None,
+        *,
+        cache_salt: str | None = None,
+    ) -> list[EventStream]:
+        """Continue a prompt in `n` ways, each event by event; the prompt is computed once.
+
+        cache_salt: of what others asked, only that with the same one serves this prompt's cache.
+        """
+        return self._streamed(self._prompter.ids(prompt), params, n=n, salt=_salt(cache_salt))
 
     def stream_chat(
         self, messages: Items[Message], params: SamplingParams | None = None
     ) -> EventStream:
         """Answer a conversation, event by event."""
-        return self._streamed(self._prompter.chat_ids(messages), params)
+        [stream] = self._streamed(self._prompter.chat_ids(messages), params)
+        return stream
 
     async def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Completion:
         """Continue a prompt."""
@@ -94,6 +163,21 @@ class AsyncLLM:
         await self._run([Sequence(request, reading=reading)])
         return Score(token_ids=tuple(ids), logprobs=reading.values)
 
+    async def prompt_logprobs(
+        self, prompt: Prompt, top: int, *, cache_salt: str | None = None
+    ) -> list[TokenLogprob]:
+        """Of every token of a prompt but the first, after those before it, and the `top` likeliest.
+
+        As `score` has them, with the same bits.
+        """
+        ids = self._prompter.ids(prompt)
+        reading = TopLogprobs(ids, SamplingParams(logprobs=top).logprobs or 0)
+        request = Request(
+            prompt=ids, params=SamplingParams(), seed=0, limit=len(ids), salt=_salt(cache_salt)
+        )
+        await self._run([Sequence(request, reading=reading)])
+        return reading.values
+
     async def close(self) -> None:
         """Give the memory of the model back. Requests that run end with an error."""
         await asyncio.to_thread(self._worker.close)
@@ -111,16 +195,20 @@ class AsyncLLM:
 
     # ---- running ------------------------------------------------------------------------------
 
-    def _streamed(self, ids: list[int], params: SamplingParams | None) -> EventStream:
-        [[sequence]] = self._prompter.sequences([ids], params)
+    def _streamed(
+        self, ids: list[int], params: SamplingParams | None, *, n: int = 1, salt: bytes = b""
+    ) -> list[EventStream]:
+        [sequences] = self._prompter.sequences([ids], params, n=n, salt=salt)
         mailbox = self._mailbox()
-        stream = EventStream(sequence, self._worker, mailbox)
-        self._worker.submit([sequence])
-        return stream
+        streams = [EventStream(sequence, self._worker, mailbox) for sequence in sequences]
+        self._worker.submit(sequences[:1])
+        return streams
 
     async def _complete(
         self, ids: list[int], params: SamplingParams | None, *, n: int
     ) -> list[Completion]:
+        if params is not None:
+            await self.prepare(params)
         [sequences] = self._prompter.sequences([ids], params, n=n)
         await self._run(sequences)
         return [one.completion() for one in sequences]
@@ -171,16 +259,22 @@ class EventStream:
             while not self._reader.has_more:
                 await self._mailbox.news_of(self._sequence)
         except asyncio.CancelledError:
-            self._end()
+            self.end()
             raise
         if self._sequence.error is not None:
             self._reader.ended = True
             raise self._sequence.error
         return self._reader.take()
 
+    def end(self) -> None:
+        """End the request if it is not over; who reads it elsewhere gets what has come."""
+        if not self._sequence.over:
+            self._worker.abandon([self._sequence])
+        self._mailbox.close(self._sequence)
+
     async def aclose(self) -> None:
         """End the request if it is not over."""
-        self._end()
+        self.end()
         self._reader.ended = True
 
     async def __aenter__(self) -> EventStream:
@@ -191,7 +285,7 @@ class EventStream:
 
     def __del__(self) -> None:
         if hasattr(self, "_reader"):  # not one whose making was interrupted
-            self._end()
+            self.end()
 
     @property
     def completion(self) -> Completion:
@@ -202,11 +296,6 @@ class EventStream:
     def prompt_tokens_done(self) -> int:
         """Tokens of the prompt that are computed by now, or were in the cache."""
         return self._sequence.prompt_tokens_done
-
-    def _end(self) -> None:
-        if not self._sequence.over:
-            self._worker.abandon([self._sequence])
-        self._mailbox.close(self._sequence)
 
 
 class _Mailbox:
@@ -260,3 +349,7 @@ class _Mailbox:
                 self.close(sequence)
             elif sequence in self._bells:
                 self._bells[sequence].set()
+
+
+def _salt(text: str | None) -> bytes:
+    return b"" if text is None else text.encode("utf-8", "surrogatepass")

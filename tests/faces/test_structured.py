@@ -245,12 +245,12 @@ def test_async_requests_compile_off_the_event_loop(monkeypatch: pytest.MonkeyPat
             monkeypatch.setattr(grammars, "_made", noted)
             check("schema", await llm.generate(PROMPTS[0], params("schema")))
             text = ""
+            await llm.prepare(params("regex"))
             async for event in llm.stream(PROMPTS[0], params("regex")):
                 text += event.text
             assert re.fullmatch(WORDS, text)
             with pytest.raises(RequestError, match="regex: cannot be used"):
-                async for _ in llm.stream(PROMPTS[0], SamplingParams(regex="[")):
-                    pass
+                await llm.prepare(SamplingParams(regex="["))
             with pytest.raises(RequestError, match="regex: cannot be used"):
                 await llm.generate(PROMPTS[0], SamplingParams(regex="["))
             assert len(where) >= 3

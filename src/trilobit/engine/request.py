@@ -14,8 +14,9 @@ class Request:
     """One line of tokens to be continued.
 
     prompt: token ids. seed: of its sampling, drawn already. end_ids: tokens that end the output.
-    limit: tokens of prompt and output together. grammar: of params.constraint, compiled. held_ids:
-    tokens that are not chosen before min_tokens have come.
+    limit: tokens of prompt and output together. salt: only requests with the same one share what
+    is cached of their prompts. grammar: of params.constraint, compiled. held_ids: tokens that are
+    not chosen before min_tokens have come.
     """
 
     prompt: Items[int]
@@ -23,6 +24,7 @@ class Request:
     seed: int
     end_ids: frozenset[int] = frozenset()
     limit: int
+    salt: bytes = b""
     grammar: Grammar | None = None
     min_tokens: int = 0
     held_ids: frozenset[int] = frozenset()
