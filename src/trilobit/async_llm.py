@@ -29,7 +29,9 @@ from trilobit.opened import open_model
 from trilobit.progress import Watch
 from trilobit.sampling import SamplingParams
 from trilobit.stream import EventReader
+from trilobit.text.reply import Reply
 from trilobit.text.tokenizer import Tokenizer
+from trilobit.text.tools import Toolbox
 
 
 class AsyncLLM:
@@ -94,13 +96,33 @@ class AsyncLLM:
         """Token ids of a prompt of any form, which fit the context."""
         return self._prompter.ids(prompt)
 
-    def chat_ids(self, messages: Items[Message]) -> list[int]:
-        """Token ids of a conversation, ready for the reply."""
-        return self._prompter.chat_ids(messages)
+    def chat_ids(self, messages: Items[Message], toolbox: Toolbox | None = None) -> list[int]:
+        """Token ids of a conversation, ready for the reply; toolbox: what may be called in it."""
+        return self._prompter.chat_ids(messages, toolbox)
 
-    def chat_text(self, messages: Items[Message]) -> str:
+    def chat_text(self, messages: Items[Message], toolbox: Toolbox | None = None) -> str:
         """A conversation as the model's template writes it, ready for the reply."""
-        return self._prompter.chat_text(messages)
+        return self._prompter.chat_text(messages, toolbox)
+
+    def answering(
+        self, ids: list[int], params: SamplingParams, toolbox: Toolbox | None
+    ) -> SamplingParams:
+        """Parameters of the answer to a conversation: where something must be called, it is."""
+        return self._prompter.answering(ids, params, toolbox)
+
+    def reply(
+        self,
+        ids: list[int],
+        toolbox: Toolbox | None = None,
+        *,
+        reasoning: bool = False,
+        salt: str = "",
+    ) -> Reply:
+        """What parts the answer to a conversation as it comes: thoughts, text, calls.
+
+        reasoning: tell thoughts apart. salt: makes the ids of calls those of this answer.
+        """
+        return self._prompter.reply(ids, toolbox, reasoning=reasoning, salt=salt)
 
     async def prepare(self, params: SamplingParams) -> None:
         """Compile what the output must be, in another thread; RequestError if that cannot be.
@@ -149,11 +171,21 @@ class AsyncLLM:
         return await self._complete(self._prompter.ids(prompt), params, n=n)
 
     async def chat(
-        self, messages: Items[Message], params: SamplingParams | None = None
+        self,
+        messages: Items[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Items[Message] | None = None,
+        tool_choice: str | Message = "auto",
+        parallel_tool_calls: bool = True,
+        reasoning: bool = False,
     ) -> Completion:
-        """Answer a conversation."""
-        [done] = await self._complete(self._prompter.chat_ids(messages), params, n=1)
-        return done
+        """Answer a conversation; tools and thoughts as with `LLM.chat`."""
+        toolbox = None if tools is None else Toolbox(tools, tool_choice, parallel_tool_calls)
+        ids = self._prompter.chat_ids(messages, toolbox)
+        params = self.answering(ids, params or SamplingParams(), toolbox)
+        [done] = await self._complete(ids, params, n=1)
+        return self._prompter.parted(ids, done, toolbox, reasoning=reasoning)
 
     async def score(self, text: Prompt) -> Score:
         """Log-probability of every token of a text after those before it."""

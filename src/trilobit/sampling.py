@@ -204,24 +204,39 @@ def _items(name: str, value: object) -> tuple[Any, ...]:
 
 def _schema(given: object) -> str:
     """A JSON schema as JSON, whatever it was given as."""
-    try:
-        if isinstance(given, (str, bytes)):
-            if len(given) > _LONGEST_CONSTRAINT:
-                raise RequestError(
-                    f"json_schema has {len(given):,} characters; at most {_LONGEST_CONSTRAINT:,}"
-                )
-            given = json.loads(given, parse_constant=_no_json)
-        if not isinstance(given, (Mapping, bool)):
+    if isinstance(given, (str, bytes)):
+        if len(given) > _LONGEST_CONSTRAINT:
             raise RequestError(
-                f"json_schema is {_short(given)}; expected a schema: an object, as JSON or a dict"
+                f"json_schema has {len(given):,} characters; at most {_LONGEST_CONSTRAINT:,}"
             )
-        _check_depth(given)
-        return json.dumps(given, ensure_ascii=False, allow_nan=False, default=_mapping)
+        try:
+            given = json.loads(given, parse_constant=_no_json)
+        except (ValueError, RecursionError) as error:
+            raise _not_json("json_schema", error) from None
+    if not isinstance(given, (Mapping, bool)):
+        raise RequestError(
+            f"json_schema is {_short(given)}; expected a schema: an object, as JSON or a dict"
+        )
+    return as_json("json_schema", given)
+
+
+def as_json(name: str, value: object) -> str:
+    """What a caller gave as JSON of a bounded size; RequestError, which names it, otherwise."""
+    try:
+        _check_depth(name, value)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_mapping)
     except RequestError:
         raise
     except (TypeError, ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise RequestError(f"json_schema is no JSON: {reason[:200]}") from None
+        raise _not_json(name, error) from None
+    if len(text) > _LONGEST_CONSTRAINT:
+        raise RequestError(f"{name} has {len(text):,} characters; at most {_LONGEST_CONSTRAINT:,}")
+    return text
+
+
+def _not_json(name: str, error: Exception) -> RequestError:
+    reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return RequestError(f"{name} is no JSON: {reason[:200]}")
 
 
 def _mapping(value: object) -> object:
@@ -234,16 +249,16 @@ def _no_json(word: str) -> object:
     raise ValueError(f"{word} is no number of JSON")
 
 
-def _check_depth(value: object, depth: int = 0) -> None:
+def _check_depth(name: str, value: object, depth: int = 0) -> None:
     if depth > _DEEPEST_SCHEMA:
         raise RequestError(
-            f"json_schema: more than {_DEEPEST_SCHEMA} lists and objects inside each other"
+            f"{name}: more than {_DEEPEST_SCHEMA} lists and objects inside each other"
         )
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         for inner in value:
-            _check_depth(inner, depth + 1)
+            _check_depth(name, inner, depth + 1)
 
 
 def _short(value: object) -> str:

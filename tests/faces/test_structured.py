@@ -175,7 +175,7 @@ def test_a_grammar_that_fails_ends_its_own_request_only(llm: LLM) -> None:
 
 def test_a_bad_grammar_is_refused_before_anything_runs(llm: LLM) -> None:
     steps_before = llm._worker.engine.steps
-    with pytest.raises(RequestError, match="regex: cannot be used: .*unclosed"):
+    with pytest.raises(RequestError, match=r"regex: cannot be used: .*unclosed"):
         llm.generate(PROMPTS, SamplingParams(regex="["))
     assert llm._worker.engine.steps == steps_before
 

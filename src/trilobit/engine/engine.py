@@ -12,6 +12,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trilobit.engine.backend import Backend
 from trilobit.engine.batch import Batch
 from trilobit.engine.blocks import BlockPool

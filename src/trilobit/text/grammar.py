@@ -33,7 +33,8 @@ _CACHE_BYTES = 128_000_000
 # Up to here a source compiles within about a second, whatever it says.
 _TRUSTED = 2_000
 _LONGEST_REASON = 300
-_JSON_OPTIONS: dict[str, Any] = {
+# Of schemas, in Lark too, where they stand as "x-guidance".
+JSON_OPTIONS: dict[str, Any] = {
     # One space, or a new line with its indentation: else small models go on with space for ever.
     "whitespace_pattern": r" |\n {0,16}",
     # Nothing else can be done with it from left to right; schemas mostly mean anyOf.
@@ -64,7 +65,7 @@ class GrammarState:
         return self._matcher.is_stopped()
 
     def allowed(self, draft: list[int]) -> NDArray[np.uint32]:
-        """The tokens that may come next, and behind each of a draft: a bit each, [1 + draft, words].
+        """The tokens that may come next, and behind each of a draft: bits, [1 + draft, words].
 
         Rows behind a token of the draft that may not come say nothing. Raises RequestError when
         the grammar is too complex to be followed.
@@ -200,7 +201,7 @@ def _source(constraint: Constraint) -> str:
     kind, text = constraint
     if kind == "json_schema":
         schema = {"true": "{}", "false": '{"not": {}}'}.get(text, text)
-        return LLMatcher.grammar_from_json_schema(schema, defaults=_JSON_OPTIONS)  # type: ignore[arg-type]
+        return LLMatcher.grammar_from_json_schema(schema, defaults=JSON_OPTIONS)  # type: ignore[arg-type]
     if kind == "regex":
         return LLMatcher.grammar_from_regex(text)
     if kind == "choice":
