@@ -293,7 +293,7 @@ def test_several_calls_may_come_at_once(llm: LLM, form: Form) -> None:
 def test_a_model_that_thinks_may_think_before_it_must_call(llm: LLM, begun: bool) -> None:
     template = QWEN_TOOLS + "{# <think> </think> #}" + ("<think>\n" if begun else "")
     object.__setattr__(llm._prompter, "chat_template", template)
-    toolbox = Toolbox([NOW], "required")
+    toolbox = Toolbox([NOW], "required", False)
     ids = llm._prompter.chat_ids(QUESTION, toolbox)
     params = llm._prompter.answering(ids, SamplingParams(), toolbox)
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
