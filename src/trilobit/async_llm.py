@@ -10,12 +10,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as Items
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Unpack
 from weakref import WeakKeyDictionary, ref
 
 from trilobit.bundled import DEFAULT
+from trilobit.engine.blocks import KvDtype
 from trilobit.engine.engine import Engine
 from trilobit.engine.event import Completion, Event, Score, TokenLogprob
 from trilobit.engine.options import EngineOptions, Options
@@ -32,6 +34,8 @@ from trilobit.stream import EventReader
 from trilobit.text.reply import Reply
 from trilobit.text.tokenizer import Tokenizer
 from trilobit.text.tools import Toolbox
+
+_COMPILERS = 2  # grammars compiled at once
 
 
 class AsyncLLM:
@@ -53,8 +57,12 @@ class AsyncLLM:
         self.path: Path = opened.path
         self.config: ModelConfig = opened.config
         self.threads: int = opened.threads
+        self.kv_dtype: KvDtype = opened.options.kv_dtype
+        self.memory_bytes: int = opened.memory_bytes
         self._fingerprint = opened.fingerprint
         self._prompter, self._worker = opened.prompter, opened.worker
+        # Threads of their own: grammars that take long are not in the way of anything else.
+        self._compilers = ThreadPoolExecutor(_COMPILERS, "trilobit-grammar")
         self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = (
             WeakKeyDictionary()
         )
@@ -131,7 +139,8 @@ class AsyncLLM:
         prepared or asked before, they compile at once, which may keep the event loop for a while.
         """
         if params.constraint is not None:
-            await asyncio.to_thread(self._prompter.grammar, params)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._compilers, self._prompter.grammar, params)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> EventStream:
         """Continue a prompt: `async for event in llm.stream(...)`. It is queued at once."""
@@ -212,6 +221,7 @@ class AsyncLLM:
 
     async def close(self) -> None:
         """Give the memory of the model back. Requests that run end with an error."""
+        self._compilers.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._worker.close)
 
     async def __aenter__(self) -> AsyncLLM:

@@ -23,7 +23,9 @@ from trilobit.serve.errors import ApiError
 from trilobit.serve.journal import ANSWERS
 from trilobit.serve.limits import exits
 from trilobit.serve.metrics import Metrics
+from trilobit.serve.record import Record
 from trilobit.serve.service import service_of
+from trilobit.text.tools import Toolbox
 
 _SEED_BITS = 53  # JavaScript's numbers hold them
 
@@ -91,6 +93,19 @@ class Answer:
             pass
         return self.completions
 
+    def keep(self, record: Record, *, model: str, params: SamplingParams) -> None:
+        """Write all of it into a log. model: as it was opened."""
+        each = self.n // len(self.prompts)
+        for number, prompt in enumerate(self.prompts):
+            record.add(
+                model=model,
+                fingerprint=self.llm.fingerprint,
+                options={"context": self.llm.context, "kv_dtype": self.llm.kv_dtype},
+                prompt=prompt,
+                params=replace(params, seed=(self.seed + number * each) % (1 << 64)),
+                outputs=self.completions[number * each : (number + 1) * each],
+            )
+
     def end(self, error: ApiError) -> None:
         """End what still runs; whoever reads it is told why."""
         self._error = error
@@ -145,6 +160,7 @@ async def ask(
     prompt: Prompt | None = None,
     prompts: Items[Prompt] = (),
     messages: Items[Message] | None = None,
+    toolbox: Toolbox | None = None,
     n: int = 1,
     prompt_logprobs: int | None = None,
     cache_salt: str | None = None,
@@ -152,7 +168,8 @@ async def ask(
     """Ask a model to continue a prompt or several, or to answer messages; it is queued then.
 
     prompt_logprobs: compute those of the prompts first, with so many likeliest tokens in the place
-    of each. What is asked ends with the HTTP request, whatever ends that.
+    of each. toolbox: what may or must be called in answer to messages. What is asked ends with the
+    HTTP request, whatever ends that.
 
     Raises ApiError or TrilobitError for what cannot be asked.
     """
@@ -171,10 +188,13 @@ async def ask(
 
     def ids_of_all() -> list[list[int]]:
         if messages is not None:
-            return [llm.chat_ids(messages)]
+            return [llm.chat_ids(messages, toolbox)]
         return [llm.ids(one) for one in asked]
 
     ids = await asyncio.to_thread(ids_of_all)
+    if toolbox is not None:
+        params = llm.answering(ids[0], params, toolbox)
+    await llm.prepare(params)
     seed = secrets.randbits(_SEED_BITS) if params.seed is None else params.seed
     logprobs = None
     if prompt_logprobs is not None:
@@ -198,5 +218,7 @@ async def ask(
         started_s=started_s,
     )
     request.scope[ANSWERS].append(answer)
+    if service.record is not None:
+        stack.callback(answer.keep, service.record, model=service.host.models[name], params=params)
     stack.enter_context(service.answering(answer))
     return answer
