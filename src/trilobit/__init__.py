@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from trilobit.llm import LLM
     from trilobit.sampling import SamplingParams
     from trilobit.stream import Stream
+    from trilobit.text.reply import Part, Reply
+    from trilobit.text.tools import Toolbox, ToolCall
     from trilobit.vectors import pack_vectors, similarity, unpack_vectors
 
     __version__: str
@@ -40,12 +42,16 @@ __all__ = [
     "EventStream",
     "FormatError",
     "OutputError",
+    "Part",
     "RecipeError",
+    "Reply",
     "RequestError",
     "SamplingParams",
     "Score",
     "Stream",
     "TokenLogprob",
+    "ToolCall",
+    "Toolbox",
     "TrilobitError",
     "UnsupportedModel",
     "Usage",
@@ -66,9 +72,13 @@ _MODULES = {
     "Event": "engine.event",
     "EventStream": "async_llm",
     "SamplingParams": "sampling",
+    "Part": "text.reply",
+    "Reply": "text.reply",
     "Score": "engine.event",
     "Stream": "stream",
     "TokenLogprob": "engine.event",
+    "ToolCall": "text.tools",
+    "Toolbox": "text.tools",
     "Usage": "engine.event",
     "pack_vectors": "vectors",
     "similarity": "vectors",

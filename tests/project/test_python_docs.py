@@ -1,17 +1,25 @@
-"""The code of docs/python.md runs."""
+"""The code of docs/python.md and docs/structured.md runs."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs/python.md"
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_code_of_the_page_runs() -> None:
-    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
+
+
+@pytest.mark.parametrize("page", ["python.md", "structured.md"])
+def test_the_code_of_a_page_runs(page: str) -> None:
+    code = blocks(page, "python")
     assert len(code) == 3
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "\n".join(code)],
@@ -21,3 +29,20 @@ def test_the_code_of_the_page_runs() -> None:
     )
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout
+
+
+def test_the_commands_of_a_page_run(tmp_path: Path) -> None:
+    (tmp_path / "child.json").write_text('{"enum": ["Tom"]}')
+    lines = "".join(blocks("structured.md", "sh")).splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "trilobit"
+        done = subprocess.run(
+            [sys.executable, "-m", program, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path,
+        )
+        assert (done.stderr, done.returncode) == ("", 0)
