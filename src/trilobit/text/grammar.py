@@ -114,6 +114,7 @@ class Grammars:
         self._compiled: OrderedDict[Constraint, Grammar] = OrderedDict()
         self._compiling: dict[Constraint, threading.Lock] = {}
         self._vocabulary: LLTokenizer | None = None
+        self._making_vocabulary = threading.Lock()  # which takes a second where it is large
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -174,7 +175,7 @@ class Grammars:
         return Grammar(kind, matcher, len(first))
 
     def _words_of_model(self) -> LLTokenizer:
-        with self._lock:
+        with self._making_vocabulary:
             if self._vocabulary is None:
                 from llguidance import LLTokenizer
 
