@@ -140,7 +140,7 @@ class Engine:
         self, asking: list[Sequence], drafts: list[list[int]]
     ) -> tuple[list[NDArray[np.uint32] | None], dict[int, Exception]]:
         """What grammars leave to choose from; and which of them fail, and why."""
-        if all(one.grammar is None for one in asking):
+        if not any(one.is_bound for one in asking):
             return [], {}
         allowed: list[NDArray[np.uint32] | None] = [None] * len(asking)
         failed: dict[int, Exception] = {}
@@ -221,6 +221,7 @@ class Engine:
         """Take out a sequence that is over."""
         if sequence in self._live:  # else its blocks, if any, were of a cache that is gone
             self.scheduler.remove(sequence)
+        sequence.let_go()
         if self._drafter:
             self._drafter.forget(sequence)
         if sequence.finish_reason is None and sequence.error is None:

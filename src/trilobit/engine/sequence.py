@@ -13,6 +13,7 @@ from trilobit.engine.blocks import Key, blocks_for, root_of
 from trilobit.engine.event import Completion, FinishReason, TokenLogprob
 from trilobit.engine.reading import Reading, Wants
 from trilobit.engine.request import Request
+from trilobit.text.grammar import GrammarState
 from trilobit.text.stops import StopStrings
 from trilobit.text.tokenizer import Tokenizer
 
@@ -29,9 +30,9 @@ class Sequence:
 
     tokens: prompt and output. computed: how many of them have their keys and values in `blocks`.
     text: the output so far. followers: sequences of the same prompt, which are queued when this one
-    has put it into the cache. grammar: where the output is in it, if it has one. sink: called, on
-    whatever thread runs the engine, when there is something new to read; must not block. Everything
-    but the measures follows from `tokens`: see `restart`.
+    has put it into the cache. sink: called, on whatever thread runs the engine, when there is
+    something new to read; must not block. Everything but the measures follows from `tokens`: see
+    `restart`.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Sequence:
         self.text = ""
         self._text = self._tokenizer.stream() if self._tokenizer else None
         self._stops = StopStrings(tuple(self.request.params.stop))
-        self.grammar = self.request.grammar.start() if self.request.grammar else None
+        self._grammar: GrammarState | None = None
         if self.reading is not None:
             self.reading.begin()
 
@@ -79,6 +80,23 @@ class Sequence:
     def wants(self) -> Wants:
         """What its tokens are computed for."""
         return "tokens" if self.reading is None else self.reading.wants
+
+    @property
+    def grammar(self) -> GrammarState | None:
+        """Where the output is in its grammar, if it has one."""
+        # Begun when it is needed: a state may take megabytes, which nobody needs who waits.
+        if self._grammar is None and self.request.grammar is not None:
+            self._grammar = self.request.grammar.start()
+        return self._grammar
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the output has a grammar."""
+        return self.request.grammar is not None
+
+    def let_go(self) -> None:
+        """Of what is only needed while it runs."""
+        self._grammar = None
 
     @property
     def pending(self) -> int:
@@ -171,7 +189,7 @@ class Sequence:
         last = ended or count >= self.request.limit
         complete = False  # by its grammar: nothing more may come
         try:
-            if self.grammar is not None and not ended:
+            if not ended and self.grammar is not None:
                 self.grammar.accept(token_id)
                 complete = self.grammar.ended
                 last = last or complete

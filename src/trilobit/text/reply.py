@@ -75,7 +75,8 @@ class Reply:
     # ---- calls between marks --------------------------------------------------------------------
 
     def _marked(self, *, last: bool) -> tuple[str, list[ToolCall]]:
-        said, calls = "", []
+        said = ""
+        calls: list[ToolCall] = []
         while True:
             if not self._inside:
                 before, mark, after = self._held.partition(BEGIN)
