@@ -300,6 +300,21 @@ def test_the_cache_is_bounded_in_bytes(grammars: Grammars, monkeypatch: pytest.M
     assert len(grammars) == 1
 
 
+def test_a_model_without_an_end_follows_no_grammar(llm: LLM) -> None:
+    assert llm.tokenizer is not None
+    with pytest.raises(RequestError, match="regex: this model has no end-of-sequence token"):
+        Grammars(llm.tokenizer, llm.config.vocab_size, ()).compile(constraint(regex="a"))
+
+
+def test_a_tokenizer_of_another_kind_is_one_clear_line(capfd: pytest.CaptureFixture[str]) -> None:
+    words = {"model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "b"}}
+    grammars = Grammars(Tokenizer(json.dumps(words).encode(), "words"), 2, (1,))
+    with pytest.raises(RequestError, match="this model's tokenizer is of a kind") as caught:
+        grammars.compile(constraint(regex="a"))
+    assert len(str(caught.value)) < 420
+    assert capfd.readouterr() == ("", "")
+
+
 def test_who_asks_for_the_same_waits_for_it(grammars: Grammars) -> None:
     wanted = constraint(choice=[f"number {number}" for number in range(2000)])
     made: list[object] = []

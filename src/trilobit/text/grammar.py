@@ -141,6 +141,8 @@ class Grammars:
         return made
 
     def _keep(self, constraint: Constraint, grammar: Grammar) -> None:
+        if constraint in self._compiled:  # by another thread meanwhile
+            return
         self._compiled[constraint] = grammar
         self.size_bytes += _bytes_of(constraint)
         while self.size_bytes > _CACHE_BYTES and len(self._compiled) > 1:
@@ -151,6 +153,8 @@ class Grammars:
         from llguidance import LLMatcher, LLParserLimits
 
         kind = constraint.kind
+        if not self._end_ids:
+            raise RequestError(f"{kind}: this model has no end-of-sequence token, which ends one")
         try:
             source = _source(constraint)
         except ValueError as error:
@@ -183,7 +187,9 @@ class Grammars:
                     self._vocabulary = LLTokenizer(
                         self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=self._end_ids
                     )
-                except ValueError as error:
+                except (KeyboardInterrupt, SystemExit, MemoryError):
+                    raise
+                except BaseException as error:  # Rust's panics are no Exceptions
                     raise RequestError(
                         "this model's tokenizer is of a kind that grammars cannot be compiled for: "
                         f"{_line(str(error))}"

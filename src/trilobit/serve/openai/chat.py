@@ -103,7 +103,7 @@ def _choice(answer: Answer, index: int, done: Completion, reply: Reply) -> dict[
     text = "".join(part.text for part in parts)
     thought = "".join(part.thought for part in parts)
     calls = [call for part in parts for call in part.calls]
-    message = {"role": "assistant", "content": text, "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
     if thought:
         message["reasoning_content"] = thought
     if calls:
