@@ -13,6 +13,11 @@ from starlette.types import Receive, Scope, Send
 from trilobit.serve.errors import ApiError, api_error, body_of, log_fault
 
 DONE = b"data: [DONE]\n\n"  # the last event of OpenAI's streams
+# What OpenAPI says of a route that streams where it is asked to.
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {}, "text/event-stream": {}}}
+}
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _COMMENT = b": still working\n\n"
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -22,7 +27,7 @@ _HEADERS = {
 
 def event(data: Any, name: str | None = None) -> bytes:
     """One event. name: of its type, in dialects that have such."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = _encode(data)
     line = f"data: {text}\n\n" if name is None else f"event: {name}\ndata: {text}\n\n"
     return line.encode("utf-8", "replace")
 

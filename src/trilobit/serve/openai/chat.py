@@ -15,7 +15,7 @@ from trilobit.serve.errors import ApiError
 from trilobit.serve.openai.fields import Sampling, head, usage
 from trilobit.serve.openai.logprobs import content_logprobs
 from trilobit.serve.service import service_of
-from trilobit.serve.sse import DONE, Events, event
+from trilobit.serve.sse import DONE, STREAMED, Events, event
 from trilobit.text.reply import Reply
 from trilobit.text.tools import Toolbox, ToolCall
 
@@ -51,7 +51,7 @@ class ChatBody(Sampling):
         return Toolbox(self.tools, self.tool_choice, self.parallel_tool_calls)
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=STREAMED)
 async def chat_completions(body: ChatBody, request: Request) -> Response:
     """Answer a conversation, at once or as a stream of chunks."""
     if body.top_logprobs and not body.logprobs:
@@ -78,14 +78,13 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
     ]
     if body.stream:
         keep_alive_s = service_of(request).settings.keep_alive_s
-        chunks = _chunks(answer, replies, with_usage=body.wants_usage)
-        return Events(chunks, keep_alive_s=keep_alive_s)
+        return Events(_chunks(answer, body, replies), keep_alive_s=keep_alive_s)
     done = await answer.complete()
     return JSONResponse(
         head(answer, prefix="chatcmpl-", kind="chat.completion")
         | {
             "choices": [
-                _choice(answer, index, one, reply)
+                _choice(answer, body, index, one, reply)
                 for index, (one, reply) in enumerate(zip(done, replies, strict=True))
             ],
             "usage": usage(answer),
@@ -98,7 +97,9 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
     return message | {"role": "system"} if message.get("role") == "developer" else message
 
 
-def _choice(answer: Answer, index: int, done: Completion, reply: Reply) -> dict[str, Any]:
+def _choice(
+    answer: Answer, body: ChatBody, index: int, done: Completion, reply: Reply
+) -> dict[str, Any]:
     parts = (reply.add(done.text), reply.finish())
     text = "".join(part.text for part in parts)
     thought = "".join(part.thought for part in parts)
@@ -108,7 +109,8 @@ def _choice(answer: Answer, index: int, done: Completion, reply: Reply) -> dict[
         message["reasoning_content"] = thought
     if calls:
         message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
-    return {
+    with_ids = {"token_ids": done.token_ids} if body.return_token_ids else {}
+    return with_ids | {
         "index": index,
         "message": message,
         "logprobs": content_logprobs(answer.llm, done.logprobs),
@@ -125,11 +127,9 @@ def _finish_reason(reason: str, reply: Reply) -> str:
     return "tool_calls" if reason == "stop" and reply.called else reason
 
 
-async def _chunks(
-    answer: Answer, replies: list[Reply], *, with_usage: bool
-) -> AsyncIterator[bytes]:
+async def _chunks(answer: Answer, body: ChatBody, replies: list[Reply]) -> AsyncIterator[bytes]:
     first = head(answer, prefix="chatcmpl-", kind="chat.completion.chunk")
-    extra = {"usage": None} if with_usage else {}
+    extra = {"usage": None} if body.wants_usage else {}
 
     def chunk(index: int, delta: dict[str, Any], **more: Any) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None} | more
@@ -145,14 +145,15 @@ async def _chunks(
         if thought := "".join(part.thought for part in parts):
             yield chunk(index, {"reasoning_content": thought})
         text = "".join(part.text for part in parts)
-        if text or new.logprobs:
+        with_ids = {"token_ids": new.token_ids} if body.return_token_ids else {}
+        if text or new.logprobs or with_ids:
             logprobs = content_logprobs(answer.llm, new.logprobs)
-            yield chunk(index, {"content": text}, logprobs=logprobs)
+            yield chunk(index, {"content": text}, logprobs=logprobs, **with_ids)
         calls = [call for part in parts for call in part.calls]
         for number, call in enumerate(calls, reply.called - len(calls)):
             yield chunk(index, {"tool_calls": [{"index": number} | _call(call)]})
         if new.finish_reason:
             yield chunk(index, {}, finish_reason=_finish_reason(new.finish_reason, reply))
-    if with_usage:
+    if body.wants_usage:
         yield event(first | {"choices": [], "usage": usage(answer)})
     yield DONE

@@ -16,7 +16,7 @@ from trilobit.serve.errors import ApiError
 from trilobit.serve.openai.fields import Sampling, head, usage
 from trilobit.serve.openai.logprobs import TextLogprobs
 from trilobit.serve.service import service_of
-from trilobit.serve.sse import DONE, Events, event
+from trilobit.serve.sse import DONE, STREAMED, Events, event
 
 router = APIRouter()
 _MOST_LOGPROBS = 20
@@ -41,7 +41,7 @@ class CompletionBody(Sampling):
         return [given] if one else given
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=STREAMED)
 async def completions(body: CompletionBody, request: Request) -> Response:
     """Continue texts, at once or as a stream of chunks."""
     settings = service_of(request).settings
@@ -71,7 +71,8 @@ async def completions(body: CompletionBody, request: Request) -> Response:
         choice = _Choice(answer, body, index)
         told = choice.before()
         if body.max_tokens:
-            told = choice.joined(told, choice.piece(one.text, one.logprobs, one.finish_reason))
+            made = choice.piece(one.text, one.logprobs, one.finish_reason, one.token_ids)
+            told = choice.joined(told, made)
         choices.append(told | {"finish_reason": told["finish_reason"] or "length"})
     return JSONResponse(
         head(answer, prefix="cmpl-", kind="text_completion")
@@ -88,8 +89,8 @@ async def _chunks(answer: Answer, body: CompletionBody) -> AsyncIterator[bytes]:
     async for index, new in answer:
         if not body.max_tokens:
             told = choices[index].piece("", None, "length")
-        elif new.text or new.finish_reason or new.logprobs:
-            told = choices[index].piece(new.text, new.logprobs, new.finish_reason)
+        elif new.text or new.finish_reason or new.logprobs or body.return_token_ids:
+            told = choices[index].piece(new.text, new.logprobs, new.finish_reason, new.token_ids)
         else:
             continue
         yield event(first | {"choices": [told]} | extra)
@@ -105,6 +106,7 @@ class _Choice:
     def __init__(self, answer: Answer, body: CompletionBody, index: int) -> None:
         self._answer, self._echo, self._index = answer, body.echo, index
         self._logprobs = None if body.logprobs is None else TextLogprobs(answer.llm)
+        self._with_ids = body.return_token_ids
         self._prompt = body.prompts[answer.prompt_of(index)]
 
     def before(self) -> dict[str, Any]:
@@ -123,16 +125,21 @@ class _Choice:
         return told
 
     def piece(
-        self, text: str, logprobs: tuple[TokenLogprob, ...] | None, finish_reason: str | None
+        self,
+        text: str,
+        logprobs: tuple[TokenLogprob, ...] | None,
+        finish_reason: str | None,
+        token_ids: tuple[int, ...] = (),
     ) -> dict[str, Any]:
         """Text as it comes."""
         told = self._logprobs.of(logprobs) if self._logprobs and logprobs is not None else None
-        return {
+        piece = {
             "index": self._index,
             "text": text,
             "logprobs": told,
             "finish_reason": finish_reason,
         }
+        return piece | {"token_ids": token_ids} if self._with_ids else piece
 
     def joined(self, one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         """Two pieces as one."""

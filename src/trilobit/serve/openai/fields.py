@@ -59,6 +59,7 @@ class Sampling(Harmless):
     guided_regex: str | None = Field(default=None, description="An older name.")
     guided_choice: list[str] | None = Field(default=None, description="An older name.")
     guided_grammar: str | None = Field(default=None, description="An older name.")
+    return_token_ids: bool = Field(default=False, description="With the ids of what was made.")
     cache_salt: str | None = Field(
         default=None, description="Only requests with the same one share what is cached."
     )
