@@ -190,6 +190,10 @@ def test_another_template_is_told_in_words() -> None:
         '</tool_call>\n<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call><|eot_id|>'
         "User: <tool_response>\nsun\n</tool_response>\n<tool_response>\nnoon\n</tool_response>"
     ) in text
+    flat = [{**CHAT[2], "tool_calls": [CHAT[2]["tool_calls"][0]["function"]]}]  # type: ignore[index]
+    assert '{"name": "get_weather", "arguments": {"city": "Rome"}}' in chat_template.render(
+        PLAIN, told(flat, None, PLAIN)[0]
+    )
     alone, _ = told([{"role": "user", "content": "x"}], None, PLAIN)
     assert alone == [{"role": "user", "content": "x"}]
 

@@ -184,8 +184,7 @@ def _no_token(code: int) -> TrilobitError:
     """Why the sampler could choose none."""
     if code == _native.Sampler.ALL_FORBIDDEN:
         return RequestError(
-            "logit_bias, with min_tokens and what else bounds the output, forbids every token; "
-            "leave one that may be chosen"
+            "logit_bias forbids every token that may come next here; leave one that may be chosen"
         )
     return FormatError(
         "the model's logits are infinite or no numbers, so no token can be chosen; a scale or "

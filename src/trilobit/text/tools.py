@@ -145,24 +145,30 @@ def told(
     messages = [_with_objects(message) for message in messages]
     if template is not None and _takes_tools(template):
         return messages, tools
-    if tools is None and not any(m["role"] == "tool" or "tool_calls" in m for m in messages):
-        return messages, None
-    plain: list[dict[str, Any]] = []
-    for message in messages:
-        one = _as_text(message)
-        if message["role"] == "tool" and plain and plain[-1].get("answers"):
-            plain[-1]["content"] += "\n" + one["content"]
-        else:
-            plain.append(one)
-    for one in plain:
-        one.pop("answers", None)
+    plain = messages
+    if template is None or "tool_calls" not in template:
+        plain = _in_words(messages)
     if tools is not None:
         words = _TOLD.format(tools="\n".join(json.dumps(t, ensure_ascii=False) for t in tools))
         if plain[0]["role"] == "system":
-            words = f"{plain[0]['content']}\n\n{words}"
+            words = f"{plain[0].get('content', '')}\n\n{words}"
             plain = plain[1:]
-        plain.insert(0, {"role": "system", "content": words})
+        plain = [{"role": "system", "content": words}, *plain]
     return plain, None
+
+
+def _in_words(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages for a template that knows neither calls nor what they return."""
+    plain: list[dict[str, Any]] = []
+    answers = False  # the last message is of what calls have returned
+    for message in messages:
+        one = _as_text(message) if message["role"] == "tool" or "tool_calls" in message else message
+        if message["role"] == "tool" and answers:
+            plain[-1]["content"] += "\n" + one["content"]
+        else:
+            plain.append(one)
+        answers = message["role"] == "tool"
+    return plain
 
 
 def _takes_tools(template: str) -> bool:
@@ -176,7 +182,8 @@ def _with_objects(message: dict[str, Any]) -> dict[str, Any]:
         return message
     changed = []
     for call in calls:
-        function = call.get("function") if isinstance(call, dict) else None
+        # Some write a call without "function", as transformers allows.
+        function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise RequestError(
                 "messages: a tool call is no {'id': ..., 'type': 'function', 'function': {'name': "
@@ -190,7 +197,8 @@ def _with_objects(message: dict[str, Any]) -> dict[str, Any]:
                 raise RequestError(
                     f"messages: arguments of the call of {function['name']!r:.80} are no JSON"
                 ) from None
-        changed.append({**call, "function": {**function, "arguments": arguments}})
+        whole = {**function, "arguments": arguments}
+        changed.append(whole if function is call else {**call, "function": whole})
     return {**message, "tool_calls": changed}
 
 
@@ -199,9 +207,9 @@ def _as_text(message: dict[str, Any]) -> dict[str, Any]:
     content = message.get("content", "")
     if message["role"] == "tool":
         told = f"<tool_response>\n{content}\n</tool_response>"
-        return {"role": "user", "content": told, "answers": True}
+        return {"role": "user", "content": told}
     calls = [
-        f"{BEGIN}\n{json.dumps(_call_of(call['function']), ensure_ascii=False)}\n{END}"
+        f"{BEGIN}\n{json.dumps(_call_of(call.get('function', call)), ensure_ascii=False)}\n{END}"
         for call in message.get("tool_calls") or ()
     ]
     rest = {key: value for key, value in message.items() if key != "tool_calls"}
