@@ -210,6 +210,7 @@ def test_another_template_is_told_in_words() -> None:
         (lambda: Toolbox([{"type": "function", "function": {"name": "é"}}]), "is named 'é'"),
         (lambda: Toolbox(TOOLS, "never"), "tool_choice: no tool is named 'never'"),
         (lambda: Toolbox(TOOLS, {"type": "function"}), "tool_choice: expected 'auto'"),
+        (lambda: Toolbox(TOOLS, {"function": {"name": "none"}}), "no tool is named 'none'"),
         (lambda: Toolbox([{**NOW, "x": {1}}]), "tools is no JSON"),
         (lambda: Toolbox([{**NOW, "x": "y" * 400_000}]), "tools has 400"),
         (

@@ -76,11 +76,10 @@ class Toolbox:
             raise RequestError("tools: two functions have the same name")
         if not isinstance(self.parallel, bool):
             raise RequestError("parallel_tool_calls: expected True or False")
-        choice = _choice(self.choice)
-        if choice not in ("auto", "none", "required"):
-            if choice not in self.names:
-                raise RequestError(f"tool_choice: no tool is named {choice!r:.80}")
-            object.__setattr__(self, "named", choice)
+        named = _named(self.choice)
+        if named is not None and named not in self.names:
+            raise RequestError(f"tool_choice: no tool is named {named!r:.80}")
+        object.__setattr__(self, "named", named)
 
     @property
     def names(self) -> list[str]:
@@ -237,9 +236,10 @@ def _checked(tool: object) -> dict[str, Any]:
     return {**tool, "function": {**function, "parameters": parameters}}
 
 
-def _choice(given: str | Mapping[str, Any]) -> str:
+def _named(given: str | Mapping[str, Any]) -> str | None:
+    """The function that a choice names, if it names one."""
     if isinstance(given, str):
-        return given
+        return None if given in ("auto", "none", "required") else given
     function = given.get("function") if isinstance(given, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str):
