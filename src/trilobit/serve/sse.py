@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.responses import Response
@@ -76,6 +76,8 @@ class Events(Response):
             await give(self._told(api_error(error), scope["path"]))
         finally:
             alive.cancel()
+            if isinstance(self._parts, AsyncGenerator):  # now, not when it is collected
+                await self._parts.aclose()
         await give(b"", more=False)
 
     async def _keep_alive(self, give: Callable[[bytes], Awaitable[None]]) -> None:

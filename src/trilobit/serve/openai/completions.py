@@ -47,12 +47,8 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     settings = service_of(request).settings
     if body.best_of not in (None, body.n):
         raise ApiError(400, "best_of: this server gives all it makes; ask for n", param="best_of")
-    if not 1 <= len(body.prompts) <= settings.prompts:
-        raise ApiError(
-            400,
-            f"prompt: {len(body.prompts)} prompts; this server takes 1 to {settings.prompts}",
-            param="prompt",
-        )
+    if not body.prompts:
+        raise ApiError(400, "prompt: is an empty list; give at least one", param="prompt")
     answer = await ask(
         request,
         model=body.model,
