@@ -8,6 +8,7 @@ import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
@@ -169,8 +170,12 @@ class SamplingParams:
             value = getattr(self, name)
             if name != "choice" and not isinstance(value, str):
                 raise RequestError(f"{name} is {_short(value)}; expected a text")
-            if any(0xD800 <= ord(sign) < 0xE000 for text in value for sign in text):
-                raise RequestError(f"{name} has half a character (a lone surrogate); leave it out")
+            try:
+                "".join(value).encode()
+            except UnicodeEncodeError:
+                raise RequestError(
+                    f"{name} has half a character (a lone surrogate); leave it out"
+                ) from None
             size = sum(map(len, value)) if name == "choice" else len(value)
             if not value or size > _LONGEST_CONSTRAINT:
                 raise RequestError(
@@ -204,20 +209,28 @@ def _items(name: str, value: object) -> tuple[Any, ...]:
 
 def _schema(given: object) -> str:
     """A JSON schema as JSON, whatever it was given as."""
-    if isinstance(given, (str, bytes)):
+    if isinstance(given, str):
         if len(given) > _LONGEST_CONSTRAINT:
             raise RequestError(
                 f"json_schema has {len(given):,} characters; at most {_LONGEST_CONSTRAINT:,}"
             )
-        try:
-            given = json.loads(given, parse_constant=_no_json)
-        except (ValueError, RecursionError) as error:
-            raise _not_json("json_schema", error) from None
+        return _schema_of(given)
     if not isinstance(given, (Mapping, bool)):
         raise RequestError(
             f"json_schema is {_short(given)}; expected a schema: an object, as JSON or a dict"
         )
     return as_json("json_schema", given)
+
+
+@lru_cache(maxsize=8)  # parameters are often made of others, with another seed
+def _schema_of(text: str) -> str:
+    try:
+        given = json.loads(text, parse_constant=_no_json)
+    except (ValueError, RecursionError) as error:
+        raise _not_json("json_schema", error) from None
+    if isinstance(given, str):
+        raise RequestError("json_schema is a text of JSON; expected a schema: an object")
+    return _schema(given)
 
 
 def as_json(name: str, value: object) -> str:
