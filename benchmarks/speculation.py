@@ -81,8 +81,10 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._decoder, name)
 
-    def verify(self, samplers: list[Any], drafts: list[list[int]]) -> list[list[int]]:
-        chosen = self._decoder.verify(samplers, drafts)
+    def verify(
+        self, samplers: list[Any], drafts: list[list[int]], allowed: list[Any]
+    ) -> list[list[int]]:
+        chosen = self._decoder.verify(samplers, drafts, allowed)
         if self._script is not None:
             chosen = [self._told(id(s), d) for s, d in zip(samplers, drafts, strict=True)]
         if chosen:

@@ -363,15 +363,16 @@ void Decoder::verify(std::span<const Draft> drafts, std::vector<std::vector<std:
     std::vector<Sampler *> samplers;
     ahead.reserve(static_cast<std::size_t>(outputs_));
     for (const Draft &draft : drafts) {
-        if (draft.tokens.empty()) {
-            samplers.push_back(draft.sampler);
-            continue;
+        for (std::size_t i = 0; i <= draft.tokens.size(); ++i) {
+            samplers.push_back(draft.tokens.empty() ? draft.sampler
+                                                    : &ahead.emplace_back(draft.sampler->after(
+                                                          draft.tokens.first(i))));
+            samplers.back()->allow(draft.allowed.empty() ? Allowed() : draft.allowed[i]);
         }
-        for (std::size_t i = 0; i <= draft.tokens.size(); ++i)
-            samplers.push_back(&ahead.emplace_back(draft.sampler->after(draft.tokens.first(i))));
     }
     std::vector<std::int32_t> chosen(samplers.size());
     sample(samplers, chosen.data());
+    for (const Draft &draft : drafts) draft.sampler->allow(Allowed()); // the rest is borrowed
     out->clear();
     auto row = chosen.cbegin();
     for (const Draft &draft : drafts) {

@@ -55,6 +55,7 @@ struct Weights {
 struct Draft {
     Sampler *sampler;
     std::span<const std::int32_t> tokens;
+    std::span<const Allowed> allowed = {}; // of each row; empty: all tokens are
 };
 
 class Decoder {

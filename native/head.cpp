@@ -14,6 +14,8 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int kLargestCode = 7;   // of the screen
 constexpr int kNoiseTokens = 512; // noise made at a time
 constexpr int kScanRows = 512;    // rows looked through at a time
+// Of the rows, how many take no longer than the screen of all of them, to 5 KB a row from anywhere.
+constexpr int kFewRows = 64, kFewShare = 64;
 
 // A bit of a hash of the column's number, as in model/screen.py.
 float sign_of(std::uint32_t column) {
@@ -108,27 +110,48 @@ void Head::ternary_logits(const Kernels &k, Pool &pool, const float *x, int stri
     }
 }
 
+int Head::most_of_few() const { return std::max(kFewRows, vocab_ / kFewShare); }
+
 void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
                   std::span<Sampler *const> samplers, std::int32_t *out) {
     const int tokens = static_cast<int>(samplers.size());
-    const std::ptrdiff_t vocab = vocab_;
-    const bool screened =
-        screen_.codes && std::none_of(samplers.begin(), samplers.end(),
-                                      [](auto s) { return s->needs_every_logit(); });
-    if (!screened) {
+    const auto every = [](const Choice &one) { return one.sampler->needs_every_logit(); };
+    few_.clear();
+    many_.clear();
+    std::vector<std::int32_t> ids;
+    for (int t = 0; t < tokens; ++t) {
+        Sampler *sampler = samplers[static_cast<std::size_t>(t)];
+        const bool few = !ternary_.packed && sampler->allowed().few(vocab_, most_of_few(), &ids);
+        (few ? few_ : many_).push_back({x + std::ptrdiff_t{t} * stride, sampler, out + t});
+    }
+    const bool screened = screen_.codes && std::none_of(many_.begin(), many_.end(), every);
+    if (!screened && !many_.empty()) { // which computes the few beside them
         logits(k, pool, x, stride, tokens, scores_.data());
-        pool.each(tokens, k.ns_of_floats(vocab * tokens), [&](int t, int) {
-            out[t] = samplers[static_cast<std::size_t>(t)]->sample(k, scores_.data() + t * vocab,
-                                                                   vocab_);
+        pool.each(tokens, k.ns_of_floats(1.0 * vocab_ * tokens), [&](int t, int) {
+            out[t] = samplers[static_cast<std::size_t>(t)]->sample(
+                k, scores_.data() + std::ptrdiff_t{t} * vocab_, vocab_);
         });
         return;
     }
+    std::vector<Candidate> candidates;
+    for (const Choice &one : few_) {
+        one.sampler->allowed().few(vocab_, most_of_few(), &ids);
+        candidates.clear();
+        for (const std::int32_t id : ids) candidates.push_back({0, id});
+        choose(k, pool, one, candidates, scores_.data());
+    }
+    if (!many_.empty()) sample_screened(k, pool, stride);
+}
+
+// The next tokens of many_.
+void Head::sample_screened(const Kernels &k, Pool &pool, int stride) {
+    const int tokens = static_cast<int>(many_.size());
+    const std::ptrdiff_t vocab = vocab_;
+    const auto choice = [&](int t) { return many_[static_cast<std::size_t>(t)]; };
     const Activations codes{codes_.data(), code_scales_.data(), code_sums_.data(),
                             tokens,        screen_.columns,     std::min(tokens, kScreenTokens)};
-    pool.each(tokens, k.ns_of_floats(8.0 * screen_.columns * tokens), [&](int t, int) {
-        prepare(k, codes, t, x + std::ptrdiff_t{t} * stride,
-                *samplers[static_cast<std::size_t>(t)]);
-    });
+    pool.each(tokens, k.ns_of_floats(8.0 * screen_.columns * tokens),
+              [&](int t, int) { prepare(k, codes, t, choice(t).x, *choice(t).sampler); });
     const auto each_range = [&](auto function) {
         const double ns = k.ns_of_floats(2 * vocab * tokens);
         pool.split((vocab_ + kRows - 1) / kRows, ns, [&](int begin, int end, int thread) {
@@ -140,33 +163,38 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
         k.screen(screen_, codes, begin, end, scores_.data(), vocab_);
     });
     for (Found &one : found_) one.leader = -1;
-    each_range([&](int t, int begin, int end, int thread) { race(k, t, begin, end, thread); });
-    pool.each(tokens, k.ns_of_floats(vocab * tokens), [&](int t, int thread) {
-        set_bound(k, t, x + std::ptrdiff_t{t} * stride, *samplers[static_cast<std::size_t>(t)],
-                  thread);
+    each_range([&](int t, int begin, int end, int thread) {
+        race(k, t, choice(t).sampler->allowed(), begin, end, thread);
     });
+    pool.each(tokens, k.ns_of_floats(vocab * tokens),
+              [&](int t, int thread) { set_bound(k, t, choice(t).x, *choice(t).sampler, thread); });
     each_range([&](int t, int begin, int end, int thread) { scan(k, t, begin, end, thread); });
     for (int t = 0; t < tokens; ++t) {
-        Sampler &sampler = *samplers[static_cast<std::size_t>(t)];
-        const float *state = x + std::ptrdiff_t{t} * stride;
         float *scores = scores_.data() + t * vocab;
-        if (!gather(t)) {
-            logits(k, pool, state, stride, 1, scores);
-            out[t] = sampler.sample(k, scores, vocab_);
+        if (gather(t)) {
+            choose(k, pool, choice(t), candidates_[static_cast<std::size_t>(t)], scores);
             continue;
         }
-        std::vector<Candidate> &candidates = candidates_[static_cast<std::size_t>(t)];
-        const int count = static_cast<int>(candidates.size());
-        const double ns = k.ns_of_floats(1.0 * count * stride);
-        pool.split(count, ns, [&](int begin, int end, int thread) {
-            for (int i = begin; i < end; ++i) {
-                Candidate &one = candidates[static_cast<std::size_t>(i)];
-                one.logit =
-                    sampler.adjusted_logit(one.id, rescored(k, state, one.id, thread, scores));
-            }
-        });
-        out[t] = sampler.choose(k, candidates);
+        logits(k, pool, choice(t).x, stride, 1, scores);
+        *choice(t).out = choice(t).sampler->sample(k, scores, vocab_);
     }
+}
+
+// Choose from candidates, whose logits are computed as the full pass would; over `scores` [vocab].
+void Head::choose(const Kernels &k, Pool &pool, const Choice &choice,
+                  std::vector<Candidate> &candidates, float *scores) {
+    const int count = static_cast<int>(candidates.size());
+    const double ns = k.ns_of_floats(1.0 * count * rows_.all().columns);
+    pool.split(count, ns, [&](int begin, int end, int thread) {
+        for (int i = begin; i < end; ++i) {
+            Candidate &one = candidates[static_cast<std::size_t>(i)];
+            const float logit = rescored(k, choice.x, one.id, thread, scores);
+            one.logit = choice.sampler->adjusted_logit(one.id, logit);
+        }
+    });
+    screened_tokens_.fetch_add(1, std::memory_order_relaxed);
+    rescored_rows_.fetch_add(candidates.size(), std::memory_order_relaxed);
+    *choice.out = choice.sampler->choose(k, candidates);
 }
 
 // Rotate and quantise one hidden state; what its rounding can do to a logit goes into the margins.
@@ -204,8 +232,9 @@ void Head::prepare(const Kernels &k, const Activations &out, int t, const float 
 }
 
 // Turn the approximate logits of rows [begin, end) into scores (with noise where the winner of the
-// noisy logits is wanted) and find the best. Tokens that bias or penalties change stand aside.
-void Head::race(const Kernels &k, int t, int begin, int end, int thread) {
+// noisy logits is wanted) and find the best. Tokens that bias or penalties change stand aside, and
+// forbidden ones are out.
+void Head::race(const Kernels &k, int t, const Allowed &allowed, int begin, int end, int thread) {
     Pass &pass = passes_[static_cast<std::size_t>(t)];
     float *scores = scores_.data() + std::ptrdiff_t{t} * vocab_;
     if (pass.noisy) {
@@ -221,6 +250,7 @@ void Head::race(const Kernels &k, int t, int begin, int end, int thread) {
     for (auto id = std::lower_bound(adjusted.begin(), adjusted.end(), begin);
          id != adjusted.end() && *id < end; ++id)
         scores[*id] = kMinusInfinity;
+    allowed.forbid_others(scores, begin, end);
     const int best = k.largest(scores + begin, end - begin);
     if (best < 0) return;
     const std::int32_t row = begin + best;
@@ -316,10 +346,7 @@ bool Head::gather(int t) {
               [](const Candidate &a, const Candidate &b) { return a.id < b.id; });
     for (const std::int32_t id : passes_[static_cast<std::size_t>(t)].adjusted)
         candidates.push_back({0, id});
-    if (candidates.empty()) return false; // no score is a number
-    screened_tokens_.fetch_add(1, std::memory_order_relaxed);
-    rescored_rows_.fetch_add(candidates.size(), std::memory_order_relaxed);
-    return true;
+    return !candidates.empty(); // else no score is a number
 }
 
 } // namespace trilobit

@@ -2,7 +2,7 @@
 //
 // Sampling that needs only a winner reads a four-bit copy of the head first (`model/screen.py`),
 // takes every row whose logit may still matter, and computes those as the full pass would, bit for
-// bit.
+// bit. Of tokens that are forbidden none is computed; where only few are allowed, only those are.
 #pragma once
 
 #include "kernels.h"
@@ -43,6 +43,12 @@ class Head {
     std::optional<int> take_failure() { return rows_.take_failure(); }
 
   private:
+    // A token to be chosen.
+    struct Choice {
+        const float *x;
+        Sampler *sampler;
+        std::int32_t *out;
+    };
     // What the first pass knows of one hidden state.
     struct Pass {
         Reach reach;
@@ -57,11 +63,15 @@ class Head {
         std::vector<std::int32_t> reaching; // rows that can still matter
     };
 
+    int most_of_few() const;
+    void sample_screened(const Kernels &k, Pool &pool, int stride);
+    void choose(const Kernels &k, Pool &pool, const Choice &choice,
+                std::vector<Candidate> &candidates, float *scores);
     void ternary_logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens,
                         float *out);
     void prepare(const Kernels &k, const Activations &out, int t, const float *x,
                  const Sampler &sampler);
-    void race(const Kernels &k, int t, int begin, int end, int thread);
+    void race(const Kernels &k, int t, const Allowed &allowed, int begin, int end, int thread);
     void set_bound(const Kernels &k, int t, const float *x, const Sampler &sampler, int thread);
     void scan(const Kernels &k, int t, int begin, int end, int thread);
     bool gather(int t);
@@ -84,6 +94,7 @@ class Head {
     std::vector<Pass> passes_;
     std::vector<Found> found_;                       // [t][thread]
     std::vector<std::vector<Candidate>> candidates_; // [t]
+    std::vector<Choice> few_, many_;                 // by how many tokens are allowed
     std::atomic<std::uint64_t> screened_tokens_{0}, rescored_rows_{0}, full_passes_{0};
 };
 

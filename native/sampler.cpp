@@ -53,13 +53,15 @@ void Sampler::adjusted(std::vector<std::int32_t> *ids, int n) const {
         for (const Sampler *s = this; s; s = s->base_)
             for (const auto &[id, times] : s->generated_) ids->push_back(id);
     for (const auto &[id, bias] : settings_->logit_bias) ids->push_back(id);
+    if (!may_end()) ids->insert(ids->end(), settings_->ends.begin(), settings_->ends.end());
     std::sort(ids->begin(), ids->end());
     ids->erase(std::unique(ids->begin(), ids->end()), ids->end());
-    std::erase_if(*ids, [n](std::int32_t id) { return id < 0 || id >= n; });
+    std::erase_if(*ids, [&](std::int32_t id) { return id < 0 || id >= n || !allowed_.has(id); });
 }
 
 float Sampler::adjusted_logit(std::int32_t id, float logit) const {
     const SamplerSettings &s = *settings_;
+    if (!may_end() && std::binary_search(s.ends.begin(), s.ends.end(), id)) return -INFINITY;
     if (penalises())
         if (const int seen = times(id); seen >= 0) {
             logit = logit > 0 ? logit / s.repetition_penalty : logit * s.repetition_penalty;
@@ -74,20 +76,25 @@ std::int32_t Sampler::sample(const Kernels &k, float *logits, int n) {
     std::vector<std::int32_t> ids;
     adjusted(&ids, n);
     for (const std::int32_t id : ids) logits[id] = adjusted_logit(id, logits[id]);
+    allowed_.forbid_others(logits, 0, n);
     const int best = k.largest(logits, n);
     if (best < 0) return none_of(std::none_of(logits, logits + n, [](float x) { return x != x; }));
-    const float top = logits[best];
-    // Noise is below 17: what is further behind the first cannot win.
-    const float floor = settings_->temperature > 0 ? top - 40 * settings_->temperature : top;
+    const float floor = least_that_wins(logits[best]);
     candidates_.clear();
     for (std::int32_t id = 0; id < n; ++id)
         if (logits[id] >= floor) candidates_.push_back({logits[id], id});
     return choose(k, candidates_);
 }
 
+// Noise is from -3 to 17: what is further behind the largest logit cannot win.
+float Sampler::least_that_wins(float top) const {
+    return settings_->temperature > 0 ? top - 40 * settings_->temperature : top;
+}
+
 // numbers: no logit is NaN or +infinite, so all are -infinite
 std::int32_t Sampler::none_of(bool numbers) const {
-    return numbers && !settings_->logit_bias.empty() ? kAllForbidden : kNotNumbers;
+    const bool some = !settings_->logit_bias.empty() || !allowed_.all() || !may_end();
+    return numbers && some ? kAllForbidden : kNotNumbers;
 }
 
 std::int32_t Sampler::choose(const Kernels &k, std::vector<Candidate> &candidates) {
@@ -99,6 +106,9 @@ std::int32_t Sampler::choose(const Kernels &k, std::vector<Candidate> &candidate
         return !(one.logit > -INFINITY);
     });
     if (candidates.empty() || top == INFINITY) return none_of(numbers && top < INFINITY);
+    // The same candidates, whoever has found them, give top-p the same sum.
+    const float floor = least_that_wins(top);
+    std::erase_if(candidates, [floor](const Candidate &one) { return one.logit < floor; });
     Candidate winner = candidates.front();
     if (settings_->temperature == 0) {
         for (const Candidate &one : candidates)

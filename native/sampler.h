@@ -7,6 +7,7 @@
 // few tokens that include it.
 #pragma once
 
+#include "allowed.h"
 #include "kernels.h"
 
 #include <cstdint>
@@ -27,6 +28,8 @@ struct SamplerSettings {
     float presence_penalty = 0;   // subtracted once when it was generated at all
     std::uint64_t seed = 0;
     std::unordered_map<std::int32_t, float> logit_bias;
+    std::uint64_t min_tokens = 0;   // before so many were drawn,
+    std::vector<std::int32_t> ends; // none of these may be; in order
 };
 
 struct Candidate {
@@ -34,7 +37,7 @@ struct Candidate {
     std::int32_t id;
 };
 
-// In place of a token where none can be chosen: bias forbids all, or the largest logit is infinite
+// In place of a token where none can be chosen: all are forbidden, or the largest logit is infinite
 // or none is a number. The sampler stays as it was.
 inline constexpr std::int32_t kAllForbidden = -1, kNotNumbers = -2;
 
@@ -47,6 +50,8 @@ class Sampler {
     void observe(std::span<const std::int32_t> ids);
     // A generated token.
     void accept(std::int32_t id);
+    // What may be chosen, until this is called again; borrowed.
+    void allow(const Allowed &allowed) { allowed_ = allowed; }
     // Choose from `logits` [n], which are overwritten, and accept the choice.
     std::int32_t sample(const Kernels &k, float *logits, int n);
     // This sampler as it will stand if `ids` are generated next. It reads this one's history, so
@@ -56,6 +61,7 @@ class Sampler {
     // ---- for who knows which tokens can matter ----
 
     const SamplerSettings &settings() const { return *settings_; }
+    const Allowed &allowed() const { return allowed_; }
     // Top-p weighs the whole distribution: no few tokens decide it.
     bool needs_every_logit() const { return settings_->temperature > 0 && settings_->top_p < 1; }
     // All tokens take part in the race: noise may be added before anything is left out.
@@ -64,7 +70,7 @@ class Sampler {
                settings_->top_p >= 1;
     }
     std::uint32_t noise_key() const;
-    // Ids below n, in order, whose logits bias and penalties change.
+    // Allowed ids below n, in order, whose logits bias and penalties change.
     void adjusted(std::vector<std::int32_t> *ids, int n) const;
     float adjusted_logit(std::int32_t id, float logit) const;
     // Choose from candidates with adjusted logits, and accept the choice.
@@ -77,15 +83,18 @@ class Sampler {
         return settings_->repetition_penalty != 1 || settings_->frequency_penalty != 0 ||
                settings_->presence_penalty != 0;
     }
+    bool may_end() const { return drawn_ >= settings_->min_tokens; }
     // How often a token was generated; 0 when it is only in the prompt, -1 when nowhere.
     int times(std::int32_t id) const;
     void filter(std::vector<Candidate> &candidates) const;
+    float least_that_wins(float top) const;
     std::int32_t none_of(bool numbers) const;
 
     std::shared_ptr<const SamplerSettings> settings_;
     const Sampler *base_ = nullptr;                   // knows the tokens before `after`
     std::unordered_map<std::int32_t, int> generated_; // id -> `times`, of those changed since
     std::uint64_t drawn_ = 0;
+    Allowed allowed_;
     std::vector<Candidate> candidates_;
 };
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence as Items
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ class NumpyBackend:
         self.states_out = [states[row] for row in batch.outputs]
 
     def choose(
-        self, samplers: Items[NumpySampler], drafts: Items[list[int]]
+        self, samplers: Items[NumpySampler], drafts: Items[list[int]], allowed: Items[Any] = ()
     ) -> list[list[int] | Exception]:
         chosen: list[list[int] | Exception] = []
         row = 0

@@ -143,13 +143,26 @@ struct PyDecoder {
 
     std::vector<std::vector<std::int32_t>>
     verify(const std::vector<Sampler *> &samplers,
-           const std::vector<std::vector<std::int32_t>> &drafts) {
+           const std::vector<std::vector<std::int32_t>> &drafts,
+           const std::vector<std::optional<Masks>> &allowed) {
         require(samplers.size() == drafts.size(), "one draft for each sampler");
+        require(allowed.empty() || allowed.size() == drafts.size(),
+                "a mask, or None, for each sampler");
         require_samplers(samplers);
         std::vector<Draft> both;
+        std::vector<std::vector<Allowed>> rows_allowed;
+        rows_allowed.reserve(drafts.size());
         std::size_t rows = samplers.size();
         for (std::size_t i = 0; i < drafts.size(); ++i) {
-            both.push_back({samplers[i], drafts[i]});
+            const std::size_t mine = drafts[i].size() + 1;
+            std::vector<Allowed> &masks = rows_allowed.emplace_back();
+            if (const Masks *bits = allowed.empty() || !allowed[i] ? nullptr : &*allowed[i]) {
+                require(bits->shape(0) == mine, "a row of a mask for each output row");
+                for (std::size_t row = 0; row < mine; ++row)
+                    masks.emplace_back(
+                        std::span(bits->data() + row * bits->shape(1), bits->shape(1)));
+            }
+            both.push_back({samplers[i], drafts[i], masks});
             rows += drafts[i].size();
         }
         require(rows <= static_cast<std::size_t>(decoder->output_count()),
@@ -181,9 +194,13 @@ void bind_decoder(nb::module_ &m) {
              "float32 [rows, hidden]: what the head multiplies, after the final norm.")
         .def(
             "verify", &PyDecoder::verify, "samplers"_a, "drafts"_a,
+            "allowed"_a = std::vector<std::optional<Masks>>(),
             "Tokens that follow in each sequence, whose output rows (the first ones of the batch) "
             "are of its last token and of its draft's: the draft as far as the sampler chooses the "
-            "same, and one more, or what Sampler.sample gives where none can be chosen.")
+            "same, and one more, or what Sampler.sample gives where none can be chosen. allowed: "
+            "for "
+            "each sequence None, or uint32 [rows, words], of which bit i % 32 of word i / 32 says "
+            "whether token i may be chosen.")
         .def_prop_ro("threads", [](const PyDecoder &d) { return d.decoder->threads(); })
         .def(
             "threads_for",

@@ -332,6 +332,30 @@ void sampling(const Kernels &k, Model &model, Check &check) {
         check.that(sample(full, free) == sample(screened, free), "and with min-p and a bias");
         check.that(sample(full, free) == sample(from_file, free), "and with rows in a file");
     }
+    Random random(23);
+    for (const int share : {40, 3, 1}) { // one token of so many is allowed
+        std::vector<std::uint32_t> bits(size((vocab + 31) / 32));
+        for (int id = 0; id < vocab; ++id)
+            if (random.between(1, share) == 1) bits[size(id / 32)] |= std::uint32_t{1} << id % 32;
+        const std::vector<Allowed> allowed(1, Allowed(std::span<const std::uint32_t>(bits)));
+        const auto choose = [&](Run &run, const SamplerSettings &settings) {
+            std::vector<Sampler> samplers(kRowCount, Sampler(settings));
+            std::vector<Draft> drafts;
+            for (Sampler &s : samplers) drafts.push_back({&s, {}, allowed});
+            std::vector<std::vector<std::int32_t>> out;
+            run.decoder().verify(drafts, &out);
+            return out;
+        };
+        SamplerSettings hot;
+        hot.top_k = 7;
+        for (const SamplerSettings &settings : {greedy, hot}) {
+            const auto chosen = choose(full, settings);
+            for (const auto &row : chosen)
+                check.that(allowed[0].has(row[0]), "a choice is allowed");
+            check.that(choose(screened, settings) == chosen, "screened choices are the same");
+            check.that(choose(from_file, settings) == chosen, "and with rows in a file");
+        }
+    }
     check.that(!from_file.decoder().take_failure(), "all rows could be read");
 }
 

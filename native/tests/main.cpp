@@ -11,6 +11,7 @@
 int main(int argc, char **argv) {
     using namespace trilobit;
     test::Check check;
+    test::test_allowed(check);
     test::test_packing(check);
     test::test_pool(check);
     std::string available, tested;

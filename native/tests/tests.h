@@ -8,6 +8,7 @@ namespace trilobit::test {
 
 class Check;
 
+void test_allowed(Check &check);
 void test_packing(Check &check);
 void test_pool(Check &check);
 void test_ternary(const Kernels &kernels, Check &check);

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from trilobit.llm import LLM
     from trilobit.sampling import SamplingParams
     from trilobit.stream import Stream
+    from trilobit.text.reply import Part, Reply
+    from trilobit.text.tools import Toolbox, ToolCall
     from trilobit.vectors import pack_vectors, similarity, unpack_vectors
 
     __version__: str
@@ -41,12 +43,16 @@ __all__ = [
     "EventStream",
     "FormatError",
     "OutputError",
+    "Part",
     "RecipeError",
+    "Reply",
     "RequestError",
     "SamplingParams",
     "Score",
     "Stream",
     "TokenLogprob",
+    "ToolCall",
+    "Toolbox",
     "TrilobitError",
     "UnsupportedModel",
     "Usage",
@@ -68,9 +74,13 @@ _MODULES = {
     "Event": "engine.event",
     "EventStream": "async_llm",
     "SamplingParams": "sampling",
+    "Part": "text.reply",
+    "Reply": "text.reply",
     "Score": "engine.event",
     "Stream": "stream",
     "TokenLogprob": "engine.event",
+    "ToolCall": "text.tools",
+    "Toolbox": "text.tools",
     "Usage": "engine.event",
     "convert": "conversion",
     "pack_vectors": "vectors",

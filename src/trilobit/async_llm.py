@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as Items
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Unpack
@@ -30,7 +31,11 @@ from trilobit.opened import open_model
 from trilobit.progress import Watch
 from trilobit.sampling import SamplingParams
 from trilobit.stream import EventReader
+from trilobit.text.reply import Reply
 from trilobit.text.tokenizer import Tokenizer
+from trilobit.text.tools import Toolbox
+
+_COMPILERS = 2  # grammars compiled at once
 
 
 class AsyncLLM:
@@ -56,6 +61,8 @@ class AsyncLLM:
         self.memory_bytes: int = opened.memory_bytes
         self._fingerprint = opened.fingerprint
         self._prompter, self._worker = opened.prompter, opened.worker
+        # Threads of their own: grammars that take long are not in the way of anything else.
+        self._compilers = ThreadPoolExecutor(_COMPILERS, "trilobit-grammar")
         self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = (
             WeakKeyDictionary()
         )
@@ -97,13 +104,43 @@ class AsyncLLM:
         """Token ids of a prompt of any form, which fit the context."""
         return self._prompter.ids(prompt)
 
-    def chat_ids(self, messages: Items[Message]) -> list[int]:
-        """Token ids of a conversation, ready for the reply."""
-        return self._prompter.chat_ids(messages)
+    def chat_ids(self, messages: Items[Message], toolbox: Toolbox | None = None) -> list[int]:
+        """Token ids of a conversation, ready for the reply; toolbox: what may be called in it."""
+        return self._prompter.chat_ids(messages, toolbox)
 
-    def chat_text(self, messages: Items[Message]) -> str:
+    def chat_text(self, messages: Items[Message], toolbox: Toolbox | None = None) -> str:
         """A conversation as the model's template writes it, ready for the reply."""
-        return self._prompter.chat_text(messages)
+        return self._prompter.chat_text(messages, toolbox)
+
+    def answering(
+        self, ids: list[int], params: SamplingParams, toolbox: Toolbox | None
+    ) -> SamplingParams:
+        """Parameters of the answer to a conversation: where something must be called, it is."""
+        return self._prompter.answering(ids, params, toolbox)
+
+    def reply(
+        self,
+        ids: list[int],
+        toolbox: Toolbox | None = None,
+        *,
+        reasoning: bool = False,
+        salt: str = "",
+    ) -> Reply:
+        """What parts the answer to a conversation as it comes: thoughts, text, calls.
+
+        reasoning: tell thoughts apart. salt: makes the ids of calls those of this answer.
+        """
+        return self._prompter.reply(ids, toolbox, reasoning=reasoning, salt=salt)
+
+    async def prepare(self, params: SamplingParams) -> None:
+        """Compile what the output must be, in another thread; RequestError if that cannot be.
+
+        Calls that are awaited do so themselves. `stream` and its kin cannot: where nothing was
+        prepared or asked before, they compile at once, which may keep the event loop for a while.
+        """
+        if params.constraint is not None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._compilers, self._prompter.grammar, params)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> EventStream:
         """Continue a prompt: `async for event in llm.stream(...)`. It is queued at once."""
@@ -143,11 +180,21 @@ class AsyncLLM:
         return await self._complete(self._prompter.ids(prompt), params, n=n)
 
     async def chat(
-        self, messages: Items[Message], params: SamplingParams | None = None
+        self,
+        messages: Items[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Items[Message] | None = None,
+        tool_choice: str | Message = "auto",
+        parallel_tool_calls: bool = True,
+        reasoning: bool = False,
     ) -> Completion:
-        """Answer a conversation."""
-        [done] = await self._complete(self._prompter.chat_ids(messages), params, n=1)
-        return done
+        """Answer a conversation; tools and thoughts as with `LLM.chat`."""
+        toolbox = None if tools is None else Toolbox(tools, tool_choice, parallel_tool_calls)
+        ids = self._prompter.chat_ids(messages, toolbox)
+        params = self.answering(ids, params or SamplingParams(), toolbox)
+        [done] = await self._complete(ids, params, n=1)
+        return self._prompter.parted(ids, done, toolbox, reasoning=reasoning)
 
     async def score(self, text: Prompt, *, first: int = 1) -> Score:
         """Log-probability of every token of a text from `first` on, after those before it."""
@@ -174,6 +221,7 @@ class AsyncLLM:
 
     async def close(self) -> None:
         """Give the memory of the model back. Requests that run end with an error."""
+        self._compilers.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._worker.close)
 
     async def __aenter__(self) -> AsyncLLM:
@@ -201,6 +249,8 @@ class AsyncLLM:
     async def _complete(
         self, ids: list[int], params: SamplingParams | None, *, n: int
     ) -> list[Completion]:
+        if params is not None:
+            await self.prepare(params)
         [sequences] = self._prompter.sequences([ids], params, n=n)
         await self._run(sequences)
         return [one.completion() for one in sequences]

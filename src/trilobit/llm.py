@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilobit.bundled import DEFAULT
-from trilobit.engine.event import Completion, Score
+from trilobit.engine.event import Completion, Score, TokenLogprob
 from trilobit.engine.options import Options, options_of
-from trilobit.engine.reading import Logits, Logprobs, Reading
+from trilobit.engine.reading import Logits, Logprobs, Reading, TopLogprobs
 from trilobit.engine.request import Request
 from trilobit.engine.sequence import Sequence
 from trilobit.errors import RequestError
@@ -31,6 +31,7 @@ from trilobit.progress import Watch
 from trilobit.sampling import SamplingParams
 from trilobit.stream import Stream
 from trilobit.text.tokenizer import Tokenizer
+from trilobit.text.tools import Toolbox
 
 Params = SamplingParams | Items[SamplingParams] | None
 
@@ -139,22 +140,59 @@ class LLM:
         return self._streamed(self._prompter.ids(prompt), params)
 
     @overload
-    def chat(self, messages: Items[Message], params: SamplingParams | None = ...) -> Completion: ...
+    def chat(
+        self,
+        messages: Items[Message],
+        params: SamplingParams | None = ...,
+        *,
+        tools: Items[Message] | None = ...,
+        tool_choice: str | Message = ...,
+        parallel_tool_calls: bool = ...,
+        reasoning: bool = ...,
+    ) -> Completion: ...
     @overload
-    def chat(self, messages: Items[Items[Message]], params: Params = ...) -> list[Completion]: ...
+    def chat(
+        self,
+        messages: Items[Items[Message]],
+        params: Params = ...,
+        *,
+        tools: Items[Message] | None = ...,
+        tool_choice: str | Message = ...,
+        parallel_tool_calls: bool = ...,
+        reasoning: bool = ...,
+    ) -> list[Completion]: ...
 
     def chat(
-        self, messages: Items[Message] | Items[Items[Message]], params: Params = None
+        self,
+        messages: Items[Message] | Items[Items[Message]],
+        params: Params = None,
+        *,
+        tools: Items[Message] | None = None,
+        tool_choice: str | Message = "auto",
+        parallel_tool_calls: bool = True,
+        reasoning: bool = False,
     ) -> Completion | list[Completion]:
         """Answer a conversation, or several at once; messages are `{"role": ..., "content": ...}`.
 
         A content may be None or a list of `{"type": "text", "text": ...}`. Other fields, such as
         `tool_calls` or `name`, go to the chat template; what is None is left out. A model without a
         chat template continues the contents, joined by newlines, as one text.
+
+        tools, tool_choice, parallel_tool_calls: functions that the model may or must call, as in
+        OpenAI's API (see `Toolbox`); `Completion.tool_calls` has the calls. reasoning: tell apart
+        what a model thinks that was taught to: `Completion.reasoning`.
         """
-        ids = self._prompter.several_chats(messages)
-        done = self._complete(ids, params)
-        return [one for [one] in done] if is_items(messages[0]) else done[0][0]
+        toolbox = None if tools is None else Toolbox(tools, tool_choice, parallel_tool_calls)
+        ids = self._prompter.several_chats(messages, toolbox)
+        several = [
+            self._prompter.answering(one, own, toolbox)
+            for one, own in zip(ids, self._prompter.params(params, len(ids)), strict=True)
+        ]
+        done = [
+            self._prompter.parted(one, completion, toolbox, reasoning=reasoning)
+            for one, [completion] in zip(ids, self._complete(ids, several), strict=True)
+        ]
+        return done if is_items(messages[0]) else done[0]
 
     def stream_chat(self, messages: Items[Message], params: SamplingParams | None = None) -> Stream:
         """Answer a conversation, text by text as it comes."""
@@ -197,6 +235,16 @@ class LLM:
         self._run([self._reading(*pair) for pair in zip(several, readings, strict=True)])
         scores = [reading.score() for reading in readings]
         return scores if is_several(text) else scores[0]
+
+    def prompt_logprobs(self, prompt: Prompt, top: int = 0) -> list[TokenLogprob]:
+        """Of every token of a prompt but the first, after those before it, and the `top` likeliest.
+
+        As `score` has them, with the same bits.
+        """
+        ids = self._prompter.ids(prompt)
+        reading = TopLogprobs(ids, SamplingParams(logprobs=top).logprobs or 0)
+        self._run([self._reading(ids, reading)])
+        return reading.values
 
     # ---- ids ----------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout
 from trilobit.progress import Watch
 from trilobit.prompter import Prompter
+from trilobit.text.grammar import Grammars
 from trilobit.text.tokenizer import Tokenizer
 
 # From here on a step reads its weights from memory and takes milliseconds, beside which looking for
@@ -79,13 +80,18 @@ def open_model(
         )
         screened = _head_is_screened(options, packed, name)
         text = packed.text
+        config = packed.config
+        tokenizer = Tokenizer(text.tokenizer, str(packed.path)) if text.tokenizer else None
         prompter = Prompter(
             name=name,
-            config=packed.config,
-            tokenizer=Tokenizer(text.tokenizer, str(packed.path)) if text.tokenizer else None,
+            config=config,
+            tokenizer=tokenizer,
             chat_template=text.chat_template,
             add_bos=text.add_bos,
             context=context,
+            grammars=Grammars(tokenizer, config.vocab_size, config.eos_token_ids)
+            if tokenizer
+            else None,
         )
         return (
             prompter,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import cast
 
+from trilobit.engine.event import Completion
 from trilobit.engine.request import Request
 from trilobit.engine.sequence import Sequence
 from trilobit.errors import ContextOverflow, RequestError
@@ -23,20 +25,26 @@ from trilobit.inputs import (
 from trilobit.model.config import ModelConfig
 from trilobit.sampling import SamplingParams
 from trilobit.text.chat_template import leaves_bos_to_tokenizer, render
+from trilobit.text.grammar import Grammar, Grammars
+from trilobit.text.reasoning import Thoughts, is_begun, thinks
+from trilobit.text.reply import Reply
 from trilobit.text.tokenizer import Tokenizer, without_tokenizer
+from trilobit.text.tools import Toolbox, form_of, told
 
 # A model that was never taught to chat continues the conversation as one text.
 _PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m.content }}{% if not loop.last %}\n{% endif %}{% endfor %}"
 )
 _MOST_COMPLETIONS = 1 << 10  # of one prompt
+_TAIL = 12  # tokens, which hold the beginning of a thought at the end of a prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompter:
     """The text side of a model.
 
-    name: what the user calls it. context: tokens of prompt and output together.
+    name: what the user calls it. context: tokens of prompt and output together. grammars: compiles
+    them for the tokenizer, which a model without one has none of.
     """
 
     name: str
@@ -45,6 +53,7 @@ class Prompter:
     chat_template: str | None
     add_bos: bool
     context: int
+    grammars: Grammars | None = None
 
     # ---- text and ids -------------------------------------------------------------------------
 
@@ -59,21 +68,23 @@ class Prompter:
         ids = checked_ids(token_ids, self.config.vocab_size)
         return self._tokenizer().decode(ids)
 
-    def chat_text(self, messages: Items[Message]) -> str:
+    def chat_text(self, messages: Items[Message], toolbox: Toolbox | None = None) -> str:
         """A conversation as the template writes it, ready for the reply."""
         tokenizer = self._tokenizer()
         ends = [tokenizer.token(i) for i in self.config.eos_token_ids]
         begin = self.config.bos_token_id
+        plain, tools = told(checked_messages(messages), toolbox, self.chat_template)
         return render(
             self.chat_template or _PLAIN_TEMPLATE,
-            checked_messages(messages),
+            plain,
+            tools=tools,
             bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
             eos_token=next((end for end in ends if end), ""),
         )
 
-    def chat_ids(self, messages: Items[Message]) -> list[int]:
-        """Token ids of a conversation, ready for the reply."""
-        plain = checked_messages(messages)
+    def chat_ids(self, messages: Items[Message], toolbox: Toolbox | None = None) -> list[int]:
+        """Token ids of a conversation, ready for the reply; toolbox: what may be called in it."""
+        plain, tools = told(checked_messages(messages), toolbox, self.chat_template)
         tokenizer = self._tokenizer()
         ends = [tokenizer.token(i) for i in self.config.eos_token_ids]
         begin = self.config.bos_token_id
@@ -83,10 +94,77 @@ class Prompter:
             plain,
             bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
             eos_token=next((end for end in ends if end), ""),
+            tools=tools,
             most_tokens=self.context,
         )
         leaves_bos = template is None or leaves_bos_to_tokenizer(template)
         return self.ids(self._with_bos(ids) if leaves_bos else ids)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model was taught to think before it answers."""
+        return thinks(self.chat_template)
+
+    def answering(
+        self, ids: list[int], params: SamplingParams, toolbox: Toolbox | None
+    ) -> SamplingParams:
+        """Parameters of an answer to a conversation, where something must be called."""
+        if toolbox is None or not toolbox.must_call:
+            return params
+        if params.constraint is not None:
+            raise RequestError(
+                f"tool_choice asks for a call, and {params.constraint.kind} for something else"
+            )
+        grammar = toolbox.grammar(
+            form_of(self.chat_template), thoughts=self.thinks, begun=self._is_thinking(ids)
+        )
+        return replace(params, grammar=grammar)
+
+    def reply(
+        self,
+        ids: list[int],
+        toolbox: Toolbox | None = None,
+        *,
+        reasoning: bool = False,
+        salt: str = "",
+    ) -> Reply:
+        """What parts the answer to a conversation of these ids.
+
+        reasoning: tell thoughts apart. salt: see `Reply`.
+        """
+        calls = toolbox is not None and toolbox.is_open
+        # A call that is only thought of is none.
+        apart = self.thinks and (reasoning or calls)
+        return Reply(
+            thoughts=Thoughts(begun=self._is_thinking(ids)) if apart else None,
+            form=form_of(self.chat_template) if calls else None,
+            names=toolbox.names if toolbox is not None else (),
+            salt=salt,
+        )
+
+    def parted(
+        self,
+        ids: list[int],
+        done: Completion,
+        toolbox: Toolbox | None = None,
+        *,
+        reasoning: bool = False,
+    ) -> Completion:
+        """What came of a conversation of these ids, in its parts."""
+        if not reasoning and toolbox is None:
+            return done
+        salt = f"{done.seed}/{blake2b(repr(ids).encode()).hexdigest()}"
+        reply = self.reply(ids, toolbox, reasoning=reasoning, salt=salt)
+        parts = (reply.add(done.text), reply.finish())
+        return replace(
+            done,
+            text="".join(part.text for part in parts),
+            tool_calls=tuple(call for part in parts for call in part.calls),
+            reasoning="".join(part.thought for part in parts),
+        )
+
+    def _is_thinking(self, ids: list[int]) -> bool:
+        return is_begun(self._tokenizer().decode(ids[-_TAIL:]))
 
     def ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt of any form, which fit the context."""
@@ -114,11 +192,14 @@ class Prompter:
         several = cast(Items[Prompt], prompts) if is_several(prompts) else [cast(Prompt, prompts)]
         return [self.ids(prompt) for prompt in several]
 
-    def several_chats(self, messages: Items[Message] | Items[Items[Message]]) -> list[list[int]]:
+    def several_chats(
+        self, messages: Items[Message] | Items[Items[Message]], toolbox: Toolbox | None = None
+    ) -> list[list[int]]:
         """Of one conversation, or of several."""
         if is_items(messages) and messages and is_items(messages[0]):
-            return [self.chat_ids(one) for one in cast(Items[Items[Message]], messages)]
-        return [self.chat_ids(cast(Items[Message], messages))]
+            several = cast(Items[Items[Message]], messages)
+            return [self.chat_ids(one, toolbox) for one in several]
+        return [self.chat_ids(cast(Items[Message], messages), toolbox)]
 
     # ---- sequences ----------------------------------------------------------------------------
 
@@ -137,7 +218,7 @@ class Prompter:
         if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= _MOST_COMPLETIONS:
             raise RequestError(f"n is {n!r:.40}; expected an integer from 1 to {_MOST_COMPLETIONS}")
         made = []
-        for ids, own in zip(prompts, self._params(params, len(prompts)), strict=True):
+        for ids, own in zip(prompts, self.params(params, len(prompts)), strict=True):
             if len(ids) >= self.context:
                 raise ContextOverflow(
                     f"the prompt has {len(ids)} tokens and fills the context of {self.context}; "
@@ -155,17 +236,33 @@ class Prompter:
         if not params.ignore_eos:
             ends |= frozenset(self.config.eos_token_ids)
         drawn = secrets.randbits(64) if params.seed is None else params.seed + number
+        limit = min(len(ids) + params.max_tokens, self.context)
+        grammar = self.grammar(params)
+        # A grammar offers its end as soon as it may come: who ignores that one waits for the last.
+        ignored = params.ignore_eos and grammar is not None
+        eos = frozenset(self.config.eos_token_ids if ignored else ())
         request = Request(
             prompt=ids,
             params=params,
             seed=drawn % (1 << 64),
             end_ids=ends,
-            limit=min(len(ids) + params.max_tokens, self.context),
+            limit=limit,
             salt=salt,
+            grammar=grammar,
+            min_tokens=limit if ignored else params.min_tokens,
+            held_ids=ends | eos if ignored or params.min_tokens else frozenset(),
         )
         return Sequence(request, tokenizer=self.tokenizer)
 
-    def _params(
+    def grammar(self, params: SamplingParams) -> Grammar | None:
+        """What the output must be, compiled: the first time that may take seconds."""
+        if params.constraint is None:
+            return None
+        self._tokenizer()
+        assert self.grammars is not None
+        return self.grammars.compile(params.constraint)
+
+    def params(
         self, params: SamplingParams | Items[SamplingParams] | None, count: int
     ) -> list[SamplingParams]:
         """The parameters of each of `count` prompts, which the model can follow."""

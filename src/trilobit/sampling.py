@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from trilobit.errors import RequestError
 
@@ -22,6 +24,16 @@ Bias = Mapping[int, float] | tuple[tuple[int, float], ...]
 # Every stop string is looked for after every token.
 _MOST_STOPS = 256
 _STOP_CHARACTERS = 20_000
+# Characters of a schema, an expression, a grammar, or of all choices. Real ones have thousands.
+_LONGEST_CONSTRAINT = 300_000
+_DEEPEST_SCHEMA = 64  # lists and objects inside each other
+
+
+class Constraint(NamedTuple):
+    """What an output must be. text: JSON of a schema or of a list of choices, else as given."""
+
+    kind: Literal["json_schema", "regex", "grammar", "choice"]
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +44,23 @@ class SamplingParams:
     temperature: 0 takes the most likely token. top_k: 0 is off. min_p: relative to the most
     likely token. repetition_penalty: over prompt and output; frequency and presence penalties:
     over the output, as in OpenAI's API. seed: None draws a fresh one. stop: one text or several
-    that end the output and are not part of it, 256 at most. ignore_eos: go on after an
-    end-of-sequence token. logprobs: tell the log-probability of every token of the output, and of
-    so many likeliest ones in its place; they are of the logits as they come from the model, before
-    bias and temperature, and cost a pass over the whole head. logit_bias: a mapping, kept as pairs
-    in the order of ids. Equal parameters have equal hashes. Raises RequestError for a value out of
-    range.
+    that end the output and are not part of it, 256 at most. min_tokens: no end before so many
+    tokens: end-of-sequence and stop tokens are not chosen, stop strings not looked for. ignore_eos:
+    go on after an end-of-sequence token. logprobs: tell the log-probability of every token of the
+    output, and of so many likeliest ones in its place; they are of the logits as they come from the
+    model, before bias and temperature, and cost a pass over the whole head. logit_bias: a mapping,
+    kept as pairs in the order of ids. Equal parameters have equal hashes.
+
+    At most one of these says what the output must be, and has the last word about its end, before
+    min_tokens and ignore_eos. json_schema: JSON that fits a schema, given as JSON or as what it
+    means (kept as JSON). regex: a text that an expression matches as a whole. grammar: of Lark, in
+    llguidance's form. choice: one of some texts. docs/structured.md tells more.
+
+    Raises RequestError for a value out of range.
     """
 
     max_tokens: int = 256
+    min_tokens: int = 0
     temperature: float = 0.7
     top_k: int = 0
     top_p: float = 1.0
@@ -54,6 +74,10 @@ class SamplingParams:
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    json_schema: str | Mapping[str, Any] | bool | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    choice: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
@@ -72,6 +96,11 @@ class SamplingParams:
             raise RequestError(f"stop_token_ids is {_short(ids)}; expected token ids")
         self._set("stop_token_ids", tuple(map(int, ids)))
         self._integer("max_tokens", 1, 1 << 31)
+        self._integer("min_tokens", 0, 1 << 31)
+        if self.min_tokens > self.max_tokens:
+            raise RequestError(
+                f"min_tokens is {self.min_tokens}, max_tokens {self.max_tokens}; expected no more"
+            )
         self._integer("top_k", 0, 1 << 31)
         if self.seed is not None:
             self._integer("seed", 0, 1 << 64)
@@ -89,6 +118,20 @@ class SamplingParams:
             if getattr(self, name) == 0:
                 raise RequestError(f"{name} is 0; expected a number greater than 0")
         self._logit_bias()
+        self._constraints()
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the output must be, if anything is said."""
+        if isinstance(self.json_schema, str):
+            return Constraint("json_schema", self.json_schema)
+        if self.regex is not None:
+            return Constraint("regex", self.regex)
+        if self.grammar is not None:
+            return Constraint("grammar", self.grammar)
+        if self.choice:
+            return Constraint("choice", json.dumps(self.choice, ensure_ascii=False))
+        return None
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -114,6 +157,33 @@ class SamplingParams:
         # Nothing that the caller does to a mapping of his own later reaches in here.
         self._set("logit_bias", tuple(sorted((int(i), float(v)) for i, v in bias.items())))
 
+    def _constraints(self) -> None:
+        if self.json_schema is not None:
+            self._set("json_schema", _schema(self.json_schema))
+        choice = (self.choice,) if isinstance(self.choice, str) else _items("choice", self.choice)
+        if any(not isinstance(text, str) or not text for text in choice):
+            raise RequestError("choice: every choice must be a non-empty text")
+        self._set("choice", choice)
+        given = [n for n in ("json_schema", "regex", "grammar") if getattr(self, n) is not None]
+        given += ["choice"] if choice else []
+        if len(given) > 1:
+            raise RequestError(f"{' and '.join(given)} are given; an output follows one of them")
+        for name in given:
+            value = getattr(self, name)
+            if name != "choice" and not isinstance(value, str):
+                raise RequestError(f"{name} is {_short(value)}; expected a text")
+            try:
+                "".join(value).encode()
+            except UnicodeEncodeError:
+                raise RequestError(
+                    f"{name} has half a character (a lone surrogate); leave it out"
+                ) from None
+            size = sum(map(len, value)) if name == "choice" else len(value)
+            if not value or size > _LONGEST_CONSTRAINT:
+                raise RequestError(
+                    f"{name} has {size:,} characters; expected 1 to {_LONGEST_CONSTRAINT:,}"
+                )
+
     def _integer(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
         if not _is_integer(value) or not low <= value < high:
@@ -137,6 +207,73 @@ def _items(name: str, value: object) -> tuple[Any, ...]:
     if len(items) > _MOST_IDS:
         raise RequestError(f"{name} has more than {_MOST_IDS} items; give fewer")
     return items
+
+
+def _schema(given: object) -> str:
+    """A JSON schema as JSON, whatever it was given as."""
+    if isinstance(given, str):
+        if len(given) > _LONGEST_CONSTRAINT:
+            raise RequestError(
+                f"json_schema has {len(given):,} characters; at most {_LONGEST_CONSTRAINT:,}"
+            )
+        return _schema_of(given)
+    if not isinstance(given, (Mapping, bool)):
+        raise RequestError(
+            f"json_schema is {_short(given)}; expected a schema: an object, as JSON or a dict"
+        )
+    return as_json("json_schema", given)
+
+
+@lru_cache(maxsize=8)  # parameters are often made of others, with another seed
+def _schema_of(text: str) -> str:
+    try:
+        given = json.loads(text, parse_constant=_no_json)
+    except (ValueError, RecursionError) as error:
+        raise _not_json("json_schema", error) from None
+    if isinstance(given, str):
+        raise RequestError("json_schema is a text of JSON; expected a schema: an object")
+    return _schema(given)
+
+
+def as_json(name: str, value: object) -> str:
+    """What a caller gave as JSON of a bounded size; RequestError, which names it, otherwise."""
+    try:
+        _check_depth(name, value)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_mapping)
+    except RequestError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _not_json(name, error) from None
+    if len(text) > _LONGEST_CONSTRAINT:
+        raise RequestError(f"{name} has {len(text):,} characters; at most {_LONGEST_CONSTRAINT:,}")
+    return text
+
+
+def _not_json(name: str, error: Exception) -> RequestError:
+    reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return RequestError(f"{name} is no JSON: {reason[:200]}")
+
+
+def _mapping(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a {type(value).__name__} is nothing that JSON has")
+
+
+def _no_json(word: str) -> object:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _check_depth(name: str, value: object, depth: int = 0) -> None:
+    if depth > _DEEPEST_SCHEMA:
+        raise RequestError(
+            f"{name}: more than {_DEEPEST_SCHEMA} lists and objects inside each other"
+        )
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_depth(name, inner, depth + 1)
 
 
 def _short(value: object) -> str:

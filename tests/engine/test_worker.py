@@ -132,9 +132,11 @@ def test_followers_go_on_without_the_first(ends: str) -> None:
 def failing_for(backend: Any, sampler: object) -> Callable[..., Any]:
     choose = backend.choose
 
-    def choose_or_fail(samplers: list[Any], drafts: list[list[int]]) -> list[Any]:
+    def choose_or_fail(
+        samplers: list[Any], drafts: list[list[int]], allowed: list[Any]
+    ) -> list[Any]:
         good = [one if one is not sampler else NumpySampler(SEEDLESS) for one in samplers]
-        chosen = choose(good, drafts)
+        chosen = choose(good, drafts, allowed)
         return [
             RequestError("no token can be chosen") if one is sampler else tokens
             for one, tokens in zip(samplers, chosen, strict=True)

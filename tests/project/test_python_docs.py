@@ -1,8 +1,9 @@
-"""The Python code of the pages runs."""
+"""The code of the pages runs."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,12 +22,23 @@ def test_convert_is_the_function_whatever_was_imported_before() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
+
+
 @pytest.mark.parametrize(
-    ("page", "blocks"), [("python.md", 4), ("evaluation.md", 1), ("start.md", 1), ("ar.md", 1)]
+    ("page", "count"),
+    [
+        ("python.md", 4),
+        ("structured.md", 3),
+        ("evaluation.md", 1),
+        ("start.md", 1),
+        ("ar.md", 1),
+    ],
 )
-def test_the_code_of_a_page_runs(page: str, blocks: int) -> None:
-    code = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
-    assert len(code) == blocks
+def test_the_code_of_a_page_runs(page: str, count: int) -> None:
+    code = blocks(page, "python")
+    assert len(code) == count
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "\n".join(code)],
         capture_output=True,
@@ -35,3 +47,20 @@ def test_the_code_of_a_page_runs(page: str, blocks: int) -> None:
     )
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout
+
+
+def test_the_commands_of_a_page_run(tmp_path: Path) -> None:
+    (tmp_path / "child.json").write_text('{"enum": ["Tom"]}')
+    lines = "".join(blocks("structured.md", "sh")).splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "trilobit"
+        done = subprocess.run(
+            [sys.executable, "-m", program, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path,
+        )
+        assert (done.stderr, done.returncode) == ("", 0)

@@ -11,6 +11,7 @@ import click
 
 from trilobit.bundled import DEFAULT
 from trilobit.cli.command import Command
+from trilobit.cli.constraint import constraint_options
 from trilobit.cli.model_name import ModelName
 from trilobit.cli.options import OpenLLM, llm_options, sampling_options
 from trilobit.cli.path import FilePath
@@ -37,6 +38,14 @@ def _ids(value: str) -> list[int]:
         ('trilobit generate bitnet-2b "The capital of"', "Continue with another one."),
         ("trilobit generate -m bitnet-2b --file text.txt", "Continue a file."),
         ("trilobit generate --json < prompt.txt", "Text, ids and rates, for programs."),
+        (
+            'trilobit generate "Is it a dog or a cat?" --choice dog --choice cat',
+            "One of two answers.",
+        ),
+        (
+            'trilobit generate "A child:" --json-schema child.json',
+            "JSON that fits a schema (docs/structured.md).",
+        ),
         ("trilobit generate -m m.trilobit --token-ids 1,2", "A model without a tokenizer."),
     ],
 )
@@ -51,6 +60,7 @@ def _ids(value: str) -> list[int]:
 @click.option("--file", type=FilePath(), help="Read the prompt from a file.")
 @click.option("--token-ids", type=_ids, metavar="IDS", help="The prompt as ids: 1,2,3.")
 @sampling_options(SamplingParams())
+@constraint_options
 @llm_options
 @click.option("--json", "as_json", is_flag=True, help="Print text, token ids and rates as JSON.")
 def command(

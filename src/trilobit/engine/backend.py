@@ -47,11 +47,17 @@ class Backend(Protocol):
     def forward(self, batch: Batch) -> None:
         """Compute a batch."""
 
-    def choose(self, samplers: Items[Any], drafts: Items[list[int]]) -> list[list[int] | Exception]:
+    def choose(
+        self,
+        samplers: Items[Any],
+        drafts: Items[list[int]],
+        allowed: Items[NDArray[np.uint32] | None],
+    ) -> list[list[int] | Exception]:
         """The tokens that follow in each sequence, from the first output rows of the last forward.
 
         The draft as far as the sampler chooses the same, and one more; or why this one sequence
-        has no next token.
+        has no next token. allowed: for each sequence the tokens that may be chosen for each of its
+        rows, one bit each [rows, words], or None; empty where nobody's are bounded.
         """
 
     def logits(self, first: int, count: int) -> NDArray[np.float32]:

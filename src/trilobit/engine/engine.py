@@ -12,6 +12,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
+
 from trilobit.engine.backend import Backend
 from trilobit.engine.batch import Batch
 from trilobit.engine.blocks import BlockPool
@@ -118,7 +121,11 @@ class Engine:
     def _chosen(self, batch: Batch) -> list[list[int] | Exception]:
         """The next tokens, and what readings want, of the batch that was computed."""
         samplers = [one.sampler for one in batch.asking]
-        chosen = self.backend.choose(samplers, batch.drafts_of_asking())
+        drafts = batch.drafts_of_asking()
+        allowed, failed = self._allowed(batch.asking, drafts)
+        chosen = self.backend.choose(samplers, drafts, allowed)
+        for number, error in failed.items():
+            chosen[number] = error
         for sequence, start, first, count in batch.readings:
             try:
                 self._read(sequence, start, first, count)
@@ -135,6 +142,22 @@ class Engine:
         for done in range(0, count, some):
             rows = self.backend.logits(first + done, min(some, count - done))
             sequence.reading.take(start + done, rows)
+
+    def _allowed(
+        self, asking: list[Sequence], drafts: list[list[int]]
+    ) -> tuple[list[NDArray[np.uint32] | None], dict[int, Exception]]:
+        """What grammars leave to choose from; and which of them fail, and why."""
+        if not any(one.is_bound for one in asking):
+            return [], {}
+        allowed: list[NDArray[np.uint32] | None] = [None] * len(asking)
+        failed: dict[int, Exception] = {}
+        for number, (sequence, draft) in enumerate(zip(asking, drafts, strict=True)):
+            if sequence.grammar is not None:
+                try:
+                    allowed[number] = sequence.grammar.allowed(draft)
+                except Exception as error:  # ends this sequence only
+                    failed[number] = error
+        return allowed, failed
 
     def _finish(self, batch: Batch, chosen: list[list[int] | Exception], started: float) -> None:
         logprobs = self._logprobs(batch, chosen)
@@ -205,6 +228,7 @@ class Engine:
         """Take out a sequence that is over."""
         if sequence in self._live:  # else its blocks, if any, were of a cache that is gone
             self.scheduler.remove(sequence)
+        sequence.let_go()
         if self._drafter:
             self._drafter.forget(sequence)
         if sequence.finish_reason is None and sequence.error is None:

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trilobit.text.tools import ToolCall
+
 FinishReason = Literal["stop", "length", "aborted"]
 
 
@@ -58,7 +60,9 @@ class Completion:
     "aborted" (the stream was closed). Rates are those of the steps that this request took part in;
     0 when there was none. drafted_tokens: guesses of what comes next that were tried in those
     steps; accepted_tokens: how many of them are in the output. seed: what gives the same text
-    again. logprobs: of each of token_ids, if they were asked for.
+    again. logprobs: of each of token_ids, if they were asked for. tool_calls: functions that the
+    model calls, in a chat with tools, and reasoning: what it thought before, in a chat where that
+    is told apart; text is the rest then.
     """
 
     text: str
@@ -73,6 +77,8 @@ class Completion:
     seed: int
     stop_reason: str | int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -90,6 +90,8 @@ class NativeBackend:
             presence_penalty=params.presence_penalty,
             seed=request.seed,
             logit_bias=dict(params.logit_bias),
+            min_tokens=request.min_tokens,
+            ends=list(request.held_ids),
         )
         sampler.observe(np.array(request.prompt, dtype=np.int32))
         return sampler
@@ -108,13 +110,16 @@ class NativeBackend:
             )
 
     def choose(
-        self, samplers: Items[_native.Sampler], drafts: Items[list[int]]
+        self,
+        samplers: Items[_native.Sampler],
+        drafts: Items[list[int]],
+        allowed: Items[NDArray[np.uint32] | None] = (),
     ) -> list[list[int] | Exception]:
         """The tokens that follow in each sequence, or why there can be none."""
         # What was chosen before a place where nothing can be is good; the next step tells of it.
         return [
             tokens if tokens[-1] >= 0 else tokens[:-1] or _no_token(tokens[-1])
-            for tokens in self.decoder.verify(samplers, drafts)
+            for tokens in self.decoder.verify(samplers, drafts, allowed)
         ]
 
     def logits(self, first: int, count: int) -> NDArray[np.float32]:
@@ -180,7 +185,9 @@ def rotary_frequencies(config: ModelConfig) -> NDArray[np.float32]:
 def _no_token(code: int) -> TrilobitError:
     """Why the sampler could choose none."""
     if code == _native.Sampler.ALL_FORBIDDEN:
-        return RequestError("logit_bias forbids every token; leave one that may be chosen")
+        return RequestError(
+            "logit_bias forbids every token that may come next here; leave one that may be chosen"
+        )
     return no_numbers("no token can be chosen")
 
 

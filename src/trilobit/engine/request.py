@@ -6,6 +6,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from trilobit.sampling import SamplingParams
+from trilobit.text.grammar import Grammar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +15,8 @@ class Request:
 
     prompt: token ids. seed: of its sampling, drawn already. end_ids: tokens that end the output.
     limit: tokens of prompt and output together. salt: only requests with the same one share what
-    is cached of their prompts.
+    is cached of their prompts. grammar: of params.constraint, compiled. held_ids: tokens that are
+    not chosen before min_tokens have come.
     """
 
     prompt: Items[int]
@@ -23,3 +25,6 @@ class Request:
     end_ids: frozenset[int] = frozenset()
     limit: int
     salt: bytes = b""
+    grammar: Grammar | None = None
+    min_tokens: int = 0
+    held_ids: frozenset[int] = frozenset()

@@ -13,6 +13,7 @@ from trilobit.engine.blocks import Key, blocks_for, root_of
 from trilobit.engine.event import Completion, FinishReason, TokenLogprob
 from trilobit.engine.reading import Reading, Wants
 from trilobit.engine.request import Request
+from trilobit.text.grammar import GrammarState
 from trilobit.text.stops import StopStrings
 from trilobit.text.tokenizer import Tokenizer
 
@@ -71,6 +72,7 @@ class Sequence:
         self.text = ""
         self._text = self._tokenizer.stream() if self._tokenizer else None
         self._stops = StopStrings(tuple(self.request.params.stop))
+        self._grammar: GrammarState | None = None
         if self.reading is not None:
             self.reading.begin()
 
@@ -78,6 +80,23 @@ class Sequence:
     def wants(self) -> Wants:
         """What its tokens are computed for."""
         return "tokens" if self.reading is None else self.reading.wants
+
+    @property
+    def grammar(self) -> GrammarState | None:
+        """Where the output is in its grammar, if it has one."""
+        # Begun when it is needed: a state may take megabytes, which nobody needs who waits.
+        if self._grammar is None and self.request.grammar is not None:
+            self._grammar = self.request.grammar.start()
+        return self._grammar
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the output has a grammar."""
+        return self.request.grammar is not None
+
+    def let_go(self) -> None:
+        """Of what is only needed while it runs."""
+        self._grammar = None
 
     @property
     def pending(self) -> int:
@@ -168,18 +187,27 @@ class Sequence:
         token_id = self.tokens[count - 1]
         ended = token_id in self.request.end_ids
         last = ended or count >= self.request.limit
+        complete = False  # by its grammar: nothing more may come
         try:
+            if not ended and self.grammar is not None:
+                self.grammar.accept(token_id)
+                complete = self.grammar.ended
+                last = last or complete
             if self._text is not None:
-                self.text += self._stops.add("" if ended else self._text.add(token_id))
+                text = "" if ended else self._text.add(token_id)
+                early = count - self.prompt_tokens <= self.request.params.min_tokens
+                self.text += text if early else self._stops.add(text)
                 if last and not self._stops.stopped:
                     self.text += self._stops.add(self._text.finish())
                     self.text += self._stops.finish()
-        except Exception as error:  # a tokenizer that fails on an output fails only that one
+        except Exception as error:  # a tokenizer or grammar that fails on an output fails only that
             self.error = error
             return
         if ended or self._stops.stopped:
             # Before finish_reason, which tells readers on other threads that all is there.
             self.stop_reason = token_id if ended else self._stops.found
+            self.finish_reason = "stop"
+        elif complete:
             self.finish_reason = "stop"
         elif last:
             self.finish_reason = "length"

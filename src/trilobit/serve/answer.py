@@ -26,6 +26,7 @@ from trilobit.serve.limits import exits
 from trilobit.serve.metrics import Metrics
 from trilobit.serve.record import Record
 from trilobit.serve.service import service_of
+from trilobit.text.tools import Toolbox
 
 _SEED_BITS = 53  # JavaScript's numbers hold them
 
@@ -162,6 +163,7 @@ async def ask(
     prompt: Prompt | None = None,
     prompts: Items[Prompt] = (),
     messages: Items[Message] | None = None,
+    toolbox: Toolbox | None = None,
     n: int = 1,
     prompt_logprobs: int | None = None,
     cache_salt: str | None = None,
@@ -169,7 +171,8 @@ async def ask(
     """Ask a model to continue a prompt or several, or to answer messages; it is queued then.
 
     prompt_logprobs: compute those of the prompts first, with so many likeliest tokens in the place
-    of each. What is asked ends with the HTTP request, whatever ends that.
+    of each. toolbox: what may or must be called in answer to messages. What is asked ends with the
+    HTTP request, whatever ends that.
 
     Raises ApiError or TrilobitError for what cannot be asked.
     """
@@ -190,10 +193,13 @@ async def ask(
 
     def ids_of_all() -> list[list[int]]:
         if messages is not None:
-            return [llm.chat_ids(messages)]
+            return [llm.chat_ids(messages, toolbox)]
         return [llm.ids(one) for one in asked]
 
     ids = await asyncio.to_thread(ids_of_all)
+    if toolbox is not None:
+        params = llm.answering(ids[0], params, toolbox)
+    await llm.prepare(params)
     seed = secrets.randbits(_SEED_BITS) if params.seed is None else params.seed
     logprobs = None
     if prompt_logprobs is not None:

@@ -20,8 +20,9 @@ def render(
     *,
     bos_token: str = "",
     eos_token: str = "",
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
-    """A chat as text, ending where the assistant's reply begins.
+    """A chat as text, ending where the assistant's reply begins. tools: that may be called.
 
     Raises RequestError when the template refuses the messages, is damaged or exceeds its budget.
     """
@@ -40,7 +41,7 @@ def render(
                 add_generation_prompt=True,
                 bos_token=bos_token,
                 eos_token=eos_token,
-                tools=None,
+                tools=tools,
                 documents=None,
             )
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Items
 
+from trilobit.text.pieces import overlap
+
 
 class StopStrings:
     """Passes text on and ends it before the stop string that is complete first.
@@ -31,7 +33,7 @@ class StopStrings:
             _, cut, self.found = min(found)
             out, self._held = self._held[:cut], ""
             return out
-        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        keep = max((overlap(self._held, stop) for stop in self._stops), default=0)
         cut = len(self._held) - keep
         out, self._held = self._held[:cut], self._held[cut:]
         return out
@@ -40,11 +42,3 @@ class StopStrings:
         """What was held back in vain."""
         out, self._held = self._held, ""
         return out
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that `stop` begins with."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0

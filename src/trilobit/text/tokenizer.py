@@ -103,6 +103,11 @@ class Tokenizer:
         found: str | None = self._inner.id_to_token(token_id)
         return found
 
+    def to_json(self) -> str:
+        """The tokenizer as a `tokenizer.json` again."""
+        text: str = self._inner.to_str()
+        return text
+
     def piece(self, token_id: int) -> str:
         """What a token stands for inside a text; its name where that is no whole character."""
         known = self._pieces.get(token_id)
@@ -134,15 +139,22 @@ class Tokenizer:
         *,
         bos_token: str = "",
         eos_token: str = "",
+        tools: Sequence[Mapping[str, Any]] | None = None,
         most_tokens: int | None = None,
     ) -> list[int]:
-        """Ids of a chat, ready for the assistant's reply.
+        """Ids of a chat, ready for the assistant's reply. tools: that may be called in it.
 
-        Messages are encoded as text even where they spell a special token. Raises RequestError
-        when the template refuses the messages, ContextOverflow as `encode` does.
+        Messages and tools are encoded as text even where they spell a special token. Raises
+        RequestError when the template refuses the messages, ContextOverflow as `encode` does.
         """
-        marks, marked = self._mark_special(messages, template)
-        text = chat_template.render(template, marked, bos_token=bos_token, eos_token=eos_token)
+        marks, marked = self._mark_special([*messages, *(tools or ())], template)
+        text = chat_template.render(
+            template,
+            marked[: len(messages)],
+            bos_token=bos_token,
+            eos_token=eos_token,
+            tools=None if tools is None else marked[len(messages) :],
+        )
         data = utf8(text, "the conversation")
         more = sum(text.count(mark) * len(token.encode()) for mark, token in marks.items())
         self._check_length(len(data) + more, most_tokens)

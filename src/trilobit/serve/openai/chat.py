@@ -16,6 +16,8 @@ from trilobit.serve.openai.fields import Sampling, head, usage
 from trilobit.serve.openai.logprobs import content_logprobs
 from trilobit.serve.service import service_of
 from trilobit.serve.sse import DONE, STREAMED, Events, event
+from trilobit.text.reply import Reply
+from trilobit.text.tools import Toolbox, ToolCall
 
 router = APIRouter()
 _MOST_LOGPROBS = 20
@@ -31,6 +33,22 @@ class ChatBody(Sampling):
     max_tokens: int | None = Field(default=None, ge=1, description="The older name.")
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=_MOST_LOGPROBS)
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] = "auto"
+    parallel_tool_calls: bool = True
+    include_reasoning: bool = Field(
+        default=False,
+        description="Tell what the model thinks apart, as reasoning_content; with tools it always "
+        "is.",
+    )
+
+    def toolbox(self) -> Toolbox | None:
+        """What may be called; RequestError for what is no tool."""
+        if not self.tools:
+            if self.tool_choice not in ("auto", "none"):
+                raise ApiError(400, "tool_choice: needs tools", param="tool_choice")
+            return None
+        return Toolbox(self.tools, self.tool_choice, self.parallel_tool_calls)
 
 
 @router.post("/v1/chat/completions", responses=STREAMED)
@@ -38,23 +56,37 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
     """Answer a conversation, at once or as a stream of chunks."""
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs: needs logprobs: true", param="top_logprobs")
+    toolbox = body.toolbox()
     most = body.max_completion_tokens or body.max_tokens or (1 << 31) - 1
     answer = await ask(
         request,
         model=body.model,
         messages=[_message(one) for one in body.messages],
+        toolbox=toolbox,
         params=body.params(max_tokens=most, logprobs=body.top_logprobs if body.logprobs else None),
         n=body.n,
         cache_salt=body.cache_salt,
     )
+    replies = [
+        answer.llm.reply(
+            answer.prompts[0],
+            toolbox,
+            reasoning=body.include_reasoning,
+            salt=f"{answer.id}/{index}",
+        )
+        for index in range(answer.n)
+    ]
     if body.stream:
         keep_alive_s = service_of(request).settings.keep_alive_s
-        return Events(_chunks(answer, body), keep_alive_s=keep_alive_s)
+        return Events(_chunks(answer, body, replies), keep_alive_s=keep_alive_s)
     done = await answer.complete()
     return JSONResponse(
         head(answer, prefix="chatcmpl-", kind="chat.completion")
         | {
-            "choices": [_choice(answer, body, index, one) for index, one in enumerate(done)],
+            "choices": [
+                _choice(answer, body, index, one, reply)
+                for index, (one, reply) in enumerate(zip(done, replies, strict=True))
+            ],
             "usage": usage(answer),
         }
     )
@@ -65,17 +97,37 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
     return message | {"role": "system"} if message.get("role") == "developer" else message
 
 
-def _choice(answer: Answer, body: ChatBody, index: int, done: Completion) -> dict[str, Any]:
+def _choice(
+    answer: Answer, body: ChatBody, index: int, done: Completion, reply: Reply
+) -> dict[str, Any]:
+    parts = (reply.add(done.text), reply.finish())
+    text = "".join(part.text for part in parts)
+    thought = "".join(part.thought for part in parts)
+    calls = [call for part in parts for call in part.calls]
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    if thought:
+        message["reasoning_content"] = thought
+    if calls:
+        message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
     with_ids = {"token_ids": done.token_ids} if body.return_token_ids else {}
     return with_ids | {
         "index": index,
-        "message": {"role": "assistant", "content": done.text, "refusal": None},
+        "message": message,
         "logprobs": content_logprobs(answer.llm, done.logprobs),
-        "finish_reason": done.finish_reason,
+        "finish_reason": _finish_reason(done.finish_reason, reply),
     }
 
 
-async def _chunks(answer: Answer, body: ChatBody) -> AsyncIterator[bytes]:
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _finish_reason(reason: str, reply: Reply) -> str:
+    return "tool_calls" if reason == "stop" and reply.called else reason
+
+
+async def _chunks(answer: Answer, body: ChatBody, replies: list[Reply]) -> AsyncIterator[bytes]:
     first = head(answer, prefix="chatcmpl-", kind="chat.completion.chunk")
     extra = {"usage": None} if body.wants_usage else {}
 
@@ -86,12 +138,22 @@ async def _chunks(answer: Answer, body: ChatBody) -> AsyncIterator[bytes]:
     for index in range(answer.n):
         yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
     async for index, new in answer:
-        with_ids = {"token_ids": new.token_ids} if body.return_token_ids else {}
-        if new.text or new.logprobs or with_ids:
-            logprobs = content_logprobs(answer.llm, new.logprobs)
-            yield chunk(index, {"content": new.text}, logprobs=logprobs, **with_ids)
+        reply = replies[index]
+        parts = [reply.add(new.text)]
         if new.finish_reason:
-            yield chunk(index, {}, finish_reason=new.finish_reason)
+            parts.append(reply.finish())
+        if thought := "".join(part.thought for part in parts):
+            yield chunk(index, {"reasoning_content": thought})
+        text = "".join(part.text for part in parts)
+        with_ids = {"token_ids": new.token_ids} if body.return_token_ids else {}
+        if text or new.logprobs or with_ids:
+            logprobs = content_logprobs(answer.llm, new.logprobs)
+            yield chunk(index, {"content": text}, logprobs=logprobs, **with_ids)
+        calls = [call for part in parts for call in part.calls]
+        for number, call in enumerate(calls, reply.called - len(calls)):
+            yield chunk(index, {"tool_calls": [{"index": number} | _call(call)]})
+        if new.finish_reason:
+            yield chunk(index, {}, finish_reason=_finish_reason(new.finish_reason, reply))
     if body.wants_usage:
         yield event(first | {"choices": [], "usage": usage(answer)})
     yield DONE

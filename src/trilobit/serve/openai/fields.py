@@ -9,6 +9,7 @@ from pydantic import Field
 from trilobit.sampling import SamplingParams
 from trilobit.serve.answer import Answer
 from trilobit.serve.body import Body
+from trilobit.serve.openai.structured import ResponseFormat, StructuredOutputs, constraint
 
 _DIGITS = 20  # that no token id has
 
@@ -51,6 +52,13 @@ class Sampling(Harmless):
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
+    min_tokens: int = 0
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | None = Field(default=None, description="An older name.")
+    guided_regex: str | None = Field(default=None, description="An older name.")
+    guided_choice: list[str] | None = Field(default=None, description="An older name.")
+    guided_grammar: str | None = Field(default=None, description="An older name.")
     return_token_ids: bool = Field(default=False, description="With the ids of what was made.")
     cache_salt: str | None = Field(
         default=None, description="Only requests with the same one share what is cached."
@@ -77,7 +85,18 @@ class Sampling(Harmless):
             stop=self.stop or (),
             stop_token_ids=self.stop_token_ids or (),
             ignore_eos=self.ignore_eos,
+            min_tokens=self.min_tokens,
             logprobs=logprobs,
+            **constraint(
+                self.response_format,
+                self.structured_outputs,
+                StructuredOutputs(
+                    json=self.guided_json,
+                    regex=self.guided_regex,
+                    choice=self.guided_choice,
+                    grammar=self.guided_grammar,
+                ),
+            ),
         )
 
 

@@ -1,0 +1,78 @@
+"""Whether a large grammar compiles at all, found out where it may take too long, or too much.
+
+Compiling cannot be interrupted, and there are sources of a few thousand characters that take
+minutes: hundreds of patterns, each compared with every other. So it is tried in a process of its
+own, which is ended when its time is over.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TRIAL_S = 5.0  # with the start of the process; what is of use takes a second
+_MEMORY_BYTES = 2_000_000_000
+
+# Counted work: of compiling a lexer, of a step. Twice what large schemas were seen to need.
+LIMITS: dict[str, Any] = {
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 100_000,
+    "step_max_items": 20_000,
+    "max_items_in_row": 1_000,
+    "max_lexer_states": 10_000,
+    "max_grammar_size": 200_000,
+    "verbose_errors": False,
+}
+
+# On a small stack, so that what passes here overflows nobody's.
+_PROGRAM = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+except (ImportError, OSError, ValueError):
+    pass
+from llguidance import LLMatcher, LLParserLimits
+source, limits = sys.stdin.buffer.read().decode("utf-8"), LLParserLimits(**eval(sys.argv[3]))
+def run():
+    LLMatcher.validate_grammar(source, limits=limits)
+    print("done")
+threading.stack_size(1 << 19)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+
+
+def try_out(source: str) -> str | None:
+    """What is wrong with compiling a source of llguidance's at all; None: nothing, it may be done.
+
+    Whether it is sound is not asked.
+    """
+    import llguidance
+
+    place = str(Path(llguidance.__file__).parent.parent)
+    if not sys.executable or not os.path.exists(sys.executable):
+        return "is too large to be compiled here without a trial; shorten it to 2,000 characters"
+    command = [sys.executable, "-I", "-S", "-c", _PROGRAM, place, str(_MEMORY_BYTES), repr(LIMITS)]
+    try:
+        done = subprocess.run(
+            command,
+            input=source.encode("utf-8", "replace"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=TRIAL_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"takes longer than {TRIAL_S:.0f} s to compile; make it simpler"
+    except OSError as error:
+        return f"is too large to be compiled here without a trial, and none can be run ({error})"
+    if done.stdout.strip() != b"done":
+        return "takes too much memory to compile, or is nested too deeply; make it simpler"
+    return None
