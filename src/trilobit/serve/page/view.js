@@ -129,7 +129,7 @@ export function Problem({ error, model, onRetry, onText }) {
 
 export function Context({ conversation, model }) {
   const last = conversation && path(conversation).findLast(({ role }) => role === "assistant");
-  if (!last?.tokens?.prompt || !model?.context || isRunning(last)) return null;
+  if (!last?.tokens?.prompt || !model?.context || last.model !== model.id || isRunning(last)) return null;
   const used = last.tokens.prompt + last.tokens.completion;
   const share = Math.min(1, used / model.context);
   return html`<p class="context ${share > 0.9 ? "full" : ""}"><span class="bar" aria-hidden="true"><span style=${{ width: `${share * 100}%` }}></span></span>
