@@ -10,23 +10,26 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as Items
+from functools import cached_property
 from pathlib import Path
 from typing import Unpack
 from weakref import WeakKeyDictionary, ref
 
 from trilobit.bundled import DEFAULT
+from trilobit.engine.engine import Engine
 from trilobit.engine.event import Completion, Event, Score
 from trilobit.engine.options import EngineOptions, Options
 from trilobit.engine.reading import Logprobs
 from trilobit.engine.request import Request
 from trilobit.engine.sequence import Sequence
 from trilobit.engine.worker import Worker
-from trilobit.inputs import Message, Prompt
+from trilobit.inputs import Message, Prompt, TokenIds
 from trilobit.model.config import ModelConfig
 from trilobit.opened import open_model
 from trilobit.progress import Watch
 from trilobit.sampling import SamplingParams
 from trilobit.stream import EventReader
+from trilobit.text.tokenizer import Tokenizer
 
 
 class AsyncLLM:
@@ -48,6 +51,7 @@ class AsyncLLM:
         self.path: Path = opened.path
         self.config: ModelConfig = opened.config
         self.threads: int = opened.threads
+        self._fingerprint = opened.fingerprint
         self._prompter, self._worker = opened.prompter, opened.worker
         self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = (
             WeakKeyDictionary()
@@ -58,15 +62,59 @@ class AsyncLLM:
         """Tokens of prompt and output together, at most."""
         return self._prompter.context
 
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer, if it has one."""
+        return self._prompter.tokenizer
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model was published with a form for conversations."""
+        return self._prompter.chat_template is not None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that decides which tokens come: the weights, this version, the cache's type."""
+        return self._fingerprint()
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it, for counts and measures; RequestError after `close`."""
+        return self._worker.engine
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, as `LLM.encode`."""
+        return self._prompter.encode(text)
+
+    def decode(self, token_ids: TokenIds) -> str:
+        """Text of token ids, as `LLM.decode`."""
+        return self._prompter.decode(token_ids)
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt of any form, which fit the context."""
+        return self._prompter.ids(prompt)
+
+    def chat_ids(self, messages: Items[Message]) -> list[int]:
+        """Token ids of a conversation, ready for the reply."""
+        return self._prompter.chat_ids(messages)
+
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> EventStream:
         """Continue a prompt: `async for event in llm.stream(...)`. It is queued at once."""
-        return self._streamed(self._prompter.ids(prompt), params)
+        [stream] = self._streamed(self._prompter.ids(prompt), params)
+        return stream
+
+    def stream_choices(
+        self, prompt: Prompt, n: int, params: SamplingParams | None = None
+    ) -> list[EventStream]:
+        """Continue a prompt in `n` ways, each event by event; the prompt is computed once."""
+        return self._streamed(self._prompter.ids(prompt), params, n=n)
 
     def stream_chat(
         self, messages: Items[Message], params: SamplingParams | None = None
     ) -> EventStream:
         """Answer a conversation, event by event."""
-        return self._streamed(self._prompter.chat_ids(messages), params)
+        [stream] = self._streamed(self._prompter.chat_ids(messages), params)
+        return stream
 
     async def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Completion:
         """Continue a prompt."""
@@ -111,12 +159,14 @@ class AsyncLLM:
 
     # ---- running ------------------------------------------------------------------------------
 
-    def _streamed(self, ids: list[int], params: SamplingParams | None) -> EventStream:
-        [[sequence]] = self._prompter.sequences([ids], params)
+    def _streamed(
+        self, ids: list[int], params: SamplingParams | None, *, n: int = 1
+    ) -> list[EventStream]:
+        [sequences] = self._prompter.sequences([ids], params, n=n)
         mailbox = self._mailbox()
-        stream = EventStream(sequence, self._worker, mailbox)
-        self._worker.submit([sequence])
-        return stream
+        streams = [EventStream(sequence, self._worker, mailbox) for sequence in sequences]
+        self._worker.submit(sequences[:1])
+        return streams
 
     async def _complete(
         self, ids: list[int], params: SamplingParams | None, *, n: int

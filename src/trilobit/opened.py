@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,13 @@ _SCREENED_HEAD_BYTES = 16_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedModel:
-    """A model that generates. head_is_screened: how its next tokens are chosen."""
+    """A model that generates. head_is_screened: how its next tokens are chosen.
+
+    fingerprint: names all that decides which tokens come.
+    """
 
     path: Path
+    fingerprint: Callable[[], str]
     config: ModelConfig
     options: EngineOptions
     prompter: Prompter
@@ -114,6 +119,7 @@ def open_model(
     )
     return OpenedModel(
         path=packed.path,
+        fingerprint=lambda: packed.fingerprint(f"{version('trilobit')} {options.kv_dtype}"),
         config=config,
         options=options,
         prompter=prompter,

@@ -78,6 +78,13 @@ def damaged_parts(
     return wrong
 
 
+def checksums_of(file: SafetensorsFile) -> bytes:
+    """What stands for all that the file holds; without checksums in it, it is read to the end."""
+    if CHECKSUMS in file:
+        return file.array(CHECKSUMS).tobytes()
+    return _crc(file.bytes(0, file.size_bytes)).to_bytes(4, "little")
+
+
 def _crc(data: memoryview) -> int:
     found = 0
     for begin in range(0, len(data), _CHUNK_BYTES):

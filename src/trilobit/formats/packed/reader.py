@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import reprlib
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trilobit.errors import FormatError
 from trilobit.formats import json_text, pooling
 from trilobit.formats.dtypes import DTYPES, FLOATS, as_float32
 from trilobit.formats.files import OpenFile
+from trilobit.formats.packed.checksums import checksums_of
 from trilobit.formats.packed.form import FORMAT, VERSION, declare, declare_screen
 from trilobit.formats.safetensors import SafetensorsFile
 from trilobit.formats.text_files import TextFiles
@@ -222,6 +224,12 @@ class PackedModel:
             return None if text is None else pooling.from_json(text, self.config)
         except FormatError as error:
             raise FormatError(f"{self.path}: {error}") from None
+
+    def fingerprint(self, also: str) -> str:
+        """16 hexadecimal digits of what the file holds, by its checksums, and of a text."""
+        digest = blake2b(also.encode(), digest_size=8)
+        digest.update(checksums_of(self.file))
+        return digest.hexdigest()
 
     def _check_tensors(self) -> None:
         config = self.config

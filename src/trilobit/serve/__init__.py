@@ -1,0 +1,1 @@
+"""The server: models behind HTTP, in the dialects that clients speak (extra `[server]`)."""

@@ -1,0 +1,85 @@
+"""The server as an ASGI app: what every request passes, and the routes behind it.
+
+From outside: `Faults` (nothing is told of our own errors), `Origins`, CORS, `Keys`, `Bodies`; then
+FastAPI with the routers of the dialects. A route module has a `router`, which is added here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from trilobit import __version__
+from trilobit.errors import TrilobitError
+from trilobit.serve import health
+from trilobit.serve.auth import Keys, Origins
+from trilobit.serve.errors import ApiError, Faults, api_error, response_of
+from trilobit.serve.limits import Bodies
+from trilobit.serve.openai import chat, completions, models
+from trilobit.serve.service import Service
+from trilobit.serve.settings import Settings
+
+_ROUTERS = (health.router, models.router, chat.router, completions.router)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """An app that serves; its models are closed when its lifespan ends."""
+    service = Service(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="Trilobit",
+        version=__version__,
+        summary="Language models on this machine, by the APIs that clients speak.",
+        lifespan=lifespan,
+        docs_url=None,  # these pages would load scripts from elsewhere
+        redoc_url=None,
+        middleware=_middleware(settings),
+        exception_handlers=dict.fromkeys(
+            (
+                ApiError,
+                TrilobitError,
+                RequestValidationError,
+                HTTPException,
+                MemoryError,
+                Exception,
+            ),
+            _told,
+        ),
+    )
+    app.state.service = service
+    for router in _ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        max_age=600,
+    )
+    return [
+        Middleware(Faults),
+        Middleware(Origins, hosts=settings.hosts, origins=settings.origins),
+        *([cors] if settings.origins else []),
+        Middleware(Keys, keys=settings.keys),
+        Middleware(Bodies, body_bytes=settings.body_bytes, sender_s=settings.sender_s),
+    ]
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    return response_of(api_error(error), request.url.path)

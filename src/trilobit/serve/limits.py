@@ -1,0 +1,139 @@
+"""What bounds a request before a route sees it, and what ends with it.
+
+A body is read whole, within its size and time, before anything is done. From then on the request
+lives as long as its client listens: when he goes, everything that works for it is cancelled, and
+what it opened (`exits`) is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from trilobit.serve.errors import ApiError, response_of
+
+_EXITS = "trilobit.exits"
+# Bodies that are on their way, all together: what many slow senders can make us keep.
+_MOST_BODIES_BYTES = 256 << 20
+
+
+def exits(request: Request) -> AsyncExitStack:
+    """What is closed when a request is over, however it ends."""
+    stack = request.scope[_EXITS]
+    assert isinstance(stack, AsyncExitStack)
+    return stack
+
+
+class Bodies:
+    """Reads bodies, and runs what answers them while somebody listens."""
+
+    def __init__(self, app: ASGIApp, *, body_bytes: int, sender_s: float) -> None:
+        self._app, self._body_bytes, self._sender_s = app, body_bytes, sender_s
+        self._held = 0  # bytes of all bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        held = _Held(self)
+        try:
+            try:
+                self._check_length(Headers(scope=scope))
+                async with asyncio.timeout(self._sender_s):
+                    body = await self._read(receive, held)
+            except TimeoutError:
+                error = ApiError(408, f"the request did not arrive within {self._sender_s:g} s")
+                await _refuse(error, scope, receive, send)
+                return
+            except ApiError as error:
+                await _refuse(error, scope, receive, send)
+                return
+            if body is not None:
+                await self._run(scope, body, receive, send)
+        finally:
+            held.release()
+
+    def _check_length(self, headers: Headers) -> None:
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > self._body_bytes:
+            raise self._too_large()
+
+    async def _read(self, receive: Receive, held: _Held) -> bytes | None:
+        """The whole body; None when its sender went away."""
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            part = message.get("body", b"")
+            size += len(part)
+            if size > self._body_bytes:
+                raise self._too_large()
+            held.add(len(part))
+            parts.append(part)
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"the body is too large; this server takes {self._body_bytes:,} bytes")
+
+    async def _run(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        sent = False
+
+        async def replayed() -> Message:
+            nonlocal sent
+            if not sent:
+                sent = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            await asyncio.Event().wait()  # whether he still listens is watched below
+            raise AssertionError
+
+        async with AsyncExitStack() as stack:
+            scope[_EXITS] = stack
+            answering = asyncio.ensure_future(self._app(scope, replayed, send))
+            listening = asyncio.ensure_future(_gone(receive))
+            try:
+                await asyncio.wait({answering, listening}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                listening.cancel()
+                if not answering.done():
+                    answering.cancel()
+                await asyncio.wait({answering})
+            if not answering.cancelled():
+                answering.result()
+
+
+class _Held:
+    """Bytes of one body, which count while its request lives."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies, self._bytes = bodies, 0
+
+    def add(self, count: int) -> None:
+        if self._bodies._held + count > _MOST_BODIES_BYTES:
+            raise ApiError(
+                503, "too many bodies at once; ask again later", headers={"Retry-After": "5"}
+            )
+        self._bodies._held += count
+        self._bytes += count
+
+    def release(self) -> None:
+        self._bodies._held -= self._bytes
+        self._bytes = 0
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    # What is left of the body is not read: the connection ends here.
+    error.headers["Connection"] = "close"
+    await response_of(error, scope["path"])(scope, receive, send)

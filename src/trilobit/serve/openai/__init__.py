@@ -1,0 +1,1 @@
+"""OpenAI's API: bodies and answers of its routes, translated."""

@@ -1,0 +1,118 @@
+"""`/v1/chat/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from starlette.responses import JSONResponse, Response
+
+from trilobit.engine.event import Completion, Usage
+from trilobit.serve.answer import Answer, ask
+from trilobit.serve.errors import ApiError
+from trilobit.serve.openai.fields import Sampling, usage_of
+from trilobit.serve.openai.logprobs import content_logprobs
+from trilobit.serve.service import service_of
+from trilobit.serve.sse import Events, event
+
+router = APIRouter()
+_MOST_LOGPROBS = 20
+DONE = b"data: [DONE]\n\n"
+
+
+class ChatBody(Sampling):
+    """A conversation to be answered."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(
+        default=None, ge=1, description="Default: until the context is full."
+    )
+    max_tokens: int | None = Field(default=None, ge=1, description="The older name.")
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=_MOST_LOGPROBS)
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(body: ChatBody, request: Request) -> Response:
+    """Answer a conversation, at once or as a stream of chunks."""
+    if body.top_logprobs and not body.logprobs:
+        raise ApiError(400, "top_logprobs: needs logprobs: true", param="top_logprobs")
+    most = body.max_completion_tokens or body.max_tokens or (1 << 31) - 1
+    answer = await ask(
+        request,
+        model=body.model,
+        messages=[_message(one) for one in body.messages],
+        params=body.params(max_tokens=most, logprobs=body.top_logprobs if body.logprobs else None),
+        n=body.n,
+    )
+    if body.stream:
+        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        keep_alive_s = service_of(request).settings.keep_alive_s
+        return Events(_chunks(answer, with_usage=with_usage), keep_alive_s=keep_alive_s)
+    done = await answer.complete()
+    return JSONResponse(
+        _head(answer, "chat.completion")
+        | {
+            "choices": [_choice(answer, i, one) for i, one in enumerate(done)],
+            "usage": usage_of([_usage(one) for one in done]),
+        }
+    )
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """Templates know the older name of OpenAI's "developer"."""
+    return message | {"role": "system"} if message.get("role") == "developer" else message
+
+
+def _head(answer: Answer, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{answer.id}",
+        "object": kind,
+        "created": answer.created,
+        "model": answer.model,
+        "system_fingerprint": answer.fingerprint,
+        "seed": answer.seed,
+    }
+
+
+def _choice(answer: Answer, index: int, done: Completion) -> dict[str, Any]:
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": done.text, "refusal": None},
+        "logprobs": content_logprobs(answer.llm, done.logprobs),
+        "finish_reason": done.finish_reason,
+    }
+
+
+def _usage(done: Completion) -> Usage:
+    return Usage(
+        prompt_tokens=done.prompt_tokens,
+        cached_tokens=done.cached_tokens,
+        output_tokens=len(done.token_ids),
+    )
+
+
+async def _chunks(answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
+    head = _head(answer, "chat.completion.chunk")
+    extra = {"usage": None} if with_usage else {}
+
+    def chunk(index: int, delta: dict[str, Any], **more: Any) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None} | more
+        return event(head | {"choices": [choice]} | extra)
+
+    for index in range(answer.n):
+        yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
+    usages: dict[int, Usage] = {}
+    async for index, new in answer:
+        usages[index] = new.usage
+        if new.text or new.logprobs:
+            logprobs = content_logprobs(answer.llm, new.logprobs)
+            yield chunk(index, {"content": new.text}, logprobs=logprobs)
+        if new.finish_reason:
+            yield chunk(index, {}, finish_reason=new.finish_reason)
+    if with_usage:
+        told = usage_of([usages[index] for index in sorted(usages)])
+        yield event(head | {"choices": [], "usage": told})
+    yield DONE

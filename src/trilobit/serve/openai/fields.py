@@ -1,0 +1,92 @@
+"""Fields that several of OpenAI's routes take, and what they mean to the engine."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from trilobit.engine.event import Usage
+from trilobit.sampling import SamplingParams
+from trilobit.serve.body import Body
+
+
+class StreamOptions(Body):
+    """include_usage: tell the counts of tokens in a last chunk of their own."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False  # padding against listeners; here, chunks are as long as text
+
+
+class Harmless(Body):
+    """What SDKs send that changes no answer here. Nothing of it is kept."""
+
+    user: str | None = Field(default=None, description="Not used.")
+    metadata: dict[str, str] | None = Field(default=None, description="Not used.")
+    store: bool | None = Field(default=None, description="Nothing is ever stored.")
+    service_tier: str | None = Field(default=None, description="Not used.")
+    safety_identifier: str | None = Field(default=None, description="Not used.")
+    prompt_cache_key: str | None = Field(default=None, description="Not used: see cache_salt.")
+    prompt_cache_retention: str | None = Field(default=None, description="Not used.")
+
+
+class Sampling(Harmless):
+    """How tokens are chosen: OpenAI's fields, and those of other servers under their names."""
+
+    model: str | None = Field(default=None, description="Default: the server's first model.")
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(default=1, ge=1)
+    seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 64)
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = Field(default=0, description="0 or -1 is off.")
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[str, float] | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+
+    def params(self, *, max_tokens: int, logprobs: int | None) -> SamplingParams:
+        """As the engine takes it; RequestError for values out of range."""
+        return SamplingParams(
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=0 if self.top_k == -1 else self.top_k,
+            min_p=self.min_p,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            repetition_penalty=self.repetition_penalty,
+            seed=None if self.seed is None else self.seed % (1 << 64),
+            logit_bias=_bias(self.logit_bias or {}),
+            stop=self.stop or (),
+            stop_token_ids=self.stop_token_ids or (),
+            ignore_eos=self.ignore_eos,
+            logprobs=logprobs,
+        )
+
+
+def _bias(given: dict[str, float]) -> Any:
+    """OpenAI's keys are texts, as all keys of JSON; what is no number SamplingParams refuses."""
+    return {int(key) if key.isascii() and key.isdigit() else key: v for key, v in given.items()}
+
+
+def usage_of(usages: list[Usage], *, prompts: int = 1) -> dict[str, Any]:
+    """Tokens of an answer. usages: of all choices, those of a prompt behind each other."""
+    each = max(1, len(usages) // prompts)
+    firsts = usages[::each]  # the prompt of choices is computed once
+    prompt = sum(one.prompt_tokens for one in firsts)
+    output = sum(one.output_tokens for one in usages)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+        "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in firsts)},
+    }
+
+
+FinishReason = Literal["stop", "length"]

@@ -1,0 +1,41 @@
+"""What a server is told when it starts: which models, who may come in, how much may be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from trilobit.engine.options import EngineOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that `trilobit serve` decides.
+
+    models: name -> a file, a folder or a name, as for `LLM`; the first is meant where a request
+    names none. engine: how each of them is run. keys: one of them is needed for everything but
+    `auth.OPEN`; none: nobody needs one. hosts: names that a request may be addressed to; None: any.
+    origins: web pages of other servers that may ask. queue: requests that wait beyond those that
+    run. body_bytes, prompts, choices: of one request, at most. sender_s: what a request may take to
+    arrive. reader_s: how long a reader may take nothing. request_s: what an answer may take.
+    keep_alive_s: pause of a stream after which a comment is sent. idle_unload_s: models that nobody
+    asked for so long are closed; None: never. health_s: a step that takes longer is stuck.
+    """
+
+    models: Mapping[str, str]
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    keys: tuple[str, ...] = ()
+    hosts: frozenset[str] | None = None
+    origins: tuple[str, ...] = ()
+    queue: int = 64
+    body_bytes: int = 4 << 20
+    prompts: int = 256
+    choices: int = 128
+    sender_s: float = 30.0
+    reader_s: float = 60.0
+    request_s: float = 3600.0
+    keep_alive_s: float = 15.0
+    idle_unload_s: float | None = None
+    health_s: float = 30.0
+    page: bool = True
+    json_logs: bool = False
