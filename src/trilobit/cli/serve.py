@@ -20,7 +20,8 @@ from trilobit.cli.model_name import ModelName
 @click.argument("models", nargs=-1, type=ModelName(), metavar="[MODEL]...")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
-def command(models: tuple[str, ...], host: str, port: int) -> None:
+@click.option("--no-page", is_flag=True, help="No chat page at /.")
+def command(models: tuple[str, ...], host: str, port: int, no_page: bool) -> None:
     """Serve MODELs (default: that of the package) by OpenAI's API, until Ctrl-C or SIGTERM."""
     from trilobit.serve.app import create_app
     from trilobit.serve.server import address_of, bind, run
@@ -28,7 +29,9 @@ def command(models: tuple[str, ...], host: str, port: int) -> None:
 
     names = models or (DEFAULT,)
     with bind(host, port) as sock:
-        settings = Settings(models={name: name for name in names}, hosts=frozenset({host}))
+        settings = Settings(
+            models={name: name for name in names}, hosts=frozenset({host}), page=not no_page
+        )
         app = create_app(settings)
         run(
             app,

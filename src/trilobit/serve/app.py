@@ -23,6 +23,7 @@ from trilobit.serve.auth import Keys, Origins
 from trilobit.serve.errors import ApiError, Faults, api_error, response_of
 from trilobit.serve.limits import Bodies
 from trilobit.serve.openai import chat, completions, models
+from trilobit.serve.page import add_page
 from trilobit.serve.service import Service
 from trilobit.serve.settings import Settings
 
@@ -61,6 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     for router in _ROUTERS:
         app.include_router(router)
+    if settings.page:
+        add_page(app)
     return app
 
 

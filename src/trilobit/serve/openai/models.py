@@ -28,4 +28,6 @@ async def model(name: str, request: Request) -> dict[str, Any]:
 def _model(service: Service, name: str) -> dict[str, Any]:
     told = {"id": name, "object": "model", "created": service.started, "owned_by": "trilobit"}
     llm = service.host.opened().get(name)
-    return told if llm is None else told | {"max_model_len": llm.context}
+    if llm is None:
+        return told
+    return told | {"max_model_len": llm.context, "chat": llm.has_chat_template}

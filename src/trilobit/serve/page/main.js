@@ -1,6 +1,7 @@
 // The page as a whole: its state, and everything that can be done.
 import { answer, models, ServerError } from "./api.js";
 import { added, asMessages, begin, changed, chosen, joined, newId, path, readFile, written } from "./conversation.js";
+import { Growing } from "./growing.js";
 import { Component, html, IconButton, render } from "./html.js";
 import { copy, errorText, isRunning } from "./message.js";
 import { keepSettings, KeyDialog, readSettings, sampling, SettingsDialog } from "./settings.js";
@@ -270,7 +271,10 @@ class App extends Component {
 
   loadModels = async (settings = this.state.settings) => {
     try {
-      this.setState({ models: await models(settings.key), error: null });
+      const told = await models(settings.key);
+      // A model that is closed for now is still what it was.
+      const known = (id) => this.state.models.find((one) => one.id === id);
+      this.setState({ models: told.map((one) => (one.context ? one : known(one.id) ?? one)), error: null });
     } catch (error) {
       const known = error instanceof ServerError ? error : new ServerError("refused", { text: String(error.message) });
       this.setState(known.kind === "key" ? { error: known, dialog: "key", keyWrong: Boolean(settings.key) } : { error: known });
@@ -321,71 +325,6 @@ class App extends Component {
         onChange=${this.set} onSystem=${this.setSystem} onExport=${() => this.export(all)} onImport=${this.import}
         onDeleteAll=${() => { this.dialog(null); this.remove(all); }} onClose=${() => this.dialog(null)} />`}
       ${dialog === "key" && html`<${KeyDialog} settings=${settings} wrong=${keyWrong} onKey=${this.onKey} onClose=${() => this.dialog(null)} />`}`;
-  }
-}
-
-/** An answer on its way, drawn as often as drawing it is cheap. */
-class Growing {
-  text = "";
-  reasoning = "";
-  pieces = 0;
-  #spoken = 0;
-  #timer = 0;
-  #pause = 16; // ms
-
-  constructor(show) {
-    this.show = show;
-    this.asked = performance.now();
-  }
-
-  add({ text, reasoning, finish, usage }) {
-    if (text || reasoning) {
-      this.first ??= performance.now();
-      this.last = performance.now();
-      this.pieces += 1;
-    }
-    this.text += text;
-    this.reasoning += reasoning;
-    this.finish ??= finish;
-    this.usage ??= usage;
-    this.#timer ||= setTimeout(() => this.#draw(), this.#pause);
-  }
-
-  #draw() {
-    const start = performance.now();
-    this.#timer = 0;
-    if (this.text || this.reasoning) this.show({ text: this.text, reasoning: this.reasoning, state: "writing" });
-    // After the browser has drawn: three quarters of the time are left for the reader.
-    requestAnimationFrame(() => setTimeout(() => {
-      this.#pause = Math.min(500, Math.max(16, 3 * (performance.now() - start)));
-    }));
-  }
-
-  end(state, error) {
-    clearTimeout(this.#timer);
-    this.show({ text: this.text, reasoning: this.reasoning, state, error, tokens: this.#tokens() });
-  }
-
-  #tokens() {
-    if (!this.pieces) return undefined;
-    const completion = this.usage?.completion_tokens ?? this.pieces;
-    // Of what came behind the first piece; where all came at once, of the whole request.
-    const writing = this.last - this.first;
-    const rate = writing > 50 ? (1000 * (completion - 1)) / writing : (1000 * completion) / (this.last - this.asked);
-    return { prompt: this.usage?.prompt_tokens ?? 0, completion, rate, about: !this.usage };
-  }
-
-  /** What has come in whole paragraphs since the last time. */
-  paragraphs() {
-    const end = this.text.lastIndexOf("\n\n");
-    if (end <= this.#spoken) return [];
-    const more = this.text.slice(this.#spoken, end);
-    this.#spoken = end;
-    return [more];
-  }
-
-  rest() {
-    return this.text.slice(this.#spoken).trim();
   }
 }
 

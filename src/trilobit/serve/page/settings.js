@@ -112,10 +112,10 @@ export class SettingsDialog extends Component {
       </section>
       <section aria-labelledby="s-server">
         <h3 id="s-server">${t("server")}</h3>
-        <label class="field"><span>${t("key")}</span>
+        <form onSubmit=${(e) => e.preventDefault()}><label class="field"><span>${t("key")}</span>
           <input type="password" dir="ltr" autocomplete="off" value=${settings.key} onChange=${(e) => onChange({ key: e.target.value.trim() })} />
           <small>${t("keyKept")}</small>
-        </label>
+        </label></form>
       </section>
       <section aria-labelledby="s-conversations">
         <h3 id="s-conversations">${t("conversations")}</h3>

@@ -28,7 +28,6 @@ const ENGLISH = {
   edit: "Edit",
   exportAll: "Export all",
   exportOne: "Export",
-  failed: "Something went wrong",
   finished: "Done",
   forgetful: "This browser keeps nothing for this page: conversations are gone when it is closed.",
   imported: (n, known) => `Conversations imported: ${n}${known ? `; already here: ${known}` : ""}`,
@@ -46,7 +45,6 @@ const ENGLISH = {
   menu: "Conversations and settings",
   message: "Message",
   model: "Model",
-  modelGone: (name) => `This server has no model ${name}; choose one that it has.`,
   newOne: "New conversation",
   next: "Next version",
   noAnswer: "The server does not answer. Is trilobit serve still running?",
@@ -57,7 +55,6 @@ const ENGLISH = {
   notTold: "The server refused, and did not say why",
   previous: "Previous version",
   randomSeed: "random",
-  reading: "Reading",
   reasoning: "Reasoning",
   remove: "Delete",
   rename: "Rename",
@@ -96,7 +93,6 @@ const ENGLISH = {
   version: (at, of) => `${at} / ${of}`,
   versions: "Versions",
   you: "You",
-  yourWords: "Your words",
 };
 
 const ARABIC = {
@@ -127,7 +123,6 @@ const ARABIC = {
   edit: "تعديل",
   exportAll: "تصدير الكل",
   exportOne: "تصدير",
-  failed: "حدث خطأ ما",
   finished: "اكتمل",
   forgetful: "لا يحفظ هذا المتصفح شيئًا لهذه الصفحة: تضيع المحادثات عند إغلاقها.",
   imported: (n, known) => `المحادثات المستوردة: ${n}${known ? `؛ الموجودة من قبل: ${known}` : ""}`,
@@ -145,7 +140,6 @@ const ARABIC = {
   menu: "المحادثات والإعدادات",
   message: "الرسالة",
   model: "النموذج",
-  modelGone: (name) => `ليس في هذا الخادم نموذج ${name}؛ اختر نموذجًا متاحًا.`,
   newOne: "محادثة جديدة",
   next: "النسخة التالية",
   noAnswer: "الخادم لا يجيب. هل ما زال trilobit serve يعمل؟",
@@ -156,7 +150,6 @@ const ARABIC = {
   notTold: "رفض الخادم الطلب ولم يذكر السبب",
   previous: "النسخة السابقة",
   randomSeed: "عشوائية",
-  reading: "يقرأ",
   reasoning: "التفكير",
   remove: "حذف",
   rename: "إعادة تسمية",
@@ -195,7 +188,6 @@ const ARABIC = {
   version: (at, of) => `${at} / ${of}`,
   versions: "النسخ",
   you: "أنت",
-  yourWords: "كلماتك",
 };
 
 export const LANGUAGES = { en: "English", ar: "العربية" };
