@@ -37,10 +37,11 @@ export const changed = (conversation, id, more) => ({
 export const versions = (conversation, message) =>
   conversation.messages.filter((other) => other.parent === message.parent && other.role === message.role);
 
-/** With another version read, down to the newest leaf below it. */
+/** With another version read, down to the newest message below it. */
 export function chosen(conversation, id) {
   let leaf = id;
-  for (const message of conversation.messages) if (message.parent === leaf) leaf = message.id;
+  const below = () => conversation.messages.findLast((message) => message.parent === leaf);
+  for (let next = below(); next; next = below()) leaf = next.id;
   return { ...conversation, leaf };
 }
 

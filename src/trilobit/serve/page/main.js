@@ -10,15 +10,15 @@ import { Composer, Context, Log, Problem, Sidebar } from "./view.js";
 import { isolated, t } from "./words.js";
 
 class App extends Component {
-  store = new Store();
+  store = this.props.store;
   drafts = new Map(); // conversation -> what is being written
   runs = new Map(); // conversation -> { abort }
   state = {
-    settings: readSettings(), conversations: new Map(), current: null, kind: null,
+    settings: readSettings(), conversations: new Map(this.props.kept.map((one) => [one.id, ended(one)])), current: null, kind: null,
     models: [], error: null, dialog: null, keyWrong: false, open: false, editing: null, toast: null, spoken: [],
   };
 
-  async componentDidMount() {
+  componentDidMount() {
     addEventListener("hashchange", this.arrive);
     addEventListener("keydown", this.key);
     for (const query of ["(max-width: 760px)", "(prefers-color-scheme: dark)"]) {
@@ -26,14 +26,8 @@ class App extends Component {
     }
     keepSettings(this.state.settings);
     this.loadModels();
-    const kept = await this.store.open(this.changedElsewhere);
-    await this.update({ conversations: new Map(kept.map((one) => [one.id, ended(one)])) });
+    this.store.listen(this.changedElsewhere);
     this.arrive();
-  }
-
-  /** setState, until it is done: what follows sees the new state. */
-  update(more) {
-    return new Promise((resolve) => this.setState(more, resolve));
   }
 
   // ---- what is where --------------------------------------------------------------------------
@@ -113,11 +107,11 @@ class App extends Component {
   // ---- conversations --------------------------------------------------------------------------
 
   /** Show and keep a conversation, new or changed. */
-  put(conversation) {
+  put(conversation, how) {
     const conversations = new Map(this.state.conversations).set(conversation.id, conversation);
     this.state.conversations = conversations; // at once: several changes may come before it is drawn
     this.setState({ conversations });
-    this.store.put(conversation);
+    this.store.put(conversation, how);
   }
 
   changedElsewhere = (id, conversation) => {
@@ -232,7 +226,7 @@ class App extends Component {
     const controller = new AbortController();
     const growing = new Growing((more) => {
       const now = this.state.conversations.get(id);
-      if (now) this.put(changed(now, asked.leaf, more));
+      if (now) this.put(changed(now, asked.leaf, more), { soon: isRunning(more) });
     });
     this.runs.set(id, controller);
     this.put(asked);
@@ -246,7 +240,7 @@ class App extends Component {
       growing.end(growing.finish === "length" ? "cut" : "done");
     } catch (error) {
       if (error.name === "AbortError") growing.end("stopped");
-      else this.failed(error, growing, asked.leaf);
+      else await this.failed(error, growing, asked.leaf);
     }
     this.runs.delete(id);
     this.speak([growing.rest(), t("finished")]);
@@ -254,7 +248,9 @@ class App extends Component {
     this.forceUpdate();
   }
 
-  failed(error, growing, id) {
+  async failed(error, growing, id) {
+    // Where the page is being left, its requests fail too; then nothing has gone wrong.
+    await new Promise((resolve) => { setTimeout(resolve, 100); });
     const known = error instanceof ServerError ? error : new ServerError("broken");
     if (!(error instanceof ServerError)) console.error(error);
     const kind = known.kind === "offline" && growing.text ? "broken" : known.kind;
@@ -334,4 +330,6 @@ function ended(conversation) {
   return { ...conversation, messages };
 }
 
-render(html`<${App} />`, document.body);
+const store = new Store();
+const kept = await store.open();
+render(html`<${App} store=${store} kept=${kept} />`, document.body);

@@ -63,10 +63,9 @@ export function KeyDialog({ settings, wrong, onKey, onClose }) {
   return html`<${Dialog} title=${t("keyAsked")} onClose=${onClose}>
     <form onSubmit=${submit}>
       ${wrong && html`<p class="problem" role="alert">${t("keyWrong")}</p>`}
-      <label class="field"><span>${t("key")}</span>
-        <input name="key" type="password" dir="ltr" autocomplete="off" required defaultValue=${settings.key} autofocus />
-        <small>${t("keyKept")}</small>
-      </label>
+      <${Field} id="key" label=${t("key")} hint=${t("keyKept")}>
+        <input id="key" aria-describedby="key-hint" name="key" type="password" dir="ltr" autocomplete="off" required defaultValue=${settings.key} autofocus />
+      <//>
       <div class="buttons"><button class="button primary">${t("save")}</button></div>
     </form>
   <//>`;
@@ -86,20 +85,18 @@ export class SettingsDialog extends Component {
     return html`<${Dialog} title=${t("settings")} onClose=${onClose}>
       <section aria-labelledby="s-answers">
         <h3 id="s-answers">${t("sampling")}</h3>
-        <label class="field"><span>${t("systemPrompt")}</span>
-          <textarea rows="3" dir="auto" value=${system} onInput=${(e) => onSystem(e.target.value)}></textarea>
-          <small>${t("systemHint")}</small>
-        </label>
-        <${Slider} label=${t("temperature")} hint=${t("temperatureHint")} max="2" value=${temperature} onValue=${(v) => sample("temperature", v)} />
-        <${Slider} label=${t("topP")} hint=${t("topPHint")} min="0.05" max="1" value=${top_p} onValue=${(v) => sample("top_p", v)} />
+        <${Field} id="system" label=${t("systemPrompt")} hint=${t("systemHint")}>
+          <textarea id="system" aria-describedby="system-hint" rows="3" dir="auto" value=${system} onInput=${(e) => onSystem(e.target.value)}></textarea>
+        <//>
+        <${Slider} id="temperature" label=${t("temperature")} hint=${t("temperatureHint")} max="2" value=${temperature} onValue=${(v) => sample("temperature", v)} />
+        <${Slider} id="top-p" label=${t("topP")} hint=${t("topPHint")} min="0.05" max="1" value=${top_p} onValue=${(v) => sample("top_p", v)} />
         <div class="pair">
-          <label class="field"><span>${t("maxTokens")}</span>
-            <${Whole} least=${1} most=${1e6} value=${max_tokens} onValue=${(v) => sample("max_tokens", v ?? USUAL.max_tokens)} />
-          </label>
-          <label class="field"><span>${t("seed")}</span>
-            <${Whole} least=${0} most=${Number.MAX_SAFE_INTEGER} placeholder=${t("randomSeed")} value=${seed} onValue=${(v) => sample("seed", v)} />
-            <small>${t("seedHint")}</small>
-          </label>
+          <${Field} id="most" label=${t("maxTokens")}>
+            <${Whole} id="most" least=${1} most=${1e6} value=${max_tokens} onValue=${(v) => sample("max_tokens", v ?? USUAL.max_tokens)} />
+          <//>
+          <${Field} id="seed" label=${t("seed")} hint=${t("seedHint")}>
+            <${Whole} id="seed" least=${0} most=${Number.MAX_SAFE_INTEGER} placeholder=${t("randomSeed")} value=${seed} onValue=${(v) => sample("seed", v)} />
+          <//>
         </div>
         <div class="buttons"><button type="button" class="button" disabled=${usual} onClick=${() => onChange({ sampling: USUAL })}>${t("reset")}</button></div>
       </section>
@@ -112,10 +109,11 @@ export class SettingsDialog extends Component {
       </section>
       <section aria-labelledby="s-server">
         <h3 id="s-server">${t("server")}</h3>
-        <form onSubmit=${(e) => e.preventDefault()}><label class="field"><span>${t("key")}</span>
-          <input type="password" dir="ltr" autocomplete="off" value=${settings.key} onChange=${(e) => onChange({ key: e.target.value.trim() })} />
-          <small>${t("keyKept")}</small>
-        </label></form>
+        <form onSubmit=${(e) => e.preventDefault()}>
+          <${Field} id="key" label=${t("key")} hint=${t("keyKept")}>
+            <input id="key" aria-describedby="key-hint" type="password" dir="ltr" autocomplete="off" value=${settings.key} onChange=${(e) => onChange({ key: e.target.value.trim() })} />
+          <//>
+        </form>
       </section>
       <section aria-labelledby="s-conversations">
         <h3 id="s-conversations">${t("conversations")}</h3>
@@ -135,21 +133,26 @@ export class SettingsDialog extends Component {
   }
 }
 
-function Slider({ label, hint, min = "0", max, value, onValue }) {
-  return html`<label class="field"><span>${label}<output>${value}</output></span>
-    <input type="range" min=${min} max=${max} step="0.05" value=${value} onInput=${(e) => onValue(Number(e.target.value))} />
-    <small>${hint}</small>
-  </label>`;
+/** A control with its name, and what is to know about it: `${id}-hint`. */
+function Field({ id, label, value, hint, children }) {
+  return html`<div class="field"><span><label for=${id}>${label}</label>${value !== undefined && html`<output for=${id}>${value}</output>`}</span>
+    ${children}${hint && html`<small id="${id}-hint">${hint}</small>`}</div>`;
+}
+
+function Slider({ id, label, hint, min = "0", max, value, onValue }) {
+  return html`<${Field} id=${id} label=${label} value=${value} hint=${hint}>
+    <input id=${id} aria-describedby="${id}-hint" type="range" min=${min} max=${max} step="0.05" value=${value} onInput=${(e) => onValue(Number(e.target.value))} />
+  <//>`;
 }
 
 /** A whole number, or nothing: null. */
-function Whole({ least, most, value, placeholder, onValue }) {
+function Whole({ id, least, most, value, placeholder, onValue }) {
   const read = ({ target }) => {
     const given = target.value === "" ? null : Math.min(most, Math.max(least, Math.round(target.valueAsNumber)));
     onValue(given);
     target.value = given ?? value ?? "";
   };
-  return html`<input type="number" inputmode="numeric" dir="ltr" min=${least} max=${most} step="1" placeholder=${placeholder} value=${value ?? ""} onChange=${read} />`;
+  return html`<input id=${id} aria-describedby="${id}-hint" type="number" inputmode="numeric" dir="ltr" min=${least} max=${most} step="1" placeholder=${placeholder} value=${value ?? ""} onChange=${read} />`;
 }
 
 export function Choice({ label, name, value, options, onValue }) {

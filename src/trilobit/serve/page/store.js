@@ -7,14 +7,9 @@ export class Store {
   #waiting = new Map(); // id -> conversation (null: delete it) that is not written yet
   #timer = 0;
 
-  /** All conversations; onOther(id, conversation or undefined): another tab changed one. */
-  async open(onOther) {
+  /** All conversations. Nothing may be kept before they are there. */
+  async open() {
     addEventListener("pagehide", () => this.flush());
-    if (this.#tabs) {
-      this.#tabs.onmessage = async ({ data: id }) => {
-        if (!this.#waiting.has(id)) onOther(id, await this.#get(id));
-      };
-    }
     try {
       const opening = indexedDB.open("trilobit", 1);
       opening.onupgradeneeded = () => opening.result.createObjectStore("conversations", { keyPath: "id" });
@@ -26,14 +21,24 @@ export class Store {
     }
   }
 
+  /** onOther(id, conversation or undefined): another tab changed it, or deleted it. */
+  listen(onOther) {
+    if (!this.#tabs) return;
+    this.#tabs.onmessage = async ({ data: id }) => {
+      const now = await this.#get(id);
+      if (!this.#waiting.has(id)) onOther(id, now);
+    };
+  }
+
   get keeps() {
     return this.#base !== null;
   }
 
-  /** Soon: a running answer is written a few times a second at most. */
-  put(conversation) {
+  /** soon: not at once, as an answer that is being written changes many times a second. */
+  put(conversation, { soon = false } = {}) {
     this.#waiting.set(conversation.id, conversation);
-    this.#timer ||= setTimeout(() => this.flush(), 300);
+    if (soon) this.#timer ||= setTimeout(() => this.flush(), 300);
+    else this.flush();
   }
 
   remove(id) {
@@ -52,6 +57,7 @@ export class Store {
       if (conversation) table.put(conversation);
       else table.delete(id);
     }
+    table.transaction.commit(); // now: the page may be left the next moment
     await new Promise((resolve) => {
       table.transaction.oncomplete = table.transaction.onabort = resolve;
     });
