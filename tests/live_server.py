@@ -1,19 +1,36 @@
-"""A real `trilobit serve` in a process of its own, for tests that talk to it over loopback."""
+"""A real server in a process of its own, for tests that talk to it over loopback."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
 PATIENCE_S = 120  # a hang, not a slow machine
+
+# What `trilobit serve` does, with settings that no option gives.
+_SET = """
+import json, sys
+from trilobit.engine.options import EngineOptions
+from trilobit.serve.app import create_app
+from trilobit.serve.server import address_of, bind, run
+from trilobit.serve.settings import Settings
+given = json.loads(sys.argv[1])
+engine = EngineOptions(**given.pop("engine", {}))
+sock = bind("127.0.0.1", 0)
+app = create_app(Settings(engine=engine, **given))
+run(app, sock, ready=lambda: print(address_of(sock), flush=True))
+"""
 
 
 @dataclass(frozen=True)
@@ -23,8 +40,20 @@ class Live:
     url: str
     process: subprocess.Popen[str]
 
-    def client(self, **settings: object) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=PATIENCE_S, trust_env=False, **settings)  # type: ignore[arg-type]
+    def client(self, **settings: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=PATIENCE_S, trust_env=False, **settings)
+
+    def socket(self) -> socket.socket:
+        """A bare connection, for what no client sends."""
+        address = httpx.URL(self.url)
+        return socket.create_connection((address.host, address.port or 0), PATIENCE_S)
+
+    def measure(self, name: str, **labels: str) -> float:
+        """A number of /metrics; 0 before there is one."""
+        text = self.client().get("/metrics").text
+        wanted = "".join(rf'(?=[^}}]*{key}="{re.escape(value)}")' for key, value in labels.items())
+        found = re.search(rf"^{name}(?:\{{{wanted}[^}}]*\}})? ([^ \n]+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
 
     def stop(self) -> int:
         """Have it drain; its exit code."""
@@ -33,17 +62,23 @@ class Live:
 
 
 @contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[Live]:
-    """`trilobit serve ARGUMENTS` on a free port, until the context ends."""
+def serving(
+    *arguments: str, settings: dict[str, Any] | None = None, **environment: str
+) -> Iterator[Live]:
+    """`trilobit serve ARGUMENTS` on a free port, or a server of `settings`, until the end."""
+    command = ["-m", "trilobit", "serve", "--port", "0", *arguments]
+    if settings is not None:
+        command = ["-c", _SET, json.dumps(settings)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "trilobit", "serve", "--port", "0", *arguments],
+        [sys.executable, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | environment,
     )
     try:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         line = process.stdout.readline()
         found = re.search(r"https?://\S+", line)
         if found is None:

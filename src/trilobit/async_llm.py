@@ -17,9 +17,9 @@ from weakref import WeakKeyDictionary, ref
 
 from trilobit.bundled import DEFAULT
 from trilobit.engine.engine import Engine
-from trilobit.engine.event import Completion, Event, Score
+from trilobit.engine.event import Completion, Event, Score, TokenLogprob
 from trilobit.engine.options import EngineOptions, Options
-from trilobit.engine.reading import Logprobs
+from trilobit.engine.reading import Logprobs, TopLogprobs
 from trilobit.engine.request import Request
 from trilobit.engine.sequence import Sequence
 from trilobit.engine.worker import Worker
@@ -98,16 +98,28 @@ class AsyncLLM:
         """Token ids of a conversation, ready for the reply."""
         return self._prompter.chat_ids(messages)
 
+    def chat_text(self, messages: Items[Message]) -> str:
+        """A conversation as the model's template writes it, ready for the reply."""
+        return self._prompter.chat_text(messages)
+
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> EventStream:
         """Continue a prompt: `async for event in llm.stream(...)`. It is queued at once."""
         [stream] = self._streamed(self._prompter.ids(prompt), params)
         return stream
 
     def stream_choices(
-        self, prompt: Prompt, n: int, params: SamplingParams | None = None
+        self,
+        prompt: Prompt,
+        n: int,
+        params: SamplingParams | None = None,
+        *,
+        cache_salt: str | None = None,
     ) -> list[EventStream]:
-        """Continue a prompt in `n` ways, each event by event; the prompt is computed once."""
-        return self._streamed(self._prompter.ids(prompt), params, n=n)
+        """Continue a prompt in `n` ways, each event by event; the prompt is computed once.
+
+        cache_salt: of what others asked, only that with the same one serves this prompt's cache.
+        """
+        return self._streamed(self._prompter.ids(prompt), params, n=n, salt=_salt(cache_salt))
 
     def stream_chat(
         self, messages: Items[Message], params: SamplingParams | None = None
@@ -142,6 +154,21 @@ class AsyncLLM:
         await self._run([Sequence(request, reading=reading)])
         return Score(token_ids=tuple(ids), logprobs=reading.values)
 
+    async def prompt_logprobs(
+        self, prompt: Prompt, top: int, *, cache_salt: str | None = None
+    ) -> list[TokenLogprob]:
+        """Of every token of a prompt but the first, after those before it, and the `top` likeliest.
+
+        As `score` has them, with the same bits.
+        """
+        ids = self._prompter.ids(prompt)
+        reading = TopLogprobs(ids, SamplingParams(logprobs=top).logprobs or 0)
+        request = Request(
+            prompt=ids, params=SamplingParams(), seed=0, limit=len(ids), salt=_salt(cache_salt)
+        )
+        await self._run([Sequence(request, reading=reading)])
+        return reading.values
+
     async def close(self) -> None:
         """Give the memory of the model back. Requests that run end with an error."""
         await asyncio.to_thread(self._worker.close)
@@ -160,9 +187,9 @@ class AsyncLLM:
     # ---- running ------------------------------------------------------------------------------
 
     def _streamed(
-        self, ids: list[int], params: SamplingParams | None, *, n: int = 1
+        self, ids: list[int], params: SamplingParams | None, *, n: int = 1, salt: bytes = b""
     ) -> list[EventStream]:
-        [sequences] = self._prompter.sequences([ids], params, n=n)
+        [sequences] = self._prompter.sequences([ids], params, n=n, salt=salt)
         mailbox = self._mailbox()
         streams = [EventStream(sequence, self._worker, mailbox) for sequence in sequences]
         self._worker.submit(sequences[:1])
@@ -221,16 +248,22 @@ class EventStream:
             while not self._reader.has_more:
                 await self._mailbox.news_of(self._sequence)
         except asyncio.CancelledError:
-            self._end()
+            self.end()
             raise
         if self._sequence.error is not None:
             self._reader.ended = True
             raise self._sequence.error
         return self._reader.take()
 
+    def end(self) -> None:
+        """End the request if it is not over; who reads it elsewhere gets what has come."""
+        if not self._sequence.over:
+            self._worker.abandon([self._sequence])
+        self._mailbox.close(self._sequence)
+
     async def aclose(self) -> None:
         """End the request if it is not over."""
-        self._end()
+        self.end()
         self._reader.ended = True
 
     async def __aenter__(self) -> EventStream:
@@ -241,7 +274,7 @@ class EventStream:
 
     def __del__(self) -> None:
         if hasattr(self, "_reader"):  # not one whose making was interrupted
-            self._end()
+            self.end()
 
     @property
     def completion(self) -> Completion:
@@ -252,11 +285,6 @@ class EventStream:
     def prompt_tokens_done(self) -> int:
         """Tokens of the prompt that are computed by now, or were in the cache."""
         return self._sequence.prompt_tokens_done
-
-    def _end(self) -> None:
-        if not self._sequence.over:
-            self._worker.abandon([self._sequence])
-        self._mailbox.close(self._sequence)
 
 
 class _Mailbox:
@@ -310,3 +338,7 @@ class _Mailbox:
                 self.close(sequence)
             elif sequence in self._bells:
                 self._bells[sequence].set()
+
+
+def _salt(text: str | None) -> bytes:
+    return b"" if text is None else text.encode("utf-8", "surrogatepass")

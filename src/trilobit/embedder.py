@@ -183,6 +183,13 @@ class Embedder:
         states = self._pooled(ids, steps(progress, "Embedding"))
         return pack_vectors(self._unit(states[:, :dimensions]), precision)
 
+    def count_tokens(
+        self, texts: Items[str], *, instruction: str | None = None, prompt: str | None = None
+    ) -> int:
+        """Tokens that `encode` reads of these texts, all together."""
+        before = self._prompt(instruction, prompt)
+        return sum(len(self._ids(n, text, before, False)) for n, text in enumerate(texts))
+
     # ---- text ---------------------------------------------------------------------------------
 
     def _prompt(self, instruction: str | None, prompt: str | None) -> str:

@@ -22,7 +22,7 @@ from trilobit.inputs import (
 )
 from trilobit.model.config import ModelConfig
 from trilobit.sampling import SamplingParams
-from trilobit.text.chat_template import leaves_bos_to_tokenizer
+from trilobit.text.chat_template import leaves_bos_to_tokenizer, render
 from trilobit.text.tokenizer import Tokenizer, without_tokenizer
 
 # A model that was never taught to chat continues the conversation as one text.
@@ -58,6 +58,18 @@ class Prompter:
         """Text of token ids, without special tokens."""
         ids = checked_ids(token_ids, self.config.vocab_size)
         return self._tokenizer().decode(ids)
+
+    def chat_text(self, messages: Items[Message]) -> str:
+        """A conversation as the template writes it, ready for the reply."""
+        tokenizer = self._tokenizer()
+        ends = [tokenizer.token(i) for i in self.config.eos_token_ids]
+        begin = self.config.bos_token_id
+        return render(
+            self.chat_template or _PLAIN_TEMPLATE,
+            checked_messages(messages),
+            bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
+            eos_token=next((end for end in ends if end), ""),
+        )
 
     def chat_ids(self, messages: Items[Message]) -> list[int]:
         """Token ids of a conversation, ready for the reply."""
@@ -116,6 +128,7 @@ class Prompter:
         params: SamplingParams | Items[SamplingParams] | None,
         *,
         n: int = 1,
+        salt: bytes = b"",
     ) -> list[list[Sequence]]:
         """For each prompt `n` sequences; the first of them has the others as its followers.
 
@@ -130,12 +143,14 @@ class Prompter:
                     f"the prompt has {len(ids)} tokens and fills the context of {self.context}; "
                     "shorten the prompt"
                 )
-            sequences = [self._sequence(ids, own, number) for number in range(n)]
+            sequences = [self._sequence(ids, own, number, salt) for number in range(n)]
             sequences[0].followers = sequences[1:]
             made.append(sequences)
         return made
 
-    def _sequence(self, ids: list[int], params: SamplingParams, number: int) -> Sequence:
+    def _sequence(
+        self, ids: list[int], params: SamplingParams, number: int, salt: bytes
+    ) -> Sequence:
         ends = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             ends |= frozenset(self.config.eos_token_ids)
@@ -146,6 +161,7 @@ class Prompter:
             seed=drawn % (1 << 64),
             end_ids=ends,
             limit=min(len(ids) + params.max_tokens, self.context),
+            salt=salt,
         )
         return Sequence(request, tokenizer=self.tokenizer)
 

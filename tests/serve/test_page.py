@@ -1,7 +1,7 @@
 """The chat page, as a person uses it: a real browser, a real server, real models.
 
-Only words that no small model says on demand (markup, Arabic) are put into its mouth, by answering the
-browser in the server's place. With TRILOBIT_ARTEFACTS, screenshots are kept in that folder.
+Only words that no small model says on demand (markup, Arabic) are put into its mouth, by answering
+the browser in the server's place. With TRILOBIT_ARTEFACTS, screenshots are kept in that folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from conftest import tiny_config
-from live_server import PATIENCE_S, Live, serving
+from live_server import Live, serving
 from playwright.sync_api import Browser, BrowserContext, Error, Page, Route, expect, sync_playwright
 
 from trilobit.bundled import DEFAULT
@@ -32,6 +32,7 @@ from trilobit.synth import synth
 FOLDER = Path(__file__).parents[2] / "src/trilobit/serve/page"
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 PATIENCE_MS = 40_000  # a hang, not a slow machine
+CHATTY = "chatty"
 KEY = "sk-a-key-of-ours"
 ENDLESS = {"max_tokens": 60_000}
 ANSWER = (
@@ -54,7 +55,7 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -
 @pytest.fixture(scope="module")
 def live(chat_model: Path) -> Iterator[Live]:
     """The model that chats, and the one of the package, which does not."""
-    with serving(DEFAULT, str(chat_model)) as server:
+    with serving(DEFAULT, f"{CHATTY}={chat_model}") as server:
         yield server
 
 
@@ -75,8 +76,8 @@ def browser() -> Iterator[Browser]:
 class Visit:
     """Opens pages in browsers of nobody. What a page logs as an error, or throws, is a fault."""
 
-    def __init__(self, browser: Browser, url: str, model: str) -> None:
-        self._browser, self._url, self._model = browser, url, model
+    def __init__(self, browser: Browser, url: str) -> None:
+        self._browser, self._url = browser, url
         self._contexts: list[BrowserContext] = []
         self.faults: list[str] = []
 
@@ -92,7 +93,7 @@ class Visit:
         page = context.new_page()
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("console", lambda line: line.type == "error" and self.faults.append(line.text))
-        kept = json.dumps({"model": model or self._model, "sampling": sampling or {}})
+        kept = json.dumps({"model": model or CHATTY, "sampling": sampling or {}})
         page.add_init_script(f"localStorage.trilobit ??= JSON.stringify({kept})")
         page.goto(url or self._url)
         expect(page.locator("#box")).to_be_visible()
@@ -104,9 +105,9 @@ class Visit:
 
 
 @pytest.fixture
-def visit(browser: Browser, live: Live, chat_model: Path) -> Iterator[Visit]:
+def visit(browser: Browser, live: Live) -> Iterator[Visit]:
     expect.set_options(timeout=PATIENCE_MS)
-    made = Visit(browser, live.url, str(chat_model))
+    made = Visit(browser, live.url)
     yield made
     made.close()
     # That a request failed is told by the browser itself; everything else is our fault.
@@ -228,7 +229,7 @@ def test_an_answer_appears_piece_by_piece(visit: Visit) -> None:
     say(page, "Hello")
     page.wait_for_function(
         """() => {
-            const said = document.querySelector('.message.assistant .prose')?.textContent.length ?? 0;
+            const said = document.querySelector('.prose')?.textContent.length;
             window.seen = new Set(window.seen).add(said);
             return window.seen.size > 3;
         }"""

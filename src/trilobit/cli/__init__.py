@@ -41,8 +41,8 @@ _COMMANDS = {
     "bench": "Measure speed and memory beside the machine's own limits.",
 }
 
-# The only command that needs more than the package itself is train.
-_EXTRA = "pip install 'trilobit[train]'"
+# What needs more than the package itself: everything else that may be missing is train's.
+_SERVER = {"fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"}
 
 
 # What other programs call it -> what to type.
@@ -180,7 +180,10 @@ def _run() -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("trilobit"):
             raise
-        return _fail(f"{error.name} is not installed, which this needs: {_EXTRA}")
+        extra = "server" if error.name.partition(".")[0] in _SERVER else "train"
+        return _fail(
+            f"{error.name} is not installed, which this needs: pip install 'trilobit[{extra}]'"
+        )
     except MemoryError:
         return _fail("not enough memory; close other programs or take a smaller model")
     except OSError as error:

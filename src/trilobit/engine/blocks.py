@@ -20,12 +20,17 @@ BLOCK = 32  # positions; the native module's Decoder.BLOCK
 
 Key = bytes
 KvDtype = Literal["f16", "f32", "i8"]
-ROOT: Key = b""  # the key before a sequence's first block
+ROOT: Key = b""  # the key before a first block, without a salt
 
 
 def key_of(parent: Key, token_ids: Sequence[int]) -> Key:
     """Name of a full block: a hash that nobody meets twice, so equal keys are equal tokens."""
     return blake2b(parent + array("q", token_ids).tobytes(), digest_size=16).digest()
+
+
+def root_of(salt: bytes) -> Key:
+    """The key before the first block of sequences with this salt."""
+    return blake2b(salt, digest_size=16).digest() if salt else ROOT
 
 
 class BlockPool:
@@ -54,13 +59,13 @@ class BlockPool:
             return None
         return [self._take() for _ in range(count)]
 
-    def match(self, token_ids: Sequence[int]) -> tuple[list[int], Key]:
+    def match(self, token_ids: Sequence[int], root: Key = ROOT) -> tuple[list[int], Key]:
         """Known blocks that a sequence begins with, each held once more, and the last one's key.
 
         Always leaves at least one token to compute: its logits are not kept.
         """
         blocks: list[int] = []
-        key = ROOT
+        key = root
         for end in range(BLOCK, len(token_ids), BLOCK):
             longer = key_of(key, token_ids[end - BLOCK : end])
             block = self._block_of.get(longer)

@@ -12,15 +12,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trilobit.engine.backend import Backend
 from trilobit.engine.batch import Batch
 from trilobit.engine.blocks import BlockPool
 from trilobit.engine.event import TokenLogprob
 from trilobit.engine.pace import Pace
-from trilobit.engine.reading import normalised, normalisers, rows_at_once
+from trilobit.engine.reading import rows_at_once, token_logprobs
 from trilobit.engine.scheduler import Scheduler
 from trilobit.engine.sequence import Sequence
 from trilobit.engine.speculation.drafts import Drafter
@@ -243,20 +240,3 @@ class Engine:
             pace=self._pace,
         )
         self._drafter = Drafter() if self._speculation else None
-
-
-def token_logprobs(
-    logits: NDArray[np.float32], token_ids: list[int], count: int
-) -> list[TokenLogprob]:
-    """Of one token in each row [rows, vocab], and of the `count` likeliest ones."""
-    top, log_sums = normalisers(logits)
-    chosen = normalised(logits[np.arange(len(token_ids)), token_ids], top, log_sums)
-    told = []
-    for number, (row, token_id) in enumerate(zip(logits, token_ids, strict=True)):
-        # The likeliest first, of equals the one that greedy sampling takes.
-        best = np.argpartition(-row, min(count, len(row)) - 1)[:count]
-        ids: list[int] = sorted(best.tolist(), key=lambda i: (-row[i], i))
-        values = normalised(row[ids], top[number : number + 1], log_sums[number : number + 1])
-        pairs = tuple(zip(ids, values.tolist(), strict=True))
-        told.append(TokenLogprob(token_id=token_id, logprob=float(chosen[number]), top=pairs))
-    return told

@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trilobit.engine.event import TokenLogprob
+
 Wants = Literal["tokens", "scores", "states"]
 Rows = NDArray[np.float32]
 # Logits of one pass over the head: 64 MB of float32.
@@ -73,6 +75,26 @@ class Logprobs:
         self.values[start:end] = logprobs_of(rows, following)
 
 
+class TopLogprobs:
+    """What `Logprobs` gives, and the `count` likeliest tokens in the place of each."""
+
+    wants: Wants = "scores"
+
+    def __init__(self, tokens: Items[int], count: int) -> None:
+        self.first, self.end = 0, len(tokens) - 1
+        self._tokens, self._count = tokens, count
+        self.values: list[TokenLogprob] = []
+
+    def begin(self) -> None:
+        """Forget all of them."""
+        self.values.clear()
+
+    def take(self, start: int, rows: Rows) -> None:
+        """Keep what the next tokens have of them."""
+        following = list(self._tokens[start + 1 : start + 1 + len(rows)])
+        self.values[start:] = token_logprobs(rows, following, self._count)
+
+
 class State:
     """The state of the last token, or the sum of all, float64 `[hidden]`."""
 
@@ -114,3 +136,20 @@ def normalised(logits: Rows, top: Rows, log_sums: NDArray[np.float64]) -> NDArra
     """Log-probabilities of logits, by the normalisers of their rows."""
     logprobs: NDArray[np.float32] = (logits - top - log_sums).astype(np.float32)
     return logprobs
+
+
+def token_logprobs(
+    logits: NDArray[np.float32], token_ids: list[int], count: int
+) -> list[TokenLogprob]:
+    """Of one token in each row [rows, vocab], and of the `count` likeliest ones."""
+    top, log_sums = normalisers(logits)
+    chosen = normalised(logits[np.arange(len(token_ids)), token_ids], top, log_sums)
+    told = []
+    for number, (row, token_id) in enumerate(zip(logits, token_ids, strict=True)):
+        # The likeliest first, of equals the one that greedy sampling takes.
+        best = np.argpartition(-row, min(count, len(row)) - 1)[:count]
+        ids: list[int] = sorted(best.tolist(), key=lambda i: (-row[i], i))
+        values = normalised(row[ids], top[number : number + 1], log_sums[number : number + 1])
+        pairs = tuple(zip(ids, values.tolist(), strict=True))
+        told.append(TokenLogprob(token_id=token_id, logprob=float(chosen[number]), top=pairs))
+    return told

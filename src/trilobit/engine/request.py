@@ -13,7 +13,8 @@ class Request:
     """One line of tokens to be continued.
 
     prompt: token ids. seed: of its sampling, drawn already. end_ids: tokens that end the output.
-    limit: tokens of prompt and output together.
+    limit: tokens of prompt and output together. salt: only requests with the same one share what
+    is cached of their prompts.
     """
 
     prompt: Items[int]
@@ -21,3 +22,4 @@ class Request:
     seed: int
     end_ids: frozenset[int] = frozenset()
     limit: int
+    salt: bytes = b""

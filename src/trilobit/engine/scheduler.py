@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Items
 
 from trilobit.engine.batch import Batch
-from trilobit.engine.blocks import BLOCK, ROOT, BlockPool, blocks_for, key_of
+from trilobit.engine.blocks import BLOCK, BlockPool, blocks_for, key_of
 from trilobit.engine.event import TokenLogprob
 from trilobit.engine.pace import Pace, at_least
 from trilobit.engine.reading import Wants
@@ -159,7 +159,9 @@ class Scheduler:
             sequence = self.waiting[0]
             # Rows of tokens that are in the cache would be missing: a reading computes all.
             blocks, key = (
-                self.pool.match(sequence.tokens) if sequence.reading is None else ([], ROOT)
+                self.pool.match(sequence.tokens, sequence.root)
+                if sequence.reading is None
+                else ([], sequence.root)
             )
             needed = sequence.needed_blocks - len(blocks)
             cached, sequence.computed = sequence.computed, len(blocks) * BLOCK
@@ -189,7 +191,7 @@ class Scheduler:
 
     def _free(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks)
-        sequence.blocks, sequence.key, sequence.computed = [], ROOT, 0
+        sequence.blocks, sequence.key, sequence.computed = [], sequence.root, 0
 
     # ---- the books ----------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from trilobit.engine.blocks import ROOT, Key, blocks_for
+from trilobit.engine.blocks import Key, blocks_for, root_of
 from trilobit.engine.event import Completion, FinishReason, TokenLogprob
 from trilobit.engine.reading import Reading, Wants
 from trilobit.engine.request import Request
@@ -43,6 +43,7 @@ class Sequence:
         sink: Callable[[Sequence], None] | None = None,
     ) -> None:
         self.request = request
+        self.root = root_of(request.salt)
         self.reading = reading
         self.sink = sink
         self.tokens = list(request.prompt)
@@ -65,7 +66,7 @@ class Sequence:
 
     def _begin(self) -> None:
         self.blocks: list[int] = []
-        self.key: Key = ROOT  # of the last full block
+        self.key: Key = self.root  # of the last full block
         self.computed = 0
         self.text = ""
         self._text = self._tokenizer.stream() if self._tokenizer else None

@@ -16,31 +16,46 @@ from dataclasses import replace
 from starlette.requests import Request
 
 from trilobit.async_llm import AsyncLLM, EventStream
-from trilobit.engine.event import Completion, Event
+from trilobit.engine.event import Completion, Event, TokenLogprob, Usage
 from trilobit.inputs import Message, Prompt
 from trilobit.sampling import SamplingParams
 from trilobit.serve.errors import ApiError
+from trilobit.serve.journal import ANSWERS
 from trilobit.serve.limits import exits
-from trilobit.serve.service import Service, service_of
+from trilobit.serve.metrics import Metrics
+from trilobit.serve.service import service_of
 
 _SEED_BITS = 53  # JavaScript's numbers hold them
 
 
 class Answer:
-    """What one prompt is answered with, in one or several choices.
+    """What prompts are answered with, each in `n` choices, which are counted through.
 
-    Iterating gives (choice, event) as they come; `complete` waits for all. n: choices. seed: of
-    the first choice; the next one's is one more. id: a name that no other answer has.
+    Iterating gives (choice, event) as they come; `complete` waits for all. seed: of the first
+    choice; the next one's is one more. id: a name that no other answer has. prompts: token ids.
+    prompt_logprobs: of each prompt, where they are asked for.
     """
 
     def __init__(
-        self, service: Service, name: str, llm: AsyncLLM, streams: list[EventStream], seed: int
+        self,
+        name: str,
+        llm: AsyncLLM,
+        *,
+        prompts: list[list[int]],
+        streams: list[EventStream],
+        seed: int,
+        prompt_logprobs: list[list[TokenLogprob]] | None,
+        metrics: Metrics,
+        started_s: float,
     ) -> None:
         self.model, self.llm, self.seed = name, llm, seed
+        self.prompts, self.prompt_logprobs = prompts, prompt_logprobs
         self.created = int(time.time())
         self.id = secrets.token_hex(12)
         self.n = len(streams)
-        self._service, self._streams = service, streams
+        self._streams, self._metrics = streams, metrics
+        self._started_s = started_s
+        self._error: ApiError | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -52,14 +67,47 @@ class Answer:
         """What has come so far, of each choice."""
         return [stream.completion for stream in self._streams]
 
+    def prompt_of(self, choice: int) -> int:
+        """The number of the prompt that a choice belongs to."""
+        return choice * len(self.prompts) // self.n
+
+    @property
+    def usages(self) -> list[Usage]:
+        """Tokens so far, of each prompt with all its choices: it is computed once for them."""
+        each = self.n // len(self.prompts)
+        done = self.completions
+        return [
+            Usage(
+                prompt_tokens=done[first].prompt_tokens,
+                cached_tokens=done[first].cached_tokens,
+                output_tokens=sum(len(one.token_ids) for one in done[first : first + each]),
+            )
+            for first in range(0, self.n, each)
+        ]
+
     async def complete(self) -> list[Completion]:
         """Wait for all choices."""
         async for _ in self:
             pass
         return self.completions
 
+    def end(self, error: ApiError) -> None:
+        """End what still runs; whoever reads it is told why."""
+        self._error = error
+        for stream in self._streams:
+            stream.end()
+
     async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
-        if len(self._streams) == 1:
+        events = self._metrics.watched(self.model, self._events(), self._started_s)
+        async for choice, event in events:
+            if self._error is not None:
+                break
+            yield choice, event
+        if self._error is not None:
+            raise self._error
+
+    async def _events(self) -> AsyncIterator[tuple[int, Event]]:
+        if self.n == 1:
             async for event in self._streams[0]:
                 yield 0, event
             return
@@ -88,11 +136,6 @@ class Answer:
             for reader in readers:
                 reader.cancel()
 
-    async def close(self) -> None:
-        """End what still runs."""
-        for stream in self._streams:
-            await stream.aclose()
-
 
 async def ask(
     request: Request,
@@ -100,30 +143,60 @@ async def ask(
     model: str | None,
     params: SamplingParams,
     prompt: Prompt | None = None,
+    prompts: Items[Prompt] = (),
     messages: Items[Message] | None = None,
     n: int = 1,
+    prompt_logprobs: int | None = None,
+    cache_salt: str | None = None,
 ) -> Answer:
-    """Ask a model to continue a prompt, or to answer messages; it is queued when this returns.
+    """Ask a model to continue a prompt or several, or to answer messages; it is queued then.
 
-    What is asked ends with the HTTP request, whatever ends that. Raises ApiError or TrilobitError
-    for what cannot be asked.
+    prompt_logprobs: compute those of the prompts first, with so many likeliest tokens in the place
+    of each. What is asked ends with the HTTP request, whatever ends that.
+
+    Raises ApiError or TrilobitError for what cannot be asked.
     """
+    started_s = time.perf_counter()
     service = service_of(request)
-    if n > service.settings.choices:
+    name = service.host.name(model)
+    asked = [prompt] if prompt is not None else list(prompts)
+    choices = n * (1 if messages is not None else len(asked))
+    if choices > service.settings.choices:
         raise ApiError(
-            400, f"n is {n}; this server gives {service.settings.choices} at most", param="n"
+            400, f"n: {choices} choices; this server gives {service.settings.choices}", param="n"
         )
     stack = exits(request)
-    name = service.host.name(model)
+    stack.enter_context(service.queue.place(choices))
     llm = await stack.enter_async_context(service.host.llm(name))
-    stack.enter_context(service.queue.place(n))
-    if messages is not None:
-        ids = await asyncio.to_thread(llm.chat_ids, messages)
-    else:
-        assert prompt is not None
-        ids = await asyncio.to_thread(llm.ids, prompt)
+
+    def ids_of_all() -> list[list[int]]:
+        if messages is not None:
+            return [llm.chat_ids(messages)]
+        return [llm.ids(one) for one in asked]
+
+    ids = await asyncio.to_thread(ids_of_all)
     seed = secrets.randbits(_SEED_BITS) if params.seed is None else params.seed
-    streams = llm.stream_choices(ids, n, replace(params, seed=seed))
-    answer = Answer(service, name, llm, streams, seed)
-    stack.push_async_callback(answer.close)
+    logprobs = None
+    if prompt_logprobs is not None:
+        scored = (llm.prompt_logprobs(one, prompt_logprobs, cache_salt=cache_salt) for one in ids)
+        logprobs = [await one for one in scored]
+    streams = [
+        stream
+        for number, one in enumerate(ids)
+        for stream in llm.stream_choices(
+            one, n, replace(params, seed=(seed + number * n) % (1 << 64)), cache_salt=cache_salt
+        )
+    ]
+    answer = Answer(
+        name,
+        llm,
+        prompts=ids,
+        streams=streams,
+        seed=seed,
+        prompt_logprobs=logprobs,
+        metrics=service.metrics,
+        started_s=started_s,
+    )
+    request.scope[ANSWERS].append(answer)
+    stack.enter_context(service.answering(answer))
     return answer

@@ -18,16 +18,25 @@ from starlette.responses import Response
 
 from trilobit import __version__
 from trilobit.errors import TrilobitError
-from trilobit.serve import health
+from trilobit.serve import health, metrics, tokens
 from trilobit.serve.auth import Keys, Origins
-from trilobit.serve.errors import ApiError, Faults, api_error, response_of
+from trilobit.serve.errors import ApiError, Faults, api_error, is_json, response_of
+from trilobit.serve.journal import Journal
 from trilobit.serve.limits import Bodies
-from trilobit.serve.openai import chat, completions, models
+from trilobit.serve.openai import chat, completions, embeddings, models
 from trilobit.serve.page import add_page
 from trilobit.serve.service import Service
 from trilobit.serve.settings import Settings
 
-_ROUTERS = (health.router, models.router, chat.router, completions.router)
+_ROUTERS = (
+    health.router,
+    metrics.router,
+    tokens.router,
+    models.router,
+    chat.router,
+    completions.router,
+    embeddings.router,
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -46,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
-        middleware=_middleware(settings),
+        middleware=_middleware(service),
         exception_handlers=dict.fromkeys(
             (
                 ApiError,
@@ -67,7 +76,8 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
+def _middleware(service: Service) -> list[Middleware]:
+    settings = service.settings
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.origins,
@@ -76,6 +86,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         max_age=600,
     )
     return [
+        Middleware(Journal, metrics=service.metrics, lines=settings.json_logs),
         Middleware(Faults),
         Middleware(Origins, hosts=settings.hosts, origins=settings.origins),
         *([cors] if settings.origins else []),
@@ -85,4 +96,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    return response_of(api_error(error), request.url.path)
+    told = api_error(error)
+    if isinstance(error, RequestValidationError) and not is_json(request.headers):
+        told = ApiError(415, "send JSON, with the header content-type: application/json")
+    return response_of(told, request.url.path)

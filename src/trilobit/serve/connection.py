@@ -19,18 +19,22 @@ from trilobit.serve.errors import ApiError, body_of
 class Connection(H11Protocol):
     """As uvicorn's, with deadlines; errors of HTTP itself have the API's shape.
 
-    config.app_limits: (header_s, reader_s, connections at once).
+    header_s: for a header to arrive. reader_s: in which a reader must take something. most:
+    connections at once.
     """
 
-    header_s = 10.0
-    reader_s = 60.0
-    most = 1000
-    _deadline: asyncio.TimerHandle | None = None
+    def __init__(
+        self, *args: Any, header_s: float, reader_s: float, most: int, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._header_s, self._reader_s, self._most = header_s, reader_s, most
+        self._deadline: asyncio.TimerHandle | None = None  # of a header
+        self._patience: asyncio.TimerHandle | None = None  # with a reader
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, if there is room for one more."""
         super().connection_made(transport)
-        if len(self.connections) > self.most:
+        if len(self.connections) > self._most:
             self._refuse(ApiError(503, "too many connections; come again later"))
         else:
             self._expect_header()
@@ -51,13 +55,20 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         """The reader is behind: it has a while to catch up."""
         super().pause_writing()
-        self._forget()
-        self._deadline = self.loop.call_later(self.reader_s, self.transport.abort)
+        self._patience = self.loop.call_later(self._reader_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         """It caught up."""
-        self._forget()
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
         super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, whose header may have begun to come already."""
+        super().on_response_complete()
+        if self._deadline is None and self._between_requests() and self.conn.trailing_data[0]:
+            self._expect_header()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP, or has too large a header."""
@@ -67,10 +78,10 @@ class Connection(H11Protocol):
         return self.conn.their_state is h11.IDLE
 
     def _expect_header(self) -> None:
-        self._deadline = self.loop.call_later(self.header_s, self._late)
+        self._deadline = self.loop.call_later(self._header_s, self._late)
 
     def _late(self) -> None:
-        self._refuse(ApiError(408, f"the header did not arrive within {self.header_s:g} s"))
+        self._refuse(ApiError(408, f"the header did not arrive within {self._header_s:g} s"))
 
     def _forget(self) -> None:
         if self._deadline is not None:

@@ -101,6 +101,12 @@ def api_error(error: Exception) -> ApiError:
     return ApiError(500, "the server failed at this request; its log says where")
 
 
+def is_json(headers: Mapping[str, str]) -> bool:
+    """Whether a body calls itself JSON."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind[-5:] == "+json")
+
+
 class Faults:
     """Keeps errors of our own from being told, and what they say of a request from the log."""
 
@@ -140,12 +146,18 @@ def _invalid(error: RequestValidationError) -> ApiError:
     faults = error.errors()
     told, first = [], None
     for fault in faults[:_MOST_FAULTS]:
-        place = ".".join(str(part) for part in fault["loc"] if part != "body")[:_SHOWN]
+        # Behind the fields stand the alternatives of a type: `str`, `list[int]`.
+        fields = [part for part in fault["loc"] if part != "body" and not _is_type(part)]
+        place = ".".join(map(str, fields))[:_SHOWN]
         first = first or place
         told.append(_fault(fault, place))
     if len(faults) > _MOST_FAULTS:
         told.append(f"{len(faults) - _MOST_FAULTS} more")
     return ApiError(400, "; ".join(told), param=first or None)
+
+
+def _is_type(part: object) -> bool:
+    return part in ("str", "int", "float", "bool") or "[" in str(part)
 
 
 def _fault(fault: Mapping[str, Any], place: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Generic, TypeVar
@@ -17,6 +18,8 @@ from trilobit.async_llm import AsyncLLM
 from trilobit.embedder import Embedder
 from trilobit.engine.options import EngineOptions
 from trilobit.serve.errors import ApiError
+
+_EMBEDDING_THREADS = 4  # calls at once; they share their steps
 
 Model = TypeVar("Model", AsyncLLM, Embedder)
 
@@ -42,6 +45,8 @@ class Host:
         # By what is opened: two names may mean the same.
         self._llms: dict[str, Held[AsyncLLM]] = {}
         self._embedders: dict[str, Held[Embedder]] = {}
+        # Of their own: tokenizing for chats must not wait for them.
+        self.embedding_threads = ThreadPoolExecutor(_EMBEDDING_THREADS, "trilobit-embedding")
 
     def name(self, asked: str | None) -> str:
         """The model's name; ApiError for one that is not here."""
@@ -57,6 +62,11 @@ class Host:
             )
         return asked
 
+    def open_first(self) -> None:
+        """Open the first model here and now, so that what is wrong with it shows before a start."""
+        model = next(iter(self.models.values()))
+        self._llms.setdefault(model, Held()).model = self._open(model)
+
     def opened(self) -> dict[str, AsyncLLM]:
         """Name -> model, of those that generate and are open."""
         found = {name: self._llms.get(model) for name, model in self.models.items()}
@@ -67,7 +77,7 @@ class Host:
         """A model that generates, opened and held."""
         model = self.models[self.name(asked)]
         held = self._llms.setdefault(model, Held())
-        async with _held(held, lambda: AsyncLLM(model, **asdict(self.options))) as llm:
+        async with _held(held, lambda: self._open(model)) as llm:
             yield llm
 
     @asynccontextmanager
@@ -82,14 +92,20 @@ class Host:
     async def close_idle(self, idle_s: float) -> None:
         """Close what nobody has used for so long."""
         before = time.monotonic() - idle_s
-        for held in [*self._llms.values(), *self._embedders.values()]:
+        for held in self._all():
             if held.model is not None and not held.users and held.last_used_s < before:
                 await _close(held)
 
     async def close(self) -> None:
         """Close all of them; what runs ends with an error."""
-        for held in [*self._llms.values(), *self._embedders.values()]:
+        for held in self._all():
             await _close(held)
+
+    def _open(self, model: str) -> AsyncLLM:
+        return AsyncLLM(model, **asdict(self.options))
+
+    def _all(self) -> list[Held[AsyncLLM] | Held[Embedder]]:
+        return [*self._llms.values(), *self._embedders.values()]
 
 
 @asynccontextmanager
@@ -105,7 +121,7 @@ async def _held(held: Held[Model], opened: Callable[[], Model]) -> AsyncIterator
         held.last_used_s = time.monotonic()
 
 
-async def _close(held: Held[Model]) -> None:
+async def _close(held: Held[AsyncLLM] | Held[Embedder]) -> None:
     model, held.model = held.model, None
     if isinstance(model, AsyncLLM):
         await model.close()

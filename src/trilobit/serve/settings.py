@@ -15,11 +15,14 @@ class Settings:
     models: name -> a file, a folder or a name, as for `LLM`; the first is meant where a request
     names none. engine: how each of them is run. keys: one of them is needed for everything but
     `auth.OPEN`; none: nobody needs one. hosts: names that a request may be addressed to; None: any.
-    origins: web pages of other servers that may ask. queue: requests that wait beyond those that
-    run. body_bytes, prompts, choices: of one request, at most. sender_s: what a request may take to
-    arrive. reader_s: how long a reader may take nothing. request_s: what an answer may take.
-    keep_alive_s: pause of a stream after which a comment is sent. idle_unload_s: models that nobody
-    asked for so long are closed; None: never. health_s: a step that takes longer is stuck.
+    origins: web pages of other servers that may ask.
+
+    queue: choices that wait beyond those that run. body_bytes, prompts, choices, embeddings: of one
+    request, at most. sender_s: what a request may take to arrive. reader_s: how long a reader may
+    take nothing. request_s: what an answer may take. keep_alive_s: pause of a stream after which a
+    comment is sent. drain_s: what answers may still take when the server is told to stop.
+    idle_unload_s: models that nobody asked for so long are closed; None: never. health_s: a step
+    that takes longer is stuck.
     """
 
     models: Mapping[str, str]
@@ -31,10 +34,12 @@ class Settings:
     body_bytes: int = 4 << 20
     prompts: int = 256
     choices: int = 128
+    embeddings: int = 2048
     sender_s: float = 30.0
     reader_s: float = 60.0
     request_s: float = 3600.0
     keep_alive_s: float = 15.0
+    drain_s: float = 30.0
     idle_unload_s: float | None = None
     health_s: float = 30.0
     page: bool = True

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from trilobit.serve.errors import ApiError, api_error, body_of, log_fault
 
+DONE = b"data: [DONE]\n\n"  # the last event of OpenAI's streams
 _COMMENT = b": still working\n\n"
 _HEADERS = {
     "Cache-Control": "no-store",

@@ -9,17 +9,16 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from trilobit.engine.event import Completion, Usage
+from trilobit.engine.event import Completion
 from trilobit.serve.answer import Answer, ask
 from trilobit.serve.errors import ApiError
-from trilobit.serve.openai.fields import Sampling, usage_of
+from trilobit.serve.openai.fields import Sampling, head, usage
 from trilobit.serve.openai.logprobs import content_logprobs
 from trilobit.serve.service import service_of
-from trilobit.serve.sse import Events, event
+from trilobit.serve.sse import DONE, Events, event
 
 router = APIRouter()
 _MOST_LOGPROBS = 20
-DONE = b"data: [DONE]\n\n"
 
 
 class ChatBody(Sampling):
@@ -46,17 +45,17 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
         messages=[_message(one) for one in body.messages],
         params=body.params(max_tokens=most, logprobs=body.top_logprobs if body.logprobs else None),
         n=body.n,
+        cache_salt=body.cache_salt,
     )
     if body.stream:
-        with_usage = body.stream_options is not None and body.stream_options.include_usage
         keep_alive_s = service_of(request).settings.keep_alive_s
-        return Events(_chunks(answer, with_usage=with_usage), keep_alive_s=keep_alive_s)
+        return Events(_chunks(answer, with_usage=body.wants_usage), keep_alive_s=keep_alive_s)
     done = await answer.complete()
     return JSONResponse(
-        _head(answer, "chat.completion")
+        head(answer, prefix="chatcmpl-", kind="chat.completion")
         | {
-            "choices": [_choice(answer, i, one) for i, one in enumerate(done)],
-            "usage": usage_of([_usage(one) for one in done]),
+            "choices": [_choice(answer, index, one) for index, one in enumerate(done)],
+            "usage": usage(answer),
         }
     )
 
@@ -64,17 +63,6 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
 def _message(message: dict[str, Any]) -> dict[str, Any]:
     """Templates know the older name of OpenAI's "developer"."""
     return message | {"role": "system"} if message.get("role") == "developer" else message
-
-
-def _head(answer: Answer, kind: str) -> dict[str, Any]:
-    return {
-        "id": f"chatcmpl-{answer.id}",
-        "object": kind,
-        "created": answer.created,
-        "model": answer.model,
-        "system_fingerprint": answer.fingerprint,
-        "seed": answer.seed,
-    }
 
 
 def _choice(answer: Answer, index: int, done: Completion) -> dict[str, Any]:
@@ -86,33 +74,22 @@ def _choice(answer: Answer, index: int, done: Completion) -> dict[str, Any]:
     }
 
 
-def _usage(done: Completion) -> Usage:
-    return Usage(
-        prompt_tokens=done.prompt_tokens,
-        cached_tokens=done.cached_tokens,
-        output_tokens=len(done.token_ids),
-    )
-
-
 async def _chunks(answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
-    head = _head(answer, "chat.completion.chunk")
+    first = head(answer, prefix="chatcmpl-", kind="chat.completion.chunk")
     extra = {"usage": None} if with_usage else {}
 
     def chunk(index: int, delta: dict[str, Any], **more: Any) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None} | more
-        return event(head | {"choices": [choice]} | extra)
+        return event(first | {"choices": [choice]} | extra)
 
     for index in range(answer.n):
         yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
-    usages: dict[int, Usage] = {}
     async for index, new in answer:
-        usages[index] = new.usage
         if new.text or new.logprobs:
             logprobs = content_logprobs(answer.llm, new.logprobs)
             yield chunk(index, {"content": new.text}, logprobs=logprobs)
         if new.finish_reason:
             yield chunk(index, {}, finish_reason=new.finish_reason)
     if with_usage:
-        told = usage_of([usages[index] for index in sorted(usages)])
-        yield event(head | {"choices": [], "usage": told})
+        yield event(first | {"choices": [], "usage": usage(answer)})
     yield DONE

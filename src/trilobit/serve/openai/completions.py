@@ -1,4 +1,4 @@
-"""`/v1/completions`: texts, or token ids, to be continued."""
+"""`/v1/completions`: texts, or token ids, to be continued, or only to be scored (`echo`)."""
 
 from __future__ import annotations
 
@@ -9,90 +9,134 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
-from trilobit.engine.event import Completion, Usage
+from trilobit.engine.event import TokenLogprob
+from trilobit.inputs import Prompt
 from trilobit.serve.answer import Answer, ask
-from trilobit.serve.openai.chat import DONE
-from trilobit.serve.openai.fields import Sampling, usage_of
+from trilobit.serve.errors import ApiError
+from trilobit.serve.openai.fields import Sampling, head, usage
+from trilobit.serve.openai.logprobs import TextLogprobs
 from trilobit.serve.service import service_of
-from trilobit.serve.sse import Events, event
+from trilobit.serve.sse import DONE, Events, event
 
 router = APIRouter()
+_MOST_LOGPROBS = 20
 
 
 class CompletionBody(Sampling):
-    """A text to be continued."""
+    """A text to be continued, or several."""
 
-    prompt: str | list[int]
-    max_tokens: int = Field(default=16, ge=1)
+    prompt: str | list[int] | list[str] | list[list[int]] = Field(
+        description="A text or token ids, or a list of such."
+    )
+    max_tokens: int = Field(default=16, ge=0)
+    best_of: int | None = Field(default=None, description="Only what n is.")
+    echo: bool = Field(default=False, description="The prompt is part of the text.")
+    logprobs: int | None = Field(default=None, ge=0, le=_MOST_LOGPROBS)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """One or several."""
+        given: Any = self.prompt
+        one = isinstance(given, str) or (len(given) > 0 and isinstance(given[0], int))
+        return [given] if one else given
 
 
 @router.post("/v1/completions")
 async def completions(body: CompletionBody, request: Request) -> Response:
-    """Continue a text, at once or as a stream of chunks."""
+    """Continue texts, at once or as a stream of chunks."""
+    settings = service_of(request).settings
+    if body.best_of not in (None, body.n):
+        raise ApiError(400, "best_of: this server gives all it makes; ask for n", param="best_of")
+    if not 1 <= len(body.prompts) <= settings.prompts:
+        raise ApiError(
+            400,
+            f"prompt: {len(body.prompts)} prompts; this server takes 1 to {settings.prompts}",
+            param="prompt",
+        )
     answer = await ask(
         request,
         model=body.model,
-        prompt=body.prompt,
-        params=body.params(max_tokens=body.max_tokens, logprobs=None),
+        prompts=body.prompts,
+        # What follows a prompt is chosen with its last token anyway, and left out for 0.
+        params=body.params(max_tokens=max(1, body.max_tokens), logprobs=body.logprobs),
         n=body.n,
+        prompt_logprobs=body.logprobs if body.echo else None,
+        cache_salt=body.cache_salt,
     )
     if body.stream:
-        with_usage = body.stream_options is not None and body.stream_options.include_usage
-        keep_alive_s = service_of(request).settings.keep_alive_s
-        return Events(_chunks(answer, with_usage=with_usage), keep_alive_s=keep_alive_s)
+        return Events(_chunks(answer, body), keep_alive_s=settings.keep_alive_s)
     done = await answer.complete()
+    choices = []
+    for index, one in enumerate(done):
+        choice = _Choice(answer, body, index)
+        told = choice.before()
+        if body.max_tokens:
+            told = choice.joined(told, choice.piece(one.text, one.logprobs, one.finish_reason))
+        choices.append(told | {"finish_reason": told["finish_reason"] or "length"})
     return JSONResponse(
-        _head(answer)
-        | {
-            "choices": [_choice(i, one) for i, one in enumerate(done)],
-            "usage": usage_of([_usage(one) for one in done]),
-        }
+        head(answer, prefix="cmpl-", kind="text_completion")
+        | {"choices": choices, "usage": usage(answer, tokens=body.max_tokens > 0)}
     )
 
 
-def _head(answer: Answer) -> dict[str, Any]:
-    return {
-        "id": f"cmpl-{answer.id}",
-        "object": "text_completion",
-        "created": answer.created,
-        "model": answer.model,
-        "system_fingerprint": answer.fingerprint,
-        "seed": answer.seed,
-    }
-
-
-def _choice(index: int, done: Completion) -> dict[str, Any]:
-    return {
-        "index": index,
-        "text": done.text,
-        "logprobs": None,
-        "finish_reason": done.finish_reason,
-    }
-
-
-def _usage(done: Completion) -> Usage:
-    return Usage(
-        prompt_tokens=done.prompt_tokens,
-        cached_tokens=done.cached_tokens,
-        output_tokens=len(done.token_ids),
-    )
-
-
-async def _chunks(answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
-    head = _head(answer)
-    extra = {"usage": None} if with_usage else {}
-    usages: dict[int, Usage] = {}
+async def _chunks(answer: Answer, body: CompletionBody) -> AsyncIterator[bytes]:
+    first = head(answer, prefix="cmpl-", kind="text_completion")
+    extra = {"usage": None} if body.wants_usage else {}
+    choices = [_Choice(answer, body, index) for index in range(answer.n)]
+    for choice in choices if body.echo else ():
+        yield event(first | {"choices": [choice.before()]} | extra)
     async for index, new in answer:
-        usages[index] = new.usage
-        if new.text or new.finish_reason:
-            choice = {
-                "index": index,
-                "text": new.text,
-                "logprobs": None,
-                "finish_reason": new.finish_reason,
-            }
-            yield event(head | {"choices": [choice]} | extra)
-    if with_usage:
-        told = usage_of([usages[index] for index in sorted(usages)])
-        yield event(head | {"choices": [], "usage": told})
+        if not body.max_tokens:
+            told = choices[index].piece("", None, "length")
+        elif new.text or new.finish_reason or new.logprobs:
+            told = choices[index].piece(new.text, new.logprobs, new.finish_reason)
+        else:
+            continue
+        yield event(first | {"choices": [told]} | extra)
+    if body.wants_usage:
+        counts = usage(answer, tokens=body.max_tokens > 0)
+        yield event(first | {"choices": [], "usage": counts})
     yield DONE
+
+
+class _Choice:
+    """One choice, in pieces: the prompt where it is echoed, then what was made."""
+
+    def __init__(self, answer: Answer, body: CompletionBody, index: int) -> None:
+        self._answer, self._echo, self._index = answer, body.echo, index
+        self._logprobs = None if body.logprobs is None else TextLogprobs(answer.llm)
+        self._prompt = body.prompts[answer.prompt_of(index)]
+
+    def before(self) -> dict[str, Any]:
+        """The prompt, or an empty piece."""
+        if not self._echo:
+            return self.piece("", (), None)
+        number = self._answer.prompt_of(self._index)
+        ids = self._answer.prompts[number]
+        given = self._prompt
+        text = given if isinstance(given, str) else self._answer.llm.decode(given)
+        told = self.piece(text, None, None)
+        if self._logprobs is not None:
+            assert self._answer.prompt_logprobs is not None
+            logprobs = self._answer.prompt_logprobs[number]
+            told["logprobs"] = self._logprobs.of_prompt(ids, logprobs)
+        return told
+
+    def piece(
+        self, text: str, logprobs: tuple[TokenLogprob, ...] | None, finish_reason: str | None
+    ) -> dict[str, Any]:
+        """Text as it comes."""
+        told = self._logprobs.of(logprobs) if self._logprobs and logprobs is not None else None
+        return {
+            "index": self._index,
+            "text": text,
+            "logprobs": told,
+            "finish_reason": finish_reason,
+        }
+
+    def joined(self, one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+        """Two pieces as one."""
+        logprobs = other["logprobs"]
+        if one["logprobs"] and logprobs:
+            logprobs = {key: one["logprobs"][key] + logprobs[key] for key in logprobs}
+        return other | {"text": one["text"] + other["text"], "logprobs": logprobs}

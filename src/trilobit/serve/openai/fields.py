@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from trilobit.engine.event import Usage
 from trilobit.sampling import SamplingParams
+from trilobit.serve.answer import Answer
 from trilobit.serve.body import Body
+
+_DIGITS = 20  # that no token id has
 
 
 class StreamOptions(Body):
@@ -49,6 +51,14 @@ class Sampling(Harmless):
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
+    cache_salt: str | None = Field(
+        default=None, description="Only requests with the same one share what is cached."
+    )
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends in a chunk of counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
 
     def params(self, *, max_tokens: int, logprobs: int | None) -> SamplingParams:
         """As the engine takes it; RequestError for values out of range."""
@@ -71,22 +81,34 @@ class Sampling(Harmless):
 
 
 def _bias(given: dict[str, float]) -> Any:
-    """OpenAI's keys are texts, as all keys of JSON; what is no number SamplingParams refuses."""
-    return {int(key) if key.isascii() and key.isdigit() else key: v for key, v in given.items()}
+    """OpenAI's keys are texts, as all keys of JSON; what is no id SamplingParams refuses."""
+
+    def token_id(key: str) -> int | str:
+        return int(key) if key.isascii() and key.isdigit() and len(key) < _DIGITS else key
+
+    return {token_id(key): value for key, value in given.items()}
 
 
-def usage_of(usages: list[Usage], *, prompts: int = 1) -> dict[str, Any]:
-    """Tokens of an answer. usages: of all choices, those of a prompt behind each other."""
-    each = max(1, len(usages) // prompts)
-    firsts = usages[::each]  # the prompt of choices is computed once
-    prompt = sum(one.prompt_tokens for one in firsts)
-    output = sum(one.output_tokens for one in usages)
+def head(answer: Answer, *, prefix: str, kind: str) -> dict[str, Any]:
+    """What every answer and every chunk of one begins with."""
+    return {
+        "id": f"{prefix}{answer.id}",
+        "object": kind,
+        "created": answer.created,
+        "model": answer.model,
+        "system_fingerprint": answer.fingerprint,
+        "seed": answer.seed,
+    }
+
+
+def usage(answer: Answer, *, tokens: bool = True) -> dict[str, Any]:
+    """Tokens of an answer. tokens: False where none of those that were made is told."""
+    prompt = sum(one.prompt_tokens for one in answer.usages)
+    output = sum(one.output_tokens for one in answer.usages) if tokens else 0
+    cached = sum(one.cached_tokens for one in answer.usages)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": output,
         "total_tokens": prompt + output,
-        "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in firsts)},
+        "prompt_tokens_details": {"cached_tokens": cached},
     }
-
-
-FinishReason = Literal["stop", "length"]

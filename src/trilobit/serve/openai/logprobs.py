@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Sequence as Items
 from typing import Any
 
 from trilobit.async_llm import AsyncLLM
@@ -23,6 +24,48 @@ def content_logprobs(
         ],
         "refusal": None,
     }
+
+
+class TextLogprobs:
+    """As completions have them: lists of the same length, offsets counted through a text."""
+
+    def __init__(self, llm: AsyncLLM) -> None:
+        self._llm, self._offset = llm, 0
+
+    def of(self, logprobs: Iterable[TokenLogprob]) -> dict[str, Any]:
+        """Of the next tokens."""
+        told = list(logprobs)
+        return self._lists(
+            [one.token_id for one in told],
+            [one.logprob for one in told],
+            [self._top(one) for one in told],
+        )
+
+    def of_prompt(self, ids: Items[int], logprobs: Items[TokenLogprob]) -> dict[str, Any]:
+        """Of a prompt's tokens, whose first follows nothing."""
+        rest = [self._top(one) for one in logprobs]
+        return self._lists(ids, [None, *(one.logprob for one in logprobs)], [None, *rest])
+
+    def _top(self, one: TokenLogprob) -> dict[str, float]:
+        return {text_of(self._llm, token_id): logprob for token_id, logprob in one.top}
+
+    def _lists(
+        self,
+        ids: Items[int],
+        logprobs: list[float | None] | list[float],
+        top: list[Any],
+    ) -> dict[str, Any]:
+        tokens = [text_of(self._llm, i) for i in ids]
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offset)
+            self._offset += len(token)
+        return {
+            "tokens": tokens,
+            "token_logprobs": list(logprobs),
+            "top_logprobs": top,
+            "text_offset": offsets,
+        }
 
 
 def text_of(llm: AsyncLLM, token_id: int) -> str:

@@ -1,0 +1,485 @@
+"""What bounds a request: sizes, times, places. Nothing a client sends is an error of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import socket
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from live_server import PATIENCE_S, Live, serving
+
+from trilobit import AsyncLLM, SamplingParams
+from trilobit.bundled import DEFAULT
+from trilobit.engine.options import EngineOptions
+from trilobit.machine import peak_rss_mb
+from trilobit.serve.app import create_app
+from trilobit.serve.errors import ApiError
+from trilobit.serve.settings import Settings
+from trilobit.serve.sse import Events
+from trilobit.text.stops import StopStrings
+
+PROMPT = "Once upon a time"
+LONG = {"prompt": PROMPT, "temperature": 0, "max_tokens": 400, "ignore_eos": True}
+POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+SECRET = "a-word-that-nobody-may-log"
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    limits = {"body_bytes": 20_000, "sender_s": 0.5, "reader_s": 0.5, "prompts": 4, "choices": 8}
+    with serving(settings={"models": {DEFAULT: DEFAULT}, **limits}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> Iterator[httpx.Client]:
+    with live.client() as made:
+        yield made
+
+
+# ---- on the wire ------------------------------------------------------------------------------
+
+
+def said(sock: socket.socket) -> str:
+    """All that comes until the other side closes."""
+    sock.settimeout(PATIENCE_S)
+    parts = []
+    while part := sock.recv(65536):
+        parts.append(part)
+    return b"".join(parts).decode()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /v1/completions HT",
+        POST,
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal",
+        POST + b"Content-Length: 9\r\n\r\n{",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\n",
+    ],
+)
+def test_a_slow_sender_is_told_and_let_go(live: Live, sent: bytes) -> None:
+    with live.socket() as sock:
+        sock.sendall(sent)
+        assert "HTTP/1.1 408" in said(sock)
+
+
+def test_a_reader_who_takes_nothing_is_let_go(live: Live) -> None:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        address = httpx.URL(live.url)
+        sock.connect((address.host, address.port))
+        sock.settimeout(PATIENCE_S)
+        one = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            sock.sendall(one * 1_000_000)
+    assert live.client().get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"x: y\r\n" * 20_000,
+        b"GET /health HTTP/1.1\r\nContent-Length: -1\r\nHost: a\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+)
+def test_what_is_no_http_is_a_400_of_the_apis_shape(live: Live, sent: bytes) -> None:
+    with live.socket() as sock:
+        sock.sendall(sent)
+        head, _, body = said(sock).partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 400")
+    assert json.loads(body)["error"]["type"] == "invalid_request_error"
+
+
+def test_a_body_that_is_too_large_is_413_however_it_is_sent(live: Live) -> None:
+    claimed = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
+    )
+    with live.socket() as sock:
+        sock.sendall(claimed)  # refused before it comes
+        assert "HTTP/1.1 413" in said(sock)
+    chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+    with live.socket() as sock:
+        sock.sendall(chunked + b"5001\r\n" + b"x" * 0x5001 + b"\r\n")
+        assert "HTTP/1.1 413" in said(sock)
+
+
+# ---- what a body may say ----------------------------------------------------------------------
+
+_DEEP = '{"messages":' + "[" * 4000 + "]" * 4000 + "}"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/v1/completions", "{", 400, None),
+        ("/v1/completions", "[]", 400, None),
+        ("/v1/completions", "null", 400, None),
+        ("/v1/completions", '"x"', 400, None),
+        ("/v1/completions", "{}", 400, "prompt"),
+        ("/v1/completions", _DEEP, 400, None),
+        ("/v1/completions", '{"prompt": 1e999}', 400, "prompt"),
+        ("/v1/completions", '{"prompt": ' + "9" * 5000 + "}", 400, None),
+        ("/v1/completions", "\udcff", 400, None),
+        ("/v1/chat/completions", _DEEP, 400, None),
+        ("/v1/chat/completions", '{"messages": []}', 400, "messages"),
+        ("/v1/chat/completions", '{"messages": [{"role": "user"}]}', 400, None),
+        ("/v1/embeddings", '{"input": []}', 400, None),
+        ("/v1/embeddings", '{"input": [1, 2]}', 400, "input"),
+        ("/v1/embeddings", '{"input": "x", "dimensions": 100000}', 400, None),
+        ("/tokenize", "{}", 400, None),
+        ("/tokenize", '{"prompt": "a", "content": "b"}', 400, None),
+        ("/detokenize", '{"tokens": [-1]}', 400, None),
+        ("/detokenize", '{"tokens": [1e3]}', 400, "tokens"),
+        ("/apply-template", '{"messages": [{"role": 1, "content": ""}]}', 400, None),
+        ("/nowhere", "{}", 404, None),
+        ("/health", "{}", 405, None),
+    ],
+)
+def test_a_body_that_is_wrong_is_told_in_the_apis_shape(
+    client: httpx.Client, path: str, body: str, status: int, param: str | None
+) -> None:
+    answer = client.post(
+        path,
+        content=body.encode("utf-8", "surrogateescape"),
+        headers={"content-type": "application/json"},
+    )
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert len(error["message"]) < 1000
+    if param is not None:
+        assert error["param"].startswith(param)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"n": 0},
+        {"n": 9},
+        {"n": "2"},
+        {"n": True},
+        {"temperature": -1},
+        {"temperature": "hot"},
+        {"temperature": float("nan")},
+        {"top_p": 2},
+        {"top_k": -2},
+        {"max_tokens": -1},
+        {"max_tokens": 1 << 40},
+        {"seed": 1 << 70},
+        {"stop": ["x"] * 300},
+        {"stop": [""]},
+        {"stop": 3},
+        {"logit_bias": {"x": 1}},
+        {"logit_bias": {"99999999": 1}},
+        {"logit_bias": {"9" * 5000: 1}},
+        {"logit_bias": {"1": 1e40}},
+        {"stop_token_ids": [1 << 40]},
+        {"logprobs": 1000},
+        {"best_of": 7},
+        {"suffix": "end"},
+        {"prompt": [PROMPT] * 5},
+        {"prompt": [[]]},
+        {"prompt": []},
+        {"prompt": [99999999]},
+        {"prompt": [-1]},
+        {"model": 5},
+        {"stream_options": {"bogus": 1}},
+        {"chat_template": "{{ 7 * 7 }}"},
+        {"chat_template_kwargs": {"chat_template": "{{ 7 * 7 }}"}},
+        {"guided_nonsense": 1},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_a_field_that_is_out_of_range_or_unknown_is_a_400(
+    client: httpx.Client, field: dict[str, Any]
+) -> None:
+    body = json.dumps({"prompt": PROMPT, "max_tokens": 1} | field)
+    answer = client.post(
+        "/v1/completions", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 400
+    words = answer.json()["error"]["message"]
+    assert next(iter(field)).split("_")[0] in words or "token id" in words
+
+
+def test_an_unknown_field_is_refused_by_name_and_a_harmless_one_taken(
+    client: httpx.Client,
+) -> None:
+    body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1}
+    refused = client.post("/v1/chat/completions", json=body | {"telepathy": True})
+    assert refused.json()["error"]["param"] == "telepathy"
+    harmless = {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"}
+    empty = {"logit_bias": None, "stop": None, "seed": None, "telepathy": None}
+    assert client.post("/v1/chat/completions", json=body | harmless | empty).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "image/png"])
+def test_a_body_that_is_called_something_else_is_415(client: httpx.Client, kind: str) -> None:
+    body = json.dumps({"prompt": PROMPT})
+    answer = client.post("/v1/completions", content=body, headers={"content-type": kind})
+    assert answer.status_code == 415
+
+
+def test_pictures_are_refused_and_never_fetched(client: httpx.Client) -> None:
+    with socket.socket() as trap:
+        trap.bind(("127.0.0.1", 0))
+        trap.listen()
+        trap.setblocking(False)
+        url = f"http://127.0.0.1:{trap.getsockname()[1]}/picture.png"
+        content = [{"type": "image_url", "image_url": {"url": url}}]
+        answer = client.post(
+            "/v1/chat/completions", json={"messages": [{"role": "user", "content": content}]}
+        )
+        assert answer.status_code == 400
+        with pytest.raises(BlockingIOError):
+            trap.accept()
+
+
+# ---- in this process, step by step ------------------------------------------------------------
+
+
+def run(main: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(main, PATIENCE_S))
+
+
+def app_of(**settings: Any) -> FastAPI:
+    return create_app(Settings(models={DEFAULT: DEFAULT}, **settings))
+
+
+def caller(app: FastAPI) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
+
+
+async def opened(app: FastAPI) -> AsyncLLM:
+    async with app.state.service.host.llm(None) as llm:
+        return llm
+
+
+async def idle(llm: AsyncLLM) -> None:
+    while llm.engine.has_work:
+        await asyncio.sleep(0.001)
+
+
+def test_who_finds_no_place_is_told_when_to_come_again() -> None:
+    app = app_of(queue=1, engine=EngineOptions(max_sequences=1))
+
+    async def main() -> None:
+        async with caller(app) as client:
+            with app.state.service.queue.place(1):
+                assert (await client.post("/v1/completions", json=LONG)).status_code == 200
+                both = await client.post("/v1/completions", json=LONG | {"n": 2})
+                assert both.status_code == 429
+                assert int(both.headers["retry-after"]) >= 1
+                assert both.json()["error"]["type"] == "rate_limit_error"
+            never = await client.post("/v1/completions", json=LONG | {"n": 3})
+            assert never.status_code == 400
+            assert (await client.post("/v1/completions", json=LONG | {"n": 2})).status_code == 200
+        assert app.state.service.queue.taken == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_client_who_leaves_frees_his_blocks_within_a_step(streams: bool) -> None:
+    app = app_of()
+
+    async def main() -> None:
+        llm = await opened(app)
+        gone = asyncio.Event()
+        body = [json.dumps(LONG | {"stream": streams, "n": 8}).encode()]
+
+        async def receive() -> dict[str, Any]:
+            if body:
+                return {"type": "http.request", "body": body.pop(), "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message.get("body"):
+                gone.set()
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/completions",
+            "query_string": b"",
+            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+        }
+        answering = asyncio.ensure_future(app(scope, receive, send))
+        while not llm.engine.scheduler.running:
+            await asyncio.sleep(0)
+        if not streams:
+            gone.set()
+        await answering
+        steps = llm.engine.steps
+        await idle(llm)
+        assert llm.engine.steps <= steps + 1
+        assert llm.engine.free_blocks == llm.engine.backend.blocks
+        assert app.state.service.queue.taken == 0
+
+    run(main())
+
+
+def test_an_answer_that_takes_too_long_ends_with_words() -> None:
+    app = app_of(request_s=1e-9)
+
+    async def main() -> None:
+        async with caller(app) as client:
+            whole = await client.post("/v1/completions", json=LONG)
+            assert whole.status_code == 503
+            assert "took longer" in whole.text
+            part = await client.post("/v1/completions", json=LONG | {"stream": True})
+            *_, last, end = part.text.split("\n\n")
+            assert "took longer" in json.loads(last.removeprefix("data: "))["error"]["message"]
+            assert end == ""
+
+    run(main())
+
+
+def test_a_quiet_stream_is_kept_alive_by_comments() -> None:
+    heard = asyncio.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        await heard.wait()
+        yield b"data: 1\n\n"
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+        if sent[-1].startswith(b": "):
+            heard.set()
+
+    sent: list[bytes] = []
+    scope = {"type": "http", "path": "/"}
+    run(Events(parts(), keep_alive_s=0.01)(scope, None, send))  # type: ignore[arg-type]
+    assert b"".join(sent).startswith(b": ")
+    assert sent[-2:] == [b"data: 1\n\n", b""]
+
+
+def test_an_error_on_the_way_is_the_last_event() -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"data: 1\n\n"
+        raise ApiError(503, "the end")
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+
+    sent: list[bytes] = []
+    run(Events(parts(), keep_alive_s=9)({"type": "http", "path": "/"}, None, send))  # type: ignore[arg-type]
+    assert json.loads(sent[2].removeprefix(b"data: "))["error"]["message"] == "the end"
+
+
+def test_our_own_faults_are_500_without_words_and_leave_no_text_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = app_of()
+
+    def broken(*_: object) -> None:
+        raise TypeError(f"found {SECRET}")
+
+    async def main() -> httpx.Response:
+        llm = await opened(app)
+        monkeypatch.setattr(llm, "ids", broken)
+        async with caller(app) as client:
+            return await client.post("/v1/completions", json={"prompt": SECRET})
+
+    with caplog.at_level(logging.DEBUG):
+        answer = run(main())
+    assert answer.status_code == 500
+    assert SECRET not in answer.text
+    assert SECRET not in caplog.text
+    assert "TypeError in test_limits.py" in caplog.text
+
+
+def test_a_greedy_text_is_the_same_alone_and_among_63_others() -> None:
+    """Neighbours of every kind, who come and go at random, in a cache that is too small for all."""
+    one = EngineOptions(max_sequences=64, kv_memory_mb=24)
+    app = app_of(engine=one)
+    rng = random.Random(5)
+    own = [{"prompt": f"There were {n} birds", "temperature": 0, "max_tokens": 60} for n in (2, 7)]
+
+    def neighbour(number: int) -> dict[str, Any]:
+        kinds: list[dict[str, Any]] = [
+            {"temperature": 2.0, "seed": number},
+            {"logit_bias": {str(i): -100 for i in range(50)}},
+            {"stop": ["the", f"w{number}"], "frequency_penalty": 1.5},
+            {"logprobs": 3, "echo": True},
+            {"n": 2, "top_k": 5, "repetition_penalty": 1.3},
+            {"cache_salt": f"salt {number}", "min_p": 0.1},
+        ]
+        body = {"prompt": f"There were {number} birds", "max_tokens": rng.randint(1, 90)}
+        return body | rng.choice(kinds) | {"stream": rng.random() < 0.5}
+
+    async def main() -> None:
+        async with caller(app) as client:
+
+            async def text(body: dict[str, Any]) -> str:
+                answer = await client.post("/v1/completions", json=body)
+                assert answer.status_code == 200
+                return str(answer.json()["choices"][0]["text"])
+
+            alone = [await text(body) for body in own]
+            others = [
+                asyncio.ensure_future(client.post("/v1/completions", json=neighbour(number)))
+                for number in range(63)
+            ]
+            asked = [asyncio.ensure_future(text(body)) for body in own]
+            for other in others[::3]:
+                await asyncio.sleep(rng.random() * 0.02)
+                other.cancel()
+            assert await asyncio.gather(*asked) == alone
+            ended = await asyncio.gather(*others, return_exceptions=True)
+            assert {one.status_code for one in ended if isinstance(one, httpx.Response)} == {200}
+            llm = await opened(app)
+            await idle(llm)
+            assert llm.engine.free_blocks == llm.engine.backend.blocks
+
+    run(main())
+
+
+def test_only_requests_of_one_salt_share_a_cache() -> None:
+    app = app_of()
+    prompt = "The dog ran to the park and saw a cat. " * 10
+
+    async def main() -> None:
+        async with caller(app) as client:
+
+            async def cached(salt: str | None) -> int:
+                body = {"prompt": prompt, "max_tokens": 1, "cache_salt": salt}
+                usage = (await client.post("/v1/completions", json=body)).json()["usage"]
+                return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+            assert await cached(None) == 0
+            assert await cached(None) > 0
+            assert await cached("mine") == 0
+            assert await cached("yours") == 0
+            assert await cached("mine") > 0
+            assert await cached("") > 0  # as without
+
+    run(main())
+
+
+def test_a_hundred_thousand_distinct_stop_sets_leave_nothing_behind() -> None:
+    def make(numbers: range) -> None:
+        for number in numbers:
+            params = SamplingParams(stop=[f"stop {number}", f"{number} end"])
+            StopStrings(tuple(params.stop)).add(f"a stop {number}")
+
+    make(range(1000))
+    before = peak_rss_mb()
+    make(range(1000, 101_000))
+    assert peak_rss_mb() - before < 5
