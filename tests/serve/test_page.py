@@ -384,6 +384,21 @@ def test_a_model_that_does_not_chat_continues_a_text(visit: Visit) -> None:
     assert violations(page) == []
 
 
+def test_a_text_longer_than_the_context_is_read_from_a_later_sentence(visit: Visit) -> None:
+    page = visit(model=DEFAULT, sampling={"max_tokens": 50})
+    page.locator(".starters").wait_for()
+    text = " ".join(f"On day {day} the bear ate {day} red apples." for day in range(100))
+    with page.expect_request("**/v1/completions") as asked:
+        say(page, text)
+    prompt = asked.value.post_data_json["prompt"]
+    assert text.endswith(prompt)
+    assert prompt.startswith("On day ")
+    assert len(prompt) > 800
+    settled(page)
+    expect(page.locator(".cost")).to_contain_text("Read the end only")
+    assert len(page.locator(".manuscript .text").inner_text()) > len(text)
+
+
 def test_a_chat_is_not_given_to_a_model_that_does_not_chat(visit: Visit) -> None:
     page = visit(sampling={"max_tokens": 5})
     say(page, "Hello")
@@ -451,6 +466,20 @@ def test_conversations_are_found_renamed_deleted_and_brought_back(visit: Visit) 
     page.reload()
     expect(titles).to_have_count(2)
     expect(titles.filter(has_text="Fruit")).to_have_count(1)
+
+
+def test_two_tabs_show_the_same_conversations(visit: Visit) -> None:
+    page = visit()
+    other = page.context.new_page()
+    other.goto(page.url)
+    answers_with(page, "Seen.")
+    say(page, "Seen elsewhere?")
+    settled(page)
+    other.get_by_role("link", name="Seen elsewhere?").click()
+    expect(other.locator(".prose")).to_have_text("Seen.")
+    expect(other.locator("[aria-busy=true]")).to_have_count(0)
+    page.get_by_role("button", name="Delete: Seen elsewhere?").click()
+    expect(other.locator(".sidebar")).to_contain_text("No conversations yet")
 
 
 def test_exported_conversations_can_be_imported_elsewhere(visit: Visit, tmp_path: Path) -> None:
@@ -644,6 +673,32 @@ def test_a_dead_server_gives_a_clear_line_and_a_retry(
     settled(page)
     expect(problem).to_have_count(0)
     assert len(page.locator(".manuscript .text").inner_text()) > 30
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({"status": 503, "headers": {"Retry-After": "7"}}, "The server is busy. Try again in 7 s."),
+        ({"status": 400, "json": {"error": {"message": "the prompt is <b>long"}}}, "is <b>long"),
+        ({"body": 'data: {"choices": [{"delta": {"content": "Hm"}}]}\n\n'}, "broke off"),
+        ({"body": 'data: {"error": {"message": "the disk is gone"}}\n\n'}, "the disk is gone"),
+        ({"body": "data: what?\n\n"}, "broke off"),
+    ],
+    ids=["busy", "refused", "cut", "failed", "garbled"],
+)
+def test_what_went_wrong_is_told_and_can_be_tried_again(
+    visit: Visit, answer: dict[str, object], told: str
+) -> None:
+    page = visit()
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(**answer))  # type: ignore[arg-type]
+    say(page, "Hello")
+    expect(page.locator(".problem")).to_contain_text(told)
+    page.unroute("**/v1/chat/completions")
+    answers_with(page, "Here I am.")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".prose")).to_have_text("Here I am.")
+    expect(page.locator(".problem")).to_have_count(0)
+    visit.faults.clear()  # the garbled one is logged, for who looks for it
 
 
 def test_the_key_is_asked_for_kept_and_sent(

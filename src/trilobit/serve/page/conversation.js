@@ -2,7 +2,8 @@
 // written is ever lost. What is read is the way from the root to `leaf`.
 //
 // { id, title, named, created, updated, kind: "chat" | "text", model, system, leaf,
-//   messages: [{ id, parent, role, text, reasoning, model, state, error, tokens }] }, parents first
+//   messages: [{ id, parent, role, text, reasoning, model, state, error, tokens, skipped }] }
+// Parents stand before their children. skipped: characters of a text that the model did not read.
 
 export const newId = () =>
   Array.from(crypto.getRandomValues(new Uint8Array(10)), (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -54,6 +55,22 @@ export function joined(messages) {
   return text;
 }
 
+/**
+ * The end of a text that a model has room for, beginning with a sentence where that can be: half of
+ * its context is left for what it writes, if so much is wanted. way: how much the text took so far.
+ */
+export function lastPart(text, way, context, wanted) {
+  if (!context) return text;
+  const told = way.findLast(({ tokens }) => tokens?.prompt);
+  const length = told && joined(way.slice(0, way.indexOf(told) + 1)).length - (told.skipped ?? 0);
+  const perToken = told ? length / (told.tokens.prompt + told.tokens.completion) : 3; // characters
+  const most = Math.floor(0.9 * perToken * (context - Math.min(wanted, context / 2)));
+  if (text.length <= most) return text;
+  const part = text.slice(-most);
+  const start = part.match(/[.!?؟。]["”’'»]?\s+|\n+/) ?? part.match(/\s+/);
+  return start && start.index < most / 2 ? part.slice(start.index + start[0].length) : part;
+}
+
 /** As the chat API wants it; answers that never came are left out. */
 export function asMessages(conversation, way) {
   const said = way.filter(({ role, text }) => role === "user" || text);
@@ -77,6 +94,7 @@ export function found(conversation, query) {
 // ---- files ------------------------------------------------------------------------------------
 
 const FORMAT = "trilobit-conversations";
+const ID = /^[0-9a-f]{20}$/;
 
 export const written = (conversations) => JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 1);
 
@@ -92,18 +110,19 @@ function readConversation(given) {
   for (const message of given.messages) {
     const parent = message.parent ?? null;
     if (parent !== null && !known.has(parent)) throw new Error("parent");
-    if (known.has(message.id) || !["user", "assistant"].includes(message.role)) throw new Error("message");
+    if (!ID.test(message.id) || known.has(message.id) || !["user", "assistant"].includes(message.role)) throw new Error("message");
     const { prompt, completion, rate } = message.tokens ?? {};
     const tokens = [prompt, completion].every(Number.isFinite) ? { prompt, completion, rate: Number(rate) || 0 } : undefined;
     known.set(string(message.id), {
       id: string(message.id), parent, role: message.role, text: string(message.text),
       reasoning: string(message.reasoning ?? ""), model: string(message.model ?? ""),
       state: ["cut", "stopped"].includes(message.state) ? message.state : "done", tokens,
+      skipped: Number(message.skipped) || 0,
     });
   }
-  if (given.leaf !== null && !known.has(given.leaf)) throw new Error("leaf");
+  if (!ID.test(given.id) || (given.leaf !== null && !known.has(given.leaf))) throw new Error("id");
   return {
-    id: string(given.id), title: string(given.title), named: given.named === true,
+    id: string(given.id), title: string(given.title).slice(0, 200), named: given.named === true,
     created: time(given.created), updated: time(given.updated),
     kind: given.kind === "text" ? "text" : "chat", model: string(given.model),
     system: string(given.system), leaf: given.leaf, messages: [...known.values()],

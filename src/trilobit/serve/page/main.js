@@ -1,6 +1,6 @@
 // The page as a whole: its state, and everything that can be done.
 import { answer, models, ServerError } from "./api.js";
-import { added, asMessages, begin, changed, chosen, joined, newId, path, readFile, written } from "./conversation.js";
+import { added, asMessages, begin, changed, chosen, joined, lastPart, newId, path, readFile, written } from "./conversation.js";
 import { Growing } from "./growing.js";
 import { Component, html, IconButton, render } from "./html.js";
 import { copy, errorText, isRunning } from "./message.js";
@@ -21,12 +21,13 @@ class App extends Component {
   componentDidMount() {
     addEventListener("hashchange", this.arrive);
     addEventListener("keydown", this.key);
+    for (const event of ["focus", "online"]) addEventListener(event, () => this.state.error && !this.state.dialog && this.loadModels());
     for (const query of ["(max-width: 760px)", "(prefers-color-scheme: dark)"]) {
       matchMedia(query).addEventListener("change", () => this.forceUpdate());
     }
     keepSettings(this.state.settings);
     this.loadModels();
-    this.store.listen(this.changedElsewhere);
+    this.store.listen(this.changedElsewhere, () => this.toast(t("notKept")));
     this.arrive();
   }
 
@@ -59,7 +60,7 @@ class App extends Component {
     // The address is kept, so that reloading and going back lead where one was.
     const address = id ? `#${id}` : location.pathname + location.search;
     if (location.hash.slice(1) !== (id ?? "")) history.pushState(null, "", address);
-    if (!id) document.getElementById("box")?.focus();
+    if (!id && !matchMedia("(pointer: coarse)").matches) document.getElementById("box")?.focus();
   };
 
   setKind = (kind) => this.setState({ kind });
@@ -190,7 +191,7 @@ class App extends Component {
     this.run(asked, asked.leaf);
   };
 
-  again = (message) => this.run(this.conversation, message.parent);
+  again = (message) => (message.error ? this.retry(message.id) : this.run(this.conversation, message.parent));
 
   /** Another message in the place of one, and its answer; both ways stay. */
   resend = (message, text) => {
@@ -220,9 +221,12 @@ class App extends Component {
     const { id } = before;
     if (this.runs.has(id)) return;
     const { model } = this;
-    const asked = added({ ...before, model: model.id }, parent, "assistant", "", { reasoning: "", model: model.id, state: "waiting" });
-    const way = path(asked).slice(0, -1);
-    const what = asked.kind === "text" ? { prompt: joined(way) } : { messages: asMessages(asked, way) };
+    const way = path({ ...before, leaf: parent });
+    const text = joined(way);
+    const prompt = lastPart(text, way, model.context, this.state.settings.sampling.max_tokens);
+    const what = before.kind === "text" ? { prompt } : { messages: asMessages(before, way) };
+    const skipped = before.kind === "text" ? text.length - prompt.length : 0;
+    const asked = added({ ...before, model: model.id }, parent, "assistant", "", { reasoning: "", model: model.id, state: "waiting", skipped });
     const controller = new AbortController();
     const growing = new Growing((more) => {
       const now = this.state.conversations.get(id);
@@ -238,12 +242,14 @@ class App extends Component {
         this.speak(growing.paragraphs());
       }
       growing.end(growing.finish === "length" ? "cut" : "done");
+      this.speak([growing.rest(), t("finished")]);
     } catch (error) {
-      if (error.name === "AbortError") growing.end("stopped");
-      else await this.failed(error, growing, asked.leaf);
+      if (error.name === "AbortError") {
+        growing.end("stopped");
+        this.speak([growing.rest(), t("stopped")]);
+      } else await this.failed(error, growing, asked.leaf);
     }
     this.runs.delete(id);
-    this.speak([growing.rest(), t("finished")]);
     if (!model.context) this.loadModels(); // told once the model is open
     this.forceUpdate();
   }

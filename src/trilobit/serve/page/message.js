@@ -98,10 +98,11 @@ function Versions({ message, conversation, disabled, app }) {
   </span>`;
 }
 
-function Cost({ message: { model, tokens, state } }) {
+function Cost({ message: { model, tokens, state, skipped } }) {
   const parts = [];
   if (tokens) parts.push((tokens.about ? "≈ " : "") + t("speed", number(tokens.completion), tokens.rate ? number(tokens.rate, tokens.rate < 20 ? 1 : 0) : ""));
   if (state === "cut") parts.push(t("cut"));
+  if (skipped) parts.push(t("partly"));
   if (state === "stopped") parts.push(t("stopped"));
   return html`<span class="cost"><bdi>${model}</bdi>${parts.map((part) => html`<span>${part}</span>`)}</span>`;
 }
@@ -135,13 +136,16 @@ export class Copy extends Component {
 
 /** The clipboard's own interface exists only where a page came encrypted or from this machine. */
 export async function copy(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const area = document.createElement("textarea");
-  area.value = text;
-  (document.querySelector("dialog[open]") ?? document.body).append(area);
-  area.select();
-  document.execCommand("copy");
-  area.remove();
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = document.createElement("textarea");
+    area.value = text;
+    (document.querySelector("dialog[open]") ?? document.body).append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
 }
 
 class Editor extends Component {

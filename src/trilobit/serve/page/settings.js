@@ -86,7 +86,7 @@ export class SettingsDialog extends Component {
       <section aria-labelledby="s-answers">
         <h3 id="s-answers">${t("sampling")}</h3>
         <${Field} id="system" label=${t("systemPrompt")} hint=${t("systemHint")}>
-          <textarea id="system" aria-describedby="system-hint" rows="3" dir="auto" value=${system} onInput=${(e) => onSystem(e.target.value)}></textarea>
+          <textarea id="system" aria-describedby="system-hint" rows="3" dir=${system ? "auto" : undefined} value=${system} onInput=${(e) => onSystem(e.target.value)}></textarea>
         <//>
         <${Slider} id="temperature" label=${t("temperature")} hint=${t("temperatureHint")} max="2" value=${temperature} onValue=${(v) => sample("temperature", v)} />
         <${Slider} id="top-p" label=${t("topP")} hint=${t("topPHint")} min="0.05" max="1" value=${top_p} onValue=${(v) => sample("top_p", v)} />

@@ -6,6 +6,7 @@ export class Store {
   #tabs = typeof BroadcastChannel === "function" ? new BroadcastChannel("trilobit") : null;
   #waiting = new Map(); // id -> conversation (null: delete it) that is not written yet
   #timer = 0;
+  #onLost = () => {};
 
   /** All conversations. Nothing may be kept before they are there. */
   async open() {
@@ -21,8 +22,12 @@ export class Store {
     }
   }
 
-  /** onOther(id, conversation or undefined): another tab changed it, or deleted it. */
-  listen(onOther) {
+  /**
+   * onOther(id, conversation or undefined): another tab changed it, or deleted it. onLost(): the
+   * browser would not keep what it was given.
+   */
+  listen(onOther, onLost) {
+    this.#onLost = onLost;
     if (!this.#tabs) return;
     this.#tabs.onmessage = async ({ data: id }) => {
       const now = await this.#get(id);
@@ -58,9 +63,11 @@ export class Store {
       else table.delete(id);
     }
     table.transaction.commit(); // now: the page may be left the next moment
-    await new Promise((resolve) => {
-      table.transaction.oncomplete = table.transaction.onabort = resolve;
+    const kept = await new Promise((resolve) => {
+      table.transaction.oncomplete = () => resolve(true);
+      table.transaction.onabort = () => resolve(false);
     });
+    if (!kept) this.#onLost();
     for (const [id] of changes) this.#tabs?.postMessage(id);
   }
 

@@ -108,7 +108,7 @@ export class Composer extends Component {
     return html`<form class="composer" onSubmit=${(e) => { e.preventDefault(); this.send(); }}>
       ${problem}
       <div class="box">
-        <textarea id="box" ref=${this.area} rows="1" dir="auto" aria-label=${t(placeholder)} placeholder=${t(placeholder)} onInput=${this.input} onKeyDown=${this.key}></textarea>
+        <textarea id="box" ref=${this.area} rows="1" dir=${empty ? undefined : "auto"} aria-label=${t(placeholder)} placeholder=${t(placeholder)} onInput=${this.input} onKeyDown=${this.key}></textarea>
         ${running
           ? html`<button type="button" class="send stop" aria-label=${t("stop")} title=${t("stop")} onClick=${app.stop}>${icon("stop")}</button>`
           : html`<button class="send ${words === "continueText" ? "wide" : ""}" aria-label=${t(words)} title=${t(words)} disabled=${disabled || (empty && !canContinue)}>${words === "continueText" ? t(words) : icon("send")}</button>`}
@@ -147,7 +147,7 @@ export class Sidebar extends Component {
       <header><a class="brand" href="#" dir="ltr" onClick=${() => app.menu(false)}><${Mark} />Trilobit</a>
         <span class="only-narrow"><${IconButton} name="close" label=${t("close")} onClick=${() => app.menu(false)} /></span></header>
       <button type="button" class="button new" onClick=${() => app.select(null)}>${icon("plus")}${t("newOne")}</button>
-      <label class="search">${icon("search")}<input id="search" type="search" dir="auto" aria-label=${t("search")} placeholder=${t("search")} value=${query} onInput=${(e) => this.setState({ query: e.target.value })} /></label>
+      <label class="search">${icon("search")}<input id="search" type="search" dir=${query ? "auto" : undefined} aria-label=${t("search")} placeholder=${t("search")} value=${query} onInput=${(e) => this.setState({ query: e.target.value })} /></label>
       <nav aria-label=${t("conversations")}>
         ${byDay(shown).map(([day, list]) => html`<section key=${day} aria-labelledby="day-${day}"><h2 id="day-${day}">${t("day")[day]}</h2><ul>
           ${list.map((one) => html`<li key=${one.id} class=${one.id === current ? "current" : ""}>
