@@ -31,7 +31,6 @@ export function added(conversation, parent, role, text, more = {}) {
 export const changed = (conversation, id, more) => ({
   ...conversation,
   messages: conversation.messages.map((message) => (message.id === id ? { ...message, ...more } : message)),
-  updated: Date.now(),
 });
 
 /** A message and those that were written in its place. */

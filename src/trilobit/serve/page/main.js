@@ -9,6 +9,8 @@ import { Store } from "./store.js";
 import { Composer, Context, Log, Problem, Sidebar } from "./view.js";
 import { isolated, t } from "./words.js";
 
+const SCREEN = ["(max-width: 760px)", "(prefers-color-scheme: dark)"];
+
 class App extends Component {
   store = this.props.store;
   drafts = new Map(); // conversation -> what is being written
@@ -22,9 +24,7 @@ class App extends Component {
     addEventListener("hashchange", this.arrive);
     addEventListener("keydown", this.key);
     for (const event of ["focus", "online"]) addEventListener(event, () => this.state.error && !this.state.dialog && this.loadModels());
-    for (const query of ["(max-width: 760px)", "(prefers-color-scheme: dark)"]) {
-      matchMedia(query).addEventListener("change", () => this.forceUpdate());
-    }
+    for (const query of SCREEN) matchMedia(query).addEventListener("change", () => this.forceUpdate());
     keepSettings(this.state.settings);
     this.loadModels();
     this.store.listen(this.changedElsewhere, () => this.toast(t("notKept")));
@@ -296,13 +296,14 @@ class App extends Component {
     const { conversation, model, kind } = this;
     const running = this.runs.has(current);
     const misfit = model && conversation?.kind === "chat" && !model.chat;
-    const narrow = matchMedia("(max-width: 760px)").matches;
+    const [narrow, nightly] = SCREEN.map((query) => matchMedia(query).matches);
+    const dark = settings.theme === "dark" || (settings.theme === "system" && nightly);
     document.title = conversation?.title ? `${conversation.title} · Trilobit` : "Trilobit";
     const problem = (error || misfit) && html`<${Problem} error=${error} model=${model} onRetry=${() => this.loadModels()} onText=${() => this.select(null)} />`;
     const all = [...conversations.values()];
     return html`
       <a class="skip" href="#box" onClick=${(e) => { e.preventDefault(); document.getElementById("box").focus(); }}>${t("skip")}</a>
-      <${Sidebar} app=${this} conversations=${all} current=${current} settings=${settings} open=${open} />
+      <${Sidebar} app=${this} conversations=${all} current=${current} settings=${settings} open=${open} dark=${dark} />
       ${open && html`<div class="shade only-narrow" onClick=${() => this.menu(false)}></div>`}
       <main inert=${open && narrow}>
         <header class="top">

@@ -139,9 +139,16 @@ export function Context({ conversation, model }) {
 // ---- the list ---------------------------------------------------------------------------------
 
 export class Sidebar extends Component {
-  render({ app, conversations, current, settings, open }, { query = "", renaming }) {
+  // Not for every word of an answer: there may be hundreds of conversations.
+  shouldComponentUpdate(next, nextState) {
+    const { conversations } = this.props;
+    const same = (one, i) => ["id", "title", "updated"].every((name) => one[name] === next.conversations[i]?.[name]);
+    return nextState !== this.state || ["current", "settings", "open", "dark"].some((name) => next[name] !== this.props[name]) ||
+      next.conversations.length !== conversations.length || !conversations.every(same);
+  }
+
+  render({ app, conversations, current, settings, open, dark }, { query = "", renaming }) {
     const shown = (query.trim() ? conversations.filter((one) => found(one, query)) : conversations);
-    const dark = settings.theme === "dark" || (settings.theme === "system" && matchMedia("(prefers-color-scheme: dark)").matches);
     const other = settings.language === "ar" ? "en" : "ar";
     return html`<aside class="sidebar ${open ? "open" : ""}" aria-label=${t("conversations")}>
       <header><a class="brand" href="#" dir="ltr" onClick=${() => app.menu(false)}><${Mark} />Trilobit</a>
