@@ -50,7 +50,8 @@ class Live:
 
     def measure(self, name: str, **labels: str) -> float:
         """A number of /metrics; 0 before there is one."""
-        text = self.client().get("/metrics").text
+        with self.client() as client:
+            text = client.get("/metrics").text
         wanted = "".join(rf'(?=[^}}]*{key}="{re.escape(value)}")' for key, value in labels.items())
         found = re.search(rf"^{name}(?:\{{{wanted}[^}}]*\}})? ([^ \n]+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0

@@ -16,6 +16,7 @@ from typing import Unpack
 from weakref import WeakKeyDictionary, ref
 
 from trilobit.bundled import DEFAULT
+from trilobit.engine.blocks import KvDtype
 from trilobit.engine.engine import Engine
 from trilobit.engine.event import Completion, Event, Score, TokenLogprob
 from trilobit.engine.options import EngineOptions, Options
@@ -51,6 +52,8 @@ class AsyncLLM:
         self.path: Path = opened.path
         self.config: ModelConfig = opened.config
         self.threads: int = opened.threads
+        self.kv_dtype: KvDtype = opened.options.kv_dtype
+        self.memory_bytes: int = opened.memory_bytes
         self._fingerprint = opened.fingerprint
         self._prompter, self._worker = opened.prompter, opened.worker
         self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = (

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilobit.console import Bars
-from trilobit.engine.blocks import KvDtype, blocks_for
+from trilobit.engine.blocks import KvDtype, block_bytes, blocks_for
 from trilobit.engine.engine import Engine
+from trilobit.engine.memory import step_bytes
 from trilobit.engine.native import NativeBackend
 from trilobit.engine.options import EngineOptions, whole
 from trilobit.engine.reading import State
@@ -95,6 +96,11 @@ class Embedder:
             kv_dtype=options.kv_dtype,
             layout=self.layout,
             files=packed.row_files(),
+        )
+        self.memory_bytes: int = (
+            packed.file.size_bytes
+            + step_bytes(self.config, max_batch_tokens)
+            + backend.blocks * block_bytes(self.config, kv_dtype)
         )
         packed.fetch_rows()
         # As many texts as a step has tokens: each has one at least.

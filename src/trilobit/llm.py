@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence as Items
+from functools import cached_property
 from pathlib import Path
 from typing import Unpack, cast, overload
 
@@ -62,12 +63,18 @@ class LLM:
         self.head_is_screened: bool = opened.head_is_screened
         self.threads: int = opened.threads
         self._threads_for = opened.threads_for
+        self._fingerprint = opened.fingerprint
         self._prompter, self._worker = opened.prompter, opened.worker
 
     @property
     def context(self) -> int:
         """Tokens of prompt and output together, at most."""
         return self._prompter.context
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that decides which tokens come: the weights, this version, the cache's type."""
+        return self._fingerprint()
 
     @property
     def tokenizer(self) -> Tokenizer | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from trilobit.console import Bars
 from trilobit.engine.blocks import block_bytes, blocks_for
 from trilobit.engine.engine import Engine
+from trilobit.engine.memory import MemoryTooSmall, step_bytes
 from trilobit.engine.native import NativeBackend
 from trilobit.engine.options import EngineOptions
 from trilobit.engine.worker import Worker
@@ -34,6 +35,7 @@ from trilobit.text.tokenizer import Tokenizer
 _STREAMED_BYTES = 64_000_000
 # Below this a cache holds the head, and reading all of it costs less than choosing from it.
 _SCREENED_HEAD_BYTES = 16_000_000
+_MB = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ class OpenedModel:
     head_is_screened: bool
     threads: int  # at most
     threads_for: Callable[[int], int]  # of a step of so many tokens
+    memory_bytes: int  # that it may come to use
     worker: Worker
 
 
@@ -95,13 +98,19 @@ def open_model(
         packed, (prompter, layout, screened, arrays) = open_packed(model, read, progress or bars)
     config = packed.config
     one = blocks_for(prompter.context)
-    wanted = options.kv_memory_mb * 1_000_000 // block_bytes(config, options.kv_dtype)
+    block = block_bytes(config, options.kv_dtype)
+    batch_tokens = max(options.max_batch_tokens, options.max_sequences)
+    fixed = packed.file.size_bytes + step_bytes(config, batch_tokens)
+    if layout != packed.layout:  # then they are not read in place
+        fixed += packed.file.size_bytes
+    wanted = min(options.kv_memory_mb * _MB, _left(options, name, fixed, one * block)) // block
+    blocks = max(one, min(wanted, one * options.max_sequences))
     backend = NativeBackend(
         config,
         arrays,
         threads=threads,
-        blocks=max(one, min(wanted, one * options.max_sequences)),
-        batch_tokens=max(options.max_batch_tokens, options.max_sequences),
+        blocks=blocks,
+        batch_tokens=batch_tokens,
         kv_dtype=options.kv_dtype,
         layout=layout,
         files=packed.row_files(),
@@ -127,8 +136,23 @@ def open_model(
         head_is_screened=screened,
         threads=backend.threads,
         threads_for=backend.threads_for,
+        memory_bytes=fixed + blocks * block,
         worker=Worker(engine),
     )
+
+
+def _left(options: EngineOptions, name: str, fixed: int, least: int) -> int:
+    """Bytes for the cache, of which `least` are needed; RequestError where they are not there."""
+    if options.memory_mb is None:
+        return 1 << 62
+    left = options.memory_mb * _MB - fixed
+    if left < least:
+        raise MemoryTooSmall(
+            f"{name}: needs {-(-fixed // _MB):,} MB for weights and steps, {-(-least // _MB):,} MB "
+            f"for one context; memory allows {options.memory_mb:,} MB: give more, or a smaller "
+            "context"
+        )
+    return left
 
 
 def _head_is_screened(options: EngineOptions, packed: PackedModel, name: str) -> bool:

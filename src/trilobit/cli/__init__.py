@@ -29,6 +29,7 @@ _COMMANDS = {
     "generate": "Continue a prompt, for people and for programs.",
     "chat": "Talk to a model in the terminal.",
     "serve": "Serve models by HTTP, in the APIs that clients speak.",
+    "replay": "Ask again what a server was asked, and compare every byte.",
     "embed": "Print vectors of texts, to search and compare them.",
     "info": "Explain a model file: shape, parameters, bits per weight, bytes by part.",
     "pull": "Download a model by name, and pack it.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,16 @@ _LIMITS = "Limits"
 _KEY_VARIABLE = "TRILOBIT_API_KEY"
 
 
+def _bytes(value: str) -> int:
+    found = re.fullmatch(r"(\d{1,9}) ?([KMGT])?i?B?", value.strip(), re.IGNORECASE)
+    if found is None:
+        raise click.BadParameter(f"{value!r:.40} is no size, such as 4G or 512M")
+    return (
+        int(found[1])
+        << {None: 0, "K": 10, "M": 20, "G": 30, "T": 40}[found[2] and found[2].upper()]
+    )
+
+
 @click.command(
     "serve",
     cls=Command,
@@ -55,6 +66,11 @@ _KEY_VARIABLE = "TRILOBIT_API_KEY"
 @click.option("--tls-cert", type=FilePath(), help="Certificate (PEM), for https.")
 @click.option("--tls-key", type=FilePath(), help="Its private key (PEM).")
 @click.option("--no-page", is_flag=True, help="Leave out the chat page.")
+@click.option(
+    "--request-log",
+    type=FilePath(),
+    help="Keep all texts that are asked and answered in this file, for `trilobit replay`.",
+)
 @click.option("--json-logs", is_flag=True, help="A line of JSON on stderr for every request.")
 @option(
     _ACCESS,
@@ -144,6 +160,13 @@ _KEY_VARIABLE = "TRILOBIT_API_KEY"
     metavar="N",
     help="Memory for what was read and written, and may be asked again.",
 )
+@option(
+    ENGINE,
+    "--memory",
+    type=_bytes,
+    metavar="SIZE",
+    help="Of all models and caches together, at most: 4G, 512M. What cannot fit is refused.",
+)
 @threads_option
 @context_option
 @speculation_option
@@ -192,10 +215,12 @@ def _settings(
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
     queue: int,
+    memory: int | None,
     body_mb: int,
     timeout_s: float,
     drain_s: float,
     idle_unload_s: float | None,
+    request_log: Path | None,
     no_page: bool,
     json_logs: bool,
     **engine: Any,
@@ -221,11 +246,13 @@ def _settings(
         # Who has no key gets nothing, by whatever name.
         hosts=None if every_key and not here else frozenset(map(str.lower, (host, *hosts))),
         origins=tuple(map(_origin, origins)),
+        memory_bytes=memory,
         queue=queue,
         body_bytes=body_mb << 20,
         request_s=timeout_s,
         drain_s=drain_s,
         idle_unload_s=idle_unload_s,
+        request_log=request_log,
         page=not no_page,
         json_logs=json_logs,
     )

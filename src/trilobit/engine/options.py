@@ -22,6 +22,7 @@ class Options(TypedDict, total=False):
     threads: int | None
     context: int | None
     kv_memory_mb: int
+    memory_mb: int | None
     max_batch_tokens: int
     max_sequences: int
     kv_dtype: KvDtype
@@ -39,6 +40,8 @@ class EngineOptions:
     to be shared take one. context: tokens of prompt and output together; default what the model was
     made for, which is also the most. kv_memory_mb: keys and values of running
     requests and of earlier ones that may serve again, in MB (10^6 bytes); at least one context.
+    memory_mb: weights, keys and values and what a step needs, all together at most; a model that
+    cannot keep to it is refused.
     max_batch_tokens: of one step. max_sequences: requests that run at once; others wait.
     kv_dtype: what the cache keeps keys and values as; "i8" is half of "f16" and moves results a
     little. head: how the next token is chosen (docs/head.md): "screened" computes as few rows of
@@ -56,6 +59,7 @@ class EngineOptions:
     threads: int | None = None
     context: int | None = None
     kv_memory_mb: int = 512
+    memory_mb: int | None = None
     max_batch_tokens: int = 256
     max_sequences: int = 16
     kv_dtype: KvDtype = "f16"
@@ -73,6 +77,8 @@ class EngineOptions:
         whole("max_batch_tokens", self.max_batch_tokens, MOST_BATCH_TOKENS)
         whole("max_sequences", self.max_sequences, 1 << 16)
         whole("kv_memory_mb", self.kv_memory_mb, 1 << 30)
+        if self.memory_mb is not None:
+            whole("memory_mb", self.memory_mb, 1 << 30)
         whole("step_budget_ms", self.step_budget_ms, 3_600_000)
         _one_of("kv_dtype", self.kv_dtype, ("f16", "f32", "i8"))
         _one_of("head", self.head, ("auto", "screened", "full"))

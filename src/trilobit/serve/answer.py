@@ -23,6 +23,7 @@ from trilobit.serve.errors import ApiError
 from trilobit.serve.journal import ANSWERS
 from trilobit.serve.limits import exits
 from trilobit.serve.metrics import Metrics
+from trilobit.serve.record import Record
 from trilobit.serve.service import service_of
 
 _SEED_BITS = 53  # JavaScript's numbers hold them
@@ -90,6 +91,19 @@ class Answer:
         async for _ in self:
             pass
         return self.completions
+
+    def keep(self, record: Record, *, model: str, params: SamplingParams) -> None:
+        """Write all of it into a log. model: as it was opened."""
+        each = self.n // len(self.prompts)
+        for number, prompt in enumerate(self.prompts):
+            record.add(
+                model=model,
+                fingerprint=self.llm.fingerprint,
+                options={"context": self.llm.context, "kv_dtype": self.llm.kv_dtype},
+                prompt=prompt,
+                params=replace(params, seed=(self.seed + number * each) % (1 << 64)),
+                outputs=self.completions[number * each : (number + 1) * each],
+            )
 
     def end(self, error: ApiError) -> None:
         """End what still runs; whoever reads it is told why."""
@@ -198,5 +212,7 @@ async def ask(
         started_s=started_s,
     )
     request.scope[ANSWERS].append(answer)
+    if service.record is not None:
+        stack.callback(answer.keep, service.record, model=service.host.models[name], params=params)
     stack.enter_context(service.answering(answer))
     return answer

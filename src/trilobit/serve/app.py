@@ -28,6 +28,7 @@ from trilobit.serve.page import add_page
 from trilobit.serve.service import Service
 from trilobit.serve.settings import Settings
 
+_MOST_BODIES_BYTES = 32 << 20
 _ROUTERS = (
     health.router,
     metrics.router,
@@ -91,7 +92,12 @@ def _middleware(service: Service) -> list[Middleware]:
         Middleware(Origins, hosts=settings.hosts, origins=settings.origins),
         *([cors] if settings.origins else []),
         Middleware(Keys, keys=settings.keys),
-        Middleware(Bodies, body_bytes=settings.body_bytes, sender_s=settings.sender_s),
+        Middleware(
+            Bodies,
+            body_bytes=settings.body_bytes,
+            bodies_bytes=max(_MOST_BODIES_BYTES, 2 * settings.body_bytes),
+            sender_s=settings.sender_s,
+        ),
     ]
 
 

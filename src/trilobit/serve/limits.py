@@ -17,8 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trilobit.serve.errors import ApiError, response_of
 
 _EXITS = "trilobit.exits"
-# Bodies that are on their way, all together: what many slow senders can make us keep.
-_MOST_BODIES_BYTES = 256 << 20
 
 
 def exits(request: Request) -> AsyncExitStack:
@@ -29,10 +27,16 @@ def exits(request: Request) -> AsyncExitStack:
 
 
 class Bodies:
-    """Reads bodies, and runs what answers them while somebody listens."""
+    """Reads bodies, and runs what answers them while somebody listens.
 
-    def __init__(self, app: ASGIApp, *, body_bytes: int, sender_s: float) -> None:
+    body_bytes: of one. bodies_bytes: of all that are here: what many senders can make us keep.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, body_bytes: int, bodies_bytes: int, sender_s: float
+    ) -> None:
         self._app, self._body_bytes, self._sender_s = app, body_bytes, sender_s
+        self._bodies_bytes = bodies_bytes
         self._held = 0  # bytes of all bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,7 +120,7 @@ class _Held:
         self._bodies, self._bytes = bodies, 0
 
     def add(self, count: int) -> None:
-        if self._bodies._held + count > _MOST_BODIES_BYTES:
+        if self._bodies._held + count > self._bodies._bodies_bytes:
             raise ApiError(
                 503, "too many bodies at once; ask again later", headers={"Retry-After": "5"}
             )

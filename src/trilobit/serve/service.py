@@ -15,6 +15,7 @@ from trilobit.serve.host import Host
 from trilobit.serve.metrics import Metrics
 from trilobit.serve.pulse import Pulse
 from trilobit.serve.queue import Queue
+from trilobit.serve.record import Record
 from trilobit.serve.settings import Settings
 
 _LOOKS = 4  # at idle models, in the time after which one is closed
@@ -32,10 +33,12 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.host = Host(settings.models, settings.engine)
+        self.host = Host(settings.models, settings.engine, settings.memory_bytes)
         self.queue = Queue(settings.engine.max_sequences + settings.queue)
         self.metrics = Metrics(self.host, self.queue)
         self.pulse = Pulse()
+        log = settings.request_log
+        self.record = None if log is None else Record(log)
         self.started = int(time.time())
         self._answers: set[Running] = set()
 
@@ -48,6 +51,8 @@ class Service:
         finally:
             idle.cancel()
             await self.host.close()
+            if self.record is not None:
+                self.record.close()
 
     @contextmanager
     def answering(self, answer: Running) -> Iterator[None]:

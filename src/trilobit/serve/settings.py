@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from trilobit.engine.options import EngineOptions
 
@@ -17,12 +18,13 @@ class Settings:
     `auth.OPEN`; none: nobody needs one. hosts: names that a request may be addressed to; None: any.
     origins: web pages of other servers that may ask.
 
-    queue: choices that wait beyond those that run. body_bytes, prompts, choices, embeddings: of one
-    request, at most. sender_s: what a request may take to arrive. reader_s: how long a reader may
-    take nothing. request_s: what an answer may take. keep_alive_s: pause of a stream after which a
-    comment is sent. drain_s: what answers may still take when the server is told to stop.
-    idle_unload_s: models that nobody asked for so long are closed; None: never. health_s: a step
-    that takes longer is stuck.
+    memory_bytes: of the whole process, at most; None: as much as its models want. queue: choices
+    that wait beyond those that run. body_bytes, prompts, choices, embeddings: of one request, at
+    most. sender_s: what a request may take to arrive. reader_s: how long a reader may take nothing.
+    request_s: what an answer may take. keep_alive_s: pause of a stream after which a comment is
+    sent. drain_s: what answers may still take when the server is told to stop. idle_unload_s:
+    models that nobody asked for so long are closed; None: never. health_s: a step that takes longer
+    is stuck. request_log: a file for all that is asked and answered; None: nothing is kept.
     """
 
     models: Mapping[str, str]
@@ -30,6 +32,7 @@ class Settings:
     keys: tuple[str, ...] = ()
     hosts: frozenset[str] | None = None
     origins: tuple[str, ...] = ()
+    memory_bytes: int | None = None
     queue: int = 64
     body_bytes: int = 4 << 20
     prompts: int = 256
@@ -42,5 +45,6 @@ class Settings:
     drain_s: float = 30.0
     idle_unload_s: float | None = None
     health_s: float = 30.0
+    request_log: Path | None = None
     page: bool = True
     json_logs: bool = False

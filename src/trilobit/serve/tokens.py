@@ -58,7 +58,7 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
         ids = llm.encode(texts[0]) if texts else llm.chat_ids(body.messages or [])
         tokens: list[Any] = list(ids)
         if body.with_pieces and llm.tokenizer is not None:
-            tokens = [{"id": i, "piece": llm.tokenizer.token(i) or ""} for i in ids]
+            tokens = [{"id": i, "piece": llm.tokenizer.piece(i)} for i in ids]
         return {"tokens": tokens, "count": len(ids), "max_model_len": llm.context}
 
     return await _off_the_loop(request, body.model, work)

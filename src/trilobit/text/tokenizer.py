@@ -54,6 +54,7 @@ class Tokenizer:
         self._special_longest_first = sorted(special.values(), key=len, reverse=True)
         vocabulary = self._inner.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocabulary.values(), default=-1) + 1
+        self._pieces: dict[int, str] = {}
         self._fallback_bytes: dict[int, int] = self._guarded(
             self._find_fallback_bytes, "not a usable tokenizer"
         )
@@ -102,6 +103,22 @@ class Tokenizer:
         """Text of one token, special ones too."""
         found: str | None = self._inner.id_to_token(token_id)
         return found
+
+    def piece(self, token_id: int) -> str:
+        """What a token stands for inside a text; its name where that is no whole character."""
+        known = self._pieces.get(token_id)
+        if known is None:
+            # Behind another one: decoders drop a space at the beginning.
+            before = self._before_pieces
+            text = self.decode([*before, token_id])[len(self.decode(before)) :]
+            named = not text or _REPLACEMENT in text
+            known = (self.token(token_id) or f"token_id:{token_id}") if named else text
+            self._pieces[token_id] = known
+        return known
+
+    @cached_property
+    def _before_pieces(self) -> list[int]:
+        return self.encode("a")
 
     def special_prefix(self) -> list[int]:
         """Special ids that the tokenizer itself would put before a text."""

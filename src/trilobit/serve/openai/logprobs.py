@@ -69,14 +69,8 @@ class TextLogprobs:
 
 
 def text_of(llm: AsyncLLM, token_id: int) -> str:
-    """What a token stands for; where that is no whole character, its name in the vocabulary."""
-    tokenizer = llm.tokenizer
-    if tokenizer is None:
-        return f"token_id:{token_id}"
-    text = tokenizer.decode([token_id])
-    if text and "\ufffd" not in text:
-        return text
-    return tokenizer.token(token_id) or f"token_id:{token_id}"
+    """A token, for people."""
+    return llm.tokenizer.piece(token_id) if llm.tokenizer else f"token_id:{token_id}"
 
 
 def _told(llm: AsyncLLM, token_id: int, logprob: float) -> dict[str, Any]:
