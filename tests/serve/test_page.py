@@ -188,6 +188,14 @@ def test_every_file_has_its_type_and_the_strict_policy(live: Live) -> None:
             assert client.head(address).status_code == 200
 
 
+def test_models_tell_what_they_are_made_for_before_they_are_opened(live: Live) -> None:
+    with live.client() as client:
+        told = {model.pop("id"): model for model in client.get("/v1/models").json()["data"]}
+    facts = ("chat", "embeds", "max_model_len")
+    assert [told[CHATTY][fact] for fact in facts] == [True, False, 65536]
+    assert [told[DEFAULT][fact] for fact in facts] == [False, False, 512]
+
+
 def test_no_file_outside_the_page_can_be_had(live: Live) -> None:
     with live.client() as client:
         for address in ("/page/__init__.py", "/page/vendor/README.md", "/page/../app.py", "/page/"):

@@ -8,11 +8,11 @@ export class ServerError extends Error {
   }
 }
 
-/** The models that are served: [{ id, context (0: not told), chat }]. */
+/** The models that write: [{ id, context (0: not told), chat }]. */
 export async function models(key) {
   const response = await ask("v1/models", { key });
   const { data } = await response.json();
-  return data.map((model) => ({ id: model.id, context: model.max_model_len ?? 0, chat: model.chat !== false }));
+  return data.filter((model) => !model.embeds).map((model) => ({ id: model.id, context: model.max_model_len ?? 0, chat: model.chat !== false }));
 }
 
 /**

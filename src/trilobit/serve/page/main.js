@@ -276,7 +276,8 @@ class App extends Component {
       const told = await models(settings.key);
       // A model that is closed for now is still what it was.
       const known = (id) => this.state.models.find((one) => one.id === id);
-      this.setState({ models: told.map((one) => (one.context ? one : known(one.id) ?? one)), error: null });
+      const error = told.length ? null : new ServerError("refused", { text: t("noModel") });
+      this.setState({ models: told.map((one) => (one.context ? one : known(one.id) ?? one)), error });
     } catch (error) {
       const known = error instanceof ServerError ? error : new ServerError("refused", { text: String(error.message) });
       this.setState(known.kind === "key" ? { error: known, dialog: "key", keyWrong: Boolean(settings.key) } : { error: known });
