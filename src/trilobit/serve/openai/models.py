@@ -32,7 +32,13 @@ def model(name: str, request: Request) -> dict[str, Any]:
 
 
 def _model(service: Service, name: str) -> dict[str, Any]:
-    told = {"id": name, "object": "model", "created": service.started, "owned_by": "trilobit"}
+    told = {
+        "id": name,
+        "object": "model",
+        "created": service.started,
+        "owned_by": "trilobit",
+        "loaded": name in service.host.opened(),
+    }
     try:
         path = known_file(service.host.models[name])
         if path is None or not path.is_file():
