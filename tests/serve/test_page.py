@@ -729,3 +729,11 @@ def test_the_key_is_asked_for_kept_and_sent(
     page.reload()
     expect(page.get_by_label("Model")).to_have_value(DEFAULT)
     expect(dialog).to_have_count(0)
+    refused = {"status": 401, "json": {"error": {"message": "no"}}}
+    page.route("**/v1/completions", lambda route: route.fulfill(**refused), times=1)  # type: ignore[arg-type]
+    page.get_by_role("button", name="Continue").click()  # as if the key had been changed
+    dialog.locator("input").fill(KEY)
+    page.keyboard.press("Enter")
+    settled(page)
+    expect(page.locator(".problem")).to_have_count(0)
+    assert page.locator(".manuscript .text span").count() == 3

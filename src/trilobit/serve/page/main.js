@@ -31,6 +31,12 @@ class App extends Component {
     this.arrive();
   }
 
+  /** setState, at once: what comes before the next drawing sees it too. */
+  now(more) {
+    Object.assign(this.state, more);
+    this.setState(more);
+  }
+
   // ---- what is where --------------------------------------------------------------------------
 
   get conversation() {
@@ -77,7 +83,7 @@ class App extends Component {
   set = (more) => {
     const settings = { ...this.state.settings, ...more };
     keepSettings(settings);
-    this.setState({ settings });
+    this.now({ settings });
     if ("key" in more) this.loadModels(settings);
   };
 
@@ -98,7 +104,7 @@ class App extends Component {
     else if (event.key === "Escape") this.stop();
     else if (command && !event.shiftKey && event.key.toLowerCase() === "k") {
       event.preventDefault();
-      this.setState({ open: true }, () => document.getElementById("search").focus());
+      this.setState({ open: matchMedia(SCREEN[0]).matches }, () => document.getElementById("search").focus());
     } else if (command && event.shiftKey && event.key.toLowerCase() === "o") {
       event.preventDefault();
       this.select(null);
@@ -109,9 +115,7 @@ class App extends Component {
 
   /** Show and keep a conversation, new or changed. */
   put(conversation, how) {
-    const conversations = new Map(this.state.conversations).set(conversation.id, conversation);
-    this.state.conversations = conversations; // at once: several changes may come before it is drawn
-    this.setState({ conversations });
+    this.now({ conversations: new Map(this.state.conversations).set(conversation.id, conversation) });
     this.store.put(conversation, how);
   }
 
@@ -122,7 +126,7 @@ class App extends Component {
       conversations.delete(id);
       this.runs.get(id)?.abort();
     }
-    this.setState({ conversations });
+    this.now({ conversations });
   };
 
   rename = (conversation, title) => {
@@ -138,8 +142,7 @@ class App extends Component {
       conversations.delete(id);
       this.store.remove(id);
     }
-    this.state.conversations = conversations;
-    this.setState({ conversations });
+    this.now({ conversations });
     if (gone.some(({ id }) => id === this.state.current)) this.select(null);
     const text = gone.length === 1 ? t("deleted", isolated(gone[0].title)) : t("deletedAll");
     this.toast(text, () => gone.forEach((one) => this.put(ended(one))));
