@@ -314,6 +314,15 @@ def test_markup_of_a_model_stays_text(visit: Visit) -> None:
     assert page.title().startswith("Say it")
 
 
+def test_a_text_that_is_too_much_for_markdown_is_shown_as_it_is(visit: Visit) -> None:
+    page = visit()
+    deep = "> " * 20_000 + "the end"
+    answers_with(page, deep)
+    say(page, "Go deep")
+    settled(page)
+    assert page.locator(".prose .plain").text_content() == deep
+
+
 def test_policy_lets_nothing_inline_run(visit: Visit) -> None:
     page = visit()
     with pytest.raises(Error, match="TrustedHTML"):

@@ -9,6 +9,8 @@ const TAGS = ["a", "blockquote", "br", "button", "code", "del", "div", "em", "fi
 const ATTRIBUTES = ["align", "class", "data-copy", "dir", "href", "rel", "start", "tabindex", "target", "type"];
 const LONGEST_COLOURED = 30_000; // characters; colouring more would make typing stall
 
+const LONGEST_MS = 400; // for all of a text; thirty times what a long one takes
+
 let highlighter = null;
 let asked = false;
 
@@ -65,32 +67,29 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
 
 /**
  * A text as blocks of markup. `before` is the answer for a shorter form of the text: blocks that have
- * not changed are the same objects, so that a growing answer is drawn at its end only.
+ * not changed are the same objects, so that a growing answer is drawn at its end only. What takes the
+ * parser too long, or is nested beyond what it bears, is shown as it is from then on.
  * Returns a Map: source and place -> markup.
  */
 export function blocks(text, before = new Map()) {
-  let tokens;
-  try {
-    tokens = marked.lexer(text);
-  } catch { // nested beyond what the parser bears
-    return new Map([[text, clean(`<p>${escaped(text)}</p>`)]]);
-  }
   const made = new Map();
-  tokens.forEach((token, place) => {
-    if (token.type === "space" || token.type === "def") return;
-    if (token.type === "code" && token.lang) askHighlighter();
-    const name = `${place} ${highlighter ? "+" : ""} ${document.documentElement.lang} ${token.raw}`;
-    made.set(name, before.get(name) ?? render(token));
-  });
-  return made;
-}
-
-function render(token) {
-  try {
-    return clean(marked.parser([token]));
-  } catch {
-    return clean(`<p>${escaped(token.raw)}</p>`);
+  if (!before.plain) {
+    const start = performance.now();
+    try {
+      marked.lexer(text).forEach((token, place) => {
+        if (token.type === "space" || token.type === "def") return;
+        if (token.type === "code" && token.lang) askHighlighter();
+        const name = `${place} ${highlighter ? "+" : ""} ${document.documentElement.lang} ${token.raw}`;
+        made.set(name, before.get(name) ?? clean(marked.parser([token])));
+      });
+      made.plain = performance.now() - start > LONGEST_MS;
+      return made;
+    } catch {
+      made.clear();
+    }
   }
+  made.plain = true;
+  return made.set(text, clean(`<div class="plain">${escaped(text)}</div>`));
 }
 
 /** Loaded when there is code to colour; the page draws itself again when it is there. */
