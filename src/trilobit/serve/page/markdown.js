@@ -9,6 +9,7 @@ const TAGS = ["a", "blockquote", "br", "button", "code", "del", "div", "em", "fi
 const ATTRIBUTES = ["align", "class", "data-copy", "dir", "href", "rel", "start", "tabindex", "target", "type"];
 const LONGEST_COLOURED = 30_000; // characters; colouring more would make typing stall
 
+const SHORT = 5000; // characters, of which no arrangement takes long
 const LONGEST_MS = 400; // for all of a text; thirty times what a long one takes
 
 let highlighter = null;
@@ -82,7 +83,7 @@ export function blocks(text, before = new Map()) {
         const name = `${place} ${highlighter ? "+" : ""} ${document.documentElement.lang} ${token.raw}`;
         made.set(name, before.get(name) ?? clean(marked.parser([token])));
       });
-      made.plain = performance.now() - start > LONGEST_MS;
+      made.plain = text.length > SHORT && performance.now() - start > LONGEST_MS;
       return made;
     } catch {
       made.clear();
