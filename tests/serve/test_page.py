@@ -247,9 +247,9 @@ def test_an_answer_appears_piece_by_piece(visit: Visit) -> None:
 
 
 def test_what_an_answer_cost_is_told(visit: Visit) -> None:
-    page = visit(sampling={"max_tokens": 30})
+    page = visit(sampling={"max_tokens": 400})
     say(page, "Hello")
-    expect(page.locator(".cost")).to_contain_text(re.compile(r"30 tokens · [\d,.]+ tokens/s"))
+    expect(page.locator(".cost")).to_contain_text(re.compile(r"400 tokens · [\d,.]+ tokens/s"))
     expect(page.locator(".context")).to_contain_text(re.compile(r"\d+ of 65,536 tokens"))
 
 
@@ -316,7 +316,7 @@ def test_markup_of_a_model_stays_text(visit: Visit) -> None:
 
 def test_a_text_that_is_too_much_for_markdown_is_shown_as_it_is(visit: Visit) -> None:
     page = visit()
-    deep = "> " * 20_000 + "the end"
+    deep = "> " * 5_000 + "the end"
     answers_with(page, deep)
     say(page, "Go deep")
     settled(page)
@@ -405,6 +405,7 @@ def test_a_text_longer_than_the_context_is_read_from_a_later_sentence(visit: Vis
     page = visit(model=DEFAULT, sampling={"max_tokens": 50})
     page.locator(".starters").wait_for()
     text = " ".join(f"On day {day} the bear ate {day} red apples." for day in range(100))
+    text += " Then the bear"
     with page.expect_request("**/v1/completions") as asked:
         say(page, text)
     prompt = asked.value.post_data_json["prompt"]
@@ -495,6 +496,7 @@ def test_two_tabs_show_the_same_conversations(visit: Visit) -> None:
     other.get_by_role("link", name="Seen elsewhere?").click()
     expect(other.locator(".prose")).to_have_text("Seen.")
     expect(other.locator("[aria-busy=true]")).to_have_count(0)
+    page.locator(".sidebar nav li").hover()
     page.get_by_role("button", name="Delete: Seen elsewhere?").click()
     expect(other.locator(".sidebar")).to_contain_text("No conversations yet")
 

@@ -11,7 +11,6 @@ export class Growing {
 
   constructor(show) {
     this.show = show;
-    this.asked = performance.now();
   }
 
   add({ text, reasoning, finish, usage }) {
@@ -45,9 +44,9 @@ export class Growing {
   #tokens() {
     if (!this.pieces) return undefined;
     const completion = this.usage?.completion_tokens ?? this.pieces;
-    // Of what came behind the first piece; where all came at once, of the whole request.
+    // Of what came behind the first piece; too little of it tells nothing.
     const writing = this.last - this.first;
-    const rate = writing > 50 ? (1000 * (completion - 1)) / writing : (1000 * completion) / (this.last - this.asked);
+    const rate = this.pieces > 4 && writing > 10 ? (1000 * (completion - 1)) / writing : 0;
     return { prompt: this.usage?.prompt_tokens ?? 0, completion, rate, about: !this.usage };
   }
 

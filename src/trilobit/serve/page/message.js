@@ -98,10 +98,11 @@ function Versions({ message, conversation, disabled, app }) {
   </span>`;
 }
 
-function Cost({ message: { model, tokens, state, skipped } }) {
+function Cost({ message: { model, role, text, tokens, state, skipped } }) {
   const parts = [];
   if (tokens) parts.push((tokens.about ? "≈ " : "") + t("speed", number(tokens.completion), tokens.rate ? number(tokens.rate, tokens.rate < 20 ? 1 : 0) : ""));
   if (state === "cut") parts.push(t("cut"));
+  if (role === "assistant" && state === "done" && !text) parts.push(t("nothing"));
   if (skipped) parts.push(t("partly"));
   if (state === "stopped") parts.push(t("stopped"));
   return html`<span class="cost"><bdi>${model}</bdi>${parts.map((part) => html`<span>${part}</span>`)}</span>`;
