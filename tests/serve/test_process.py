@@ -125,7 +125,7 @@ def test_memory_is_a_promise() -> None:
 
 
 def test_what_cannot_fit_is_refused_at_the_start() -> None:
-    refused = pytest.raises(AssertionError, match="error: .* no memory is left for it: ")
+    refused = pytest.raises(AssertionError, match=r"error: .* no memory is left for it: ")
     with refused, serving("--memory", "60M"):
         pass
 

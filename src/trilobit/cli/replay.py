@@ -60,7 +60,7 @@ def _opened(
     name = model or recorded.model
     key = (name, str(recorded.options))
     if key not in llms:
-        llms[key] = LLM(name, threads=threads, **recorded.options)  # type: ignore[arg-type]
+        llms[key] = LLM(name, threads=threads, **recorded.options)
     llm = llms[key]
     if llm.fingerprint != recorded.fingerprint:
         raise RequestError(

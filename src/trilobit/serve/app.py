@@ -20,7 +20,7 @@ from trilobit import __version__
 from trilobit.errors import TrilobitError
 from trilobit.serve import health, metrics, tokens
 from trilobit.serve.auth import Keys, Origins
-from trilobit.serve.errors import ApiError, Faults, api_error, is_json, response_of
+from trilobit.serve.errors import REFUSALS, ApiError, Faults, api_error, is_json, response_of
 from trilobit.serve.journal import Journal
 from trilobit.serve.limits import Bodies
 from trilobit.serve.openai import chat, completions, embeddings, models
@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     for router in _ROUTERS:
-        app.include_router(router)
+        app.include_router(router, responses=REFUSALS)
     if settings.page:
         add_page(app)
     return app

@@ -65,6 +65,20 @@ def _openai(error: ApiError) -> dict[str, Any]:
     return {"error": told}
 
 
+def _documented(*words: str) -> dict[str, Any]:
+    fields = {name: {"type": ["string", "null"]} for name in ("param", "code")}
+    texts = {name: {"type": "string"} for name in ("message", "type")}
+    error = {"type": "object", "properties": texts | fields, "required": ["message", "type"]}
+    schema = {"type": "object", "properties": {"error": error}, "required": ["error"]}
+    return {"description": " ".join(words), "content": {"application/json": {"schema": schema}}}
+
+
+# What OpenAPI says of every route.
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": _documented("What cannot be asked, and why."),
+    "503": _documented("What cannot be answered now."),
+}
+
 # Beginning of a path -> the shape of its errors
 _SHAPES: dict[str, Callable[[ApiError], dict[str, Any]]] = {}
 

@@ -13,6 +13,10 @@ from starlette.types import Receive, Scope, Send
 from trilobit.serve.errors import ApiError, api_error, body_of, log_fault
 
 DONE = b"data: [DONE]\n\n"  # the last event of OpenAI's streams
+# What OpenAPI says of a route that streams where it is asked to.
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {}, "text/event-stream": {}}}
+}
 _COMMENT = b": still working\n\n"
 _HEADERS = {
     "Cache-Control": "no-store",

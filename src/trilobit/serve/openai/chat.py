@@ -15,7 +15,7 @@ from trilobit.serve.errors import ApiError
 from trilobit.serve.openai.fields import Sampling, head, usage
 from trilobit.serve.openai.logprobs import content_logprobs
 from trilobit.serve.service import service_of
-from trilobit.serve.sse import DONE, Events, event
+from trilobit.serve.sse import DONE, STREAMED, Events, event
 
 router = APIRouter()
 _MOST_LOGPROBS = 20
@@ -33,7 +33,7 @@ class ChatBody(Sampling):
     top_logprobs: int = Field(default=0, ge=0, le=_MOST_LOGPROBS)
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", responses=STREAMED)
 async def chat_completions(body: ChatBody, request: Request) -> Response:
     """Answer a conversation, at once or as a stream of chunks."""
     if body.top_logprobs and not body.logprobs:

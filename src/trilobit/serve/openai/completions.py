@@ -16,7 +16,7 @@ from trilobit.serve.errors import ApiError
 from trilobit.serve.openai.fields import Sampling, head, usage
 from trilobit.serve.openai.logprobs import TextLogprobs
 from trilobit.serve.service import service_of
-from trilobit.serve.sse import DONE, Events, event
+from trilobit.serve.sse import DONE, STREAMED, Events, event
 
 router = APIRouter()
 _MOST_LOGPROBS = 20
@@ -41,7 +41,7 @@ class CompletionBody(Sampling):
         return [given] if one else given
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", responses=STREAMED)
 async def completions(body: CompletionBody, request: Request) -> Response:
     """Continue texts, at once or as a stream of chunks."""
     settings = service_of(request).settings
