@@ -62,7 +62,7 @@ export function lastPart(text, way, context, wanted) {
   if (!context) return text;
   const told = way.findLast(({ tokens }) => tokens?.prompt);
   const length = told && joined(way.slice(0, way.indexOf(told) + 1)).length - (told.skipped ?? 0);
-  const perToken = told ? length / (told.tokens.prompt + told.tokens.completion) : 3; // characters
+  const perToken = told ? length / (told.tokens.prompt + told.tokens.completion) : 2; // characters, fewer than most have
   const most = Math.floor(0.9 * perToken * (context - Math.min(wanted, context / 2)));
   if (text.length <= most) return text;
   const part = text.slice(-most);
