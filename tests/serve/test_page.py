@@ -253,6 +253,20 @@ def test_what_an_answer_cost_is_told(visit: Visit) -> None:
     expect(page.locator(".context")).to_contain_text(re.compile(r"\d+ of 65,536 tokens"))
 
 
+def test_what_is_sent_before_the_models_are_known_is_answered(visit: Visit, live: Live) -> None:
+    page = visit(live.url, sampling={"max_tokens": 5})
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.reload()
+    say(page, "Hello")
+    expect(page.locator("#box")).to_have_value("Hello")
+    while not held:
+        page.wait_for_timeout(10)
+    held[0].continue_()
+    settled(page)
+    expect(page.locator(".said")).to_have_text("Hello")
+
+
 def test_stop_stops_it_and_keeps_what_came(visit: Visit, live: Live) -> None:
     page = visit(sampling=ENDLESS)
     say(page, "Never end")

@@ -320,7 +320,7 @@ class App extends Component {
           <span class="only-narrow"><${IconButton} name="plus" label=${t("newOne")} onClick=${() => this.select(null)} /></span>
         </header>
         <${Log} name=${current} conversation=${conversation} kind=${kind} model=${model} running=${running} editing=${editing} app=${this} />
-        <${Composer} key=${current ?? "new"} name=${current} app=${this} kind=${kind} running=${running} problem=${problem}
+        <${Composer} key=${current ?? "new"} name=${current} app=${this} kind=${kind} running=${running} problem=${problem} loading=${!model && !error}
           disabled=${!model || misfit} canContinue=${kind === "text" && conversation?.leaf != null && !misfit && Boolean(model)} />
         <div class="below"><${Context} conversation=${conversation} model=${model} /></div>
       </main>

@@ -93,8 +93,16 @@ export class Composer extends Component {
     if (!running) this.send();
   };
 
+  // What is sent before the models are known goes when they are.
+  componentDidUpdate() {
+    if (!this.early || this.props.loading) return;
+    this.early = false;
+    this.send();
+  }
+
   send = () => {
-    const { app, canContinue, disabled } = this.props;
+    const { app, canContinue, disabled, loading } = this.props;
+    this.early = loading;
     const text = this.area.current.value.trim();
     if (disabled || (!text && !canContinue)) return;
     this.area.current.value = "";
@@ -111,7 +119,7 @@ export class Composer extends Component {
         <textarea id="box" ref=${this.area} rows="1" dir=${empty ? undefined : "auto"} aria-label=${t(placeholder)} placeholder=${t(placeholder)} onInput=${this.input} onKeyDown=${this.key}></textarea>
         ${running
           ? html`<button type="button" class="send stop" aria-label=${t("stop")} title=${t("stop")} onClick=${app.stop}>${icon("stop")}</button>`
-          : html`<button class="send ${words === "continueText" ? "wide" : ""}" aria-label=${t(words)} title=${t(words)} disabled=${disabled || (empty && !canContinue)}>${words === "continueText" ? t(words) : icon("send")}</button>`}
+          : html`<button class="send ${words === "continueText" ? "wide" : ""}" aria-label=${t(words)} title=${t(words)} disabled=${(disabled && !this.props.loading) || (empty && !canContinue)}>${words === "continueText" ? t(words) : icon("send")}</button>`}
       </div>
     </form>`;
   }
