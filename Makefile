@@ -75,7 +75,7 @@ $(VENV)/.installed: $(SOURCES) constraints.txt | $(BIN)/pip
 
 $(VENV)/.developed: $(VENV)/.installed
 	@echo "Installing what training, tests and checks need into $(VENV)"
-	@$(PIP) --no-build-isolation --editable '.[train,test,check]'
+	@$(PIP) --no-build-isolation --editable '.[server,train,test,check]'
 	@touch $@
 
 $(BIN)/pip:

@@ -7,7 +7,7 @@ import json
 import logging
 import random
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any
 
 import httpx
@@ -33,7 +33,7 @@ SECRET = "a-word-that-nobody-may-log"
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    limits = {"body_bytes": 20_000, "sender_s": 0.5, "reader_s": 0.5, "prompts": 4, "choices": 8}
+    limits = {"body_bytes": 20_000, "sender_s": 0.5, "reader_s": 0.5, "choices": 8}
     with serving(settings={"models": {DEFAULT: DEFAULT}, **limits}) as server:
         yield server
 
@@ -192,7 +192,7 @@ def test_a_body_that_is_wrong_is_told_in_the_apis_shape(
         {"logprobs": 1000},
         {"best_of": 7},
         {"suffix": "end"},
-        {"prompt": [PROMPT] * 5},
+        {"prompt": [PROMPT] * 9},
         {"prompt": [[]]},
         {"prompt": []},
         {"prompt": [99999999]},
@@ -215,6 +215,27 @@ def test_a_field_that_is_out_of_range_or_unknown_is_a_400(
     assert answer.status_code == 400
     words = answer.json()["error"]["message"]
     assert next(iter(field)).split("_")[0] in words or "token id" in words
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"chat_template": "{{ 7 * 7 }}"},
+        {"chat_template_kwargs": {"chat_template": "{{ 7 * 7 }}"}},
+        {"template": "{{ 7 * 7 }}"},
+        {"documents": []},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/apply-template", "/tokenize"])
+def test_a_template_is_never_taken_from_a_request(
+    client: httpx.Client, path: str, field: dict[str, Any]
+) -> None:
+    body = {"messages": [{"role": "user", "content": "{{ 7 * 7 }}"}]}
+    answer = client.post(path, json=body | field)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == next(iter(field))
+    assert "49" not in client.post("/apply-template", json=body).text
 
 
 def test_an_unknown_field_is_refused_by_name_and_a_harmless_one_taken(
@@ -355,7 +376,7 @@ def test_an_answer_that_takes_too_long_ends_with_words() -> None:
 def test_a_quiet_stream_is_kept_alive_by_comments() -> None:
     heard = asyncio.Event()
 
-    async def parts() -> AsyncIterator[bytes]:
+    async def parts() -> AsyncGenerator[bytes, None]:
         await heard.wait()
         yield b"data: 1\n\n"
 
@@ -372,7 +393,7 @@ def test_a_quiet_stream_is_kept_alive_by_comments() -> None:
 
 
 def test_an_error_on_the_way_is_the_last_event() -> None:
-    async def parts() -> AsyncIterator[bytes]:
+    async def parts() -> AsyncGenerator[bytes, None]:
         yield b"data: 1\n\n"
         raise ApiError(503, "the end")
 
@@ -470,6 +491,24 @@ def test_only_requests_of_one_salt_share_a_cache() -> None:
             assert await cached("yours") == 0
             assert await cached("mine") > 0
             assert await cached("") > 0  # as without
+
+    run(main())
+
+
+def test_a_model_is_not_closed_under_who_uses_it() -> None:
+    app = app_of(idle_unload_s=1e-4)
+
+    async def main() -> None:
+        async with app.state.service.running(), caller(app) as client:
+            for _ in range(6):
+                asked = [
+                    client.post("/tokenize", json={"content": PROMPT * 50}),
+                    client.post("/v1/completions", json=LONG | {"max_tokens": 30}),
+                    client.post("/v1/embeddings", json={"input": PROMPT}),
+                ]
+                answers = await asyncio.gather(*asked)
+                assert [answer.status_code for answer in answers] == [200, 200, 200]
+                await asyncio.sleep(0.001)
 
     run(main())
 

@@ -10,6 +10,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from live_server import Live, serving
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from trilobit.bundled import DEFAULT
 from trilobit.serve.app import create_app
@@ -23,9 +24,8 @@ def live() -> Iterator[Live]:
 
 
 def operations() -> dict[str, Any]:
-    schema = schemathesis.openapi.from_dict(
-        create_app(Settings(models={DEFAULT: DEFAULT})).openapi()
-    )
+    document = create_app(Settings(models={DEFAULT: DEFAULT})).openapi()
+    schema = schemathesis.openapi.from_dict(document)
     found = [result.ok() for result in schema.get_all_operations()]
     return {f"{one.method.upper()} {one.path}": one for one in found}
 
@@ -35,7 +35,8 @@ def test_every_answer_is_one_that_is_documented(live: Live, name: str) -> None:
     @given(case=operations()[name].as_strategy())
     @settings(max_examples=15, suppress_health_check=list(HealthCheck), deadline=None)
     def check(case: schemathesis.Case) -> None:
-        case.call_and_validate(base_url=live.url)
+        # Ids of a vocabulary, roles of a template, sums of fields: no schema tells all of it.
+        case.call_and_validate(base_url=live.url, excluded_checks=[positive_data_acceptance])
 
     check()
 

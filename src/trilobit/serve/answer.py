@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from collections.abc import Sequence as Items
+from contextlib import aclosing
 from dataclasses import replace
 
 from starlette.requests import Request
@@ -112,28 +113,30 @@ class Answer:
             stream.end()
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
-        events = self._metrics.watched(self.model, self._events(), self._started_s)
-        async for choice, event in events:
-            if self._error is not None:
-                break
-            yield choice, event
+        async with aclosing(self._events()) as events:
+            watched = self._metrics.watched(self.model, events, self._started_s)
+            async for choice, event in watched:
+                if self._error is not None:
+                    break
+                yield choice, event
         if self._error is not None:
             raise self._error
 
-    async def _events(self) -> AsyncIterator[tuple[int, Event]]:
+    async def _events(self) -> AsyncGenerator[tuple[int, Event], None]:
         if self.n == 1:
             async for event in self._streams[0]:
                 yield 0, event
             return
-        news: asyncio.Queue[tuple[int, Event] | Exception | None] = asyncio.Queue()
+        # What a slow reader leaves there waits in the streams, as one event for each.
+        news: asyncio.Queue[tuple[int, Event] | Exception | None] = asyncio.Queue(self.n)
 
         async def read(choice: int, stream: EventStream) -> None:
             try:
                 async for event in stream:
-                    news.put_nowait((choice, event))
-                news.put_nowait(None)
+                    await news.put((choice, event))
+                await news.put(None)
             except Exception as error:
-                news.put_nowait(error)
+                await news.put(error)
 
         readers = [asyncio.ensure_future(read(*pair)) for pair in enumerate(self._streams)]
         try:
@@ -177,7 +180,9 @@ async def ask(
     choices = n * (1 if messages is not None else len(asked))
     if choices > service.settings.choices:
         raise ApiError(
-            400, f"n: {choices} choices; this server gives {service.settings.choices}", param="n"
+            400,
+            f"n: {choices} choices for all prompts; this server gives {service.settings.choices}",
+            param="n",
         )
     stack = exits(request)
     stack.enter_context(service.queue.place(choices))

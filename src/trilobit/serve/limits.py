@@ -69,20 +69,18 @@ class Bodies:
 
     async def _read(self, receive: Receive, held: _Held) -> bytes | None:
         """The whole body; None when its sender went away."""
-        parts: list[bytes] = []
-        size = 0
+        body = bytearray()  # a byte at a time would be a list of millions
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
             part = message.get("body", b"")
-            size += len(part)
-            if size > self._body_bytes:
+            if len(body) + len(part) > self._body_bytes:
                 raise self._too_large()
             held.add(len(part))
-            parts.append(part)
+            body += part
             if not message.get("more_body"):
-                return b"".join(parts)
+                return bytes(body)
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is too large; this server takes {self._body_bytes:,} bytes")

@@ -19,7 +19,7 @@ class Settings:
     origins: web pages of other servers that may ask.
 
     memory_bytes: of the whole process, at most; None: as much as its models want. queue: choices
-    that wait beyond those that run. body_bytes, prompts, choices, embeddings: of one request, at
+    that wait beyond those that run. body_bytes, choices, embeddings: of one request, at
     most. sender_s: what a request may take to arrive. reader_s: how long a reader may take nothing.
     request_s: what an answer may take. keep_alive_s: pause of a stream after which a comment is
     sent. drain_s: what answers may still take when the server is told to stop. idle_unload_s:
@@ -35,7 +35,6 @@ class Settings:
     memory_bytes: int | None = None
     queue: int = 64
     body_bytes: int = 4 << 20
-    prompts: int = 256
     choices: int = 128
     embeddings: int = 2048
     sender_s: float = 30.0

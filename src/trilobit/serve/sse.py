@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.responses import Response
@@ -17,6 +17,7 @@ DONE = b"data: [DONE]\n\n"  # the last event of OpenAI's streams
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {}, "text/event-stream": {}}}
 }
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _COMMENT = b": still working\n\n"
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -26,7 +27,7 @@ _HEADERS = {
 
 def event(data: Any, name: str | None = None) -> bytes:
     """One event. name: of its type, in dialects that have such."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = _encode(data)
     line = f"data: {text}\n\n" if name is None else f"event: {name}\ndata: {text}\n\n"
     return line.encode("utf-8", "replace")
 
@@ -75,6 +76,8 @@ class Events(Response):
             await give(self._told(api_error(error), scope["path"]))
         finally:
             alive.cancel()
+            if isinstance(self._parts, AsyncGenerator):  # now, not when it is collected
+                await self._parts.aclose()
         await give(b"", more=False)
 
     async def _keep_alive(self, give: Callable[[bytes], Awaitable[None]]) -> None:

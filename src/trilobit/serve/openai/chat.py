@@ -49,12 +49,12 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
     )
     if body.stream:
         keep_alive_s = service_of(request).settings.keep_alive_s
-        return Events(_chunks(answer, with_usage=body.wants_usage), keep_alive_s=keep_alive_s)
+        return Events(_chunks(answer, body), keep_alive_s=keep_alive_s)
     done = await answer.complete()
     return JSONResponse(
         head(answer, prefix="chatcmpl-", kind="chat.completion")
         | {
-            "choices": [_choice(answer, index, one) for index, one in enumerate(done)],
+            "choices": [_choice(answer, body, index, one) for index, one in enumerate(done)],
             "usage": usage(answer),
         }
     )
@@ -65,8 +65,9 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
     return message | {"role": "system"} if message.get("role") == "developer" else message
 
 
-def _choice(answer: Answer, index: int, done: Completion) -> dict[str, Any]:
-    return {
+def _choice(answer: Answer, body: ChatBody, index: int, done: Completion) -> dict[str, Any]:
+    with_ids = {"token_ids": done.token_ids} if body.return_token_ids else {}
+    return with_ids | {
         "index": index,
         "message": {"role": "assistant", "content": done.text, "refusal": None},
         "logprobs": content_logprobs(answer.llm, done.logprobs),
@@ -74,9 +75,9 @@ def _choice(answer: Answer, index: int, done: Completion) -> dict[str, Any]:
     }
 
 
-async def _chunks(answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
+async def _chunks(answer: Answer, body: ChatBody) -> AsyncIterator[bytes]:
     first = head(answer, prefix="chatcmpl-", kind="chat.completion.chunk")
-    extra = {"usage": None} if with_usage else {}
+    extra = {"usage": None} if body.wants_usage else {}
 
     def chunk(index: int, delta: dict[str, Any], **more: Any) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None} | more
@@ -85,11 +86,12 @@ async def _chunks(answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
     for index in range(answer.n):
         yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
     async for index, new in answer:
-        if new.text or new.logprobs:
+        with_ids = {"token_ids": new.token_ids} if body.return_token_ids else {}
+        if new.text or new.logprobs or with_ids:
             logprobs = content_logprobs(answer.llm, new.logprobs)
-            yield chunk(index, {"content": new.text}, logprobs=logprobs)
+            yield chunk(index, {"content": new.text}, logprobs=logprobs, **with_ids)
         if new.finish_reason:
             yield chunk(index, {}, finish_reason=new.finish_reason)
-    if with_usage:
+    if body.wants_usage:
         yield event(first | {"choices": [], "usage": usage(answer)})
     yield DONE

@@ -47,12 +47,8 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     settings = service_of(request).settings
     if body.best_of not in (None, body.n):
         raise ApiError(400, "best_of: this server gives all it makes; ask for n", param="best_of")
-    if not 1 <= len(body.prompts) <= settings.prompts:
-        raise ApiError(
-            400,
-            f"prompt: {len(body.prompts)} prompts; this server takes 1 to {settings.prompts}",
-            param="prompt",
-        )
+    if not body.prompts:
+        raise ApiError(400, "prompt: is an empty list; give at least one", param="prompt")
     answer = await ask(
         request,
         model=body.model,
@@ -71,7 +67,8 @@ async def completions(body: CompletionBody, request: Request) -> Response:
         choice = _Choice(answer, body, index)
         told = choice.before()
         if body.max_tokens:
-            told = choice.joined(told, choice.piece(one.text, one.logprobs, one.finish_reason))
+            made = choice.piece(one.text, one.logprobs, one.finish_reason, one.token_ids)
+            told = choice.joined(told, made)
         choices.append(told | {"finish_reason": told["finish_reason"] or "length"})
     return JSONResponse(
         head(answer, prefix="cmpl-", kind="text_completion")
@@ -88,8 +85,8 @@ async def _chunks(answer: Answer, body: CompletionBody) -> AsyncIterator[bytes]:
     async for index, new in answer:
         if not body.max_tokens:
             told = choices[index].piece("", None, "length")
-        elif new.text or new.finish_reason or new.logprobs:
-            told = choices[index].piece(new.text, new.logprobs, new.finish_reason)
+        elif new.text or new.finish_reason or new.logprobs or body.return_token_ids:
+            told = choices[index].piece(new.text, new.logprobs, new.finish_reason, new.token_ids)
         else:
             continue
         yield event(first | {"choices": [told]} | extra)
@@ -105,6 +102,7 @@ class _Choice:
     def __init__(self, answer: Answer, body: CompletionBody, index: int) -> None:
         self._answer, self._echo, self._index = answer, body.echo, index
         self._logprobs = None if body.logprobs is None else TextLogprobs(answer.llm)
+        self._with_ids = body.return_token_ids
         self._prompt = body.prompts[answer.prompt_of(index)]
 
     def before(self) -> dict[str, Any]:
@@ -123,16 +121,21 @@ class _Choice:
         return told
 
     def piece(
-        self, text: str, logprobs: tuple[TokenLogprob, ...] | None, finish_reason: str | None
+        self,
+        text: str,
+        logprobs: tuple[TokenLogprob, ...] | None,
+        finish_reason: str | None,
+        token_ids: tuple[int, ...] = (),
     ) -> dict[str, Any]:
         """Text as it comes."""
         told = self._logprobs.of(logprobs) if self._logprobs and logprobs is not None else None
-        return {
+        piece = {
             "index": self._index,
             "text": text,
             "logprobs": told,
             "finish_reason": finish_reason,
         }
+        return piece | {"token_ids": token_ids} if self._with_ids else piece
 
     def joined(self, one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         """Two pieces as one."""

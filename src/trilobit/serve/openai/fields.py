@@ -51,6 +51,7 @@ class Sampling(Harmless):
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
+    return_token_ids: bool = Field(default=False, description="With the ids of what was made.")
     cache_salt: str | None = Field(
         default=None, description="Only requests with the same one share what is cached."
     )
