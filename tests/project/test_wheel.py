@@ -57,6 +57,9 @@ def test_wheel_holds_what_a_user_needs_and_nothing_else(wheel: Path) -> None:
     assert "trilobit/_native.pyi" in names
     assert f"trilobit/bundled/{DEFAULT}.trilobit" in names
     assert f"trilobit/bundled/{DEFAULT}.md" in names
+    page = ROOT / "src/trilobit/serve/page"
+    files = [p for p in page.rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    assert {p.relative_to(ROOT / "src").as_posix() for p in files} <= set(names)
     assert sum(name.startswith("trilobit/_native.") for name in names) == 2  # module and stub
     assert {name.split("/")[0].split("-")[0] for name in names} == {"trilobit"}
     assert not [name for name in names if name.endswith((".a", ".h", ".cpp", ".pyc"))]
@@ -115,7 +118,15 @@ def test_wheel_holds_the_licences_of_all_that_is_in_it(wheel: Path) -> None:
     comment = header.read_text(encoding="utf-8").partition("*/")[0]
     words = re.sub(r"^( \*|/\*\*)", "", comment, flags=re.MULTILINE).split()
     assert texts["robin-map.txt"].split() == words
-    assert metadata(wheel)["License-Expression"] == "MIT AND BSD-3-Clause"
+    for name, owner in (  # of the chat page's libraries
+        ("preact.txt", "Jason Miller"),
+        ("htm.txt", "Apache License"),
+        ("marked.txt", "MarkedJS"),
+        ("dompurify.txt", "Apache License"),
+        ("highlight.txt", "Ivan Sagalaev"),
+    ):
+        assert owner in texts[name], name
+    assert metadata(wheel)["License-Expression"] == "MIT AND BSD-3-Clause AND Apache-2.0"
 
 
 def test_wheel_is_small_enough_to_ship(wheel: Path) -> None:

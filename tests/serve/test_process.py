@@ -93,7 +93,7 @@ def test_models_have_names_are_opened_when_asked_for_and_closed_when_idle(
             answer = client.post("/v1/completions", json=body)
             assert answer.status_code == 200
             assert answer.json()["model"] == name or name is None
-        while any("max_model_len" in one for one in client.get("/v1/models").json()["data"]):
+        while any(one["loaded"] for one in client.get("/v1/models").json()["data"]):
             pass
         assert client.get("/health").status_code == 200
         again = client.post("/v1/completions", json={"prompt": "Once", "max_tokens": 2})

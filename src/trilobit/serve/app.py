@@ -24,6 +24,7 @@ from trilobit.serve.errors import REFUSALS, ApiError, Faults, api_error, is_json
 from trilobit.serve.journal import Journal
 from trilobit.serve.limits import Bodies
 from trilobit.serve.openai import chat, completions, embeddings, models
+from trilobit.serve.page import add_page
 from trilobit.serve.service import Service
 from trilobit.serve.settings import Settings
 
@@ -71,6 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     for router in _ROUTERS:
         app.include_router(router, responses=REFUSALS)
+    if settings.page:
+        add_page(app)
     return app
 
 
