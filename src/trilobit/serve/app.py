@@ -18,7 +18,8 @@ from starlette.responses import Response
 
 from trilobit import __version__
 from trilobit.errors import TrilobitError
-from trilobit.serve import health, metrics, tokens
+from trilobit.serve import health, metrics, ollama, tokens
+from trilobit.serve.anthropic import messages
 from trilobit.serve.auth import Keys, Origins
 from trilobit.serve.errors import REFUSALS, ApiError, Faults, api_error, is_json, response_of
 from trilobit.serve.journal import Journal
@@ -36,6 +37,8 @@ _ROUTERS = (
     chat.router,
     completions.router,
     embeddings.router,
+    messages.router,
+    ollama.router,
 )
 
 
