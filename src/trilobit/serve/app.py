@@ -24,7 +24,7 @@ from trilobit.serve.auth import Keys, Origins
 from trilobit.serve.errors import REFUSALS, ApiError, Faults, api_error, is_json, response_of
 from trilobit.serve.journal import Journal
 from trilobit.serve.limits import Bodies
-from trilobit.serve.openai import chat, completions, embeddings, models
+from trilobit.serve.openai import chat, completions, embeddings, models, responses
 from trilobit.serve.service import Service
 from trilobit.serve.settings import Settings
 
@@ -37,6 +37,7 @@ _ROUTERS = (
     chat.router,
     completions.router,
     embeddings.router,
+    responses.router,
     messages.router,
     ollama.router,
 )
