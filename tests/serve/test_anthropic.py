@@ -157,7 +157,7 @@ def test_other_refusals_have_the_shape_too(live: Live, client: anthropic.Anthrop
 
 
 def test_an_error_on_the_way_ends_a_stream_in_its_shape() -> None:
-    slow = {"models": {DEFAULT: DEFAULT}, "request_s": 0.0}
+    slow = {"models": {DEFAULT: DEFAULT}, "request_s": 1e-9}
     with (
         serving(settings=slow) as server,
         anthropic.Anthropic(base_url=server.url, api_key="x", max_retries=0) as client,

@@ -123,7 +123,7 @@ def test_an_unknown_model_is_not_found(client: ollama.Client) -> None:
 
 def test_an_error_on_the_way_ends_a_stream_in_its_shape() -> None:
     with (
-        serving(settings={"models": {DEFAULT: DEFAULT}, "request_s": 0.0}) as server,
+        serving(settings={"models": {DEFAULT: DEFAULT}, "request_s": 1e-9}) as server,
         pytest.raises(ollama.ResponseError, match="took longer"),
     ):
         list(ollama.Client(server.url, trust_env=False).chat(stream=True, **CHAT))

@@ -118,6 +118,7 @@ class GenerateBody(_Texts):
     system: str = ""
     raw: bool = False
     suffix: Literal[""] | None = None
+    template: Literal[""] | None = None
     images: list[str] = Field(default=[], description="None may be given.")
 
 
@@ -199,7 +200,7 @@ async def generate(body: GenerateBody, request: Request) -> Response:
     _no_images(body.images, "images")
     told = {"system": body.system, "user": body.prompt} if body.prompt else {}
     chat = [{"role": role, "content": text} for role, text in told.items() if text]
-    asked = {"prompt": body.prompt} if body.raw else {"messages": chat}
+    asked: dict[str, Any] = {"prompt": body.prompt} if body.raw else {"messages": chat}
     return await _answered(request, body, lambda text: {"response": text}, **asked)
 
 

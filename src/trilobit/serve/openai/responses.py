@@ -68,6 +68,10 @@ class ResponsesBody(Harmless):
     text: Text | None = None
     truncation: Literal["disabled"] | None = None
     background: Literal[False] | None = None
+    include: list[Literal["reasoning.encrypted_content"]] = Field(
+        default=[], description="Not used: there is no reasoning."
+    )
+    tool_choice: Literal["auto", "none"] | None = None
     parallel_tool_calls: bool | None = Field(default=None, description="Not used.")
     tools: list[dict[str, Any]] = Field(default=[], description="None may be given yet.")
 
