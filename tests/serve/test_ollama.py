@@ -65,12 +65,22 @@ def test_a_generated_text_is_what_the_model_gives(client: ollama.Client, text: s
     assert client.generate(model=DEFAULT).done_reason == "load"
 
 
-def test_a_body_streams_by_default_and_needs_no_content_type(live: Live, text: str) -> None:
-    with live.client() as bare:
+@pytest.mark.parametrize("headers", [{}, {"content-type": "application/x-www-form-urlencoded"}])
+def test_a_body_streams_by_default_and_needs_no_content_type(
+    live: Live, text: str, headers: dict[str, str]
+) -> None:
+    with live.client(headers=headers) as bare:
         answer = bare.post("/api/chat", content=json.dumps(CHAT))
+        refused = bare.post("/api/chat", content=json.dumps(CHAT | {"format": "json"}))
+        foreign = bare.post(
+            "/api/chat", content=json.dumps(CHAT), headers={"origin": "https://evil.example"}
+        )
     assert answer.headers["content-type"].startswith("application/x-ndjson")
     lines = [json.loads(line) for line in answer.text.splitlines()]
     assert "".join(line["message"]["content"] for line in lines) == text
+    assert (refused.status_code, list(refused.json())) == (400, ["error"])
+    assert refused.json()["error"].startswith("format")
+    assert foreign.status_code == 403
 
 
 def test_models_are_told(live: Live, client: ollama.Client) -> None:

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from trilobit.sampling import SamplingParams
 from trilobit.serve.answer import Answer, ask
-from trilobit.serve.body import Body
+from trilobit.serve.body import AnyTyped, Body
 from trilobit.serve.errors import ApiError, body_of
 from trilobit.serve.limits import exits
 from trilobit.serve.openai.embeddings import embed
@@ -40,7 +40,7 @@ _DETAILS = {"format": "trilobit", "family": "bitnet", "quantization_level": "1.5
 
 router = APIRouter(
     prefix="/api",
-    strict_content_type=False,  # curl, and many who wrote their client by hand
+    route_class=AnyTyped,
     responses={"4XX": _REFUSAL, "503": _REFUSAL},
 )
 
