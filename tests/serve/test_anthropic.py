@@ -25,7 +25,9 @@ GREEDY: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    with serving("--api-key", "secret") as server:
+    # Pings between all that is sent: clients shall not mind them.
+    settings = {"models": {DEFAULT: DEFAULT}, "keys": ["secret"], "keep_alive_s": 1e-4}
+    with serving(settings=settings) as server:
         yield server
 
 
@@ -65,6 +67,15 @@ def test_a_stream_adds_up_to_the_message(client: anthropic.Anthropic, text: str)
     assert done.content[0].text == text
     assert done.stop_reason == "max_tokens"
     assert done.usage.output_tokens == 20
+
+
+def test_a_quiet_stream_is_kept_alive_by_pings(live: Live) -> None:
+    asked = {"messages": MESSAGES, "max_tokens": 20, "stream": True}
+    with live.client(headers={"x-api-key": "secret"}) as bare:
+        text = bare.post("/v1/messages", json=asked).text
+    assert text.startswith("event: message_start\n")
+    assert 'event: ping\ndata: {"type":"ping"}\n\n' in text
+    assert text.rindex("event: ping") < text.index("event: message_stop")
 
 
 def test_a_stop_sequence_ends_a_message_and_is_named(

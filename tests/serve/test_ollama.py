@@ -22,13 +22,15 @@ CHAT: dict[str, Any] = {"model": DEFAULT, "messages": MESSAGES, "options": OPTIO
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    with serving() as server:
+    # Signs of life between all that is sent: clients shall not mind them.
+    with serving(settings={"models": {DEFAULT: DEFAULT}, "keep_alive_s": 1e-4}) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def client(live: Live) -> ollama.Client:
-    return ollama.Client(live.url, timeout=PATIENCE_S, trust_env=False)
+def client(live: Live) -> Iterator[ollama.Client]:
+    with ollama.Client(live.url, timeout=PATIENCE_S, trust_env=False) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,7 @@ def test_a_body_streams_by_default_and_needs_no_content_type(
     assert answer.headers["content-type"].startswith("application/x-ndjson")
     lines = [json.loads(line) for line in answer.text.splitlines()]
     assert "".join(line["message"]["content"] for line in lines) == text
+    assert [line for line in lines[:-1] if not line["message"]["content"]]  # signs of life
     assert (refused.status_code, list(refused.json())) == (400, ["error"])
     assert refused.json()["error"].startswith("format")
     assert foreign.status_code == 403
@@ -134,6 +137,7 @@ def test_an_unknown_model_is_not_found(client: ollama.Client) -> None:
 def test_an_error_on_the_way_ends_a_stream_in_its_shape() -> None:
     with (
         serving(settings={"models": {DEFAULT: DEFAULT}, "request_s": 1e-9}) as server,
+        ollama.Client(server.url, timeout=PATIENCE_S, trust_env=False) as client,
         pytest.raises(ollama.ResponseError, match="took longer"),
     ):
-        list(ollama.Client(server.url, trust_env=False).chat(stream=True, **CHAT))
+        list(client.chat(stream=True, **CHAT))
