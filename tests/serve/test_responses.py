@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-from live_server import PATIENCE_S, serving
+from live_server import PATIENCE_S, Live, serving
 
 from trilobit import LLM, SamplingParams
 from trilobit.bundled import DEFAULT
@@ -17,13 +18,16 @@ GREEDY: dict[str, Any] = {"model": DEFAULT, "temperature": 0, "max_output_tokens
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[openai.OpenAI]:
-    with (
-        serving() as server,
-        openai.OpenAI(
-            base_url=f"{server.url}/v1", api_key="none", timeout=PATIENCE_S, max_retries=0
-        ) as made,
-    ):
+def live() -> Iterator[Live]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{live.url}/v1", api_key="none", timeout=PATIENCE_S, max_retries=0
+    ) as made:
         yield made
 
 
@@ -68,6 +72,17 @@ def test_a_stream_adds_up_to_the_response(client: openai.OpenAI, text: str) -> N
     assert "".join(deltas) == text
     with client.responses.stream(input=PROMPT, **GREEDY) as stream:
         assert [event.type for event in stream][-1] == "response.incomplete"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_told_again_may_be_no_text_of_unicode(live: Live, stream: bool) -> None:
+    asked = {"input": PROMPT, "metadata": {"a": "\ud800"}, "max_output_tokens": 3}
+    with live.client() as bare:
+        headers = {"content-type": "application/json"}
+        body = json.dumps(asked | {"stream": stream})
+        answer = bare.post("/v1/responses", content=body, headers=headers)
+    assert answer.status_code == 200
+    assert "max_output_tokens" in answer.text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ cache otherwise; `trilobit serve --keep-billing-header` leaves it where it is.
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, Literal
 
 from pydantic import Field
@@ -95,8 +96,9 @@ def _texts(place: str, content: Content) -> str:
 def _text(place: str, block: dict[str, Any]) -> str:
     kind, text = block.get("type"), block.get("text")
     if kind != "text":
+        shown = reprlib.repr(kind)
         raise ApiError(
-            400, f"{place}.type: {kind!r:.{_SHOWN}}; models here read only text blocks", param=place
+            400, f"{place}.type: {shown}; models here read only text blocks", param=place
         )
     if not isinstance(text, str):
         raise ApiError(400, f"{place}.text: expected a text", param=place)

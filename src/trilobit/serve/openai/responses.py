@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import reprlib
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from trilobit.engine.event import Completion
 from trilobit.sampling import SamplingParams
@@ -20,7 +22,6 @@ from trilobit.serve.sse import STREAMED, Events, event
 
 router = APIRouter()
 _TEXTS = ("input_text", "output_text")
-_SHOWN = 40  # characters of a name
 
 
 class Item(Body):
@@ -95,10 +96,10 @@ def _text(place: str, content: str | list[dict[str, Any]]) -> str:
         return content
     for number, part in enumerate(content):
         if part.get("type") not in _TEXTS or not isinstance(part.get("text"), str):
-            kind = part.get("type")
+            kind = reprlib.repr(part.get("type"))
             raise ApiError(
                 400,
-                f"{place}.{number}: {kind!r:.{_SHOWN}}; models here read only text: "
+                f"{place}.{number}: {kind}; models here read only text: "
                 "{'type': 'input_text', 'text': ...}",
                 param=place,
             )
@@ -121,7 +122,8 @@ async def responses(body: ResponsesBody, request: Request) -> Response:
         keep_alive_s = service_of(request).settings.keep_alive_s
         return Events(told.events(), keep_alive_s=keep_alive_s, failed=told.failed)
     [done] = await answer.complete()
-    return JSONResponse(told.whole(done))
+    # As ASCII: what was sent and is told again may hold what UTF-8 cannot.
+    return Response(json.dumps(told.whole(done)), media_type="application/json")
 
 
 class _Told:
