@@ -201,7 +201,7 @@ def test_what_a_call_returns_goes_back_to_the_model(client: openai.OpenAI) -> No
 @pytest.fixture(scope="module")
 def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     """The bundled model with the template of one that thinks."""
-    from trilobit.convert import convert
+    from trilobit.conversion import convert
 
     folder = tmp_path_factory.mktemp("thinking")
     with LLM() as llm:

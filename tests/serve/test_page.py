@@ -23,7 +23,7 @@ from live_server import Live, serving
 from playwright.sync_api import Browser, BrowserContext, Error, Page, Route, expect, sync_playwright
 
 from trilobit.bundled import DEFAULT
-from trilobit.convert import convert
+from trilobit.conversion import convert
 from trilobit.serve.app import create_app
 from trilobit.serve.page import PATHS
 from trilobit.serve.settings import Settings

@@ -67,6 +67,11 @@ def _bytes(value: str) -> int:
 @click.option("--tls-key", type=FilePath(), help="Its private key (PEM).")
 @click.option("--no-page", is_flag=True, help="Leave out the chat page.")
 @click.option(
+    "--keep-billing-header",
+    is_flag=True,
+    help="Leave the line that agents put before their prompts; it keeps the cache from working.",
+)
+@click.option(
     "--request-log",
     type=FilePath(),
     help="Keep all texts that are asked and answered in this file, for `trilobit replay`.",
@@ -221,6 +226,7 @@ def _settings(
     drain_s: float,
     idle_unload_s: float | None,
     request_log: Path | None,
+    keep_billing_header: bool,
     no_page: bool,
     json_logs: bool,
     **engine: Any,
@@ -253,6 +259,7 @@ def _settings(
         drain_s=drain_s,
         idle_unload_s=idle_unload_s,
         request_log=request_log,
+        billing_header=keep_billing_header,
         page=not no_page,
         json_logs=json_logs,
     )

@@ -18,12 +18,13 @@ from starlette.responses import Response
 
 from trilobit import __version__
 from trilobit.errors import TrilobitError
-from trilobit.serve import health, metrics, tokens
+from trilobit.serve import health, metrics, ollama, tokens
+from trilobit.serve.anthropic import messages
 from trilobit.serve.auth import Keys, Origins
 from trilobit.serve.errors import REFUSALS, ApiError, Faults, api_error, is_json, response_of
 from trilobit.serve.journal import Journal
 from trilobit.serve.limits import Bodies
-from trilobit.serve.openai import chat, completions, embeddings, models
+from trilobit.serve.openai import chat, completions, embeddings, models, responses
 from trilobit.serve.page import add_page
 from trilobit.serve.service import Service
 from trilobit.serve.settings import Settings
@@ -37,6 +38,9 @@ _ROUTERS = (
     chat.router,
     completions.router,
     embeddings.router,
+    responses.router,
+    messages.router,
+    ollama.router,
 )
 
 

@@ -65,6 +65,19 @@ def _openai(error: ApiError) -> dict[str, Any]:
     return {"error": told}
 
 
+# status -> what Anthropic's API calls such errors, where it is another word
+_ANTHROPIC_KINDS = {413: "request_too_large", 500: "api_error", 503: "overloaded_error"}
+
+
+def _anthropic(error: ApiError) -> dict[str, Any]:
+    kind = _ANTHROPIC_KINDS.get(error.status, error.kind)
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+def _ollama(error: ApiError) -> dict[str, Any]:
+    return {"error": error.message}
+
+
 def _documented(*words: str) -> dict[str, Any]:
     fields = {name: {"type": ["string", "null"]} for name in ("param", "code")}
     texts = {name: {"type": "string"} for name in ("message", "type")}
@@ -80,7 +93,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 # Beginning of a path -> the shape of its errors
-_SHAPES: dict[str, Callable[[ApiError], dict[str, Any]]] = {}
+_SHAPES: dict[str, Callable[[ApiError], dict[str, Any]]] = {
+    "/v1/messages": _anthropic,
+    "/api/": _ollama,
+}
 
 
 def body_of(error: ApiError, path: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Settings:
     sent. drain_s: what answers may still take when the server is told to stop. idle_unload_s:
     models that nobody asked for so long are closed; None: never. health_s: a step that takes longer
     is stuck. request_log: a file for all that is asked and answered; None: nothing is kept.
+    billing_header: leave that line of agents in their prompts (see `anthropic.conversation`).
     """
 
     models: Mapping[str, str]
@@ -45,5 +46,6 @@ class Settings:
     idle_unload_s: float | None = None
     health_s: float = 30.0
     request_log: Path | None = None
+    billing_header: bool = False
     page: bool = True
     json_logs: bool = False

@@ -35,8 +35,8 @@ def event(data: Any, name: str | None = None) -> bytes:
 class Events(Response):
     """Sends parts as they come; an error on the way is told as the last event.
 
-    parts: bytes, whole events each. keep_alive_s: pause after which a comment goes out. failed:
-    makes the last event of an error; by default as OpenAI's API has it.
+    parts: bytes, whole events each. keep_alive_s: pause after which `alive` goes out, a comment by
+    default. failed: makes the last event of an error; by default as OpenAI's API has it.
     """
 
     media_type = "text/event-stream"
@@ -46,10 +46,12 @@ class Events(Response):
         parts: AsyncIterator[bytes],
         *,
         keep_alive_s: float,
+        alive: bytes = _COMMENT,
         failed: Callable[[ApiError], bytes] | None = None,
         media_type: str | None = None,
     ) -> None:
         self._parts, self._keep_alive_s, self._failed = parts, keep_alive_s, failed
+        self._alive = alive
         self.status_code, self.background = 200, None
         self.body = b""
         self.media_type = media_type or self.media_type
@@ -81,13 +83,13 @@ class Events(Response):
         await give(b"", more=False)
 
     async def _keep_alive(self, give: Callable[[bytes], Awaitable[None]]) -> None:
-        """Send a comment wherever nothing was sent for a while."""
+        """Send a sign of life wherever nothing was sent for a while."""
         while True:
             quiet_s = asyncio.get_running_loop().time() - self._sent
             if quiet_s < self._keep_alive_s:
                 await asyncio.sleep(self._keep_alive_s - quiet_s)
             else:
-                await give(_COMMENT)
+                await give(self._alive)
 
     def _told(self, error: ApiError, path: str) -> bytes:
         return event(body_of(error, path)) if self._failed is None else self._failed(error)

@@ -39,9 +39,29 @@ class _Gone(Exception):
 @router.post("/v1/embeddings")
 async def embeddings(body: EmbeddingBody, request: Request) -> dict[str, Any]:
     """A unit vector for each text."""
-    service = service_of(request)
     given: Any = body.input
     texts: list[str] = [given] if isinstance(given, str) else given
+    name, vectors, tokens = await embed(request, body.model, texts, body.dimensions)
+    as_told = _base64 if body.encoding_format == "base64" else _floats
+    return {
+        "object": "list",
+        "model": name,
+        "data": [
+            {"object": "embedding", "index": index, "embedding": as_told(vector)}
+            for index, vector in enumerate(vectors)
+        ],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+async def embed(
+    request: Request, model: str | None, texts: list[str], dimensions: int | None
+) -> tuple[str, NDArray[np.float32], int]:
+    """The model's name, a unit vector of each text, and how many tokens they have.
+
+    Raises ApiError or TrilobitError for what cannot be embedded.
+    """
+    service = service_of(request)
     if not 1 <= len(texts) <= service.settings.embeddings:
         most = service.settings.embeddings
         raise ApiError(400, f"input: {len(texts)} texts; this server takes 1 to {most}")
@@ -53,24 +73,15 @@ async def embeddings(body: EmbeddingBody, request: Request) -> dict[str, Any]:
             param="input",
         )
     stack = exits(request)
-    name = service.host.name(body.model)
+    name = service.host.name(model)
     stack.enter_context(service.queue.place(1))
     embedder = await stack.enter_async_context(service.host.embedder(name))
     gone = threading.Event()
     stack.callback(gone.set)
     vectors, tokens = await asyncio.get_running_loop().run_in_executor(
-        service.host.embedding_threads, _vectors, embedder, texts, body.dimensions, gone
+        service.host.embedding_threads, _vectors, embedder, texts, dimensions, gone
     )
-    as_told = _base64 if body.encoding_format == "base64" else _floats
-    return {
-        "object": "list",
-        "model": name,
-        "data": [
-            {"object": "embedding", "index": index, "embedding": as_told(vector)}
-            for index, vector in enumerate(vectors)
-        ],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
+    return name, vectors, tokens
 
 
 def _vectors(

@@ -1,0 +1,143 @@
+"""Ollama's own Python client against a real server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import ollama
+import pytest
+from live_server import PATIENCE_S, Live, serving
+
+from trilobit import LLM, Embedder, SamplingParams
+from trilobit.bundled import DEFAULT
+
+PROMPT = "Once upon a time there was a dog"
+MESSAGES = [{"role": "user", "content": PROMPT}]
+OPTIONS = {"temperature": 0, "num_predict": 20, "num_ctx": 8192, "num_thread": 4}
+CHAT: dict[str, Any] = {"model": DEFAULT, "messages": MESSAGES, "options": OPTIONS}
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    # Signs of life between all that is sent: clients shall not mind them.
+    with serving(settings={"models": {DEFAULT: DEFAULT}, "keep_alive_s": 1e-4}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> Iterator[ollama.Client]:
+    with ollama.Client(live.url, timeout=PATIENCE_S, trust_env=False) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    with LLM() as llm:
+        return llm.chat(MESSAGES, SamplingParams(temperature=0, max_tokens=20)).text
+
+
+def test_a_chat_is_what_the_model_gives_in_process(client: ollama.Client, text: str) -> None:
+    done = client.chat(keep_alive="5m", think=False, **CHAT)
+    assert (done.message.role, done.message.content) == ("assistant", text)
+    assert (done.done, done.done_reason, done.eval_count) == (True, "length", 20)
+    assert done.prompt_eval_count
+    times = [done.load_duration, done.prompt_eval_duration, done.eval_duration]
+    assert all(isinstance(one, int) and one >= 0 for one in times)
+    assert sum(one or 0 for one in times) == done.total_duration
+
+
+def test_a_streamed_chat_adds_up_to_the_whole_one(client: ollama.Client, text: str) -> None:
+    parts = list(client.chat(stream=True, **CHAT))
+    assert "".join(part.message.content or "" for part in parts) == text
+    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert (parts[-1].done_reason, parts[-1].eval_count) == ("length", 20)
+
+
+def test_a_generated_text_is_what_the_model_gives(client: ollama.Client, text: str) -> None:
+    asked: dict[str, Any] = {"model": f"{DEFAULT}:latest", "prompt": PROMPT, "options": OPTIONS}
+    assert client.generate(raw=True, **asked).response == text  # this model has no template
+    assert "".join(part.response or "" for part in client.generate(stream=True, **asked)) == text
+    assert client.generate(system="A story.", **asked).response != text
+    stop = text.split()[3]
+    stopped = client.generate(**asked | {"options": OPTIONS | {"stop": [stop]}})
+    assert (stopped.response, stopped.done_reason) == (text[: text.index(stop)], "stop")
+    assert client.generate(model=DEFAULT).done_reason == "load"
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-type": "application/x-www-form-urlencoded"}])
+def test_a_body_streams_by_default_and_needs_no_content_type(
+    live: Live, text: str, headers: dict[str, str]
+) -> None:
+    with live.client(headers=headers) as bare:
+        answer = bare.post("/api/chat", content=json.dumps(CHAT))
+        refused = bare.post("/api/chat", content=json.dumps(CHAT | {"format": "json"}))
+        foreign = bare.post(
+            "/api/chat", content=json.dumps(CHAT), headers={"origin": "https://evil.example"}
+        )
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert "".join(line["message"]["content"] for line in lines) == text
+    assert [line for line in lines[:-1] if not line["message"]["content"]]  # signs of life
+    assert (refused.status_code, list(refused.json())) == (400, ["error"])
+    assert refused.json()["error"].startswith("format")
+    assert foreign.status_code == 403
+
+
+def test_models_are_told(live: Live, client: ollama.Client) -> None:
+    assert [model.model for model in client.list().models] == [DEFAULT]
+    [running] = client.ps().models
+    assert (running.model, running.context_length) == (DEFAULT, 512)
+    told = client.show(DEFAULT)
+    assert told.capabilities == ["completion"]
+    assert told.modelinfo is not None
+    assert told.modelinfo["bitnet.context_length"] == 512
+    with live.client() as bare:
+        assert "version" in bare.get("/api/version").json()
+
+
+def test_vectors_are_those_of_the_embedder(client: ollama.Client) -> None:
+    texts = ["a dog", "a cat in a tree"]
+    with Embedder(DEFAULT) as embedder:
+        wanted = embedder.encode(texts)
+        tokens = embedder.count_tokens(texts)
+    told = client.embed(DEFAULT, texts)
+    assert np.array_equal(np.array(told.embeddings, np.float32), wanted)
+    assert told.prompt_eval_count == tokens
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"messages": [MESSAGES[0] | {"images": [b"abc"]}]}, "images"),
+        ({"format": "json"}, "format"),
+        ({"tools": [{"type": "function", "function": {"name": "add"}}]}, "tools"),
+        ({"think": True}, "think"),
+        ({"options": {"mirostat": 2}}, "mirostat"),
+        ({"options": {"num_predict": 5, "temperature": -1}}, "temperature"),
+        ({"options": {"typical_p": 0.5}}, "typical_p"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(
+    client: ollama.Client, changed: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ollama.ResponseError, match=words) as caught:
+        client.chat(**CHAT | changed)
+    assert caught.value.status_code == 400
+
+
+def test_an_unknown_model_is_not_found(client: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match=DEFAULT) as caught:
+        client.chat(**CHAT | {"model": "llama3.2"})
+    assert caught.value.status_code == 404
+
+
+def test_an_error_on_the_way_ends_a_stream_in_its_shape() -> None:
+    with (
+        serving(settings={"models": {DEFAULT: DEFAULT}, "request_s": 1e-9}) as server,
+        ollama.Client(server.url, timeout=PATIENCE_S, trust_env=False) as client,
+        pytest.raises(ollama.ResponseError, match="took longer"),
+    ):
+        list(client.chat(stream=True, **CHAT))
