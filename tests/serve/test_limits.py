@@ -251,6 +251,25 @@ def test_an_unknown_field_is_refused_by_name_and_a_harmless_one_taken(
     assert client.post("/v1/chat/completions", json=body | harmless | empty).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", r'{"prompt": "\ud800", "echo": true, "max_tokens": 1}'),
+        ("/v1/completions", r'{"prompt": "\ud800", "echo": true, "max_tokens": 1, "stream": true}'),
+        ("/apply-template", r'{"messages": [{"role": "user", "content": "\ud800"}]}'),
+        ("/v1/completions", r'{"prompt": "a", "model": "\ud800"}'),
+        ("/v1/completions", r'{"prompt": "a", "\ud800": 1}'),
+        ("/v1/embeddings", r'{"input": "\ud800"}'),
+    ],
+)
+def test_half_a_character_is_no_fault_of_the_server(
+    client: httpx.Client, path: str, body: str
+) -> None:
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (200, 400, 404)
+    assert answer.content.decode("utf-8")
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "image/png"])
 def test_a_body_that_is_called_something_else_is_415(client: httpx.Client, kind: str) -> None:
     body = json.dumps({"prompt": PROMPT})

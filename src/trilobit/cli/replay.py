@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     "replay",
     cls=Command,
     examples=[
-        ("trilobit serve --request-log log.jsonl", "Keep what is asked and answered."),
-        ("trilobit replay log.jsonl", "Ask it again: every answer must be the same."),
+        ("trilobit replay log.jsonl", "Ask again what `trilobit serve --request-log` kept."),
+        ("trilobit replay log.jsonl --threads 1", "On another number of threads: the same."),
     ],
 )
 @click.argument("log", type=FilePath())

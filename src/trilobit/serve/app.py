@@ -21,6 +21,7 @@ from trilobit.errors import TrilobitError
 from trilobit.serve import health, metrics, ollama, tokens
 from trilobit.serve.anthropic import messages
 from trilobit.serve.auth import Keys, Origins
+from trilobit.serve.body import Json
 from trilobit.serve.errors import REFUSALS, ApiError, Faults, api_error, is_json, response_of
 from trilobit.serve.journal import Journal
 from trilobit.serve.limits import Bodies
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         summary="Language models on this machine, by the APIs that clients speak.",
         lifespan=lifespan,
+        default_response_class=Json,
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
         middleware=_middleware(service),

@@ -14,10 +14,11 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trilobit.errors import ContextOverflow, RequestError, TrilobitError
+from trilobit.serve.body import Json
 
 # status -> what OpenAI's API calls such errors
 _KINDS = {
@@ -109,7 +110,7 @@ def body_of(error: ApiError, path: str) -> dict[str, Any]:
 
 def response_of(error: ApiError, path: str) -> Response:
     """An error as an answer."""
-    return JSONResponse(body_of(error, path), status_code=error.status, headers=error.headers)
+    return Json(body_of(error, path), status_code=error.status, headers=error.headers)
 
 
 def api_error(error: Exception) -> ApiError:

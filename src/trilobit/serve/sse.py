@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from trilobit.serve.body import encoded
 from trilobit.serve.errors import ApiError, api_error, body_of, log_fault
 
 DONE = b"data: [DONE]\n\n"  # the last event of OpenAI's streams
@@ -17,7 +17,6 @@ DONE = b"data: [DONE]\n\n"  # the last event of OpenAI's streams
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {}, "text/event-stream": {}}}
 }
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _COMMENT = b": still working\n\n"
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -27,9 +26,9 @@ _HEADERS = {
 
 def event(data: Any, name: str | None = None) -> bytes:
     """One event. name: of its type, in dialects that have such."""
-    text = _encode(data)
-    line = f"data: {text}\n\n" if name is None else f"event: {name}\ndata: {text}\n\n"
-    return line.encode("utf-8", "replace")
+    text = encoded(data)
+    line = b"data: " + text + b"\n\n"
+    return line if name is None else b"event: " + name.encode() + b"\n" + line
 
 
 class Events(Response):

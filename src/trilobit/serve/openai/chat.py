@@ -7,10 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from trilobit.engine.event import Completion
 from trilobit.serve.answer import Answer, ask
+from trilobit.serve.body import Json
 from trilobit.serve.errors import ApiError
 from trilobit.serve.openai.fields import Sampling, head, usage
 from trilobit.serve.openai.logprobs import content_logprobs
@@ -80,7 +81,7 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
         keep_alive_s = service_of(request).settings.keep_alive_s
         return Events(_chunks(answer, body, replies), keep_alive_s=keep_alive_s)
     done = await answer.complete()
-    return JSONResponse(
+    return Json(
         head(answer, prefix="chatcmpl-", kind="chat.completion")
         | {
             "choices": [

@@ -7,11 +7,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from trilobit.engine.event import TokenLogprob
 from trilobit.inputs import Prompt
 from trilobit.serve.answer import Answer, ask
+from trilobit.serve.body import Json
 from trilobit.serve.errors import ApiError
 from trilobit.serve.openai.fields import Sampling, head, usage
 from trilobit.serve.openai.logprobs import TextLogprobs
@@ -70,7 +71,7 @@ async def completions(body: CompletionBody, request: Request) -> Response:
             made = choice.piece(one.text, one.logprobs, one.finish_reason, one.token_ids)
             told = choice.joined(told, made)
         choices.append(told | {"finish_reason": told["finish_reason"] or "length"})
-    return JSONResponse(
+    return Json(
         head(answer, prefix="cmpl-", kind="text_completion")
         | {"choices": choices, "usage": usage(answer, tokens=body.max_tokens > 0)}
     )
