@@ -91,11 +91,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
             per_device_eval_batch_size=windows,
             gradient_accumulation_steps=schedule.accumulate_steps,
             learning_rate=schedule.stage_1[0],
-            weight_decay=schedule.weight_decay,
-            adam_beta1=0.9,
-            adam_beta2=0.95,
             max_grad_norm=schedule.max_grad_norm,
-            optim="adamw_torch_fused",
             bf16=recipe.precision == "bf16",
             use_cpu=not torch.accelerator.is_available(),
             # The order is the data set's own: see TrainingWindows.

@@ -22,6 +22,7 @@ from trilobit.nn import set_quantised_share
 from trilobit.train.checkpoint import WRITE_ERRORS, first_line, remedy_of
 from trilobit.train.export import save_masters
 from trilobit.train.launch import CHECKPOINTS_KEPT
+from trilobit.train.optimizer import optimizer_of
 from trilobit.train.recipes import Recipe, Schedule
 from trilobit.train.schedule import TwoStage, quantised_share
 from trilobit.train.sums import write_sums
@@ -46,6 +47,12 @@ class RunMixin(_Base):
         self.add_callback(_FollowRecipe(recipe.schedule))
         # Its stock printer would repeat every log line on stdout.
         self.remove_callback(PrinterCallback)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Ours, whatever the arguments name."""
+        if self.optimizer is None:
+            self.optimizer = optimizer_of(self._recipe, model or self.model)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Ours, whatever the arguments name."""

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BitNetConfig, BitNetForCausalLM, Trainer, default_data_collator
+from transformers import BitNetConfig, BitNetForCausalLM, Trainer
 
 from trilobit.errors import RecipeError
 from trilobit.model.config import ModelConfig
 from trilobit.nn import swap_linears
 from trilobit.train.data.bpe import as_hugging_face
 from trilobit.train.data.tokens import Corpus, prepare
-from trilobit.train.data.windows import HeldOutWindows, TrainingWindows
+from trilobit.train.data.windows import HeldOutWindows, TrainingWindows, batch_of
 from trilobit.train.recipes import Pretrain
 from trilobit.train.start import Start
 from trilobit.train.trainer import RunMixin
@@ -77,12 +77,14 @@ class Causal:
             window=window,
             count=schedule.steps * schedule.batch_windows,
             seed=recipe.seed,
+            short=recipe.data.short_window,
+            whole_from=schedule.stage_1_steps * schedule.batch_windows,
         )
         return CausalTrainer(
             recipe=recipe,
             model=model,
             processing_class=tokenizer,
-            data_collator=default_data_collator,
+            data_collator=batch_of,
             train_dataset=train,
             eval_dataset=HeldOutWindows(corpus.held_out, window=window, bos_id=corpus.bos_id),
             **life,

@@ -12,6 +12,7 @@ from trilobit.train.recipes.plain import build, check_range, shown
 
 Decay = Literal["linear", "cosine"]
 Precision = Literal["float32", "bf16"]
+Optimizer = Literal["adamw", "muon"]
 
 _MOST_STEPS = 10**9
 _LONGEST_NAME = 100  # it names a folder
@@ -19,12 +20,14 @@ _LONGEST_NAME = 100  # it names a folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Two stages, each from one learning rate to another, and weight decay in the first only.
+    """Two stages, each from one learning rate to another, and weight decay for each.
 
     Source: "The Era of 1-bit LLMs: Training Tips, Code and FAQ" and the 2B4T report.
     batch_windows: windows of one step, over all processes.
     accumulate_steps: parts in which a process computes its windows, to save memory.
-    stage_1, stage_2: learning rate at the start and at the end of each half.
+    stage_1, stage_2: learning rate at the start and at the end of each stage.
+    stage_2_steps: the last steps; None: half of all.
+    muon_rate: Muon's learning rate is this many times that of the stages.
     """
 
     steps: int
@@ -33,8 +36,11 @@ class Schedule:
     warmup_steps: int = 100
     stage_1: tuple[float, float] = (1.5e-3, 1.0e-3)
     stage_2: tuple[float, float] = (6.0e-4, 0.0)
+    stage_2_steps: int | None = None
     decay: Decay = "linear"
     weight_decay: float = 0.1
+    stage_2_weight_decay: float = 0.0
+    muon_rate: float = 20.0
     quantisation_warmup_steps: int = 0
     max_grad_norm: float = 1.0
 
@@ -62,10 +68,21 @@ class Schedule:
         for name, (start, end) in (("stage_1", self.stage_1), ("stage_2", self.stage_2)):
             if not (0 < start < float("inf") and 0 <= end < float("inf")):
                 raise RecipeError(f"schedule.{name} is {start}, {end}; learning rates above 0")
-        for name in ("weight_decay", "max_grad_norm"):
+        for name in ("weight_decay", "stage_2_weight_decay", "max_grad_norm"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise RecipeError(f"schedule.{name} is {value}; it must be 0 or more")
+        if not 0 < self.muon_rate < float("inf"):
+            raise RecipeError(f"schedule.muon_rate is {self.muon_rate}; it must be above 0")
+        if self.stage_2_steps is not None:
+            check_range("schedule.stage_2_steps", self.stage_2_steps, 0, _MOST_STEPS)
+
+    @property
+    def stage_1_steps(self) -> int:
+        """Steps of the first stage; none where the second alone is longer than the run."""
+        if self.stage_2_steps is None:
+            return self.steps // 2
+        return max(self.steps - self.stage_2_steps, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +90,7 @@ class Recipe:
     """A run, whatever it learns; each kind adds its own keys.
 
     precision: of the products; "bf16" is for GPUs. Masters and roundings stay float32.
+    optimizer: "muon" is Muon for the matrices, AdamW for the rest.
     folder: where the recipe's file lies, for paths in it.
     """
 
@@ -81,6 +99,7 @@ class Recipe:
     name: str
     schedule: Schedule
     precision: Precision = "float32"
+    optimizer: Optimizer = "adamw"
     seed: int = 0
     log_every: int = 10
     evaluate_every: int = 250

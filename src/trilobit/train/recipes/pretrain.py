@@ -96,6 +96,8 @@ class Data:
     held_out_every: of each file, line n is held out where n is a multiple of this; of a
         .txt file, whose lines are no documents, paragraph blocks of 4,000 characters count.
     window: tokens in a training window.
+    short_window: if given, windows are cut into windows of this length in stage 1 of the
+        schedule: attention costs less there, and the long range is learned last.
     """
 
     files: tuple[str, ...]
@@ -104,6 +106,7 @@ class Data:
     held_out_every: int = 50
     vocab_size: int = 2048
     window: int = 256
+    short_window: int | None = None
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -131,6 +134,13 @@ class Data:
         if self.window < 2:
             raise RecipeError(f"data.window is {shown(self.window)}; at least 2")
         check_range("data.window", self.window, 2, _MOST_WINDOW)
+        if self.short_window is not None:
+            check_range("data.short_window", self.short_window, 2, self.window)
+            if self.window % self.short_window:
+                raise RecipeError(
+                    f"data.short_window is {self.short_window}, which does not divide data.window, "
+                    f"{self.window}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
