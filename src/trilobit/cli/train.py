@@ -120,15 +120,17 @@ def command(
                     "hf_packed": str(result.packed) if result.packed else None,
                     "packed": str(packed) if packed else None,
                     "steps": result.steps,
+                    "held_out_bits_per_byte": result.held_out_bits_per_byte,
                     "held_out_loss": result.held_out_loss,
                     "held_out_perplexity": result.held_out_perplexity,
                 }
             )
         )
         return
-    print(
-        f"held-out perplexity {result.held_out_perplexity:.3f} after {count(result.steps, 'step')}"
-    )
+    told = f"perplexity {result.held_out_perplexity:.3f}"
+    if result.held_out_bits_per_byte is not None:
+        told = f"{result.held_out_bits_per_byte:.4f} bits a byte, {told}"
+    print(f"held-out {told} after {count(result.steps, 'step')}")
     print(f"model: {packed or result.packed or result.model}")
 
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from trilobit.errors import FormatError, OutputError, RecipeError
 from trilobit.formats.files import read_bytes
 from trilobit.formats.whole_file import write_remedy
+from trilobit.train.health import HEALTH
 from trilobit.train.recipes import Pretrain, recipe_of
 from trilobit.train.sums import check_sums
 
@@ -40,7 +41,8 @@ def claim(recipe: Pretrain, output: Path, *, fresh: bool) -> None:
         if fresh:
             for old in (*output.glob("checkpoint-*"), output / "tensorboard"):
                 _remove(old)
-            (output / "log.jsonl").unlink(missing_ok=True)
+            for log in ("log.jsonl", HEALTH):
+                (output / log).unlink(missing_ok=True)
         elif last_checkpoint(output):
             _refuse_another(recipe, path)
         output.mkdir(parents=True, exist_ok=True)
@@ -157,6 +159,7 @@ def _refuse_another(recipe: Pretrain, path: Path) -> None:
     theirs = dataclasses.replace(
         theirs,
         schedule=recipe.schedule,
+        compile=recipe.compile,
         log_every=recipe.log_every,
         evaluate_every=recipe.evaluate_every,
         save_every=recipe.save_every,

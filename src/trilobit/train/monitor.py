@@ -15,10 +15,11 @@ from rich.progress import Progress as Bar
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trilobit.formats.files import open_file
+from trilobit.train.health import HEALTH
 from trilobit.train.recipes import Schedule
 from trilobit.train.schedule import weight_decay
 
-_MAX_LINE_BYTES = 10_000  # of the log: a tenth of it is one
+_MAX_LINE_BYTES = 1 << 20  # of a log: of a thousand layers
 
 
 class Progress(TrainerCallback):
@@ -26,7 +27,7 @@ class Progress(TrainerCallback):
 
     A line of the log: step, tokens (seen so far), loss (mean since the line before),
     learning_rate, weight_decay, grad_norm, tokens_per_s; or step, held_out_loss,
-    held_out_perplexity.
+    held_out_perplexity, and of text held_out_bits_per_byte.
     """
 
     def __init__(self, log: Path, schedule: Schedule, window: int) -> None:
@@ -60,7 +61,8 @@ class Progress(TrainerCallback):
         """Start the clock and the bar."""
         held_out = rest.get("eval_dataloader")
         self._held_out_tokens = len(held_out.dataset) * self._window if held_out else 0
-        _keep_until(self._log, state.global_step)
+        for log in (self._log, self._log.with_name(HEALTH)):
+            _keep_until(log, state.global_step)
         self._mark = (state.global_step, time.monotonic())
         if self._console.is_terminal:
             self._bar = Bar(
@@ -103,7 +105,11 @@ class Progress(TrainerCallback):
                 # More than this is noise, and more still no float.
                 "held_out_perplexity": round(math.exp(min(loss, 50.0)), 3),
             }
-            self._told["held_out"] = f"held-out perplexity {entry['held_out_perplexity']:.2f}"
+            told = f"held-out perplexity {entry['held_out_perplexity']:.2f}"
+            if "eval_bits_per_byte" in logs:
+                entry["held_out_bits_per_byte"] = round(logs["eval_bits_per_byte"], 4)
+                told = f"held-out {entry['held_out_bits_per_byte']:.3f} bits a byte, {told[9:]}"
+            self._told["held_out"] = told
             if self._evaluation_began:
                 self._evaluation_s = time.monotonic() - self._evaluation_began
                 self._paused_s += self._evaluation_s

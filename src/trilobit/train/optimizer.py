@@ -38,14 +38,14 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, group["lr"], group["weight_decay"])
+                    self._move(weight, weight.grad, group["lr"], group["weight_decay"])
 
-    def _move(self, weight: Tensor, rate: float, decay: float) -> None:
+    def _move(self, weight: Tensor, gradient: Tensor, rate: float, decay: float) -> None:
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
-        momentum = state["momentum"].lerp_(weight.grad, 1 - _MOMENTUM)
-        step = orthogonal(torch.lerp(weight.grad, momentum, _MOMENTUM))
+        momentum = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
+        step = orthogonal(torch.lerp(gradient, momentum, _MOMENTUM))
         rows, columns = weight.shape
         # A tall matrix' step is as long by output as a square one's.
         rate_of_shape = rate * math.sqrt(max(1.0, rows / columns))

@@ -7,6 +7,7 @@ A run's folder:
     checkpoint-N/     loadable models, with what it takes to go on
     tensorboard/      the curves
     log.jsonl         the same as lines
+    health.jsonl      of every evaluation, what the codes and inputs of each layer are
     model/, packed/   the result: float32 masters, and packed codes
 """
 
@@ -43,13 +44,16 @@ OBJECTIVES = {Pretrain.kind: Causal}
 class Result:
     """Where a finished run's model lies, and how well it predicts the held-out text.
 
-    packed: None for a float model. first_process: whether this process is to tell of it.
+    packed: None for a float model. held_out_bits_per_byte: what the loss is by byte of the text,
+    whatever the tokenizer; None where no text is continued. first_process: whether this process
+    is to tell of it.
     """
 
     model: Path
     packed: Path | None
     steps: int
     held_out_loss: float
+    held_out_bits_per_byte: float | None
     first_process: bool
 
     @property
@@ -103,15 +107,16 @@ def train(
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
                 if interrupt.asked:
                     raise KeyboardInterrupt
-                held_out_loss = trainer.final_held_out_loss()
-        _check_learned(held_out_loss, model.config.vocab_size)
+                measured = trainer.final_evaluation()
+        _check_learned(measured["eval_loss"], model.config.vocab_size)
         if first_process:
             _export(recipe, model, trainer.processing_class, output)
     return Result(
         model=output / "model",
         packed=None if recipe.weights == "float" else output / "packed",
         steps=trainer.state.global_step,
-        held_out_loss=held_out_loss,
+        held_out_loss=measured["eval_loss"],
+        held_out_bits_per_byte=measured.get("eval_bits_per_byte"),
         first_process=first_process,
     )
 

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
 from transformers import Trainer, TrainerCallback
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -21,6 +25,7 @@ from trilobit.errors import OutputError, RecipeError
 from trilobit.nn import set_quantised_share
 from trilobit.train.checkpoint import WRITE_ERRORS, first_line, remedy_of
 from trilobit.train.export import save_masters
+from trilobit.train.health import HEALTH, Health
 from trilobit.train.launch import CHECKPOINTS_KEPT
 from trilobit.train.optimizer import optimizer_of
 from trilobit.train.recipes import Recipe, Schedule
@@ -44,6 +49,10 @@ class RunMixin(_Base):
         self._loss_sum: torch.Tensor | float = 0.0
         self._logged_step = 0
         super().__init__(**rest)
+        ours: Any = self.model
+        if recipe.compile:
+            compile_layers(ours)
+        self._health = Health(ours)
         self.add_callback(_FollowRecipe(recipe.schedule))
         # Its stock printer would repeat every log line on stdout.
         self.remove_callback(PrinterCallback)
@@ -51,7 +60,8 @@ class RunMixin(_Base):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Ours, whatever the arguments name."""
         if self.optimizer is None:
-            self.optimizer = optimizer_of(self._recipe, model or self.model)
+            ours: Any = self.model if model is None else model
+            self.optimizer = optimizer_of(self._recipe, ours)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -87,12 +97,27 @@ class RunMixin(_Base):
             self._check_loss(logs["loss"])
         super().log(logs, start_time)
 
-    def final_held_out_loss(self) -> float:
-        """Held-out loss of the model as it stands now."""
+    def evaluate(self, *args: Any, **rest: Any) -> dict[str, float]:
+        """The Trainer's, but never compiled: that would take longer than the pass."""
+        with torch.compiler.set_stance("force_eager"), self._health.watching():
+            measured = super().evaluate(*args, **rest)
+        if self.args.process_index == 0:
+            self._tell_health()
+        return measured
+
+    def _tell_health(self) -> None:
+        layers = self._health.by_layer()
+        if layers:
+            line = json.dumps({"step": self.state.global_step, "layers": layers})
+            with (self._run / HEALTH).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def final_evaluation(self) -> dict[str, float]:
+        """What is measured of the model as it stands now: `eval_loss` and what the kind adds."""
         for entry in reversed(self.state.log_history):
             if "eval_loss" in entry and entry["step"] == self.state.global_step:
-                return float(entry["eval_loss"])
-        return float(self.evaluate()["eval_loss"])
+                return dict(entry)
+        return self.evaluate()
 
     def _check_loss(self, loss: float) -> None:
         if not abs(loss) < float("inf"):
@@ -146,6 +171,25 @@ class RunMixin(_Base):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
             save_masters(self.model, self.processing_class, Path(output_dir or self._run))
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile each decoder layer of a transformers model, which is quicker than all of them.
+
+    Raises RecipeError when there is no layer, or no compiler.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise RecipeError(f"compile: {type(model).__name__} has no layers to compile; leave it out")
+    if not any(p.is_cuda for p in model.parameters()):
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            raise RecipeError(
+                "compile needs a C++ compiler: install g++ or clang, or leave it out"
+            ) from None
+    for layer in layers:
+        layer.compile(dynamic=False)
 
 
 class _FollowRecipe(TrainerCallback):

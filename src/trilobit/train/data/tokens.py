@@ -46,14 +46,21 @@ class GivenTokenizer:
 class Corpus:
     """The tokens of a run: arrays as narrow as the vocabulary allows, mapped from disk.
 
+    held_out_bytes: of the held-out text in UTF-8.
     bos_id: what begins every document; None where nothing does.
     """
 
     tokenizer_file: Path
     train: Tokens
     held_out: Tokens
-    held_out_characters: int
+    held_out_bytes: int
     bos_id: int | None
+
+    @property
+    def tokens_per_byte(self) -> float:
+        """Of the held-out text: its tokens and its documents' ends, without their beginnings."""
+        begins = 0 if self.bos_id is None else int((self.held_out == self.bos_id).sum())
+        return (len(self.held_out) - begins) / self.held_out_bytes
 
 
 def prepare(
@@ -75,7 +82,7 @@ def prepare(
         tokenizer_file=folder / "tokenizer.json",
         train=np.load(folder / "train.npy", mmap_mode="r"),
         held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
-        held_out_characters=about["held_out_characters"],
+        held_out_bytes=about["held_out_bytes"],
         bos_id=about["bos_id"],
     )
 
@@ -119,7 +126,7 @@ def _write(
 ) -> None:
     """Make the tokens. expected: the checksums that they had, if they must be the same again."""
     tokenizer = _given_tokenizer(given) if given else None
-    trained, held_out_characters = _read_through(recipe, train=tokenizer is None)
+    trained, held_out_bytes = _read_through(recipe, train=tokenizer is None)
     tokenizer = tokenizer or trained
     assert tokenizer is not None
     # A text that spells a special token is text.
@@ -128,7 +135,7 @@ def _write(
     eos_id = given.eos_id if given else tokenizer.token_to_id(EOS)
     last_id = max(*tokenizer.get_vocab(with_added_tokens=True).values(), bos_id or 0, eos_id or 0)
     dtype = token_dtype(last_id + 1)
-    about = {"key": key, "held_out_characters": held_out_characters, "bos_id": bos_id}
+    about = {"key": key, "held_out_bytes": held_out_bytes, "bos_id": bos_id}
 
     def write(partial: Path) -> None:
         partial.mkdir(parents=True)
@@ -154,16 +161,16 @@ def _write(
 
 
 def _read_through(recipe: Pretrain, *, train: bool) -> tuple[Tokenizer | None, int]:
-    """The tokenizer of the training part, if one is to be trained, and characters held out."""
+    """The tokenizer of the training part, if one is to be trained, and bytes held out."""
     count = {False: 0, True: 0}
-    held_out_characters = 0
+    held_out_bytes = 0
 
     def training_texts() -> Iterator[str]:
-        nonlocal held_out_characters
+        nonlocal held_out_bytes
         for is_held_out, text in _split(recipe):
             count[is_held_out] += 1
             if is_held_out:
-                held_out_characters += len(text)
+                held_out_bytes += len(text.encode())
             else:
                 yield text
 
@@ -173,7 +180,7 @@ def _read_through(recipe: Pretrain, *, train: bool) -> tuple[Tokenizer | None, i
     else:
         deque(training_texts(), maxlen=0)
     _check_count(recipe, trained=count[False], held_out=count[True])
-    return tokenizer, held_out_characters
+    return tokenizer, held_out_bytes
 
 
 def _check_count(recipe: Pretrain, *, trained: int, held_out: int) -> None:
@@ -286,7 +293,7 @@ def _about(folder: Path) -> dict[str, Any]:
     path = folder / "corpus.json"
     try:
         about = json.loads(read_bytes(path, _MAX_ABOUT_BYTES))
-        return {name: about[name] for name in ("key", "held_out_characters", "bos_id")}
+        return {name: about[name] for name in ("key", "held_out_bytes", "bos_id")}
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FormatError(f"{path}: damaged") from None
 

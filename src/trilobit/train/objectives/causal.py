@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,27 @@ class Causal:
             processing_class=tokenizer,
             data_collator=batch_of,
             train_dataset=train,
+            tokens_per_byte=corpus.tokens_per_byte,
             eval_dataset=HeldOutWindows(corpus.held_out, window=window, bos_id=corpus.bos_id),
             **life,
         )
 
 
 class CausalTrainer(RunMixin, Trainer):
-    """Its held-out loss is the mean over tokens, not over windows, of which some count fewer."""
+    """Its held-out loss is the mean over tokens, not over windows, of which some count fewer.
+
+    tokens_per_byte: of the held-out text, for bits by byte, which compare tokenizers.
+    """
+
+    def __init__(self, *, tokens_per_byte: float, **rest: Any) -> None:
+        self._tokens_per_byte = tokens_per_byte
+        super().__init__(**rest)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Hand on what is logged, with the bits that the held-out loss is by byte."""
+        if "eval_loss" in logs:
+            logs["eval_bits_per_byte"] = logs["eval_loss"] / math.log(2) * self._tokens_per_byte
+        super().log(logs, start_time)
 
     def compute_loss(
         self,

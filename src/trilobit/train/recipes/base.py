@@ -91,6 +91,8 @@ class Recipe:
 
     precision: of the products; "bf16" is for GPUs. Masters and roundings stay float32.
     optimizer: "muon" is Muon for the matrices, AdamW for the rest.
+    compile: let torch.compile make one of the small operations of a layer. It takes half a minute
+        of a core, and rounds otherwise than without.
     folder: where the recipe's file lies, for paths in it.
     """
 
@@ -100,6 +102,7 @@ class Recipe:
     schedule: Schedule
     precision: Precision = "float32"
     optimizer: Optimizer = "adamw"
+    compile: bool = False
     seed: int = 0
     log_every: int = 10
     evaluate_every: int = 250
