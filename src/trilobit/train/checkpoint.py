@@ -6,7 +6,6 @@ whose disk runs full, leaves nothing that looks like a result.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
@@ -21,13 +20,13 @@ from trilobit.errors import FormatError, OutputError, RecipeError
 from trilobit.formats.files import read_bytes
 from trilobit.formats.whole_file import write_remedy
 from trilobit.train.health import HEALTH
-from trilobit.train.recipes import Pretrain, recipe_of
+from trilobit.train.recipes import Recipe, recipe_of
 from trilobit.train.sums import check_sums
 
 _MAX_RECIPE_BYTES = 1 << 20
 
 
-def claim(recipe: Pretrain, output: Path, *, fresh: bool) -> None:
+def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
     """Make the folder this run's own.
 
     fresh: delete an earlier run's checkpoints and logs first.
@@ -146,7 +145,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def _refuse_another(recipe: Pretrain, path: Path) -> None:
+def _refuse_another(recipe: Recipe, path: Path) -> None:
     try:
         theirs = recipe_of(json.loads(read_bytes(path, _MAX_RECIPE_BYTES)))
     except (OSError, ValueError, RecursionError, FormatError, RecipeError) as error:
@@ -156,19 +155,12 @@ def _refuse_another(recipe: Pretrain, path: Path) -> None:
         ) from error
     # A run may be made longer or shorter, and logged otherwise; and its text may have moved:
     # whether it is still the same text, the corpus tells.
-    theirs = dataclasses.replace(
-        theirs,
-        schedule=recipe.schedule,
-        compile=recipe.compile,
-        log_every=recipe.log_every,
-        evaluate_every=recipe.evaluate_every,
-        save_every=recipe.save_every,
-        data=dataclasses.replace(
-            theirs.data, files=recipe.data.files, validation=recipe.data.validation
-        ),
-    )
-    mine, other = recipe.as_dict(), theirs.as_dict()
-    if changed := [key for key in mine if mine[key] != other[key]]:
+    mine, other = ({**r.as_dict(), "data": dict(r.as_dict()["data"])} for r in (recipe, theirs))
+    for values in (mine, other):
+        for key in recipe.may_change:
+            values.pop(key, None)
+        values["data"] |= {"files": (), "validation": values["data"]["validation"] is None}
+    if changed := [key for key in mine if mine[key] != other.get(key)]:
         raise RecipeError(
             f"{path.parent}: holds checkpoints of another recipe (it differs in "
             f"{', '.join(changed)}); choose another --output, or --fresh to delete them"

@@ -12,7 +12,7 @@ from trilobit.errors import RecipeError
 from trilobit.machine import available_cores, memory_bytes
 from trilobit.model.config import ModelConfig
 from trilobit.train.checkpoint import first_line
-from trilobit.train.recipes import Pretrain, Recipe
+from trilobit.train.recipes import Recipe
 
 # The newest may be the one that a power cut damaged; keep one before it.
 CHECKPOINTS_KEPT = 2
@@ -34,7 +34,7 @@ def launched_alone() -> bool:
     return cpu and "WORLD_SIZE" not in os.environ
 
 
-def threads_worth(recipe: Pretrain, config: ModelConfig) -> int:
+def threads_worth(recipe: Recipe, config: ModelConfig) -> int:
     """Threads that a process's products are worth: a function of recipe and machine alone.
 
     Not measured at the start: a resumed run must add up as the one before it did.
@@ -51,7 +51,7 @@ def threads_worth(recipe: Pretrain, config: ModelConfig) -> int:
     return max(1, min(cores, product // _PRODUCT_OF_A_THREAD))
 
 
-def check_memory(recipe: Pretrain, config: ModelConfig) -> None:
+def check_memory(recipe: Recipe, config: ModelConfig) -> None:
     """RecipeError when the model and its optimiser cannot fit: before it is built, not after."""
     together = processes() * recipe.schedule.accumulate_steps
     tokens = max(recipe.schedule.batch_windows // together, 1) * recipe.data.window

@@ -28,12 +28,12 @@ class Progress(TrainerCallback):
     A line of the log: step, tokens (seen so far), loss (mean since the line before),
     learning_rate, weight_decay, grad_norm, tokens_per_s; or step, held_out_loss,
     held_out_perplexity, and of text held_out_bits_per_byte.
+    window_tokens: of a window, on the average; to be set before the run begins.
     """
 
-    def __init__(self, log: Path, schedule: Schedule, window: int) -> None:
+    def __init__(self, log: Path, schedule: Schedule) -> None:
         self._log, self._schedule = log, schedule
-        self._tokens_per_step = schedule.batch_windows * window
-        self._window = window
+        self.window_tokens = 0.0
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Bar | None = None
         self._task = TaskID(0)
@@ -60,7 +60,7 @@ class Progress(TrainerCallback):
     ) -> None:
         """Start the clock and the bar."""
         held_out = rest.get("eval_dataloader")
-        self._held_out_tokens = len(held_out.dataset) * self._window if held_out else 0
+        self._held_out_tokens = int(len(held_out.dataset) * self.window_tokens) if held_out else 0
         for log in (self._log, self._log.with_name(HEALTH)):
             _keep_until(log, state.global_step)
         self._mark = (state.global_step, time.monotonic())
@@ -125,13 +125,17 @@ class Progress(TrainerCallback):
             what = self._told["training" if "loss" in entry else "held_out"]
             self._console.print(f"step {state.global_step}/{state.max_steps}: {what}")
 
+    @property
+    def _tokens_per_step(self) -> float:
+        return self._schedule.batch_windows * self.window_tokens
+
     def _training_entry(self, state: TrainerState, logs: dict[str, float]) -> dict[str, float]:
         step, now = state.global_step, time.monotonic()
         marked_step, marked_time = self._mark
         seconds = now - marked_time - self._paused_s
         self._mark, self._paused_s = (step, now), 0.0
         entry = {
-            "tokens": step * self._tokens_per_step,
+            "tokens": round(step * self._tokens_per_step),
             "loss": round(logs["loss"], 4),
             "learning_rate": float(f"{logs['learning_rate']:.4g}"),
             "weight_decay": weight_decay(self._schedule, step - 1),

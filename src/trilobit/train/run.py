@@ -34,10 +34,11 @@ from trilobit.train.launch import check_memory, launched_alone, threads_worth, t
 from trilobit.train.lock import locked
 from trilobit.train.monitor import Progress
 from trilobit.train.objectives.causal import Causal
-from trilobit.train.recipes import Pretrain
+from trilobit.train.objectives.replies import Supervised
+from trilobit.train.recipes import Pretrain, Recipe, Sft
 
 # What learns what a kind of recipe asks for.
-OBJECTIVES = {Pretrain.kind: Causal}
+OBJECTIVES: dict[str, Any] = {Pretrain.kind: Causal, Sft.kind: Supervised}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ class Result:
 
 
 def train(
-    recipe: Pretrain, output: Path, *, fresh: bool = False, threads: int | None = None
+    recipe: Recipe, output: Path, *, fresh: bool = False, threads: int | None = None
 ) -> Result:
     """Follow a recipe in `output`, resuming what an earlier run left there.
 
@@ -79,7 +80,7 @@ def train(
     objective = OBJECTIVES[recipe.kind](recipe)
     check_memory(recipe, objective.config)
     torch.set_num_threads(threads or threads_worth(recipe, objective.config))
-    progress = Progress(output / "log.jsonl", recipe.schedule, recipe.data.window)
+    progress = Progress(output / "log.jsonl", recipe.schedule)
     with ExitStack() as stack:
         with arguments.main_process_first(local=False):
             if first_process:
@@ -89,7 +90,8 @@ def train(
             last = last_checkpoint(output)
             if last:
                 check(last, recipe.schedule.steps)
-            corpus = objective.prepare(output / "corpus", begun=last is not None)
+            text = objective.prepare(output / "corpus", begun=last is not None)
+            progress.window_tokens = objective.window_tokens
         set_seed(recipe.seed)
         interrupt = Interrupt(alone=arguments.world_size == 1)
         reporters = [progress, _curves(output, last)] if first_process else []
@@ -100,7 +102,7 @@ def train(
             model: Any = trainer.model
             if first_process:
                 parameters = sum(p.numel() for p in model.parameters())
-                progress.tell(_opening(len(corpus.train), len(corpus.held_out), parameters, last))
+                progress.tell(_opening(text, parameters, last))
             if last:
                 trainer.resume_loss(last)
             with interrupt, progress:
@@ -121,12 +123,9 @@ def train(
     )
 
 
-def _opening(tokens: int, held_out: int, parameters: int, last: Path | None) -> str:
+def _opening(text: str, parameters: int, last: Path | None) -> str:
     threads = torch.get_num_threads()
-    text = (
-        f"{tokens:,} tokens to train on, {held_out:,} held out; {parameters:,} parameters; "
-        f"{threads} thread{'s' if threads > 1 else ''}"
-    )
+    text += f"; {parameters:,} parameters; {threads} thread{'s' if threads > 1 else ''}"
     if last:
         text += f"; going on from {last.name}"
     if launched_alone():
@@ -186,7 +185,7 @@ def _told_in_a_line(output: Path) -> Iterator[None]:
         ) from error
 
 
-def _export(recipe: Pretrain, model: Any, tokenizer: Any, output: Path) -> None:
+def _export(recipe: Recipe, model: Any, tokenizer: Any, output: Path) -> None:
     write_whole(output / "model", lambda path: save_masters(model, tokenizer, path))
     if recipe.weights != "float":
         source = Trained(model, tokenizer, output)

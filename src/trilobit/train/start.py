@@ -24,9 +24,10 @@ class Start:
 
     Raises FormatError for a damaged one, UnsupportedModel for an architecture that we do not run,
     RecipeError for one that holds no floats to train, or no tokenizer.
+    template: of its chats, where it has none of its own.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, template: str | None = None) -> None:
         self.folder = folder
         where = folder / "config.json"
         raw = read_json(where)
@@ -55,6 +56,18 @@ class Start:
         self.tokenizer = GivenTokenizer(
             data=self._text.tokenizer, bos_id=bos_id, eos_id=eos_ids[0] if eos_ids else None
         )
+
+        self.chat_template = self._text.chat_template or template
+
+    def check_rows(self, weights: str) -> None:
+        """RecipeError for a shape that the packed form has no room for."""
+        shape = self.config
+        sizes = (shape.query_size, shape.kv_size, shape.hidden_size, shape.intermediate_size)
+        if weights != "float" and any(size % 4 for size in sizes):
+            raise RecipeError(
+                f"{self.folder}: start has matrices of {', '.join(map(str, sizes))} rows, and the "
+                "packed form needs multiples of 4; train float weights, or start from another"
+            )
 
     def model(self, weights: str) -> Any:
         """The model with its float32 weights, its linears as `weights` says."""
@@ -95,8 +108,8 @@ class Start:
             clean_up_tokenization_spaces=False,
             **{name: token for name, token in tokens.items() if token is not None},
         )
-        if self._text.chat_template is not None:
-            tokenizer.chat_template = self._text.chat_template
+        if self.chat_template is not None:
+            tokenizer.chat_template = self.chat_template
         return tokenizer
 
     def _load_into(self, model: Any) -> None:

@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch._inductor.cpp_builder import get_cpp_compiler
-from torch._inductor.exc import InvalidCxxCompiler
 from transformers import Trainer, TrainerCallback
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -50,8 +46,6 @@ class RunMixin(_Base):
         self._logged_step = 0
         super().__init__(**rest)
         ours: Any = self.model
-        if recipe.compile:
-            compile_layers(ours)
         self._health = Health(ours)
         self.add_callback(_FollowRecipe(recipe.schedule))
         # Its stock printer would repeat every log line on stdout.
@@ -171,25 +165,6 @@ class RunMixin(_Base):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
             save_masters(self.model, self.processing_class, Path(output_dir or self._run))
-
-
-def compile_layers(model: nn.Module) -> None:
-    """Compile each decoder layer of a transformers model, which is quicker than all of them.
-
-    Raises RecipeError when there is no layer, or no compiler.
-    """
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers:
-        raise RecipeError(f"compile: {type(model).__name__} has no layers to compile; leave it out")
-    if not any(p.is_cuda for p in model.parameters()):
-        try:
-            get_cpp_compiler()
-        except InvalidCxxCompiler:
-            raise RecipeError(
-                "compile needs a C++ compiler: install g++ or clang, or leave it out"
-            ) from None
-    for layer in layers:
-        layer.compile(dynamic=False)
 
 
 class _FollowRecipe(TrainerCallback):

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from trilobit.errors import RecipeError
 from trilobit.train.data.tokens import Tokens
 
-_UNCOUNTED = -100  # of a label, as transformers has it
+UNCOUNTED = -100  # of a label, as transformers has it
 
 
 class TrainingWindows(Dataset[dict[str, torch.Tensor]]):
@@ -90,7 +90,7 @@ class HeldOutWindows(Dataset[dict[str, torch.Tensor]]):
         example = _example(self._tokens[start : start + self._window])
         if self._bos_id is not None:
             ids = example["input_ids"]
-            example["labels"] = ids.masked_fill(ids == self._bos_id, _UNCOUNTED)
+            example["labels"] = ids.masked_fill(ids == self._bos_id, UNCOUNTED)
         return example
 
 
