@@ -34,11 +34,16 @@ from trilobit.train.launch import check_memory, launched_alone, threads_worth, t
 from trilobit.train.lock import locked
 from trilobit.train.monitor import Progress
 from trilobit.train.objectives.causal import Causal
+from trilobit.train.objectives.distilled import Distilled
 from trilobit.train.objectives.replies import Supervised
-from trilobit.train.recipes import Pretrain, Recipe, Sft
+from trilobit.train.recipes import Distill, Pretrain, Recipe, Sft
 
 # What learns what a kind of recipe asks for.
-OBJECTIVES: dict[str, Any] = {Pretrain.kind: Causal, Sft.kind: Supervised}
+OBJECTIVES: dict[str, Any] = {
+    Pretrain.kind: Causal,
+    Sft.kind: Supervised,
+    Distill.kind: Distilled,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from trilobit.model.config import ModelConfig
 from trilobit.nn import swap_linears
 from trilobit.train.compiled import compile_layers
 from trilobit.train.data.bpe import as_hugging_face
-from trilobit.train.data.tokens import Corpus, prepare
+from trilobit.train.data.tokens import Corpus, GivenTokenizer, prepare
 from trilobit.train.data.windows import HeldOutWindows, TrainingWindows, batch_of
 from trilobit.train.objectives.tokens import TokenTrainer
 from trilobit.train.recipes import Pretrain
@@ -53,8 +53,7 @@ class Causal:
 
         Raises what `tokens.prepare` does.
         """
-        given = self._start.tokenizer if self._start else None
-        self._corpus = corpus = prepare(self._recipe, folder, begun=begun, given=given)
+        self._corpus = corpus = prepare(self._recipe, folder, begun=begun, given=self._given)
         return f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out"
 
     @property
@@ -66,14 +65,12 @@ class Causal:
         """A trainer of a new model on what was prepared. life: arguments of the trainer."""
         recipe, corpus = self._recipe, self._corpus
         assert corpus is not None, "prepare comes first"
+        tokenizer = self._tokenizer()
         if self._start:
-            tokenizer = self._start.hugging_face_tokenizer()
-            model = self._start.model(recipe.weights)
+            model = self._student(self._start)
         else:
-            context = self.config.max_position_embeddings
-            tokenizer = as_hugging_face(corpus.tokenizer_file, context)
             ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-            model = build_model(recipe, len(tokenizer), *ends)
+            model = build_model(recipe, self._vocab_size(tokenizer), *ends)
         if recipe.compile:
             compile_layers(model)
         window, schedule = recipe.data.window, recipe.schedule
@@ -85,7 +82,7 @@ class Causal:
             short=recipe.data.short_window,
             whole_from=schedule.stage_1_steps * schedule.batch_windows,
         )
-        return CausalTrainer(
+        return self._trainer(
             recipe=recipe,
             model=model,
             processing_class=tokenizer,
@@ -95,6 +92,26 @@ class Causal:
             eval_dataset=HeldOutWindows(corpus.held_out, window=window, bos_id=corpus.bos_id),
             **life,
         )
+
+    @property
+    def _given(self) -> GivenTokenizer | None:
+        return self._start.tokenizer if self._start else None
+
+    def _tokenizer(self) -> Any:
+        if self._start:
+            return self._start.hugging_face_tokenizer()
+        assert self._corpus is not None
+        context = self.config.max_position_embeddings
+        return as_hugging_face(self._corpus.tokenizer_file, context)
+
+    def _vocab_size(self, tokenizer: Any) -> int:
+        return len(tokenizer)
+
+    def _student(self, start: Start) -> Any:
+        return start.model(self._recipe.weights)
+
+    def _trainer(self, **arguments: Any) -> CausalTrainer:
+        return CausalTrainer(**arguments)
 
 
 class CausalTrainer(TokenTrainer):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trilobit.errors import RecipeError
 from trilobit.train.recipes.base import Recipe, Schedule
+from trilobit.train.recipes.distill import Distill
 from trilobit.train.recipes.plain import read_values, shown
 from trilobit.train.recipes.pretrain import Data, Pretrain, Shape
 from trilobit.train.recipes.sft import Sft
@@ -18,6 +19,7 @@ from trilobit.train.recipes.sft import Sft
 __all__ = [
     "KINDS",
     "Data",
+    "Distill",
     "Pretrain",
     "Recipe",
     "Schedule",
@@ -27,7 +29,7 @@ __all__ = [
     "recipe_of",
 ]
 
-KINDS: dict[str, type[Recipe]] = {recipe.kind: recipe for recipe in (Pretrain, Sft)}
+KINDS: dict[str, type[Recipe]] = {recipe.kind: recipe for recipe in (Pretrain, Sft, Distill)}
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -21,6 +21,12 @@ _MOST_WINDOW = 1 << 24  # the longest context of ModelConfig
 _LONGEST_PATH = 4096  # that Linux opens
 
 
+def check_path(key: str, path: str) -> None:
+    """RecipeError for what cannot be the folder of a checkpoint."""
+    if not 0 < len(path) <= _LONGEST_PATH:
+        raise RecipeError(f"{key} is {shown(path)}; give the folder of a checkpoint")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """Two stages, each from one learning rate to another, and weight decay for each.
@@ -171,8 +177,8 @@ class Recipe:
             raise RecipeError("log_every, evaluate_every and save_every must be at least 1")
         for key in ("log_every", "evaluate_every", "save_every"):
             check_range(key, getattr(self, key), 1, _MOST_STEPS)
-        if self.start is not None and not 0 < len(self.start) <= _LONGEST_PATH:
-            raise RecipeError(f"start is {shown(self.start)}; give the folder of a checkpoint")
+        if self.start is not None:
+            check_path("start", self.start)
 
     def data_files(self) -> list[Path]:
         """The training text's files, resolved against the recipe's folder."""
