@@ -75,6 +75,8 @@ def test_it_learns_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert train(recipe, whole).code == 0
     losses = [entry["loss"] for entry in _log(whole) if "loss" in entry]
     assert losses[-1] < losses[0] - 1.5
+    rates = [entry["learning_rate"] for entry in _log(whole) if "loss" in entry]
+    assert rates[0] == pytest.approx(1e-2 * 5 / 10)  # of the stages: Muon's is four times that
     for folder in ("recipe.json", "corpus", "checkpoint-39"):
         (broken / folder).parent.mkdir(exist_ok=True)
         (whole / folder).rename(broken / folder)

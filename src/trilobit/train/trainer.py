@@ -25,7 +25,7 @@ from trilobit.train.health import HEALTH, Health
 from trilobit.train.launch import CHECKPOINTS_KEPT
 from trilobit.train.optimizer import optimizer_of
 from trilobit.train.recipes import Recipe, Schedule
-from trilobit.train.schedule import TwoStage, quantised_share
+from trilobit.train.schedule import TwoStage, learning_rate, quantised_share
 from trilobit.train.sums import write_sums
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class RunMixin(_Base):
             logs["loss"] = self._mean_over_processes() / (step - self._logged_step)
             self._loss_sum, self._logged_step = 0.0, step
             self._check_loss(logs["loss"])
+            # Of the stages; the Trainer tells the first group's, which may be Muon's.
+            logs["learning_rate"] = learning_rate(self._recipe.schedule, step - 1)
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **rest: Any) -> dict[str, float]:

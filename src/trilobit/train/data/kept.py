@@ -21,18 +21,19 @@ def kept(
     key: str,
     write: Callable[[Path], dict[str, Any]],
     *,
+    tells: tuple[str, ...],
     text: str,
     begun: bool,
 ) -> dict[str, Any]:
     """Let `write` make the folder, unless what is there has this key and is whole.
 
     write: fills an empty folder, and returns what is to be known of it; that comes back.
-    text: names the text, for messages. begun: a model was trained on what was made, so that it may
-    not become another.
+    tells: the keys of it. text: names the text, for messages.
+    begun: a model was trained on what was made, so that it may not become another.
     Raises RecipeError for another text then, FormatError for what is lost, OutputError when it
     cannot be written.
     """
-    sums = _sums(folder, key, text, begun=begun)
+    sums = _sums(folder, key, tells, text, begun=begun)
     if sums is None or _is_damaged(folder):
         expected = sums if begun else None
 
@@ -47,13 +48,15 @@ def kept(
                 )
 
         write_whole(folder, fill)
-    return _about(folder)
+    return _about(folder, tells)
 
 
-def _sums(folder: Path, key: str, text: str, *, begun: bool) -> dict[str, str] | None:
+def _sums(
+    folder: Path, key: str, tells: tuple[str, ...], text: str, *, begun: bool
+) -> dict[str, str] | None:
     """Checksums of what lies there, if it is of this text."""
     try:
-        about, sums = _about(folder), read_sums(folder)
+        about, sums = _about(folder, tells), read_sums(folder)
     except FormatError as error:
         if not begun:
             return None
@@ -80,13 +83,13 @@ def _is_damaged(folder: Path) -> bool:
     return False
 
 
-def _about(folder: Path) -> dict[str, Any]:
+def _about(folder: Path, tells: tuple[str, ...]) -> dict[str, Any]:
     """What corpus.json says; FormatError when it is not there, or not whole."""
     path = folder / _ABOUT
     try:
         about = json.loads(read_bytes(path, _MAX_ABOUT_BYTES))
     except (ValueError, RecursionError):
         about = None
-    if not isinstance(about, dict) or "key" not in about:
+    if not isinstance(about, dict) or not {"key", *tells} <= set(about):
         raise FormatError(f"{path}: damaged")
     return about

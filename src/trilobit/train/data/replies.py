@@ -83,7 +83,8 @@ def prepare(
             np.save(partial / f"{part}_places.npy", np.array(places, dtype=np.int64))
         return {"left_out": left_out}
 
-    about = kept(folder, _key(recipe, prompter, eos_id), write, text=names(recipe), begun=begun)
+    key = _key(recipe, prompter, eos_id)
+    about = kept(folder, key, write, tells=("left_out",), text=names(recipe), begun=begun)
     train, held_out = (
         Examples(
             tokens=np.load(folder / f"{part}.npy", mmap_mode="r"),

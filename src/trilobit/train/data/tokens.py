@@ -97,7 +97,14 @@ def prepare(
         (partial / "tokenizer.json").write_bytes(json_text)
         return {"held_out_bytes": held_out_bytes, "bos_id": bos_id}
 
-    about = kept(folder, _key(recipe, given), write, text=names(recipe), begun=begun)
+    about = kept(
+        folder,
+        _key(recipe, given),
+        write,
+        tells=("held_out_bytes", "bos_id"),
+        text=names(recipe),
+        begun=begun,
+    )
     return Corpus(
         tokenizer_file=folder / "tokenizer.json",
         train=np.load(folder / "train.npy", mmap_mode="r"),
