@@ -82,7 +82,11 @@ def test_long_curves_are_thinned(tmp_path: Path) -> None:
 def test_damaged_lines_and_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
     folder = _run(tmp_path / "run", [4.0])
     log = folder / "log.jsonl"
-    log.write_text(log.read_text() + '{"step": 20, "tokens": 2000, "loss": NaN}\n[1]\n{"step": 3')
+    log.write_text(
+        log.read_text()
+        + '{"step": 20, "tokens": 2000, "loss": NaN}\n[1]\n{"step": 30, "tokens": "x"}\n{"step": 3'
+    )
+    (folder / "health.jsonl").write_text('{"step": 20, "layers": {"a": 3}}\n')
     run = read_run(folder, "#000")
     assert run.curve("loss") == [(1000.0, 4.0)]
     assert page([folder])

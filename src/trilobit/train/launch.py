@@ -51,12 +51,16 @@ def threads_worth(recipe: Recipe, config: ModelConfig) -> int:
     return max(1, min(cores, product // _PRODUCT_OF_A_THREAD))
 
 
-def check_memory(recipe: Recipe, config: ModelConfig) -> None:
-    """RecipeError when the model and its optimiser cannot fit: before it is built, not after."""
+def check_memory(recipe: Recipe, config: ModelConfig, frozen_parameters: int = 0) -> None:
+    """RecipeError when the model and its optimiser cannot fit: before it is built, not after.
+
+    frozen_parameters: of models beside it that do not learn.
+    """
     together = processes() * recipe.schedule.accumulate_steps
     tokens = max(recipe.schedule.batch_windows // together, 1) * recipe.data.window
     # The logits and their gradient; what the layers keep comes on top.
     needed = config.parameters * _BYTES_A_PARAMETER + tokens * config.vocab_size * 8
+    needed += frozen_parameters * 4
     if torch.cuda.is_available():
         have: int | None = torch.cuda.get_device_properties(0).total_memory
     else:

@@ -63,7 +63,7 @@ class Run:
 
     def curve(self, key: str) -> list[Point]:
         """Tokens and value of every line that has the key."""
-        seen = [(e["step"], e["tokens"]) for e in self.log if "tokens" in e]
+        seen = [(e["step"], e["tokens"]) for e in self.log if _is_number(e.get("tokens"))]
         by_step = seen[-1][1] / seen[-1][0] if seen and seen[-1][0] else 1.0
         points = [(e["step"] * by_step, e[key]) for e in self.log if _is_number(e.get(key))]
         return points[:: -(-len(points) // _MOST_POINTS) or 1]
@@ -76,7 +76,7 @@ class Run:
             numbers = [value for value in values if _is_number(value)]
             if numbers:
                 means.append({"step": entry["step"], key: sum(numbers) / len(numbers)})
-        lines = [e for e in self.log if "tokens" in e][-1:]
+        lines = [e for e in self.log if _is_number(e.get("tokens"))][-1:]
         return Run(name="", colour="", log=means + lines, health=[]).curve(key)
 
 
@@ -85,7 +85,7 @@ def read_run(folder: Path, colour: str) -> Run:
     log = _lines(folder / "log.jsonl")
     health = folder / "health.jsonl"
     found = _lines(health) if health.exists() else []
-    sound = [e for e in found if isinstance(e.get("layers"), dict) and e["layers"]]
+    sound = [e for e in found if _are_layers(e.get("layers"))]
     return Run(name=str(folder), colour=colour, log=log, health=sound)
 
 
@@ -110,8 +110,7 @@ def _summary(runs: list[Run]) -> str:
     for run in runs:
         last = {key: value for entry in run.log for key, value in entry.items()}
         numbers = (
-            f"{last.get('step', 0):,}",
-            f"{last.get('tokens', 0):,}",
+            *(f"{x:,}" if _is_number(x) else "" for x in (last.get("step"), last.get("tokens"))),
             *(
                 _shown(last.get(k))
                 for k in ("held_out_bits_per_byte", "held_out_perplexity", "loss")
@@ -198,8 +197,16 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _are_layers(value: object) -> bool:
+    return (
+        isinstance(value, dict) and all(isinstance(x, dict) for x in value.values()) and value != {}
+    )
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < math.inf
 
 
 def _shown(value: object) -> str:

@@ -83,7 +83,7 @@ def train(
     arguments = training_arguments(recipe, output)
     first_process = arguments.process_index == 0
     objective = OBJECTIVES[recipe.kind](recipe)
-    check_memory(recipe, objective.config)
+    check_memory(recipe, objective.config, objective.frozen_parameters)
     torch.set_num_threads(threads or threads_worth(recipe, objective.config))
     progress = Progress(output / "log.jsonl", recipe.schedule)
     with ExitStack() as stack:

@@ -40,6 +40,9 @@ class Causal:
         if self._start:
             self._start.check_rows(recipe.weights)
 
+    # Of models that are looked at only.
+    frozen_parameters = 0
+
     @property
     def config(self) -> ModelConfig:
         """The model's shape; its vocabulary may turn out smaller than what was asked for."""

@@ -26,6 +26,7 @@ class Distilled(Causal):
     def __init__(self, recipe: Distill) -> None:
         self._teacher = Start(recipe.teacher_folder(), what="teacher")
         self._distill = recipe
+        self.frozen_parameters = self._teacher.config.parameters
         super().__init__(recipe)
         if recipe.data.window > self._teacher.config.max_position_embeddings:
             raise RecipeError(

@@ -61,6 +61,9 @@ class Supervised:
         )
         self._replies: Replies | None = None
 
+    # Of models that are looked at only.
+    frozen_parameters = 0
+
     @property
     def config(self) -> ModelConfig:
         """The model's shape."""
