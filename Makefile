@@ -15,7 +15,7 @@ BUILD_REQUIREMENTS := scikit-build-core nanobind cmake ninja
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run dev test fuzz check format san bench instructions bundled wheels docs \
+.PHONY: help run dev test fuzz check format san bench instructions bundled models wheels docs \
   release-check clean
 
 help: ## Print this list
@@ -43,6 +43,12 @@ bundled: $(VENV)/.installed ## Write the bundled model anew, in the packed forma
 	for model in src/trilobit/bundled/*.trilobit; do \
 		$(BIN)/trilobit convert $$model build/anew.trilobit --force && mv build/anew.trilobit $$model; \
 	done
+
+models: $(VENV)/.developed ## Train the next bundled model from the files of the folder TEXT (hours; goes on if stopped)
+	$(BIN)/trilobit train models/trilobit-stories-5m/next.toml --output build/stories \
+		--data $(TEXT)/simple.jsonl.xz --data $(TEXT)/tinystories_more.jsonl.xz \
+		--packed build/trilobit-stories-5m.trilobit
+	$(BIN)/python models/samples.py build/trilobit-stories-5m.trilobit
 
 check: $(VENV)/.developed ## Formats, lint, types, and who may import whom
 	$(BIN)/ruff format --check

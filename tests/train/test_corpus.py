@@ -12,7 +12,7 @@ import pytest
 from fables import FABLES, HELD_OUT, RECIPE, one_error, train, write_recipe
 
 from trilobit.train.data.tokens import prepare
-from trilobit.train.data.windows import TrainingWindows
+from trilobit.train.data.windows import TrainingWindows, batch_of
 from trilobit.train.recipes import load_recipe
 
 
@@ -30,7 +30,7 @@ def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
         tokens.append(prepare(load_recipe(recipe), folder / "corpus"))
     assert tokens[0].train.tolist() == tokens[1].train.tolist()
     assert tokens[0].held_out.tolist() == tokens[1].held_out.tolist()
-    assert tokens[0].held_out_characters == tokens[1].held_out_characters
+    assert tokens[0].held_out_bytes == tokens[1].held_out_bytes
 
 
 def test_a_text_without_paragraphs_is_cut_all_the_same(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_tokens_do_not_depend_on_how_many_texts_are_encoded_at_once(
     assert whole.train.tolist() == single.train.tolist()
     assert whole.held_out.tolist() == single.held_out.tolist()
     assert whole.train.dtype == np.uint16
-    assert whole.held_out_characters == sum(map(len, HELD_OUT))
+    assert whole.held_out_bytes == sum(len(fable.encode()) for fable in HELD_OUT)
 
 
 def test_windows_of_an_epoch_cover_the_text_once() -> None:
@@ -72,6 +72,20 @@ def test_windows_of_an_epoch_cover_the_text_once() -> None:
         assert all((ids.diff() == 1).all() for ids in epoch)
     first, second = ([int(ids[0]) for ids in epoch] for epoch in epochs)
     assert first != second
+
+
+def test_short_windows_are_the_long_ones_in_parts() -> None:
+    tokens = np.arange(1000, dtype=np.uint16)
+    whole = TrainingWindows(tokens, window=32, count=99, seed=0)
+    parts = TrainingWindows(tokens, window=32, count=99, seed=0, short=8, whole_from=50)
+    for index in (0, 49):
+        assert parts[index]["input_ids"].shape == (4, 8)
+        assert parts[index]["input_ids"].flatten().equal(whole[index]["input_ids"])
+    assert parts[50]["labels"].equal(whole[50]["labels"])
+    batch = batch_of([parts[0], parts[1]])
+    assert batch["input_ids"].shape == (8, 8)
+    assert batch["labels"][4:].equal(parts[1]["labels"])
+    assert batch_of([whole[0], whole[1]])["input_ids"].shape == (2, 32)
 
 
 def _cut_xz(whole: bytes) -> bytes:

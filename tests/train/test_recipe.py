@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from trilobit.errors import RecipeError
-from trilobit.train.recipes import Data, Pretrain, Schedule, Shape, load_recipe, recipe_of
+from trilobit.train.recipes import Data, Distill, Pretrain, Schedule, Shape, load_recipe, recipe_of
 
 TOML = """
 name = "tiny"
@@ -74,6 +74,7 @@ def test_the_manual_explains_every_key_and_its_recipe_is_one(tmp_path: Path) -> 
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", manual, flags=re.MULTILINE)
     tables = (Pretrain, Shape, Data, Schedule)
     keys = [f for table in tables for f in dataclasses.fields(table)]
+    keys += [f for f in dataclasses.fields(Distill) if f.name in Distill.__annotations__]
     named = [f for f in keys if f.name not in ("model", "data", "schedule", "folder")]
     assert rows.pop(0) == ("kind", '`"pretrain"`')
     assert [name for name, _ in rows] == [f.name for f in named]
@@ -119,6 +120,9 @@ def test_keys_that_a_later_version_adds_have_their_defaults(tmp_path: Path) -> N
         ("[1, 5e-4]", "[nan, 0]", "schedule.stage_1 is nan, 0.0; learning rates above 0"),
         ("steps = 20", "steps = 20\nweight_decay = -1", "schedule.weight_decay is -1.0; it must"),
         ("steps = 20", "steps = 20\nmax_grad_norm = nan", "schedule.max_grad_norm is nan; it must"),
+        ("steps = 20", "steps = 20\nmuon_rate = 0", "schedule.muon_rate is 0.0; it must be above"),
+        ("steps = 20", "steps = 20\nstage_2_steps = -1", "schedule.stage_2_steps is -1; it must"),
+        ("steps = 20", "steps = 20\nstage_2_weight_decay = -1", "schedule.stage_2_weight_decay is"),
         ("steps = 20", "steps = 20\nwarmup_steps = -1", "schedule.warmup_steps and quantisation"),
         (
             "steps = 20",
@@ -160,6 +164,8 @@ def test_keys_that_a_later_version_adds_have_their_defaults(tmp_path: Path) -> N
             "data.window is 2000, longer than the model's context:",
         ),
         ("[data]", "[data]\nwindow = 1", "data.window is 1; at least 2"),
+        ("[data]", "[data]\nshort_window = 300", "data.short_window is 300; it must be from 2 to"),
+        ("[data]", "[data]\nshort_window = 100", "data.short_window is 100, which does not divi"),
         ("[data]", "[data]\nheld_out_every = 1", "data.held_out_every is 1; at least 2"),
         ("[data]", "[data]\nvocab_size = 256", "data.vocab_size is 256; 256 bytes and the special"),
         ("[data]", "[data]\nvocab_size = 1100000", "data.vocab_size is 1100000; at most 1048576"),
@@ -173,6 +179,8 @@ def test_keys_that_a_later_version_adds_have_their_defaults(tmp_path: Path) -> N
         ('"tiny"', '"../x"', "name is '../x'; a letter or digit, then"),
         ('"tiny"', '"tiny"\nweights = "int4"', "'weights' is 'int4'; one of ternary, sign, float"),
         ('"tiny"', '"tiny"\nprecision = "fp8"', "'precision' is 'fp8'; one of float32, bf16"),
+        ('"tiny"', '"tiny"\noptimizer = "sgd"', "'optimizer' is 'sgd'; one of adamw, muon"),
+        ('"tiny"', '"tiny"\ncompile = 1', "'compile' is 1; it must be true or false"),
         ('"tiny"', '"tiny"\nseed = -1', "seed is -1; it must be from 0 to 4294967295"),
         ('"tiny"', '"tiny"\nsave_every = 0', "log_every, evaluate_every and save_every must be at"),
         ('name = "tiny"', 'name = "tiny"\ndata = 3\n', "is not TOML: "),

@@ -53,6 +53,17 @@ def test_weight_decay_ends_at_the_half() -> None:
     assert [weight_decay(LINEAR, step) for step in range(16)] == [0.125] * 8 + [0.0] * 8
 
 
+def test_a_last_stage_of_a_given_length_leaves_the_rest_to_the_first() -> None:
+    stable = dataclasses.replace(LINEAR, stage_1=(1.0, 1.0), stage_2=(1.0, 0.0), stage_2_steps=4)
+    assert _rates(stable) == [1.0] * 12 + [1.0, 0.75, 0.5, 0.25]
+    assert [weight_decay(stable, step) for step in range(16)] == [0.125] * 12 + [0.0] * 4
+    # The same from an earlier place: it cools down there.
+    assert _rates(dataclasses.replace(stable, steps=8)) == [1.0] * 4 + [1.0, 0.75, 0.5, 0.25]
+    alone = dataclasses.replace(stable, stage_2_steps=100, stage_2_weight_decay=0.5)
+    assert _rates(alone) == [1.0 - step / 16 for step in range(16)]
+    assert weight_decay(alone, 0) == 0.5
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_short_and_odd_runs_have_a_rate_for_every_step(steps: int) -> None:
     rates = _rates(dataclasses.replace(LINEAR, steps=steps))

@@ -48,6 +48,7 @@ from transformers import (
 )
 
 from trilobit.errors import OutputError
+from trilobit.model.ternary import absmean_ternary
 from trilobit.train.checkpoint import check, fill
 from trilobit.train.data.tokens import TokenFile, token_dtype
 from trilobit.train.data.windows import HeldOutWindows, TrainingWindows
@@ -134,7 +135,8 @@ def test_progress_lines_tell_loss_speed_and_time_left(run: Run) -> None:
     assert all(re.fullmatch(form, line) for line in training)
     held_out = [line for line in lines if line not in training]
     assert len(held_out) == 3
-    assert all(re.fullmatch(r"step \d+/120: held-out perplexity \d+\.\d\d", x) for x in held_out)
+    form = r"step \d+/120: held-out \d\.\d{3} bits a byte, perplexity \d+\.\d\d"
+    assert all(re.fullmatch(form, x) for x in held_out)
 
 
 def test_result_is_printed_as_json(run: Run) -> None:
@@ -160,6 +162,39 @@ def test_held_out_perplexity_is_that_of_transformers(run: Run) -> None:
     assert told == pytest.approx(expected, rel=1e-4)
 
 
+def test_held_out_bits_per_byte_are_those_of_all_tokens_that_cost_something(run: Run) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(run.output / "model")
+    tokens = sum(len(tokenizer(f, add_special_tokens=False).input_ids) + 1 for f in HELD_OUT)
+    size = sum(len(fable.encode()) for fable in HELD_OUT)
+    result, last = json.loads(run.outcome.out), _log(run.output)[-1]
+    expected = math.log2(result["held_out_perplexity"]) * tokens / size
+    assert result["held_out_bits_per_byte"] == pytest.approx(expected, rel=1e-12)
+    assert last["held_out_bits_per_byte"] == round(expected, 4)
+    assert list(result).index("held_out_bits_per_byte") < list(result).index("held_out_loss")
+
+
+def test_health_of_every_layer_is_that_of_its_codes_and_inputs(run: Run) -> None:
+    lines = [json.loads(line) for line in (run.output / "health.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [40, 80, 120]
+    names = list(load_file(run.output / "model" / "model.safetensors"))
+    layers = {n.removesuffix(".weight") for n in names if n.endswith("_proj.weight")}
+    assert all(set(line["layers"]) == layers for line in lines)
+    weights = load_file(run.output / "model" / "model.safetensors")
+    for name, told in lines[-1]["layers"].items():
+        codes, scale = absmean_ternary(weights[f"{name}.weight"])
+        shares = [float((codes == code).mean()) for code in (-1, 0, 1)]
+        assert [told["minus"], told["zero"], told["plus"]] == pytest.approx(shares, abs=1e-3)
+        assert told["scale"] == pytest.approx(float(scale), rel=1e-3)
+    assert all(told["flips"] is None for told in lines[0]["layers"].values())
+    flips = [told["flips"] for told in lines[1]["layers"].values()]
+    assert 0 < max(flips) < 1
+    down = lines[-1]["layers"]["model.layers.0.mlp.down_proj"]
+    q = lines[-1]["layers"]["model.layers.0.self_attn.q_proj"]
+    # Squared ReLU leaves half of the inputs of down at most; a norm's outputs are all there.
+    assert down["density"] < 0.6 < q["density"]
+    assert q["absmax"] == lines[-1]["layers"]["model.layers.0.self_attn.k_proj"]["absmax"] > 1
+
+
 def test_tensorboard_has_the_curves(run: Run) -> None:
     scalars = _scalars(run.output)
     log = _log(run.output)
@@ -181,6 +216,7 @@ def _scalars(output: Path) -> dict[str, dict[int, float]]:
 def test_run_folder_holds_what_the_manual_says(run: Run) -> None:
     names = {path.name for path in run.output.iterdir()}
     assert names == {
+        "health.jsonl",
         "recipe.json",
         "corpus",
         "checkpoint-117",
@@ -659,7 +695,7 @@ def test_two_processes_share_the_batch(run: Run, tmp_path: Path) -> None:
 def test_a_wrong_recipe_is_one_line_before_anything_is_written(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace("window", "windows"))
     error = one_error(train(recipe, tmp_path / "run"))
-    assert error.startswith(f"{recipe}: unknown key 'data.windows'; known here: files, source, ")
+    assert error.startswith(f"{recipe}: unknown key 'data.windows'; known here: files, vali")
     assert not (tmp_path / "run").exists()
 
 

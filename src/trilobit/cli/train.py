@@ -8,6 +8,7 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,13 +18,32 @@ from trilobit.cli.units import count
 from trilobit.errors import RecipeError, TrilobitError
 
 
+class _Train(Command):
+    """`train RECIPE`, or `train report RUN...`: no recipe's name ends as that word does."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Of the command that is meant."""
+        if args[:1] == ["report"]:
+            from trilobit.cli.train_report import command as report
+
+            return report.make_context(f"{info_name} report", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
 @click.command(
     "train",
-    cls=Command,
+    cls=_Train,
     examples=[
         ("trilobit train recipe.toml", "As the recipe says; again after a crash: go on."),
         ("trilobit train recipe.toml --data stories.jsonl", "With text of your own."),
         ("trilobit train recipe.toml --packed model.trilobit", "To run it afterwards."),
+        ("trilobit train report runs/a runs/b", "Their curves as one page: report.html."),
     ],
 )
 @click.argument("recipe_file", metavar="RECIPE", type=FilePath())
@@ -120,15 +140,17 @@ def command(
                     "hf_packed": str(result.packed) if result.packed else None,
                     "packed": str(packed) if packed else None,
                     "steps": result.steps,
+                    "held_out_bits_per_byte": result.held_out_bits_per_byte,
                     "held_out_loss": result.held_out_loss,
                     "held_out_perplexity": result.held_out_perplexity,
                 }
             )
         )
         return
-    print(
-        f"held-out perplexity {result.held_out_perplexity:.3f} after {count(result.steps, 'step')}"
-    )
+    told = f"perplexity {result.held_out_perplexity:.3f}"
+    if result.held_out_bits_per_byte is not None:
+        told = f"{result.held_out_bits_per_byte:.4f} bits a byte, {told}"
+    print(f"held-out {told} after {count(result.steps, 'step')}")
     print(f"model: {packed or result.packed or result.model}")
 
 

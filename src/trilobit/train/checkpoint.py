@@ -6,7 +6,6 @@ whose disk runs full, leaves nothing that looks like a result.
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import re
@@ -20,14 +19,15 @@ from trilobit.errors import FormatError, OutputError, RecipeError
 from trilobit.formats.files import read_bytes
 from trilobit.formats.whole_directory import new_directory
 from trilobit.formats.whole_file import remove_parts, write_remedy, write_whole
-from trilobit.train.recipes import Pretrain, recipe_of
+from trilobit.train.health import HEALTH
+from trilobit.train.recipes import Recipe, recipe_of
 from trilobit.train.sums import check_sums
 
 _MAX_RECIPE_BYTES = 1 << 20
 _ELSEWHERE = "choose another --output"
 
 
-def claim(recipe: Pretrain, output: Path, *, fresh: bool) -> None:
+def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
     """Make the folder this run's own.
 
     fresh: delete an earlier run's checkpoints and logs first.
@@ -39,7 +39,8 @@ def claim(recipe: Pretrain, output: Path, *, fresh: bool) -> None:
         if fresh:
             for old in (*output.glob("checkpoint-*"), output / "tensorboard"):
                 _remove(old)
-            (output / "log.jsonl").unlink(missing_ok=True)
+            for log in ("log.jsonl", HEALTH):
+                (output / log).unlink(missing_ok=True)
         elif last_checkpoint(output):
             _refuse_another(recipe, path)
         output.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def _refuse_another(recipe: Pretrain, path: Path) -> None:
+def _refuse_another(recipe: Recipe, path: Path) -> None:
     try:
         theirs = recipe_of(json.loads(read_bytes(path, _MAX_RECIPE_BYTES)))
     except (OSError, ValueError, RecursionError, FormatError, RecipeError) as error:
@@ -148,18 +149,12 @@ def _refuse_another(recipe: Pretrain, path: Path) -> None:
         ) from error
     # A run may be made longer or shorter, and logged otherwise; and its text may have moved:
     # whether it is still the same text, the corpus tells.
-    theirs = dataclasses.replace(
-        theirs,
-        schedule=recipe.schedule,
-        log_every=recipe.log_every,
-        evaluate_every=recipe.evaluate_every,
-        save_every=recipe.save_every,
-        data=dataclasses.replace(
-            theirs.data, files=recipe.data.files, validation=recipe.data.validation
-        ),
-    )
-    mine, other = recipe.as_dict(), theirs.as_dict()
-    if changed := [key for key in mine if mine[key] != other[key]]:
+    mine, other = ({**r.as_dict(), "data": dict(r.as_dict()["data"])} for r in (recipe, theirs))
+    for values in (mine, other):
+        for key in recipe.may_change:
+            values.pop(key, None)
+        values["data"] |= {"files": (), "validation": values["data"]["validation"] is None}
+    if changed := [key for key in mine if mine[key] != other.get(key)]:
         raise RecipeError(
             f"{path.parent}: holds checkpoints of another recipe (it differs in "
             f"{', '.join(changed)}); choose another --output, or --fresh to delete them"

@@ -12,7 +12,7 @@ from trilobit.errors import RecipeError
 from trilobit.machine import available_cores, memory_bytes
 from trilobit.model.config import ModelConfig
 from trilobit.train.checkpoint import first_line
-from trilobit.train.recipes import Pretrain, Recipe
+from trilobit.train.recipes import Recipe
 
 # The newest may be the one that a power cut damaged; keep one before it.
 CHECKPOINTS_KEPT = 2
@@ -34,7 +34,7 @@ def launched_alone() -> bool:
     return cpu and "WORLD_SIZE" not in os.environ
 
 
-def threads_worth(recipe: Pretrain, config: ModelConfig) -> int:
+def threads_worth(recipe: Recipe, config: ModelConfig) -> int:
     """Threads that a process's products are worth: a function of recipe and machine alone.
 
     Not measured at the start: a resumed run must add up as the one before it did.
@@ -51,12 +51,16 @@ def threads_worth(recipe: Pretrain, config: ModelConfig) -> int:
     return max(1, min(cores, product // _PRODUCT_OF_A_THREAD))
 
 
-def check_memory(recipe: Pretrain, config: ModelConfig) -> None:
-    """RecipeError when the model and its optimiser cannot fit: before it is built, not after."""
+def check_memory(recipe: Recipe, config: ModelConfig, frozen_parameters: int = 0) -> None:
+    """RecipeError when the model and its optimiser cannot fit: before it is built, not after.
+
+    frozen_parameters: of models beside it that do not learn.
+    """
     together = processes() * recipe.schedule.accumulate_steps
     tokens = max(recipe.schedule.batch_windows // together, 1) * recipe.data.window
     # The logits and their gradient; what the layers keep comes on top.
     needed = config.parameters * _BYTES_A_PARAMETER + tokens * config.vocab_size * 8
+    needed += frozen_parameters * 4
     if torch.cuda.is_available():
         have: int | None = torch.cuda.get_device_properties(0).total_memory
     else:
@@ -91,11 +95,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
             per_device_eval_batch_size=windows,
             gradient_accumulation_steps=schedule.accumulate_steps,
             learning_rate=schedule.stage_1[0],
-            weight_decay=schedule.weight_decay,
-            adam_beta1=0.9,
-            adam_beta2=0.95,
             max_grad_norm=schedule.max_grad_norm,
-            optim="adamw_torch_fused",
             bf16=recipe.precision == "bf16",
             use_cpu=not torch.accelerator.is_available(),
             # The order is the data set's own: see TrainingWindows.

@@ -15,10 +15,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trilobit.formats.files import open_file
 from trilobit.formats.whole_file import write_whole
+from trilobit.train.health import HEALTH
 from trilobit.train.recipes import Schedule
 from trilobit.train.schedule import weight_decay
 
-_MAX_LINE_BYTES = 10_000  # of the log: a tenth of it is one
+_MAX_LINE_BYTES = 1 << 20  # of a log: of a thousand layers
 
 
 class Progress(TrainerCallback):
@@ -26,13 +27,13 @@ class Progress(TrainerCallback):
 
     A line of the log: step, tokens (seen so far), loss (mean since the line before),
     learning_rate, weight_decay, grad_norm, tokens_per_s; or step, held_out_loss,
-    held_out_perplexity.
+    held_out_perplexity, and of text held_out_bits_per_byte.
+    window_tokens: of a window, on the average; to be set before the run begins.
     """
 
-    def __init__(self, log: Path, schedule: Schedule, window: int) -> None:
+    def __init__(self, log: Path, schedule: Schedule) -> None:
         self._log, self._schedule = log, schedule
-        self._tokens_per_step = schedule.batch_windows * window
-        self._window = window
+        self.window_tokens = 0.0
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Bar | None = None
         self._task = TaskID(0)
@@ -59,8 +60,9 @@ class Progress(TrainerCallback):
     ) -> None:
         """Start the clock and the bar."""
         held_out = rest.get("eval_dataloader")
-        self._held_out_tokens = len(held_out.dataset) * self._window if held_out else 0
-        _keep_until(self._log, state.global_step)
+        self._held_out_tokens = int(len(held_out.dataset) * self.window_tokens) if held_out else 0
+        for log in (self._log, self._log.with_name(HEALTH)):
+            _keep_until(log, state.global_step)
         self._mark = (state.global_step, time.monotonic())
         if self._console.is_terminal:
             self._bar = Bar(
@@ -103,7 +105,11 @@ class Progress(TrainerCallback):
                 # More than this is noise, and more still no float.
                 "held_out_perplexity": round(math.exp(min(loss, 50.0)), 3),
             }
-            self._told["held_out"] = f"held-out perplexity {entry['held_out_perplexity']:.2f}"
+            told = f"held-out perplexity {entry['held_out_perplexity']:.2f}"
+            if "eval_bits_per_byte" in logs:
+                entry["held_out_bits_per_byte"] = round(logs["eval_bits_per_byte"], 4)
+                told = f"held-out {entry['held_out_bits_per_byte']:.3f} bits a byte, {told[9:]}"
+            self._told["held_out"] = told
             if self._evaluation_began:
                 self._evaluation_s = time.monotonic() - self._evaluation_began
                 self._paused_s += self._evaluation_s
@@ -119,13 +125,17 @@ class Progress(TrainerCallback):
             what = self._told["training" if "loss" in entry else "held_out"]
             self._console.print(f"step {state.global_step}/{state.max_steps}: {what}")
 
+    @property
+    def _tokens_per_step(self) -> float:
+        return self._schedule.batch_windows * self.window_tokens
+
     def _training_entry(self, state: TrainerState, logs: dict[str, float]) -> dict[str, float]:
         step, now = state.global_step, time.monotonic()
         marked_step, marked_time = self._mark
         seconds = now - marked_time - self._paused_s
         self._mark, self._paused_s = (step, now), 0.0
         entry = {
-            "tokens": step * self._tokens_per_step,
+            "tokens": round(step * self._tokens_per_step),
             "loss": round(logs["loss"], 4),
             "learning_rate": float(f"{logs['learning_rate']:.4g}"),
             "weight_decay": weight_decay(self._schedule, step - 1),

@@ -7,6 +7,7 @@ A run's folder:
     checkpoint-N/     loadable models, with what it takes to go on
     tensorboard/      the curves
     log.jsonl         the same as lines
+    health.jsonl      of every evaluation, what the codes and inputs of each layer are
     model/, packed/   the result: float32 masters, and packed codes
 """
 
@@ -33,23 +34,32 @@ from trilobit.train.launch import check_memory, launched_alone, threads_worth, t
 from trilobit.train.lock import locked
 from trilobit.train.monitor import Progress
 from trilobit.train.objectives.causal import Causal
-from trilobit.train.recipes import Pretrain
+from trilobit.train.objectives.distilled import Distilled
+from trilobit.train.objectives.replies import Supervised
+from trilobit.train.recipes import Distill, Pretrain, Recipe, Sft
 
 # What learns what a kind of recipe asks for.
-OBJECTIVES = {Pretrain.kind: Causal}
+OBJECTIVES: dict[str, Any] = {
+    Pretrain.kind: Causal,
+    Sft.kind: Supervised,
+    Distill.kind: Distilled,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """Where a finished run's model lies, and how well it predicts the held-out text.
 
-    packed: None for a float model. first_process: whether this process is to tell of it.
+    packed: None for a float model. held_out_bits_per_byte: what the loss is by byte of the text,
+    whatever the tokenizer; None where no text is continued. first_process: whether this process
+    is to tell of it.
     """
 
     model: Path
     packed: Path | None
     steps: int
     held_out_loss: float
+    held_out_bits_per_byte: float | None
     first_process: bool
 
     @property
@@ -59,7 +69,7 @@ class Result:
 
 
 def train(
-    recipe: Pretrain, output: Path, *, fresh: bool = False, threads: int | None = None
+    recipe: Recipe, output: Path, *, fresh: bool = False, threads: int | None = None
 ) -> Result:
     """Follow a recipe in `output`, resuming what an earlier run left there.
 
@@ -73,9 +83,9 @@ def train(
     arguments = training_arguments(recipe, output)
     first_process = arguments.process_index == 0
     objective = OBJECTIVES[recipe.kind](recipe)
-    check_memory(recipe, objective.config)
+    check_memory(recipe, objective.config, objective.frozen_parameters)
     torch.set_num_threads(threads or threads_worth(recipe, objective.config))
-    progress = Progress(output / "log.jsonl", recipe.schedule, recipe.data.window)
+    progress = Progress(output / "log.jsonl", recipe.schedule)
     with ExitStack() as stack:
         with arguments.main_process_first(local=False):
             if first_process:
@@ -85,7 +95,8 @@ def train(
             last = last_checkpoint(output)
             if last:
                 check(last, recipe.schedule.steps)
-            corpus = objective.prepare(output / "corpus", begun=last is not None)
+            text = objective.prepare(output / "corpus", begun=last is not None)
+            progress.window_tokens = objective.window_tokens
         set_seed(recipe.seed)
         interrupt = Interrupt(alone=arguments.world_size == 1)
         reporters = [progress, _curves(output, last)] if first_process else []
@@ -96,32 +107,30 @@ def train(
             model: Any = trainer.model
             if first_process:
                 parameters = sum(p.numel() for p in model.parameters())
-                progress.tell(_opening(len(corpus.train), len(corpus.held_out), parameters, last))
+                progress.tell(_opening(text, parameters, last))
             if last:
                 trainer.resume_loss(last)
             with interrupt, progress:
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
                 if interrupt.asked:
                     raise KeyboardInterrupt
-                held_out_loss = trainer.final_held_out_loss()
-        _check_learned(held_out_loss, model.config.vocab_size)
+                measured = trainer.final_evaluation()
+        _check_learned(measured["eval_loss"], model.config.vocab_size)
         if first_process:
             _export(recipe, model, trainer.processing_class, output)
     return Result(
         model=output / "model",
         packed=None if recipe.weights == "float" else output / "packed",
         steps=trainer.state.global_step,
-        held_out_loss=held_out_loss,
+        held_out_loss=measured["eval_loss"],
+        held_out_bits_per_byte=measured.get("eval_bits_per_byte"),
         first_process=first_process,
     )
 
 
-def _opening(tokens: int, held_out: int, parameters: int, last: Path | None) -> str:
+def _opening(text: str, parameters: int, last: Path | None) -> str:
     threads = torch.get_num_threads()
-    text = (
-        f"{tokens:,} tokens to train on, {held_out:,} held out; {parameters:,} parameters; "
-        f"{threads} thread{'s' if threads > 1 else ''}"
-    )
+    text += f"; {parameters:,} parameters; {threads} thread{'s' if threads > 1 else ''}"
     if last:
         text += f"; going on from {last.name}"
     if launched_alone():
@@ -181,7 +190,7 @@ def _told_in_a_line(output: Path) -> Iterator[None]:
         ) from error
 
 
-def _export(recipe: Pretrain, model: Any, tokenizer: Any, output: Path) -> None:
+def _export(recipe: Recipe, model: Any, tokenizer: Any, output: Path) -> None:
     fill(output / "model", lambda path: save_masters(model, tokenizer, path))
     if recipe.weights != "float":
         source = Trained(model, tokenizer, output)

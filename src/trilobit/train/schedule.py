@@ -20,11 +20,11 @@ from trilobit.train.recipes import Schedule
 
 def learning_rate(schedule: Schedule, step: int) -> float:
     """The learning rate of step 0, 1, 2, ..."""
-    half = schedule.steps // 2
-    if step < half:
-        (start, end), done = schedule.stage_1, step / half
+    first = schedule.stage_1_steps
+    if step < first:
+        (start, end), done = schedule.stage_1, step / first
     else:
-        (start, end), done = schedule.stage_2, (step - half) / max(schedule.steps - half, 1)
+        (start, end), done = schedule.stage_2, (step - first) / max(schedule.steps - first, 1)
     done = min(done, 1.0)
     if schedule.decay == "cosine":
         done = (1.0 - math.cos(math.pi * done)) / 2
@@ -33,8 +33,9 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 
 
 def weight_decay(schedule: Schedule, step: int) -> float:
-    """The weight decay of a step: constant in stage 1, none in stage 2."""
-    return schedule.weight_decay if step < schedule.steps // 2 else 0.0
+    """The weight decay of a step, which is constant in each stage."""
+    first = step < schedule.stage_1_steps
+    return schedule.weight_decay if first else schedule.stage_2_weight_decay
 
 
 def quantised_share(schedule: Schedule, step: int) -> float:
@@ -44,17 +45,21 @@ def quantised_share(schedule: Schedule, step: int) -> float:
 
 
 class TwoStage(LRScheduler):
-    """Sets both rates in every group; groups that start without weight decay stay so."""
+    """Sets both rates in every group; groups that start without weight decay stay so.
+
+    A group's `rate`, if it has one, multiplies its learning rate.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, schedule: Schedule) -> None:
         self._schedule = schedule
+        self._rates = [group.get("rate", 1.0) for group in optimizer.param_groups]
         self._decays = [group["weight_decay"] > 0 for group in optimizer.param_groups]
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | torch.Tensor]:
         """The learning rate of every group."""
         rate = learning_rate(self._schedule, self.last_epoch)
-        return [rate for _ in self.optimizer.param_groups]
+        return [rate * times for times in self._rates]
 
     def step(self, epoch: int | None = None) -> None:
         """Go on by one step of the optimiser."""
@@ -71,7 +76,10 @@ class TwoStage(LRScheduler):
         """Take the place of `state_dict` in this schedule."""
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = state_dict["_step_count"]
-        for group, decays in zip(self.optimizer.param_groups, self._decays, strict=True):
-            group["lr"] = learning_rate(self._schedule, self.last_epoch)
+        rates = self.get_lr()
+        for group, rate, decays in zip(
+            self.optimizer.param_groups, rates, self._decays, strict=True
+        ):
+            group["lr"] = rate
             group["weight_decay"] = weight_decay(self._schedule, self.last_epoch) * decays
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

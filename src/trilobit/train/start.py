@@ -24,40 +24,60 @@ class Start:
 
     Raises FormatError for a damaged one, UnsupportedModel for an architecture that we do not run,
     RecipeError for one that holds no floats to train, or no tokenizer.
+    template: of its chats, where it has none of its own. what: the recipe's name for it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, template: str | None = None, what: str = "start") -> None:
+        self.folder, self._what = folder, what
         where = folder / "config.json"
         raw = read_json(where)
         self.config = model_config(raw, str(where))
         if is_one_bit(raw):
             raise RecipeError(
-                f"{folder}: start is a checkpoint of 1bitLLM's own code, which transformers does "
+                f"{folder}: {what} is a checkpoint of 1bitLLM's own code, which transformers does "
                 "not load; give one that it does"
             )
         form = quantization_form(raw, self.config, where)
+        self._masters = form == "masters"
         if form not in (None, "masters"):
             raise RecipeError(
-                f"{folder}: start holds packed codes only, and training needs float masters; give "
+                f"{folder}: {what} holds packed codes only, and training needs float masters; give "
                 "the checkpoint that has them (of a run of ours: its model/, not its packed/)"
             )
         self._tensors = Checkpoint(folder)
         self._text = read_text_files(folder, self.config)
         if self._text.tokenizer is None:
-            raise RecipeError(f"{folder}: start has no tokenizer; put its tokenizer.json there")
+            raise RecipeError(f"{folder}: {what} has no tokenizer; put its tokenizer.json there")
         eos_ids = [i for i in self.config.eos_token_ids if i < self.config.vocab_size]
         bos_id = self.config.bos_token_id if self._text.add_bos else None
         if bos_id is None and not eos_ids:
             raise RecipeError(
-                f"{folder}: start names no token that ends a text; set eos_token_id in config.json"
+                f"{folder}: {what} names no token that ends a text; set eos_token_id in config.json"
             )
         self.tokenizer = GivenTokenizer(
             data=self._text.tokenizer, bos_id=bos_id, eos_id=eos_ids[0] if eos_ids else None
         )
 
-    def model(self, weights: str) -> Any:
-        """The model with its float32 weights, its linears as `weights` says."""
+        self.chat_template = self._text.chat_template or template
+
+    def check_rows(self, weights: str) -> None:
+        """RecipeError for a shape that the packed form has no room for."""
+        shape = self.config
+        sizes = (shape.query_size, shape.kv_size, shape.hidden_size, shape.intermediate_size)
+        if weights != "float" and any(size % 4 for size in sizes):
+            raise RecipeError(
+                f"{self.folder}: {self._what} has matrices of {', '.join(map(str, sizes))} rows, "
+                "and the packed form needs multiples of 4; train float weights, or take another"
+            )
+
+    def model(self, weights: str, *, sub_norms: bool = False) -> Any:
+        """The model with its float32 weights, its linears as `weights` says.
+
+        weights: "as it is" makes them ternary where they are masters.
+        sub_norms: begin each with a norm, new where it has none.
+        """
+        if weights == "as it is":
+            weights = "ternary" if self._masters else "float"
         build: Any = AutoModelForCausalLM.from_config
         try:
             config = AutoConfig.from_pretrained(
@@ -70,13 +90,16 @@ class Start:
         except Exception as error:  # of any kind: what we read may still be too little for it
             reason = " ".join(str(error).split())[:200]
             raise RecipeError(
-                f"{self.folder}: transformers cannot make the model of start ({reason}); mend its "
-                "config.json"
+                f"{self.folder}: transformers cannot make the model of {self._what} ({reason}); "
+                "mend its config.json"
             ) from error
+        norm_eps = self.config.projection_norm_eps
+        if sub_norms and norm_eps is None and not self.config.sub_norms:
+            norm_eps = self.config.rms_norm_eps
         if weights != "float":
             swap_linears(
                 model,
-                rms_norm_eps=self.config.projection_norm_eps,
+                rms_norm_eps=norm_eps,
                 weights="sign" if weights == "sign" else "absmean",
             )
         self._load_into(model)
@@ -95,8 +118,8 @@ class Start:
             clean_up_tokenization_spaces=False,
             **{name: token for name, token in tokens.items() if token is not None},
         )
-        if self._text.chat_template is not None:
-            tokenizer.chat_template = self._text.chat_template
+        if self.chat_template is not None:
+            tokenizer.chat_template = self.chat_template
         return tokenizer
 
     def _load_into(self, model: Any) -> None:
@@ -104,10 +127,12 @@ class Start:
         head = "lm_head.weight"
         if self.config.tie_word_embeddings and head not in self._tensors:
             state.pop(head, None)
+        if self.config.projection_norm_eps is None:  # new ones begin at 1
+            state = {name: p for name, p in state.items() if ".rms_norm." not in name}
         foreign = [n for n in self._tensors if n not in state and "rotary_emb" not in n]
         if foreign:
             raise RecipeError(
-                f"{self.folder}: start's tensor {foreign[0][:80]!r} is not part of the model"
+                f"{self.folder}: {self._what}'s tensor {foreign[0][:80]!r} is not part of the model"
             )
         with torch.no_grad():
             for name, parameter in state.items():

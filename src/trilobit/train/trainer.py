@@ -21,9 +21,11 @@ from trilobit.formats.whole_directory import put
 from trilobit.nn import set_quantised_share
 from trilobit.train.checkpoint import WRITE_ERRORS, first_line, remedy_of
 from trilobit.train.export import save_masters
+from trilobit.train.health import HEALTH, Health
 from trilobit.train.launch import CHECKPOINTS_KEPT
+from trilobit.train.optimizer import optimizer_of
 from trilobit.train.recipes import Recipe, Schedule
-from trilobit.train.schedule import TwoStage, quantised_share
+from trilobit.train.schedule import TwoStage, learning_rate, quantised_share
 from trilobit.train.sums import write_sums
 
 if TYPE_CHECKING:
@@ -43,9 +45,18 @@ class RunMixin(_Base):
         self._loss_sum: torch.Tensor | float = 0.0
         self._logged_step = 0
         super().__init__(**rest)
+        ours: Any = self.model
+        self._health = Health(ours)
         self.add_callback(_FollowRecipe(recipe.schedule))
         # Its stock printer would repeat every log line on stdout.
         self.remove_callback(PrinterCallback)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Ours, whatever the arguments name."""
+        if self.optimizer is None:
+            ours: Any = self.model if model is None else model
+            self.optimizer = optimizer_of(self._recipe, ours)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Ours, whatever the arguments name."""
@@ -78,14 +89,31 @@ class RunMixin(_Base):
             logs["loss"] = self._mean_over_processes() / (step - self._logged_step)
             self._loss_sum, self._logged_step = 0.0, step
             self._check_loss(logs["loss"])
+            # Of the stages; the Trainer tells the first group's, which may be Muon's.
+            logs["learning_rate"] = learning_rate(self._recipe.schedule, step - 1)
         super().log(logs, start_time)
 
-    def final_held_out_loss(self) -> float:
-        """Held-out loss of the model as it stands now."""
+    def evaluate(self, *args: Any, **rest: Any) -> dict[str, float]:
+        """The Trainer's, but never compiled: that would take longer than the pass."""
+        with torch.compiler.set_stance("force_eager"), self._health.watching():
+            measured = super().evaluate(*args, **rest)
+        if self.args.process_index == 0:
+            self._tell_health()
+        return measured
+
+    def _tell_health(self) -> None:
+        layers = self._health.by_layer()
+        if layers:
+            line = json.dumps({"step": self.state.global_step, "layers": layers})
+            with (self._run / HEALTH).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def final_evaluation(self) -> dict[str, float]:
+        """What is measured of the model as it stands now: `eval_loss` and what the kind adds."""
         for entry in reversed(self.state.log_history):
             if "eval_loss" in entry and entry["step"] == self.state.global_step:
-                return float(entry["eval_loss"])
-        return float(self.evaluate()["eval_loss"])
+                return dict(entry)
+        return self.evaluate()
 
     def _check_loss(self, loss: float) -> None:
         if not abs(loss) < float("inf"):

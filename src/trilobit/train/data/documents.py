@@ -6,14 +6,18 @@ or becomes part of one, so its length is bounded, packed or not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import lzma
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from trilobit.errors import FormatError, RecipeError
 from trilobit.formats.files import open_file
+from trilobit.train.recipes import Recipe
+from trilobit.train.sums import sum_of
 
 # A plain text has no documents; blocks of about this many characters are what is held out.
 BLOCK_CHARACTERS = 4000
@@ -30,20 +34,68 @@ def documents(path: Path, source: str | None = None) -> Iterator[tuple[int, str]
     Raises RecipeError when the file is missing, no regular one, not UTF-8, or not what its name
     says, for a line beyond MAX_LINE_BYTES, and for one without a `source` that is asked for.
     """
-    inner = path.with_suffix("") if path.suffix == ".xz" else path
-    if inner.suffix not in (".jsonl", ".txt"):
+    kind = _kind(path)
+    if kind not in (".jsonl", ".txt"):
         raise RecipeError(f"{path}: a text file's name ends in .txt or .jsonl (or those .xz)")
-    try:
-        with open_file(path)[0] as file:
-            if path.suffix == ".xz":
-                with lzma.open(file) as unpacked:
-                    yield from _documents(path, inner.suffix, unpacked, source)
-            else:
-                yield from _documents(path, inner.suffix, file, source)
-    except (lzma.LZMAError, EOFError) as error:
-        raise RecipeError(f"{path}: is no whole .xz file ({error}); fetch it again") from error
-    except (OSError, FormatError) as error:
-        raise unreadable(path, error) from error
+    with _opened(path) as file:
+        if kind == ".txt":
+            yield from _blocks(path, file)
+            return
+        for number, record in _records(path, file, "text"):
+            found = record.get("source")
+            text = _checked(record["text"], "'text'", path, number)
+            if source is not None and found is None:
+                raise RecipeError(
+                    f"{path}: line {number + 1} has no 'source', and data.source of the recipe "
+                    f"takes only lines whose 'source' is {source!r:.60}; leave data.source out to "
+                    "take all"
+                )
+            if (source is None or found == source) and text.strip():
+                yield number, text.strip()
+
+
+def conversations(path: Path) -> Iterator[tuple[int, list[dict[str, str]]]]:
+    """Line number and messages of each line of a .jsonl: `role` and `content`, in `messages`.
+
+    Raises RecipeError as `documents` does, and for what is no conversation.
+    """
+    if _kind(path) != ".jsonl":
+        raise RecipeError(
+            f"{path}: a file of conversations has a name that ends in .jsonl (or .xz)"
+        )
+    with _opened(path) as file:
+        for number, record in _records(path, file, "messages"):
+            found = record["messages"]
+            if not isinstance(found, list) or not all(map(_is_message, found)):
+                raise RecipeError(
+                    f"{path}: line {number + 1}: 'messages' is no list of objects with the texts "
+                    "'role' and 'content'; mend or remove it"
+                )
+            yield (
+                number,
+                [
+                    {k: _checked(m[k], f"'{k}'", path, number) for k in ("role", "content")}
+                    for m in found
+                ],
+            )
+
+
+def names(recipe: Recipe) -> str:
+    """The files of a recipe, for a message: a few of them."""
+    paths = recipe.data_files()
+    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if paths[3:] else "")
+
+
+def sum_of_files(recipe: Recipe) -> Any:
+    """A digest, to be gone on with, of all files of a recipe."""
+    digest = hashlib.sha256()
+    validation = recipe.validation_file()
+    for path in (*recipe.data_files(), *([validation] if validation else ())):
+        try:
+            digest.update(bytes.fromhex(sum_of(path)))
+        except FormatError as error:
+            raise unreadable(path, error) from error
+    return digest
 
 
 def unreadable(path: Path, error: OSError | FormatError) -> RecipeError:
@@ -54,10 +106,23 @@ def unreadable(path: Path, error: OSError | FormatError) -> RecipeError:
     )
 
 
-def _documents(
-    path: Path, kind: str, file: IO[bytes], source: str | None
-) -> Iterator[tuple[int, str]]:
-    return _jsonl(path, file, source) if kind == ".jsonl" else _blocks(path, file)
+def _kind(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix == ".xz" else path).suffix
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with open_file(path)[0] as file:
+            if path.suffix == ".xz":
+                with lzma.open(file) as unpacked:
+                    yield unpacked
+            else:
+                yield file
+    except (lzma.LZMAError, EOFError) as error:
+        raise RecipeError(f"{path}: is no whole .xz file ({error}); fetch it again") from error
+    except (OSError, FormatError) as error:
+        raise unreadable(path, error) from error
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
@@ -79,33 +144,37 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:
         number += 1
 
 
-def _jsonl(path: Path, file: IO[bytes], source: str | None) -> Iterator[tuple[int, str]]:
+def _records(path: Path, file: IO[bytes], key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a .jsonl, each of which has this key."""
     for number, line in _lines(path, file):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-            text = record["text"]
-            found = record.get("source")
+            record[key], record.get(key)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RecipeError(
-                f"{path}: line {number + 1} is no JSON object with a 'text'; mend or remove it"
+                f"{path}: line {number + 1} is no JSON object with a '{key}'; mend or remove it"
             ) from error
-        if not isinstance(text, str):
-            raise RecipeError(f"{path}: line {number + 1}: 'text' is no string; mend or remove it")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # JSON can spell what UTF-8 cannot: "\ud800"
-            raise RecipeError(
-                f"{path}: line {number + 1}: 'text' holds half a character; mend or remove it"
-            ) from error
-        if source is not None and found is None:
-            raise RecipeError(
-                f"{path}: line {number + 1} has no 'source', and data.source of the recipe takes "
-                f"only lines whose 'source' is {source!r:.60}; leave data.source out to take all"
-            )
-        if (source is None or found == source) and text.strip():
-            yield number, text.strip()
+        yield number, record
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(k), str) for k in ("role", "content")
+    )
+
+
+def _checked(text: object, what: str, path: Path, number: int) -> str:
+    if not isinstance(text, str):
+        raise RecipeError(f"{path}: line {number + 1}: {what} is no string; mend or remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can spell what UTF-8 cannot: "\ud800"
+        raise RecipeError(
+            f"{path}: line {number + 1}: {what} holds half a character; mend or remove it"
+        ) from error
+    return text
 
 
 def _blocks(path: Path, file: IO[bytes]) -> Iterator[tuple[int, str]]:

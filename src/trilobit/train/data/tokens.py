@@ -6,7 +6,6 @@ Neither the text nor the tokens are ever in memory at once.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,18 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from trilobit.errors import FormatError, RecipeError
-from trilobit.formats.files import read_bytes
-from trilobit.train.checkpoint import fill
+from trilobit.errors import RecipeError
 from trilobit.train.data.bpe import BOS, EOS, train_tokenizer
-from trilobit.train.data.documents import documents, unreadable
+from trilobit.train.data.documents import documents, names, sum_of_files
+from trilobit.train.data.kept import kept
 from trilobit.train.recipes import Pretrain
-from trilobit.train.sums import check_sums, read_sums, sum_of, write_sums
 
 # Characters of one call to the tokenizer, which works in parallel over documents and needs
 # some 100 bytes for each.
 _BATCH_CHARACTERS = 1_000_000
-_MAX_ABOUT_BYTES = 1 << 16
 
 Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 
@@ -46,14 +42,21 @@ class GivenTokenizer:
 class Corpus:
     """The tokens of a run: arrays as narrow as the vocabulary allows, mapped from disk.
 
+    held_out_bytes: of the held-out text in UTF-8.
     bos_id: what begins every document; None where nothing does.
     """
 
     tokenizer_file: Path
     train: Tokens
     held_out: Tokens
-    held_out_characters: int
+    held_out_bytes: int
     bos_id: int | None
+
+    @property
+    def tokens_per_byte(self) -> float:
+        """Of the held-out text: its tokens and its documents' ends, without their beginnings."""
+        begins = 0 if self.bos_id is None else int((self.held_out == self.bos_id).sum())
+        return (len(self.held_out) - begins) / self.held_out_bytes
 
 
 def prepare(
@@ -66,71 +69,21 @@ def prepare(
     Raises RecipeError for text that cannot be used, FormatError for tokens that are lost,
     OutputError when they cannot be written.
     """
-    key = _key(recipe, given)
-    sums = _sums(folder, key, recipe, begun=begun)
-    if sums is None or _is_damaged(folder):
-        _write(recipe, folder, key, given, sums if begun else None)
-    about = _about(folder)
-    return Corpus(
-        tokenizer_file=folder / "tokenizer.json",
-        train=np.load(folder / "train.npy", mmap_mode="r"),
-        held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
-        held_out_characters=about["held_out_characters"],
-        bos_id=about["bos_id"],
-    )
-
-
-def _sums(folder: Path, key: str, recipe: Pretrain, *, begun: bool) -> dict[str, str] | None:
-    """Checksums of the tokens that lie there, if they are of this text."""
-    try:
-        about, sums = _about(folder), read_sums(folder)
-    except FormatError as error:
-        if not begun:
-            return None
-        raise FormatError(
-            f"{folder}: the checkpoints beside it were trained on its tokens, and what they were "
-            f"is lost ({str(error).removeprefix(f'{folder}/')}); put it back, or --fresh to begin "
-            "anew"
-        ) from error
-    if about["key"] == key:
-        return sums
-    if begun:
-        raise RecipeError(
-            f"{folder.parent}: its checkpoints were trained on other text than "
-            f"{_names(recipe)} holds now; choose another --output, or --fresh to delete them"
-        )
-    return None
-
-
-def _is_damaged(folder: Path) -> bool:
-    try:
-        check_sums(folder)
-    except FormatError:
-        return True
-    return False
-
-
-def _write(
-    recipe: Pretrain,
-    folder: Path,
-    key: str,
-    given: GivenTokenizer | None,
-    expected: dict[str, str] | None,
-) -> None:
-    """Make the tokens. expected: the checksums that they had, if they must be the same again."""
     tokenizer = _given_tokenizer(given) if given else None
-    trained, held_out_characters = _read_through(recipe, train=tokenizer is None)
-    tokenizer = tokenizer or trained
-    assert tokenizer is not None
-    # A text that spells a special token is text.
-    tokenizer.encode_special_tokens = True
-    bos_id = given.bos_id if given else tokenizer.token_to_id(BOS)
-    eos_id = given.eos_id if given else tokenizer.token_to_id(EOS)
-    last_id = max(*tokenizer.get_vocab(with_added_tokens=True).values(), bos_id or 0, eos_id or 0)
-    dtype = token_dtype(last_id + 1)
-    about = {"key": key, "held_out_characters": held_out_characters, "bos_id": bos_id}
+    bos_id, eos_id = (given.bos_id, given.eos_id) if given else (None, None)
 
-    def write(partial: Path) -> None:
+    def write(partial: Path) -> dict[str, Any]:
+        nonlocal tokenizer, bos_id, eos_id
+        trained, held_out_bytes = _read_through(recipe, train=tokenizer is None)
+        if trained:
+            tokenizer, bos_id, eos_id = trained, trained.token_to_id(BOS), trained.token_to_id(EOS)
+        assert tokenizer is not None
+        # A text that spells a special token is text.
+        tokenizer.encode_special_tokens = True
+        last_id = max(
+            *tokenizer.get_vocab(with_added_tokens=True).values(), bos_id or 0, eos_id or 0
+        )
+        dtype = token_dtype(last_id + 1)
         with (
             TokenFile(partial / "train.npy", dtype, bos_id, eos_id) as train,
             TokenFile(partial / "held_out.npy", dtype, bos_id, eos_id) as held_out,
@@ -142,27 +95,36 @@ def _write(
         # Not tokenizer.save: it tells of a full disk by an exception of no kind.
         json_text = given.data if given else tokenizer.to_str(pretty=True).encode()
         (partial / "tokenizer.json").write_bytes(json_text)
-        (partial / "corpus.json").write_text(json.dumps(about), encoding="utf-8")
-        if expected not in (None, write_sums(partial)):
-            raise RecipeError(
-                f"{folder}: is damaged, and its text gives other tokens with the versions of "
-                "today; put it back, or --fresh to begin anew"
-            )
+        return {"held_out_bytes": held_out_bytes, "bos_id": bos_id}
 
-    fill(folder, write)
+    about = kept(
+        folder,
+        _key(recipe, given),
+        write,
+        tells=("held_out_bytes", "bos_id"),
+        text=names(recipe),
+        begun=begun,
+    )
+    return Corpus(
+        tokenizer_file=folder / "tokenizer.json",
+        train=np.load(folder / "train.npy", mmap_mode="r"),
+        held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
+        held_out_bytes=about["held_out_bytes"],
+        bos_id=about["bos_id"],
+    )
 
 
 def _read_through(recipe: Pretrain, *, train: bool) -> tuple[Tokenizer | None, int]:
-    """The tokenizer of the training part, if one is to be trained, and characters held out."""
+    """The tokenizer of the training part, if one is to be trained, and bytes held out."""
     count = {False: 0, True: 0}
-    held_out_characters = 0
+    held_out_bytes = 0
 
     def training_texts() -> Iterator[str]:
-        nonlocal held_out_characters
+        nonlocal held_out_bytes
         for is_held_out, text in _split(recipe):
             count[is_held_out] += 1
             if is_held_out:
-                held_out_characters += len(text)
+                held_out_bytes += len(text.encode())
             else:
                 yield text
 
@@ -172,16 +134,16 @@ def _read_through(recipe: Pretrain, *, train: bool) -> tuple[Tokenizer | None, i
     else:
         deque(training_texts(), maxlen=0)
     _check_count(recipe, trained=count[False], held_out=count[True])
-    return tokenizer, held_out_characters
+    return tokenizer, held_out_bytes
 
 
 def _check_count(recipe: Pretrain, *, trained: int, held_out: int) -> None:
-    names, validation = _names(recipe), recipe.validation_file()
+    files, validation = names(recipe), recipe.validation_file()
     if not trained and (validation or not held_out):
         if not recipe.data.source:
-            raise RecipeError(f"{names}: no text in it")
+            raise RecipeError(f"{files}: no text in it")
         raise RecipeError(
-            f"{names}: no text with source {recipe.data.source!r} in it; data.source of the recipe "
+            f"{files}: no text with source {recipe.data.source!r} in it; data.source of the recipe "
             'asks for that: give the lines a "source", or leave it out'
         )
     if validation and not held_out:
@@ -192,7 +154,7 @@ def _check_count(recipe: Pretrain, *, trained: int, held_out: int) -> None:
     ):
         if not count:
             raise RecipeError(
-                f"{names}: too little text: of {other} documents none is {what} "
+                f"{files}: too little text: of {other} documents none is {what} "
                 f"by held_out_every = {recipe.data.held_out_every}; {remedy}"
             )
 
@@ -280,35 +242,13 @@ class TokenFile:
         np.lib.format.write_array_header_1_0(self._file, about)
 
 
-def _about(folder: Path) -> dict[str, Any]:
-    """What corpus.json says; FormatError when it is not there, or not whole."""
-    path = folder / "corpus.json"
-    try:
-        about = json.loads(read_bytes(path, _MAX_ABOUT_BYTES))
-        return {name: about[name] for name in ("key", "held_out_characters", "bos_id")}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise FormatError(f"{path}: damaged") from None
-
-
-def _names(recipe: Pretrain) -> str:
-    """The text files, for a message: a few of them."""
-    paths = recipe.data_files()
-    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if paths[3:] else "")
-
-
 def _key(recipe: Pretrain, given: GivenTokenizer | None) -> str:
     """Changes when the text files or how they are cut into tokens change."""
-    digest = hashlib.sha256()
-    validation = recipe.validation_file()
-    for path in (*recipe.data_files(), *([validation] if validation else ())):
-        try:
-            digest.update(bytes.fromhex(sum_of(path)))
-        except FormatError as error:
-            raise unreadable(path, error) from error
+    digest: Any = sum_of_files(recipe)
     data = recipe.data
-    cut = (data.source, data.held_out_every, data.vocab_size, bool(validation))
+    cut = (data.source, data.held_out_every, data.vocab_size, data.validation is not None)
     digest.update(repr(cut).encode())
     if given:
         digest.update(hashlib.sha256(given.data).digest())
         digest.update(repr((given.bos_id, given.eos_id)).encode())
-    return digest.hexdigest()
+    return str(digest.hexdigest())

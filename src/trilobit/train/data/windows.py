@@ -16,14 +16,27 @@ from torch.utils.data import Dataset
 from trilobit.errors import RecipeError
 from trilobit.train.data.tokens import Tokens
 
-_UNCOUNTED = -100  # of a label, as transformers has it
+UNCOUNTED = -100  # of a label, as transformers has it
 
 
 class TrainingWindows(Dataset[dict[str, torch.Tensor]]):
-    """`count` windows: the corpus again and again, each time shifted and shuffled anew."""
+    """`count` windows: the corpus again and again, each time shifted and shuffled anew.
 
-    def __init__(self, tokens: Tokens, *, window: int, count: int, seed: int) -> None:
+    short: if given, those before the window `whole_from` are `[parts, short]`.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        *,
+        window: int,
+        count: int,
+        seed: int,
+        short: int | None = None,
+        whole_from: int = 0,
+    ) -> None:
         self._tokens, self._window, self._count, self._seed = tokens, window, count, seed
+        self._short, self._whole_from = short, whole_from
         # One window less than fit, so that an epoch can be shifted by less than one window.
         self.per_epoch = len(tokens) // window - 1
         if self.per_epoch < 1:
@@ -40,7 +53,10 @@ class TrainingWindows(Dataset[dict[str, torch.Tensor]]):
         epoch, place = divmod(index, self.per_epoch)
         shift, order = self._epoch_order(epoch)
         start = shift + int(order[place]) * self._window
-        return _example(self._tokens[start : start + self._window])
+        tokens = self._tokens[start : start + self._window]
+        if self._short and index < self._whole_from:
+            tokens = tokens.reshape(-1, self._short)
+        return _example(tokens)
 
     def _draw_epoch(self, epoch: int) -> tuple[int, NDArray[np.int64]]:
         generator = np.random.default_rng([self._seed, epoch])
@@ -74,8 +90,16 @@ class HeldOutWindows(Dataset[dict[str, torch.Tensor]]):
         example = _example(self._tokens[start : start + self._window])
         if self._bos_id is not None:
             ids = example["input_ids"]
-            example["labels"] = ids.masked_fill(ids == self._bos_id, _UNCOUNTED)
+            example["labels"] = ids.masked_fill(ids == self._bos_id, UNCOUNTED)
         return example
+
+
+def batch_of(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Windows `[T]`, or their parts `[P, T]`, one below the other."""
+    return {
+        name: torch.stack([example[name] for example in examples]).flatten(0, -2)
+        for name in examples[0]
+    }
 
 
 def _example(tokens: Tokens) -> dict[str, torch.Tensor]:

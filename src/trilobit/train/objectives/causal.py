@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import BitNetConfig, BitNetForCausalLM, Trainer, default_data_collator
+from transformers import BitNetConfig, BitNetForCausalLM
 
 from trilobit.errors import RecipeError
 from trilobit.model.config import ModelConfig
 from trilobit.nn import swap_linears
+from trilobit.train.compiled import compile_layers
 from trilobit.train.data.bpe import as_hugging_face
-from trilobit.train.data.tokens import Corpus, prepare
-from trilobit.train.data.windows import HeldOutWindows, TrainingWindows
+from trilobit.train.data.tokens import Corpus, GivenTokenizer, prepare
+from trilobit.train.data.windows import HeldOutWindows, TrainingWindows, batch_of
+from trilobit.train.objectives.tokens import TokenTrainer
 from trilobit.train.recipes import Pretrain
 from trilobit.train.start import Start
-from trilobit.train.trainer import RunMixin
 
 
 class Causal:
@@ -36,14 +37,11 @@ class Causal:
                 f"data.window is {recipe.data.window}, longer than the context of {folder}: "
                 f"{self.config.max_position_embeddings}"
             )
+        if self._start:
+            self._start.check_rows(recipe.weights)
 
-        shape = self.config
-        sizes = (shape.query_size, shape.kv_size, shape.hidden_size, shape.intermediate_size)
-        if recipe.weights != "float" and any(size % 4 for size in sizes):
-            raise RecipeError(
-                f"{folder}: start has matrices of {', '.join(map(str, sizes))} rows, and the "
-                "packed form needs multiples of 4; train float weights, or start from another"
-            )
+    # Of models that are looked at only.
+    frozen_parameters = 0
 
     @property
     def config(self) -> ModelConfig:
@@ -53,60 +51,87 @@ class Causal:
         assert self._recipe.model is not None
         return self._recipe.model.config(self._recipe.data.vocab_size)
 
-    def prepare(self, folder: Path, *, begun: bool) -> Corpus:
-        """Make the tokens in `folder`, or map them. Raises what `tokens.prepare` does."""
-        given = self._start.tokenizer if self._start else None
-        self._corpus = prepare(self._recipe, folder, begun=begun, given=given)
-        return self._corpus
+    def prepare(self, folder: Path, *, begun: bool) -> str:
+        """Make the tokens in `folder`, or map them; what is there, in words.
+
+        Raises what `tokens.prepare` does.
+        """
+        self._corpus = corpus = prepare(self._recipe, folder, begun=begun, given=self._given)
+        return f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out"
+
+    @property
+    def window_tokens(self) -> float:
+        """Tokens of a window."""
+        return self._recipe.data.window
 
     def trainer(self, **life: Any) -> CausalTrainer:
         """A trainer of a new model on what was prepared. life: arguments of the trainer."""
         recipe, corpus = self._recipe, self._corpus
         assert corpus is not None, "prepare comes first"
+        tokenizer = self._tokenizer()
         if self._start:
-            tokenizer = self._start.hugging_face_tokenizer()
-            model = self._start.model(recipe.weights)
+            model = self._student(self._start)
         else:
-            context = self.config.max_position_embeddings
-            tokenizer = as_hugging_face(corpus.tokenizer_file, context)
             ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-            model = build_model(recipe, len(tokenizer), *ends)
+            model = build_model(recipe, self._vocab_size(tokenizer), *ends)
+        if recipe.compile:
+            compile_layers(model)
         window, schedule = recipe.data.window, recipe.schedule
         train = TrainingWindows(
             corpus.train,
             window=window,
             count=schedule.steps * schedule.batch_windows,
             seed=recipe.seed,
+            short=recipe.data.short_window,
+            whole_from=schedule.stage_1_steps * schedule.batch_windows,
         )
-        return CausalTrainer(
+        return self._trainer(
             recipe=recipe,
             model=model,
             processing_class=tokenizer,
-            data_collator=default_data_collator,
+            data_collator=batch_of,
             train_dataset=train,
+            tokens_per_byte=corpus.tokens_per_byte,
             eval_dataset=HeldOutWindows(corpus.held_out, window=window, bos_id=corpus.bos_id),
             **life,
         )
 
+    @property
+    def _given(self) -> GivenTokenizer | None:
+        return self._start.tokenizer if self._start else None
 
-class CausalTrainer(RunMixin, Trainer):
-    """Its held-out loss is the mean over tokens, not over windows, of which some count fewer."""
+    def _tokenizer(self) -> Any:
+        if self._start:
+            return self._start.hugging_face_tokenizer()
+        assert self._corpus is not None
+        context = self.config.max_position_embeddings
+        return as_hugging_face(self._corpus.tokenizer_file, context)
 
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        """The loss of a batch; when evaluating, its share of the mean over all tokens."""
-        if model.training:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        windows: Any = self.eval_dataset
-        share = len(inputs["input_ids"]) * windows.counted_tokens / len(windows)
-        # The GPUs of one process share the batch, and the Trainer takes the mean of what they say.
-        outputs = model(**inputs, num_items_in_batch=share / max(self.args.n_gpu, 1))
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+    def _vocab_size(self, tokenizer: Any) -> int:
+        return len(tokenizer)
+
+    def _student(self, start: Start) -> Any:
+        return start.model(self._recipe.weights)
+
+    def _trainer(self, **arguments: Any) -> CausalTrainer:
+        return CausalTrainer(**arguments)
+
+
+class CausalTrainer(TokenTrainer):
+    """Tells of its held-out text bits by byte too, which compare tokenizers.
+
+    tokens_per_byte: of that text.
+    """
+
+    def __init__(self, *, tokens_per_byte: float, **rest: Any) -> None:
+        self._tokens_per_byte = tokens_per_byte
+        super().__init__(**rest)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Hand on what is logged, with the bits that the held-out loss is by byte."""
+        if "eval_loss" in logs:
+            logs["eval_bits_per_byte"] = logs["eval_loss"] / math.log(2) * self._tokens_per_byte
+        super().log(logs, start_time)
 
 
 def build_model(recipe: Pretrain, vocab_size: int, bos: int, eos: int) -> BitNetForCausalLM:

@@ -11,15 +11,28 @@ from pathlib import Path
 
 from trilobit.errors import RecipeError
 from trilobit.train.recipes.base import Recipe, Schedule
+from trilobit.train.recipes.distill import Distill
 from trilobit.train.recipes.plain import read_values, shown
 from trilobit.train.recipes.pretrain import Data, Pretrain, Shape
+from trilobit.train.recipes.sft import Sft
 
-__all__ = ["KINDS", "Data", "Pretrain", "Recipe", "Schedule", "Shape", "load_recipe", "recipe_of"]
+__all__ = [
+    "KINDS",
+    "Data",
+    "Distill",
+    "Pretrain",
+    "Recipe",
+    "Schedule",
+    "Sft",
+    "Shape",
+    "load_recipe",
+    "recipe_of",
+]
 
-KINDS: dict[str, type[Pretrain]] = {recipe.kind: recipe for recipe in (Pretrain,)}
+KINDS: dict[str, type[Recipe]] = {recipe.kind: recipe for recipe in (Pretrain, Sft, Distill)}
 
 
-def load_recipe(path: Path) -> Pretrain:
+def load_recipe(path: Path) -> Recipe:
     """Read a recipe from a .toml, .yaml or .yml file.
 
     Raises RecipeError when the file is missing, does not parse, or holds a key or a value
@@ -31,7 +44,7 @@ def load_recipe(path: Path) -> Pretrain:
         raise RecipeError(f"{path}: {error}") from None
 
 
-def recipe_of(values: object, folder: Path = Path()) -> Pretrain:
+def recipe_of(values: object, folder: Path = Path()) -> Recipe:
     """The recipe of plain values. Inverse of `as_dict`; without a kind it is one of pretrain.
 
     Raises RecipeError for a kind, a key or a value that is not understood.

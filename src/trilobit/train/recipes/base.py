@@ -12,19 +12,31 @@ from trilobit.train.recipes.plain import build, check_range, shown
 
 Decay = Literal["linear", "cosine"]
 Precision = Literal["float32", "bf16"]
+Optimizer = Literal["adamw", "muon"]
+Weights = Literal["ternary", "sign", "float"]
 
 _MOST_STEPS = 10**9
 _LONGEST_NAME = 100  # it names a folder
+_MOST_WINDOW = 1 << 24  # the longest context of ModelConfig
+_LONGEST_PATH = 4096  # that Linux opens
+
+
+def check_path(key: str, path: str) -> None:
+    """RecipeError for what cannot be the folder of a checkpoint."""
+    if not 0 < len(path) <= _LONGEST_PATH:
+        raise RecipeError(f"{key} is {shown(path)}; give the folder of a checkpoint")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Two stages, each from one learning rate to another, and weight decay in the first only.
+    """Two stages, each from one learning rate to another, and weight decay for each.
 
     Source: "The Era of 1-bit LLMs: Training Tips, Code and FAQ" and the 2B4T report.
     batch_windows: windows of one step, over all processes.
     accumulate_steps: parts in which a process computes its windows, to save memory.
-    stage_1, stage_2: learning rate at the start and at the end of each half.
+    stage_1, stage_2: learning rate at the start and at the end of each stage.
+    stage_2_steps: the last steps; None: half of all.
+    muon_rate: Muon's learning rate is this many times that of the stages.
     """
 
     steps: int
@@ -33,8 +45,11 @@ class Schedule:
     warmup_steps: int = 100
     stage_1: tuple[float, float] = (1.5e-3, 1.0e-3)
     stage_2: tuple[float, float] = (6.0e-4, 0.0)
+    stage_2_steps: int | None = None
     decay: Decay = "linear"
     weight_decay: float = 0.1
+    stage_2_weight_decay: float = 0.0
+    muon_rate: float = 20.0
     quantisation_warmup_steps: int = 0
     max_grad_norm: float = 1.0
 
@@ -62,10 +77,56 @@ class Schedule:
         for name, (start, end) in (("stage_1", self.stage_1), ("stage_2", self.stage_2)):
             if not (0 < start < float("inf") and 0 <= end < float("inf")):
                 raise RecipeError(f"schedule.{name} is {start}, {end}; learning rates above 0")
-        for name in ("weight_decay", "max_grad_norm"):
+        for name in ("weight_decay", "stage_2_weight_decay", "max_grad_norm"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise RecipeError(f"schedule.{name} is {value}; it must be 0 or more")
+        if not 0 < self.muon_rate < float("inf"):
+            raise RecipeError(f"schedule.muon_rate is {self.muon_rate}; it must be above 0")
+        if self.stage_2_steps is not None:
+            check_range("schedule.stage_2_steps", self.stage_2_steps, 0, _MOST_STEPS)
+
+    @property
+    def stage_1_steps(self) -> int:
+        """Steps of the first stage; none where the second alone is longer than the run."""
+        if self.stage_2_steps is None:
+            return self.steps // 2
+        return max(self.steps - self.stage_2_steps, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """What is learned from, and what of it is held out.
+
+    files: relative to the recipe's folder.
+    validation: a file like those of `files`; if given, all of it is held out, and nothing of
+        `files`.
+    held_out_every: of each file, line n is held out where n is a multiple of this.
+    window: tokens that are seen at once.
+    """
+
+    files: tuple[str, ...]
+    validation: str | None = None
+    held_out_every: int = 50
+    window: int = 256
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise RecipeError("data.files is empty; name at least one text file")
+        for name in (*self.files, *([self.validation] if self.validation is not None else ())):
+            if not 0 < len(name) <= _LONGEST_PATH or "\0" in name:
+                raise RecipeError(f"data: {shown(name)} is no name of a file")
+        if self.validation in self.files:
+            raise RecipeError(
+                f"data.validation is {shown(self.validation)}, which is among data.files too; a "
+                "model knows the text that it was trained on"
+            )
+        if self.held_out_every < 2:
+            raise RecipeError(f"data.held_out_every is {shown(self.held_out_every)}; at least 2")
+        check_range("data.held_out_every", self.held_out_every, 2, 1e9)
+        if self.window < 2:
+            raise RecipeError(f"data.window is {shown(self.window)}; at least 2")
+        check_range("data.window", self.window, 2, _MOST_WINDOW)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +134,29 @@ class Recipe:
     """A run, whatever it learns; each kind adds its own keys.
 
     precision: of the products; "bf16" is for GPUs. Masters and roundings stay float32.
+    optimizer: "muon" is Muon for the matrices, AdamW for the rest.
+    start: directory of a Hugging Face checkpoint with float weights or masters; its shape and
+        its tokenizer are then the run's. Relative to the recipe's folder.
+    weights: "float" makes a baseline of the same size.
     folder: where the recipe's file lies, for paths in it.
     """
 
     kind: ClassVar[str]
+    # What may be another when a run goes on; and its files may have moved.
+    may_change: ClassVar[tuple[str, ...]] = (
+        "schedule",
+        "log_every",
+        "evaluate_every",
+        "save_every",
+    )
 
     name: str
     schedule: Schedule
+    data: Files
+    start: str | None = None
+    weights: Weights = "ternary"
     precision: Precision = "float32"
+    optimizer: Optimizer = "adamw"
     seed: int = 0
     log_every: int = 10
     evaluate_every: int = 250
@@ -101,6 +177,20 @@ class Recipe:
             raise RecipeError("log_every, evaluate_every and save_every must be at least 1")
         for key in ("log_every", "evaluate_every", "save_every"):
             check_range(key, getattr(self, key), 1, _MOST_STEPS)
+        if self.start is not None:
+            check_path("start", self.start)
+
+    def data_files(self) -> list[Path]:
+        """The training text's files, resolved against the recipe's folder."""
+        return [self.folder / name for name in self.data.files]
+
+    def validation_file(self) -> Path | None:
+        """The file of the text that is held out, where it is one of its own."""
+        return None if self.data.validation is None else self.folder / self.data.validation
+
+    def start_folder(self) -> Path | None:
+        """The checkpoint to start from, if any."""
+        return None if self.start is None else self.folder / self.start
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, without the folder: what the run is, not where it lies."""

@@ -82,7 +82,7 @@ def check_range(where: str, value: float, least: float, most: float) -> None:
         raise RecipeError(f"{where} is {shown(value)}; it must be from {least} to {most}")
 
 
-_TYPES = {int: "a whole number", float: "a number", str: "a text"}
+_TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def _checked(hint: Any, value: object, where: str) -> Any:
@@ -105,7 +105,7 @@ def _checked(hint: Any, value: object, where: str) -> Any:
             return float(value)
         except OverflowError:
             return math.inf if value > 0 else -math.inf  # which no key accepts
-    if not isinstance(value, hint) or isinstance(value, bool):
+    if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
         # YAML takes 1e-3 for a text.
         point = " (1e-3 needs a point in YAML: 1.0e-3)" if hint is float else ""
         raise RecipeError(f"'{where}' is {shown(value)}; it must be {_TYPES[hint]}{point}")

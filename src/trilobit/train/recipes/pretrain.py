@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from trilobit.errors import FormatError, RecipeError
 from trilobit.model.config import ModelConfig
-from trilobit.train.recipes.base import Recipe
+from trilobit.train.recipes.base import Files, Recipe
 from trilobit.train.recipes.plain import check_range, shown
 
-Weights = Literal["ternary", "sign", "float"]
-
 MAX_VOCABULARY = 1 << 20
-_MOST_WINDOW = 1 << 24  # the longest context of ModelConfig
-_LONGEST_PATH = 4096  # that Linux opens
 _LARGEST = 1 << 62  # far beyond every limit of ModelConfig, and short to spell
 
 
@@ -85,40 +80,24 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Data:
+class Data(Files):
     """The text, how it is cut, and what is held out.
 
-    files: .txt (one document) or .jsonl (a document a line, in `text`), plain or .xz;
-        relative to the recipe's folder.
+    files: .txt (one document) or .jsonl (a document a line, in `text`), plain or .xz.
+    held_out_every: of a .txt file, whose lines are no documents, paragraph blocks of 4,000
+        characters count.
     source: if given, only the lines of a .jsonl whose `source` is this.
-    validation: a text file like those of `files`; if given, all of it is held out, and
-        nothing of `files`.
-    held_out_every: of each file, line n is held out where n is a multiple of this; of a
-        .txt file, whose lines are no documents, paragraph blocks of 4,000 characters count.
-    window: tokens in a training window.
+    short_window: if given, windows are cut into windows of this length in stage 1 of the
+        schedule: attention costs less there, and the long range is learned last.
     """
 
-    files: tuple[str, ...]
     source: str | None = None
-    validation: str | None = None
-    held_out_every: int = 50
     vocab_size: int = 2048
-    window: int = 256
+    short_window: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.files:
-            raise RecipeError("data.files is empty; name at least one text file")
-        for name in (*self.files, *([self.validation] if self.validation is not None else ())):
-            if not 0 < len(name) <= _LONGEST_PATH or "\0" in name:
-                raise RecipeError(f"data: {shown(name)} is no name of a file")
-        if self.validation in self.files:
-            raise RecipeError(
-                f"data.validation is {shown(self.validation)}, which is among data.files too; a "
-                "model knows the text that it was trained on"
-            )
-        if self.held_out_every < 2:
-            raise RecipeError(f"data.held_out_every is {shown(self.held_out_every)}; at least 2")
-        check_range("data.held_out_every", self.held_out_every, 2, 1e9)
+        # Not super(): a dataclass with slots is another class than its methods were made in.
+        Files.__post_init__(self)
         if self.vocab_size < 260:
             raise RecipeError(
                 f"data.vocab_size is {shown(self.vocab_size)}; 256 bytes and the special tokens "
@@ -128,51 +107,39 @@ class Data:
             raise RecipeError(
                 f"data.vocab_size is {shown(self.vocab_size)}; at most {MAX_VOCABULARY}"
             )
-        if self.window < 2:
-            raise RecipeError(f"data.window is {shown(self.window)}; at least 2")
-        check_range("data.window", self.window, 2, _MOST_WINDOW)
+        if self.short_window is not None:
+            check_range("data.short_window", self.short_window, 2, self.window)
+            if self.window % self.short_window:
+                raise RecipeError(
+                    f"data.short_window is {self.short_window}, which does not divide data.window, "
+                    f"{self.window}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pretrain(Recipe):
     """A whole pre-training run: from a random model of `model`'s shape, or from `start`.
 
-    start: directory of a Hugging Face checkpoint with float weights or masters; its shape and
-        its tokenizer are then the run's. Relative to the recipe's folder.
-    weights: "float" makes a baseline of the same size.
+    compile: let torch.compile make one of the small operations of a layer. It takes half a minute
+        of a core, and rounds otherwise than without.
     """
 
     kind: ClassVar[str] = "pretrain"
+    may_change: ClassVar[tuple[str, ...]] = (*Recipe.may_change, "compile")
 
     data: Data
     model: Shape | None = None
-    start: str | None = None
-    weights: Weights = "ternary"
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        # Not super(): a dataclass with slots is another class than its methods were made in.
         Recipe.__post_init__(self)
         if (self.model is None) == (self.start is None):
             both = "is missing" if self.model is None else "and 'start' are both given"
             raise RecipeError(
                 f"key 'model' {both}; give either [model] or start, the folder of a checkpoint"
             )
-        if self.start is not None and (not 0 < len(self.start) <= _LONGEST_PATH):
-            raise RecipeError(f"start is {shown(self.start)}; give the folder of a checkpoint")
         if self.model is not None and self.data.window > self.model.max_position_embeddings:
             raise RecipeError(
                 f"data.window is {self.data.window}, longer than the model's context: "
                 f"model.max_position_embeddings is {self.model.max_position_embeddings}"
             )
-
-    def data_files(self) -> list[Path]:
-        """The training text's files, resolved against the recipe's folder."""
-        return [self.folder / name for name in self.data.files]
-
-    def validation_file(self) -> Path | None:
-        """The file of the text that is held out, where it is one of its own."""
-        return None if self.data.validation is None else self.folder / self.data.validation
-
-    def start_folder(self) -> Path | None:
-        """The checkpoint to start from, if any."""
-        return None if self.start is None else self.folder / self.start
