@@ -24,6 +24,7 @@ import cli
 from facts import RESULTS, check, facts, measured, write
 
 from trilobit import _native
+from trilobit.layouts import native_layout
 from trilobit.model.packing import LAYOUTS, PLACES, Layout
 from trilobit.model.shapes import shape
 
@@ -59,9 +60,8 @@ def kernels(layouts: list[Layout]) -> Iterator[Kernel]:
         ("down", hidden, ffn),
     ):
         for layout in layouts:
-            places = PLACES[layout]
-            seconds = partial(_native.linear_seconds, places=places)
-            yield Kernel(name, rows, columns, 8 / places, seconds)
+            seconds = partial(_native.linear_seconds, layout=native_layout(layout))
+            yield Kernel(name, rows, columns, 8 / PLACES[layout], seconds)
     yield Kernel(
         "head, screen", config.vocab_size, hidden, 4, _native.screen_seconds, SCREEN_TOKENS
     )

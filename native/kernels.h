@@ -12,8 +12,6 @@ namespace trilobit {
 
 inline constexpr int kRows = 16;          // rows interleaved in a packed block
 inline constexpr int kBlockBytes = 64;    // of a packed block: 4 bytes a row
-inline constexpr int kTwoBit = 4;         // codes of a byte, in the 2-bit layout
-inline constexpr int kBaseThree = 5;      // and in the 1.6-bit layout, as digits of base 3
 inline constexpr int kScaleColumns = 128; // of a row that share a scale, where groups have scales
 inline constexpr int kScreenColumns = 8;  // of a block of the screen: 4 bytes of 2 codes a row
 inline constexpr int kScreenPad = 64;     // columns of the screen are padded to a multiple
@@ -27,9 +25,22 @@ constexpr int round_up(int value, int multiple) {
     return (value + multiple - 1) / multiple * multiple;
 }
 
+// How ternary codes lie in bytes: docs/format.md.
+enum class Layout : std::uint8_t {
+    two_bit, // "2-bit"
+    base3,   // "1.6-bit": digits of base 3
+};
+
+// Codes of a byte.
+constexpr int places_of(Layout layout) { return layout == Layout::two_bit ? 4 : 5; }
+
+// Columns of a packed block.
+constexpr int block_columns_of(Layout layout) { return 4 * places_of(layout); }
+
 // Columns of activations, so many that a block of either layout ends within them.
 constexpr int padded_columns(int columns) {
-    const int two_bit = round_up(columns, 4 * kTwoBit), base3 = round_up(columns, 4 * kBaseThree);
+    const int two_bit = round_up(columns, block_columns_of(Layout::two_bit)),
+              base3 = round_up(columns, block_columns_of(Layout::base3));
     return two_bit > base3 ? two_bit : base3;
 }
 
@@ -65,11 +76,11 @@ struct Ternary {
     int scale_step; // 0: one for the matrix
     int rows;
     int columns;
-    int places = kTwoBit; // codes of a byte: the layout
+    Layout layout = Layout::two_bit;
     Dense group_scales{}; // [rows, scale_groups()]; in the 2-bit layout only
 
     int groups() const { return (rows + kRows - 1) / kRows; }
-    int block_columns() const { return 4 * places; }
+    int block_columns() const { return block_columns_of(layout); }
     int blocks() const { return (columns + block_columns() - 1) / block_columns(); }
     std::size_t bytes() const {
         return static_cast<std::size_t>(groups()) * static_cast<std::size_t>(blocks()) *

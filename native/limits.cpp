@@ -98,10 +98,10 @@ double int8_gmac_per_s(const Kernels &kernels, int threads, int repeats) {
     return static_cast<double>(macs[0]) * kRounds * pieces / seconds * 1e-9;
 }
 
-std::vector<double> linear_seconds(const Kernels &kernels, int places, int rows, int columns,
+std::vector<double> linear_seconds(const Kernels &kernels, Layout layout, int rows, int columns,
                                    int tokens, int threads, int repeats) {
     const float scale = 1;
-    Ternary w{nullptr, &scale, 0, rows, columns, places};
+    Ternary w{nullptr, &scale, 0, rows, columns, layout};
     const Tokens x(tokens, padded_columns(columns), kernels.tile_tokens(tokens));
     Array<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(rows));
     Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);

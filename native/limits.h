@@ -12,10 +12,9 @@ namespace trilobit {
 double dram_read_gb_per_s(const Kernels &kernels, int threads, int repeats);
 double int8_gmac_per_s(const Kernels &kernels, int threads, int repeats);
 
-// Of one product of `tokens` tokens with a ternary matrix [rows, columns] in the layout with
-// `places` codes a byte, and of one pass of the
+// Of one product of `tokens` tokens with a ternary matrix [rows, columns], and of one pass of the
 // screen of a head: an average over so many that the weights come from memory, `repeats` times.
-std::vector<double> linear_seconds(const Kernels &kernels, int places, int rows, int columns,
+std::vector<double> linear_seconds(const Kernels &kernels, Layout layout, int rows, int columns,
                                    int tokens, int threads, int repeats);
 std::vector<double> screen_seconds(const Kernels &kernels, int rows, int columns, int tokens,
                                    int threads, int repeats);

@@ -10,7 +10,7 @@ namespace trilobit {
 namespace {
 
 // Places that fill whole blocks in both layouts: 5 in two bits, 4 in base 3.
-constexpr int kTogether = kTwoBit * kBaseThree;
+constexpr int kTogether = places_of(Layout::two_bit) * places_of(Layout::base3);
 
 using Code = std::uint8_t[kBlockBytes]; // of one place of a block
 
@@ -34,12 +34,13 @@ std::uint8_t wrong_base3(const std::uint8_t *bytes, std::size_t count) {
 }
 
 // The codes of a block, place by place.
-void take_apart(const std::uint8_t *block, int places, Code *codes) {
+void take_apart(const std::uint8_t *block, Layout layout, Code *codes) {
+    const int places = places_of(layout);
     std::uint8_t bytes[kBlockBytes];
     std::memcpy(bytes, block, kBlockBytes);
     for (int place = 0; place < places; ++place)
         for (int i = 0; i < kBlockBytes; ++i) {
-            if (places == kTwoBit) {
+            if (layout == Layout::two_bit) {
                 codes[place][i] = bytes[i] >> 2 * place & 3;
                 continue;
             }
@@ -49,10 +50,11 @@ void take_apart(const std::uint8_t *block, int places, Code *codes) {
         }
 }
 
-void put_together(const Code *codes, int places, std::uint8_t *block) {
+void put_together(const Code *codes, Layout layout, std::uint8_t *block) {
+    const int places = places_of(layout);
     for (int i = 0; i < kBlockBytes; ++i) {
         int byte = 0;
-        if (places == kTwoBit) {
+        if (layout == Layout::two_bit) {
             for (int place = 0; place < places; ++place) byte |= codes[place][i] << 2 * place;
         } else {
             for (int place = 0; place < places; ++place) byte = 3 * byte + codes[place][i];
@@ -62,25 +64,26 @@ void put_together(const Code *codes, int places, std::uint8_t *block) {
     }
 }
 
-void repack_group(const std::uint8_t *from, int from_places, int from_blocks, std::uint8_t *to,
-                  int to_places, int to_blocks) {
+void repack_group(const std::uint8_t *from, Layout from_layout, int from_blocks, std::uint8_t *to,
+                  Layout to_layout, int to_blocks) {
+    const int from_places = places_of(from_layout), to_places = places_of(to_layout);
     const int from_step = kTogether / from_places, to_step = kTogether / to_places;
     for (int step = 0; step * to_step < to_blocks; ++step) {
         Code codes[kTogether];
         std::memset(codes, 1, sizeof codes); // beyond the last block are zero weights
         for (int i = 0, b = step * from_step; i < from_step && b < from_blocks; ++i, ++b)
-            take_apart(from + std::ptrdiff_t{b} * kBlockBytes, from_places,
+            take_apart(from + std::ptrdiff_t{b} * kBlockBytes, from_layout,
                        codes + i * from_places);
         for (int i = 0, b = step * to_step; i < to_step && b < to_blocks; ++i, ++b)
-            put_together(codes + i * to_places, to_places, to + std::ptrdiff_t{b} * kBlockBytes);
+            put_together(codes + i * to_places, to_layout, to + std::ptrdiff_t{b} * kBlockBytes);
     }
 }
 
 } // namespace
 
-bool codes_are_ternary(const std::uint8_t *packed, std::size_t size, int places, int threads) {
+bool codes_are_ternary(const std::uint8_t *packed, std::size_t size, Layout layout, int threads) {
     constexpr std::size_t kChunk = std::size_t{1} << 16;
-    const auto wrong = places == kTwoBit ? wrong_two_bit : wrong_base3;
+    const auto wrong = layout == Layout::two_bit ? wrong_two_bit : wrong_base3;
     std::atomic<bool> sound{true};
     Pool pool(threads);
     const Pool::Step step(pool);
@@ -99,9 +102,9 @@ void repack(const Ternary &from, const Ternary &to, std::uint8_t *packed, int th
     const Pool::Step step(pool);
     pool.split(from.groups(), static_cast<double>(from.bytes()), [&](int begin, int end, int) {
         for (int g = begin; g < end; ++g)
-            repack_group(from.packed + std::ptrdiff_t{g} * from.blocks() * kBlockBytes, from.places,
+            repack_group(from.packed + std::ptrdiff_t{g} * from.blocks() * kBlockBytes, from.layout,
                          from.blocks(), packed + std::ptrdiff_t{g} * to.blocks() * kBlockBytes,
-                         to.places, to.blocks());
+                         to.layout, to.blocks());
     });
 }
 

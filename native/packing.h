@@ -8,8 +8,8 @@
 
 namespace trilobit {
 
-// Every byte stands for as many ternary weights as the layout with `places` codes a byte has.
-bool codes_are_ternary(const std::uint8_t *packed, std::size_t size, int places, int threads);
+// Every byte stands for as many ternary weights as the layout has.
+bool codes_are_ternary(const std::uint8_t *packed, std::size_t size, Layout layout, int threads);
 
 // The same matrix in the layout of `to`, whose packed bytes are written.
 void repack(const Ternary &from, const Ternary &to, std::uint8_t *packed, int threads);

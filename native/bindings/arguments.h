@@ -34,12 +34,6 @@ template <typename... Parts> void require(bool condition, const Parts &...messag
     throw nb::value_error(text.str().c_str());
 }
 
-// Codes of a byte of packed weights.
-inline void require_layout(int places) {
-    require(places == kTwoBit || places == kBaseThree,
-            "places must be 4 (the 2-bit layout) or 5 (the 1.6-bit layout)");
-}
-
 inline void require_threads(int threads) {
     require(threads >= 1 && threads <= 1024, "threads must be 1 to 1024");
 }

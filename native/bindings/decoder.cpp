@@ -41,7 +41,7 @@ struct PyDecoder {
 
     PyDecoder(const nb::dict &config, const nb::dict &tensors, const Floats &inv_freq, int threads,
               int max_batch_tokens, int kv_blocks, const std::string &kv_dtype,
-              const nb::dict &files, int places)
+              const nb::dict &files, Layout layout)
         : kept_files(nb::cast<nb::dict>(files.attr("copy")())) {
         require_threads(threads);
         require(max_batch_tokens >= 1 && max_batch_tokens <= 1 << 20,
@@ -51,7 +51,7 @@ struct PyDecoder {
                                : kv_dtype == "f16" ? KvType::f16
                                                    : KvType::i8;
         require(kv_type != KvType::i8 || kv_dtype == "i8", "kv_dtype must be 'f16', 'f32' or 'i8'");
-        Model model = read_model(config, tensors, inv_freq, kept_files, places);
+        Model model = read_model(config, tensors, inv_freq, kept_files, layout);
         kept_arrays = std::move(model.arrays);
         const Capacity capacity{threads, max_batch_tokens, kv_blocks, kv_type};
         decoder =
@@ -166,11 +166,12 @@ void bind_decoder(nb::module_ &m) {
     using namespace nb::literals;
     nb::class_<PyDecoder>(m, "Decoder", "A decoder of a ternary model over borrowed weights.")
         .def(nb::init<const nb::dict &, const nb::dict &, const Floats &, int, int, int,
-                      const std::string &, const nb::dict &, int>(),
+                      const std::string &, const nb::dict &, Layout>(),
              "config"_a, "tensors"_a, "inv_freq"_a, "threads"_a, "max_batch_tokens"_a,
-             "kv_blocks"_a, "kv_dtype"_a = "f16", "files"_a = nb::dict(), "places"_a = kTwoBit,
+             "kv_blocks"_a, "kv_dtype"_a = "f16", "files"_a = nb::dict(),
+             "layout"_a = Layout::two_bit,
              "files: by a float table's name, an open file and where in it the table begins; rows "
-             "are then read from there. places: codes of a byte of ternary weights.")
+             "are then read from there. layout: of ternary weights.")
         .def("forward", &PyDecoder::forward, "token_ids"_a, "positions"_a, "sequence"_a,
              "block_tables"_a, "output_rows"_a,
              "Run a flat batch; all arrays int32. Sequence tokens are contiguous, in order.")

@@ -16,12 +16,11 @@ namespace trilobit {
 namespace {
 
 Matrix kernel_linear(const std::string &isa, const Bytes &packed, int rows, int columns,
-                     const Codes &x, int threads, int places) {
+                     const Codes &x, int threads, Layout layout) {
     const Kernels &k = kernels_of(isa);
-    require_layout(places);
     require_threads(threads);
     const float one = 1;
-    const Ternary w{packed.data(), &one, 0, rows, columns, places};
+    const Ternary w{packed.data(), &one, 0, rows, columns, layout};
     require(rows > 0 && columns > 0 && packed.size() == w.bytes(),
             "packed does not have the size of [rows, columns]");
     require(x.shape(1) == static_cast<std::size_t>(columns), "x must be [tokens, columns]");
@@ -100,6 +99,9 @@ nb::tuple kernel_norm_quantise(const std::string &isa, const Floats &x, const Fl
 
 void bind_kernels(nb::module_ &m) {
     using namespace nb::literals;
+    nb::enum_<Layout>(m, "Layout", "How ternary weights lie in bytes.")
+        .value("two_bit", Layout::two_bit)
+        .value("base3", Layout::base3);
     m.def(
         "isa", [] { return std::string(kernels_in_use().name); },
         "The instruction set in use; TRILOBIT_ISA forces one.");
@@ -112,7 +114,7 @@ void bind_kernels(nb::module_ &m) {
         },
         "Instruction sets that this processor can run, the fastest last.");
     m.def("kernel_linear", &kernel_linear, "isa"_a, "packed"_a, "rows"_a, "columns"_a, "x"_a,
-          "threads"_a = 1, "places"_a = kTwoBit,
+          "threads"_a = 1, "layout"_a = Layout::two_bit,
           "Integer products [tokens, rows] of one kernel, as float32.");
     m.def("kernel_linear_groups", &kernel_linear_groups, "isa"_a, "packed"_a, "scales"_a, "rows"_a,
           "columns"_a, "x"_a, "threads"_a = 1,

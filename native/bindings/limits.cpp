@@ -39,12 +39,11 @@ void require_sizes(int rows, int columns, int tokens, int threads, int repeats) 
 }
 
 std::vector<double> seconds_of_linear(const std::string &isa, int rows, int columns, int tokens,
-                                      int threads, int repeats, int places) {
+                                      int threads, int repeats, Layout layout) {
     const Kernels &k = kernels_of(isa);
-    require_layout(places);
     require_sizes(rows, columns, tokens, threads, repeats);
     const nb::gil_scoped_release release;
-    return linear_seconds(k, places, rows, columns, tokens, threads, repeats);
+    return linear_seconds(k, layout, rows, columns, tokens, threads, repeats);
 }
 
 std::vector<double> seconds_of_screen(const std::string &isa, int rows, int columns, int tokens,
@@ -64,7 +63,7 @@ void bind_limits(nb::module_ &m) {
     m.def("int8_gmac_per_s", &multiply_rate, "threads"_a, "repeats"_a = 7, "isa"_a = "",
           "Median rate of u8 × s8 multiply-adds from registers, in 10^9 a second.");
     m.def("linear_seconds", &seconds_of_linear, "isa"_a, "rows"_a, "columns"_a, "tokens"_a,
-          "threads"_a = 1, "repeats"_a = 7, "places"_a = kTwoBit,
+          "threads"_a = 1, "repeats"_a = 7, "layout"_a = Layout::two_bit,
           "Seconds of one product with a ternary matrix that comes from memory, `repeats` times.");
     m.def("screen_seconds", &seconds_of_screen, "isa"_a, "rows"_a, "columns"_a, "tokens"_a,
           "threads"_a = 1, "repeats"_a = 7,

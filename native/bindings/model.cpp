@@ -15,7 +15,7 @@ struct Tensors {
     nb::dict dict;
     nb::dict files; // name: (open file, offset) of tables whose rows are read from there
     std::vector<Any> *kept;
-    int places;            // of the layout of ternary matrices
+    Layout layout;         // of ternary matrices
     std::string scales_by; // tensor, row or group
     bool projection_norms;
 
@@ -34,7 +34,7 @@ struct Tensors {
     }
 
     Ternary ternary(const std::string &name, int rows, int columns) const {
-        Ternary t{nullptr, nullptr, 0, rows, columns, places};
+        Ternary t{nullptr, nullptr, 0, rows, columns, layout};
         const std::string scales = name + ".weight_scale";
         if (scales_by == "group") {
             require(t.scale_groups() <= 1 << 12, "tensor '", name,
@@ -209,14 +209,13 @@ Weights read_weights(const Config &c, const nb::dict &d, const Tensors &t) {
 } // namespace
 
 Model read_model(const nb::dict &config, const nb::dict &tensors, const Floats &inv_freq,
-                 const nb::dict &files, int places) {
-    require_layout(places);
+                 const nb::dict &files, Layout layout) {
     const Config c = read_config(config);
     const std::string scales = value_of<std::string>(config, "scales");
     const bool projection_norms = !config["projection_norm_eps"].is_none();
     require(!projection_norms || scales != "group",
             "config: projection norms with scales by group are not supported");
-    require(places == kTwoBit || scales != "group",
+    require(layout == Layout::two_bit || scales != "group",
             "scales by group need the 2-bit layout of weights");
     const bool local = value_or(config, "rope_local_base_freq", 0.0f) > 0;
     const std::size_t half = static_cast<std::size_t>(c.head_dim) / 2;
@@ -224,7 +223,7 @@ Model read_model(const nb::dict &config, const nb::dict &tensors, const Floats &
             "inv_freq must have head_dim / 2 elements, twice that with rope_local_base_freq");
     std::vector<Any> arrays;
     Weights w =
-        read_weights(c, config, {tensors, files, &arrays, places, scales, projection_norms});
+        read_weights(c, config, {tensors, files, &arrays, layout, scales, projection_norms});
     w.inv_freq = inv_freq.data();
     if (local) w.local_inv_freq = inv_freq.data() + half;
     return {c, std::move(w), std::move(arrays)};

@@ -16,8 +16,8 @@ struct Model {
 
 // config: as of ModelConfig.to_dict(). inv_freq: rotary frequencies of full layers, and behind them
 // those of sliding layers; borrowed too. files: name: (open file, offset) of tables whose rows are
-// read from there. places: codes of a byte of ternary weights. ValueError for what does not fit.
+// read from there. layout: of ternary weights. ValueError for what does not fit.
 Model read_model(const nb::dict &config, const nb::dict &tensors, const Floats &inv_freq,
-                 const nb::dict &files, int places);
+                 const nb::dict &files, Layout layout);
 
 } // namespace trilobit

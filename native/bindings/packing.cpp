@@ -8,20 +8,17 @@
 namespace trilobit {
 namespace {
 
-bool check_codes(const Bytes &packed, int threads, int places) {
-    require_layout(places);
+bool check_codes(const Bytes &packed, int threads, Layout layout) {
     require_threads(threads);
     const nb::gil_scoped_release release;
-    return codes_are_ternary(packed.data(), packed.size(), places, threads);
+    return codes_are_ternary(packed.data(), packed.size(), layout, threads);
 }
 
-NewBytes repacked(const Bytes &packed, int rows, int columns, int places, int new_places,
+NewBytes repacked(const Bytes &packed, int rows, int columns, Layout layout, Layout new_layout,
                   int threads) {
-    require_layout(places);
-    require_layout(new_places);
     require_threads(threads);
-    const Ternary from{packed.data(), nullptr, 0, rows, columns, places};
-    const Ternary to{nullptr, nullptr, 0, rows, columns, new_places};
+    const Ternary from{packed.data(), nullptr, 0, rows, columns, layout};
+    const Ternary to{nullptr, nullptr, 0, rows, columns, new_layout};
     require(rows > 0 && columns > 0 && packed.size() == from.bytes(),
             "packed does not have the size of [rows, columns]");
     auto *data = new std::uint8_t[to.bytes()];
@@ -38,9 +35,9 @@ NewBytes repacked(const Bytes &packed, int rows, int columns, int places, int ne
 
 void bind_packing(nb::module_ &m) {
     using namespace nb::literals;
-    m.def("check_codes", &check_codes, "packed"_a, "threads"_a = 1, "places"_a = kTwoBit,
-          "True when every packed byte stands for `places` ternary weights.");
-    m.def("repacked", &repacked, "packed"_a, "rows"_a, "columns"_a, "places"_a, "new_places"_a,
+    m.def("check_codes", &check_codes, "packed"_a, "threads"_a = 1, "layout"_a = Layout::two_bit,
+          "True when every packed byte stands for ternary weights.");
+    m.def("repacked", &repacked, "packed"_a, "rows"_a, "columns"_a, "layout"_a, "new_layout"_a,
           "threads"_a = 1, "uint8: a matrix [rows, columns] in another layout.");
 }
 

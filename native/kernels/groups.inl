@@ -76,7 +76,7 @@ inline int wide_tile_tokens(int tokens) {
 template <int T>
 inline void group_tile(const Ternary &w, const WideActivations &x, int token,
                        const std::uint8_t *packed, const float *scales, float *acc) {
-    constexpr int V = vectors_for(T), kBlocks = kScaleColumns / (4 * kTwoBit);
+    constexpr int V = vectors_for(T), kBlocks = kScaleColumns / block_columns_of(Layout::two_bit);
     const std::int8_t *codes = x.bytes.first(2 * token);
     for (int g = 0; g < w.scale_groups(); ++g) {
         const std::uint8_t *block = packed + std::ptrdiff_t{g} * kBlocks * kBlockBytes;
@@ -138,8 +138,8 @@ inline void embed_groups(const Ternary &table, int row, float *out) {
     float scales[kMaxScales];
     load_scales(table.group_scales, row, scales, 1);
     for (int i = 0; i < table.columns; ++i) {
-        const std::uint8_t byte = packed[i / (4 * kTwoBit) * kBlockBytes + i % 4];
-        const int code = byte >> 2 * (i % (4 * kTwoBit) / 4) & 3;
+        const std::uint8_t byte = packed[i / block_columns_of(Layout::two_bit) * kBlockBytes + i % 4];
+        const int code = byte >> 2 * (i % block_columns_of(Layout::two_bit) / 4) & 3;
         out[i] = static_cast<float>(code - 1) * scales[i / kScaleColumns];
     }
 }

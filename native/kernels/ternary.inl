@@ -36,7 +36,7 @@ inline int tile_tokens(int tokens) {
 // How codes lie in the bytes of a block. Place p of a row's four bytes holds its columns 4p to
 // 4p + 3; next() takes the codes of the places in their order.
 struct TwoBit {
-    static constexpr int kPlaces = trilobit::kTwoBit, kSteps = Int8::kSteps;
+    static constexpr int kPlaces = places_of(Layout::two_bit), kSteps = Int8::kSteps;
     static Int8::Vec load(const void *p) { return Int8::load(p); }
     static Int8::Vec next(const Int8::Vec &bytes, int place) {
         return Int8::codes<2>(bytes, place);
@@ -54,7 +54,7 @@ struct FourBit { // of the screen
 // Five digits in base 3, as a fraction b/256 of 1: the first digit is ⌊3b/256⌋, and what is left
 // of 3b, modulo 256, is the fraction of the digits behind it.
 struct BaseThree {
-    static constexpr int kPlaces = trilobit::kBaseThree, kSteps = Int8::kSteps;
+    static constexpr int kPlaces = places_of(Layout::base3), kSteps = Int8::kSteps;
     static Int8::Vec load(const void *p) { return Int8::fractions(Int8::load(p)); }
     static Int8::Vec next(Int8::Vec &bytes, int) {
         const Int8::Vec digits = Int8::thirds(bytes);
@@ -350,6 +350,6 @@ inline void linear_codes(const Ternary &w, const Activations &x, int group_begin
 
 inline void linear(const Ternary &w, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride, bool accumulate, void *scratch) {
-    (w.places == kTwoBit ? linear_codes<TwoBit> : linear_codes<BaseThree>)(
+    (w.layout == Layout::two_bit ? linear_codes<TwoBit> : linear_codes<BaseThree>)(
         w, x, group_begin, group_end, out, out_stride, accumulate, scratch);
 }

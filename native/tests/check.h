@@ -97,14 +97,14 @@ inline std::string shape_of(int rows, int columns) {
 
 // Codes -1, 0, 1 [rows, columns] in a layout of docs/format.md.
 inline std::vector<std::uint8_t> pack(const std::vector<std::int8_t> &codes, int rows, int columns,
-                                      int places = kTwoBit) {
-    const Ternary shape{nullptr, nullptr, 0, rows, columns, places};
+                                      Layout layout = Layout::two_bit) {
+    const Ternary shape{nullptr, nullptr, 0, rows, columns, layout};
     std::vector<std::uint8_t> packed(shape.bytes());
     for (std::size_t at = 0; at < packed.size(); ++at) {
         const int block = static_cast<int>(at / kBlockBytes), byte = static_cast<int>(at % 4);
         const int row = block / shape.blocks() * kRows + static_cast<int>(at) % kBlockBytes / 4;
         int bits = 0, number = 0;
-        for (int place = 0; place < places; ++place) {
+        for (int place = 0; place < places_of(layout); ++place) {
             const int column = block % shape.blocks() * shape.block_columns() + 4 * place + byte;
             const bool inside = row < rows && column < columns;
             const int code = inside ? codes[size(row, columns) + size(column)] + 1 : 1;
@@ -112,8 +112,8 @@ inline std::vector<std::uint8_t> pack(const std::vector<std::int8_t> &codes, int
             number = 3 * number + code;
         }
         const double fraction = 128 + std::nearbyint((number - 121) * 256 / 243.0);
-        packed[at] =
-            static_cast<std::uint8_t>(places == kTwoBit ? bits : static_cast<int>(fraction));
+        packed[at] = static_cast<std::uint8_t>(
+            layout == Layout::two_bit ? bits : static_cast<int>(fraction));
     }
     return packed;
 }

@@ -94,7 +94,8 @@ void linear(const Kernels &k, Check &check) {
             const std::vector<std::uint8_t> packed = pack(codes, rows, columns);
             const int blocks = round_up(columns, kScaleColumns) / kScaleColumns;
             const Scales scales(random, type, rows, blocks);
-            const Ternary w{packed.data(), nullptr, 0, rows, columns, kTwoBit, scales.dense};
+            const Ternary w{packed.data(), nullptr,         0,           rows,
+                            columns,       Layout::two_bit, scales.dense};
             for (int r = 0; r < rows; ++r) {
                 std::vector<float> row(size(columns));
                 k.embed_groups(w, r, row.data());

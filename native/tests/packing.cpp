@@ -12,13 +12,14 @@ void two_bit_codes(Check &check) {
     check.begin("codes_are_ternary in two bits");
     for (const int n : {1, 7, 8, 70'000}) {
         std::vector<std::uint8_t> packed(size(n), 0x86);
-        check.that(codes_are_ternary(packed.data(), packed.size(), kTwoBit, 3),
+        check.that(codes_are_ternary(packed.data(), packed.size(), Layout::two_bit, 3),
                    "0, 1 and 2 are codes");
         for (const int three : {0x03, 0x0c, 0x30, 0xc0}) {
             std::uint8_t &byte = packed[size(n / 2)];
             const std::uint8_t sound = byte;
             byte = static_cast<std::uint8_t>(byte | three);
-            check.that(!codes_are_ternary(packed.data(), packed.size(), kTwoBit, 3), "3 is not");
+            check.that(!codes_are_ternary(packed.data(), packed.size(), Layout::two_bit, 3),
+                       "3 is not");
             byte = sound;
         }
     }
@@ -33,7 +34,7 @@ void base3_codes(Check &check) {
         for (int byte = 0; byte < 256; ++byte) {
             std::vector<std::uint8_t> packed(size(n), 0x80);
             packed[size(n / 2)] = static_cast<std::uint8_t>(byte);
-            check.that(codes_are_ternary(packed.data(), packed.size(), kBaseThree, 3) ==
+            check.that(codes_are_ternary(packed.data(), packed.size(), Layout::base3, 3) ==
                            numbers[size(byte)],
                        "the bytes of the 243 numbers are codes, no others");
         }
@@ -46,13 +47,14 @@ void other_layouts(Check &check) {
         check.begin("repack " + shape_of(rows, columns));
         std::vector<std::int8_t> codes(size(rows, columns));
         for (std::int8_t &c : codes) c = static_cast<std::int8_t>(random.between(-1, 1));
-        for (const auto &[old_places, new_places] :
-             {std::pair{kTwoBit, kBaseThree}, {kBaseThree, kTwoBit}, {kTwoBit, kTwoBit}}) {
-            const auto packed = pack(codes, rows, columns, old_places);
-            const auto wanted = pack(codes, rows, columns, new_places);
+        for (const auto &[old_layout, new_layout] : {std::pair{Layout::two_bit, Layout::base3},
+                                                     {Layout::base3, Layout::two_bit},
+                                                     {Layout::two_bit, Layout::two_bit}}) {
+            const auto packed = pack(codes, rows, columns, old_layout);
+            const auto wanted = pack(codes, rows, columns, new_layout);
             std::vector<std::uint8_t> found(wanted.size());
-            const Ternary from{packed.data(), nullptr, 0, rows, columns, old_places};
-            const Ternary to{nullptr, nullptr, 0, rows, columns, new_places};
+            const Ternary from{packed.data(), nullptr, 0, rows, columns, old_layout};
+            const Ternary to{nullptr, nullptr, 0, rows, columns, new_layout};
             repack(from, to, found.data(), 2);
             check.that(found == wanted, "the same weights");
         }

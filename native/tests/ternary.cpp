@@ -10,7 +10,7 @@
 namespace trilobit::test {
 namespace {
 
-std::string layout_of(int places) { return places == kTwoBit ? "2-bit " : "1.6-bit "; }
+std::string layout_of(Layout layout) { return layout == Layout::two_bit ? "2-bit " : "1.6-bit "; }
 
 // Activations of one test, with the scales and sums that the kernel expects beside the codes.
 struct Tokens {
@@ -41,7 +41,7 @@ struct Tokens {
     }
 };
 
-void linear(const Kernels &k, int places, Check &check) {
+void linear(const Kernels &k, Layout layout, Check &check) {
     constexpr int kShapes[][2] = {{1, 1},     {3, 31},   {5, 100},  {16, 16},  {17, 130},
                                   {150, 257}, {7, 2561}, {200, 96}, {40, 2560}};
     // around the tile sizes, the last that is streamed, beyond a panel
@@ -52,13 +52,13 @@ void linear(const Kernels &k, int places, Check &check) {
         std::vector<std::int8_t> codes(size(rows, columns));
         for (std::int8_t &c : codes) c = static_cast<std::int8_t>(random.between(-1, 1));
         // A file promises 4 bytes of alignment, no more.
-        std::vector<std::uint8_t> packed = pack(codes, rows, columns, places);
+        std::vector<std::uint8_t> packed = pack(codes, rows, columns, layout);
         packed.insert(packed.begin(), 4, 0);
         const std::vector<float> scales = random.floats(size(rows), 0.1f, 1);
         for (const int count : kCounts) {
             const int step = count % 2; // a scale for the matrix, or for every row
-            const Ternary w{packed.data() + 4, scales.data(), step, rows, columns, places};
-            check.begin(std::string(k.name) + " linear " + layout_of(places) +
+            const Ternary w{packed.data() + 4, scales.data(), step, rows, columns, layout};
+            check.begin(std::string(k.name) + " linear " + layout_of(layout) +
                         shape_of(rows, columns) + ", " + std::to_string(count) + " tokens");
             Tokens x(k, count, columns, [&] { return random.between(-128, 127); });
             const int stride = rows + 3;
@@ -87,19 +87,19 @@ void linear(const Kernels &k, int places, Check &check) {
 
 // The largest sums: int16 lanes must be widened in time, to 13824 columns, and int32 lanes of
 // fractions to 45568.
-void linear_extremes(const Kernels &k, int places, Check &check) {
+void linear_extremes(const Kernels &k, Layout layout, Check &check) {
     constexpr int kRowCount = 4;
     Array<unsigned char> scratch(kScratchBytes);
     for (const int columns : {128, 2048, 2560, 6912, 8640, 13824, 45568})
         for (const int weight : {-1, 1}) {
             const std::vector<std::int8_t> codes(size(kRowCount, columns),
                                                  static_cast<std::int8_t>(weight));
-            const std::vector<std::uint8_t> packed = pack(codes, kRowCount, columns, places);
+            const std::vector<std::uint8_t> packed = pack(codes, kRowCount, columns, layout);
             const float one = 1;
-            const Ternary w{packed.data(), &one, 0, kRowCount, columns, places};
+            const Ternary w{packed.data(), &one, 0, kRowCount, columns, layout};
             for (const int activation : {-128, -127, 127})
                 for (const int count : {1, 2, 4, 16}) {
-                    check.begin(std::string(k.name) + " linear " + layout_of(places) + " of " +
+                    check.begin(std::string(k.name) + " linear " + layout_of(layout) + " of " +
                                 std::to_string(columns) + " × " + std::to_string(weight) + " × " +
                                 std::to_string(activation) + ", " + std::to_string(count) +
                                 " tokens");
@@ -117,9 +117,9 @@ void linear_extremes(const Kernels &k, int places, Check &check) {
 } // namespace
 
 void test_ternary(const Kernels &k, Check &check) {
-    for (const int places : {kTwoBit, kBaseThree}) {
-        linear(k, places, check);
-        linear_extremes(k, places, check);
+    for (const Layout layout : {Layout::two_bit, Layout::base3}) {
+        linear(k, layout, check);
+        linear_extremes(k, layout, check);
     }
 }
 

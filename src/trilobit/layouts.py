@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 from trilobit.errors import RequestError
 from trilobit.machine import available_cores, memory_bytes
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import LAYOUTS, PLACES, Layout, LayoutChoice
+
+if TYPE_CHECKING:
+    from trilobit import _native
 
 # Below this caches hold the weights, and what has less to compute is faster.
 _STREAMED_BYTES = 64_000_000
@@ -61,6 +65,13 @@ def fastest_layout(config: ModelConfig, threads: int | None = None) -> Layout:
     return "1.6-bit" if seconds["1.6-bit"] < _GAIN * seconds["2-bit"] else "2-bit"
 
 
+def native_layout(layout: Layout) -> _native.Layout:
+    """What the native module calls it."""
+    from trilobit import _native
+
+    return {"2-bit": _native.Layout.two_bit, "1.6-bit": _native.Layout.base3}[layout]
+
+
 @cache
 def _seconds(threads: int) -> dict[Layout, float]:
     from trilobit import _native
@@ -68,7 +79,7 @@ def _seconds(threads: int) -> dict[Layout, float]:
     return {
         layout: min(
             _native.linear_seconds(
-                _native.isa(), _ROWS, _COLUMNS, 1, threads, repeats=5, places=PLACES[layout]
+                _native.isa(), _ROWS, _COLUMNS, 1, threads, 5, native_layout(layout)
             )
         )
         for layout in LAYOUTS

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from trilobit import _native
 from trilobit.errors import FormatError
+from trilobit.layouts import native_layout
 from trilobit.model import packing
 from trilobit.model.packing import LAYOUTS, PLACES, Layout
 
@@ -113,7 +114,7 @@ def test_only_bytes_that_are_weights_are_taken(layout: Layout) -> None:
     for byte in range(256):
         packed = packing.pack(np.zeros((16, 80), np.int8), layout)
         packed[0, 1, 5, 2] = byte
-        assert _native.check_codes(packed, 1, PLACES[layout]) == (byte in weights)
+        assert _native.check_codes(packed, 1, native_layout(layout)) == (byte in weights)
         if byte in weights:
             packing.check_codes(packed, layout)
         else:
@@ -126,5 +127,5 @@ def test_the_core_packs_anew_what_numpy_packs(w: np.ndarray) -> None:
     for old in LAYOUTS:
         for new in LAYOUTS:
             packed = packing.pack(w, old).reshape(-1)
-            found = _native.repacked(packed, *w.shape, PLACES[old], PLACES[new], 2)
+            found = _native.repacked(packed, *w.shape, native_layout(old), native_layout(new), 2)
             assert np.array_equal(found, packing.pack(w, new).reshape(-1))

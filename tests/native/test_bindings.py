@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from trilobit import _native
 from trilobit.engine.native import rotary_frequencies
 from trilobit.formats.packed.reader import PackedModel
+from trilobit.layouts import native_layout
 from trilobit.model import tensor_names
+from trilobit.model.packing import LAYOUTS
 
 BATCH_TOKENS, BLOCKS = 40, 3
 Parts = dict[str, Any]
@@ -40,6 +42,19 @@ def ids(*values: int) -> NDArray[np.int32]:
     return np.array(values, dtype=np.int32)
 
 
+@pytest.mark.parametrize("layout", [4, "2-bit", None])
+def test_a_layout_is_one_of_the_enum(layout: Any) -> None:
+    block = np.zeros(64, np.uint8)
+    with pytest.raises(TypeError):
+        _native.check_codes(block, 1, layout)
+    with pytest.raises(TypeError):
+        _native.repacked(block, 16, 16, _native.Layout.two_bit, layout)
+
+
+def test_every_layout_of_files_is_one_of_the_native_module() -> None:
+    assert {native_layout(layout) for layout in LAYOUTS} == set(_native.Layout)
+
+
 # ---- a decoder --------------------------------------------------------------------------------
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -53,7 +68,6 @@ Q_PROJ = "model.layers.0.self_attn.q_proj"
         (lambda p: p.update(max_batch_tokens=0), "max_batch_tokens must be 1 to 1048576"),
         (lambda p: p.update(kv_blocks=0), "kv_blocks must be positive"),
         (lambda p: p.update(kv_dtype="f8"), "kv_dtype must be 'f16', 'f32' or 'i8'"),
-        (lambda p: p.update(places=3), "places must be 4"),
         (lambda p: p.update(inv_freq=p["inv_freq"][0, :-1]), "inv_freq must have head_dim / 2"),
         (lambda p: p["config"].pop("hidden_size"), "config: hidden_size is missing"),
         (lambda p: p["config"].pop("embedding_scale"), "config: embedding_scale is missing"),
@@ -74,7 +88,7 @@ Q_PROJ = "model.layers.0.self_attn.q_proj"
             "projection norms with scales by group",
         ),
         (
-            lambda p: (p.update(places=5), p["config"].update(scales="group")),
+            lambda p: (p.update(layout=_native.Layout.base3), p["config"].update(scales="group")),
             "scales by group need the 2-bit layout",
         ),
         (lambda p: p["tensors"].pop(f"{Q_PROJ}.weight"), f"'{Q_PROJ}.weight' is missing"),

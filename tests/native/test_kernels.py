@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from trilobit import _native
+from trilobit.layouts import native_layout
 from trilobit.model import packing, ternary
-from trilobit.model.packing import LAYOUTS, PLACES, Layout
+from trilobit.model.packing import LAYOUTS, Layout
 
 ISAS = _native.isas()
 # rows, columns: one row, odd sizes, blocks that end early, the shapes of 2B4T
@@ -32,7 +33,7 @@ def test_linear_equals_integer_product(isa: str, layout: Layout, shape: tuple[in
     packed = packing.pack(codes, layout)
     for tokens in TOKENS:
         x = random.integers(-128, 128, (tokens, columns), dtype=np.int8)
-        got = _native.kernel_linear(isa, packed, rows, columns, x, places=PLACES[layout])
+        got = _native.kernel_linear(isa, packed, rows, columns, x, layout=native_layout(layout))
         assert (got == products(x, codes)).all(), f"{tokens} tokens"
 
 
@@ -48,7 +49,7 @@ def test_sums_do_not_overflow(
     packed = packing.pack(codes, layout)
     for tokens in (1, 4, 16):
         x = np.full((tokens, columns), activation, dtype=np.int8)
-        got = _native.kernel_linear(isa, packed, 8, columns, x, places=PLACES[layout])
+        got = _native.kernel_linear(isa, packed, 8, columns, x, layout=native_layout(layout))
         assert (got == weight * activation * columns).all()
 
 

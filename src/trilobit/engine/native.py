@@ -15,8 +15,9 @@ from trilobit.engine.batch import Batch
 from trilobit.engine.blocks import BLOCK, KvDtype
 from trilobit.engine.request import Request
 from trilobit.errors import FormatError, RequestError, TrilobitError
+from trilobit.layouts import native_layout
 from trilobit.model.config import ModelConfig
-from trilobit.model.packing import PLACES, Layout
+from trilobit.model.packing import Layout
 from trilobit.model.rope import frequencies
 
 _LOG = logging.getLogger("trilobit")
@@ -156,7 +157,7 @@ def open_decoder(
             blocks,
             kv_dtype,
             dict(files or {}),
-            PLACES[layout],
+            native_layout(layout),
         )
     except MemoryError:
         raise RequestError(

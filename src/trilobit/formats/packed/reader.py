@@ -21,10 +21,11 @@ from trilobit.formats.files import OpenFile
 from trilobit.formats.packed.form import FORMAT, VERSION, declare, declare_screen
 from trilobit.formats.safetensors import SafetensorsFile
 from trilobit.formats.text_files import TextFiles
+from trilobit.layouts import native_layout
 from trilobit.machine import memory_bytes
 from trilobit.model import packing, tensor_names
 from trilobit.model.config import ModelConfig
-from trilobit.model.packing import LAYOUTS, PLACES, Layout
+from trilobit.model.packing import LAYOUTS, Layout
 
 _READABLE = ("2", VERSION)  # version 2 has no checksums
 
@@ -172,8 +173,8 @@ class PackedModel:
     ) -> NDArray[np.uint8]:
         from trilobit import _native
 
-        places, new_places = PLACES[self.layout], PLACES[layout]
-        return _native.repacked(packed.reshape(-1), rows, columns, places, new_places, threads)
+        old, new = native_layout(self.layout), native_layout(layout)
+        return _native.repacked(packed.reshape(-1), rows, columns, old, new, threads)
 
     def check_scales(self, name: str, scales: NDArray[np.float32]) -> None:
         """FormatError for scales of a matrix that are infinite, not numbers or not positive."""
@@ -270,7 +271,7 @@ class PackedModel:
 def _codes_are_ternary(packed: NDArray[np.uint8], layout: Layout) -> bool:
     from trilobit import _native
 
-    return bool(_native.check_codes(packed.reshape(-1), 2, PLACES[layout]))
+    return bool(_native.check_codes(packed.reshape(-1), 2, native_layout(layout)))
 
 
 def tensor_bytes(config: ModelConfig) -> int:
