@@ -56,6 +56,11 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     code_scales_ = Array<float>(scales);
     code_sums_ = Array<std::int32_t>(scales);
     scratch_ = Array<unsigned char>(threads * kScratchBytes);
+    if (const Ternary &up = first.up_proj.weight; up.order == Order::rows)
+        spread_ = Array<std::int8_t>(n * static_cast<std::size_t>(up.line_codes()));
+    if (const Ternary &down = first.down_proj.weight; down.order == Order::columns)
+        sums_ = Array<std::int32_t>(threads * std::min(n, std::size_t{kFewTokens}) *
+                                    static_cast<std::size_t>(down.line_codes()));
 
     weights_.norm = copy_gain(weights.norm, c.hidden_size);
     for (Layer &l : weights_.layers) {
@@ -239,7 +244,16 @@ void Decoder::project_into_stream(const float *x, int stride, const float *gain,
 // The quantised tokens times several matrices in one parallel part. `gated`: the last is up_proj,
 // and in the rows of a piece, gate_ becomes act(gate_) * up.
 void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool gated) {
+    if (first->projection->weight.order == Order::columns)
+        return multiply_columns(*first, accumulate);
     const int ffn = config_.intermediate_size;
+    const Ternary &up_proj = last[-1].projection->weight;
+    const bool skips = gated && up_proj.order == Order::rows; // rows whose gate is closed
+    if (skips)
+        each_token(up_proj.columns, [&](std::ptrdiff_t t) {
+            k_.spread(up_proj, quantised_, static_cast<int>(t),
+                      spread_.data() + t * up_proj.line_codes());
+        });
     int groups = 0; // of all matrices in turn, or of each of those that are gated
     double ns = 0;
     for (const Job *job = first; job != last; ++job) {
@@ -251,7 +265,7 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
     const bool few = tokens_ <= kFewTokens;
     const bool enough = groups >= 2 * kGatedGroups * pool_.threads();
     const auto piece = [&](int begin, int end, int thread) {
-        void *scratch = scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes;
+        void *scratch = scratch_of(thread);
         const auto rows = [&](const Job &job, int from, int to) {
             const Ternary &w = job.projection->weight;
             if (w.group_scales.data)
@@ -276,17 +290,77 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
             const int stop = std::min(begin + step, end), row = begin * kRows;
             const int shift = few ? 0 : row; // of the first column of `up`
             for (const Job *job = first; job != last - 1; ++job) rows(*job, begin, stop);
-            rows({last[-1].projection, up - shift, width}, begin, stop);
             const int count = std::min(stop * kRows, ffn) - row;
+            const bool all = !skips || mostly_open(row, count);
+            if (all) rows({last[-1].projection, up - shift, width}, begin, stop);
             for (int t = 0; t < tokens_; ++t) {
                 float *gate = gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row;
-                k_.gate(config_.hidden_act, gate, up + std::ptrdiff_t{t} * width + row - shift,
-                        count);
+                if (all)
+                    k_.gate(config_.hidden_act, gate, up + std::ptrdiff_t{t} * width + row - shift,
+                            count);
+                else
+                    k_.gated_rows(up_proj, quantised_, t,
+                                  spread_.data() + std::ptrdiff_t{t} * up_proj.line_codes(), row,
+                                  row + count, gate - row, scratch);
                 std::fill(gate + count, gate + (stop * kRows - row), 0.0f);
             }
         }
     };
     pool_.split(groups, ns, piece, few || !enough ? 1 : kGatedGroups);
+}
+
+// Whether so many gates are open, in the rows [row, row + count) of several tokens, that a pass over
+// all of these rows is faster.
+bool Decoder::mostly_open(int row, int count) const {
+    if (tokens_ == 1) return false;
+    double open = 0;
+    for (int t = 0; t < tokens_; ++t) {
+        const float *gate = gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row;
+        open += static_cast<double>(std::count_if(gate, gate + count, [](float g) { return g > 0; }));
+    }
+    return open > k_.mostly * tokens_ * count;
+}
+
+// The same for a matrix in columns: those whose activation is zero are left out. Each thread sums
+// over columns of its own, of few tokens, or takes tokens of its own.
+void Decoder::multiply_columns(const Job &job, bool accumulate) {
+    const Ternary &w = job.projection->weight;
+    const std::int8_t *codes = codes_.data();
+    const std::ptrdiff_t size = std::ptrdiff_t{tokens_} * quantised_.columns;
+    const double open = static_cast<double>(size - std::count(codes, codes + size, 0)) /
+                        (static_cast<double>(tokens_) * w.columns);
+    const double ns = open * tokens_ * ns_of(w);
+    const int tokens_of_thread = std::min(capacity_.batch_tokens, kFewTokens);
+    const std::ptrdiff_t apart = std::ptrdiff_t{tokens_of_thread} * w.line_codes();
+    const auto sums = [&](int thread) { return sums_.data() + thread * apart; };
+    if (tokens_ > 1 && open > k_.mostly) {
+        const auto piece = [&](int begin, int end, int thread) {
+            k_.linear(w, quantised_, begin, end, job.out, job.stride, accumulate,
+                      scratch_of(thread));
+        };
+        pool_.split(w.groups(), tokens_ * ns_of(w), piece, kLinePad * places_of(w.layout) / kRows);
+    } else if (tokens_ <= kFewTokens) {
+        pool_.split(w.columns, ns, [&](int begin, int end, int thread) {
+            for (int t = 0; t < tokens_; ++t)
+                k_.add_columns(w, quantised_, t, begin, end,
+                               sums(thread) + std::ptrdiff_t{t} * w.line_codes(),
+                               scratch_of(thread));
+        });
+        const double floats = 1.0 * tokens_ * w.rows * pool_.threads();
+        pool_.split(w.groups(), k_.ns_of_floats(floats), [&](int begin, int end, int) {
+            for (int t = 0; t < tokens_; ++t)
+                k_.settle(w, quantised_, t, sums(0) + std::ptrdiff_t{t} * w.line_codes(), apart,
+                          pool_.threads(), begin, end, job.out, job.stride, accumulate);
+        });
+    } else {
+        pool_.split(tokens_, ns, [&](int begin, int end, int thread) {
+            for (int t = begin; t < end; ++t) {
+                k_.add_columns(w, quantised_, t, 0, w.columns, sums(thread), scratch_of(thread));
+                k_.settle(w, quantised_, t, sums(thread), 0, 1, 0, w.groups(), job.out, job.stride,
+                          accumulate);
+            }
+        });
+    }
 }
 
 // Normalise and rotate queries and keys; put keys and values into the cache.
@@ -297,8 +371,7 @@ void Decoder::rotate_and_store(int layer) {
     const float scale = 1.0f / std::sqrt(c.query_pre_attn_scalar);
     const double floats = 1.0 * tokens_ * (q_stride_ + 2 * kv_stride_);
     pool_.split(tokens_, k_.ns_of_floats(floats), [&](int begin, int end, int thread) {
-        float *padded = reinterpret_cast<float *>(scratch_.data() +
-                                                  static_cast<std::size_t>(thread) * kScratchBytes);
+        float *padded = reinterpret_cast<float *>(scratch_of(thread));
         float *value = padded + head_pad_, *normed = value + head_pad_;
         std::fill_n(padded, 3 * head_pad_, 0.0f);
         const auto rotate = [&](const float *x, const float *norm, std::ptrdiff_t t, float *to) {

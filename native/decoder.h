@@ -105,8 +105,13 @@ class Decoder {
     void project_into_stream(const float *x, int stride, const float *gain, int n,
                              const Projection &projection, const float *post_norm);
     void multiply(const Job *begin, const Job *end, bool accumulate, bool gated);
+    void multiply_columns(const Job &job, bool accumulate);
+    bool mostly_open(int row, int count) const;
     void rotate_and_store(int layer);
     void outputs(const Batch &batch);
+    unsigned char *scratch_of(int thread) const {
+        return scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes;
+    }
     double ns_of(const Ternary &w) const;
     double step_ns(int tokens) const;
     bool in_groups() const { return weights_.layers[0].q_proj.weight.group_scales.data; }
@@ -133,6 +138,10 @@ class Decoder {
     Array<std::int32_t> code_sums_;
     Activations quantised_{};      // what lies in these three
     Array<unsigned char> scratch_; // kScratchBytes a thread
+    // Where gates are mostly closed: codes in the order in which rows of up_proj meet them, and
+    // sums over columns of down_proj, a thread's own.
+    Array<std::int8_t> spread_;
+    Array<std::int32_t> sums_;
 };
 
 } // namespace trilobit
