@@ -27,7 +27,7 @@ from trilobit.formats.whole_file import write_remedy
 from trilobit.layouts import chosen_layout
 from trilobit.model import packing, tensor_names, ternary
 from trilobit.model.config import ModelConfig
-from trilobit.model.packing import Layout
+from trilobit.model.packing import Layout, Order
 from trilobit.progress import Steps, Watch, steps
 
 Form = Literal["packed", "bf16"]
@@ -97,7 +97,8 @@ def synth_packed(
     step = steps(progress, f"Writing {Path(out).name}")
     with packed_writer(Path(out), config, "BF16", TextFiles(), "synth", layout=layout) as file:
         for done, (name, (rows, columns)) in enumerate(everything):
-            file.write(f"{name}.weight", _packed_weights(random, rows, columns, layout))
+            order = tensor_names.order(config, name)
+            file.write(f"{name}.weight", _packed_weights(random, rows, columns, layout, order))
             if step:
                 step(done + 1, len(everything))
         for name, length in tensor_names.all_norms(config):
@@ -116,13 +117,21 @@ def synth_packed(
 
 
 def _packed_weights(
-    random: np.random.Generator, rows: int, columns: int, layout: Layout
+    random: np.random.Generator, rows: int, columns: int, layout: Layout, order: Order
 ) -> NDArray[np.uint8]:
     """Random bytes that are weights; but what is partly padding is packed."""
-    size = packing.packed_shape(rows, columns, layout)
+    size = packing.packed_shape(rows, columns, layout, order)
     weights = packing.weight_bytes(layout)
     packed = weights[random.integers(0, len(weights), size, dtype=np.uint8)]
-    last_row, last_column = rows % packing.ROWS, columns % packing.block_columns(layout)
+    block = packing.block_columns(layout)
+    if order != "groups":
+        lines, length = (columns, rows) if order == "columns" else (rows, columns)
+        whole = length // block
+        ends = np.zeros((lines, size[1] // 4 * block - whole * block), dtype=np.int8)
+        ends[:, : length % block] = random.integers(-1, 2, (lines, length % block), dtype=np.int8)
+        packed[:, 4 * whole :] = packing.pack(ends, layout, "rows")[:, : size[1] - 4 * whole]
+        return packed
+    last_row, last_column = rows % packing.ROWS, columns % block
     for place, rest in (
         ((slice(None), slice(-1, None)), (rows, last_column)),
         ((slice(-1, None), slice(None)), (last_row, columns)),
