@@ -56,11 +56,12 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     code_scales_ = Array<float>(scales);
     code_sums_ = Array<std::int32_t>(scales);
     scratch_ = Array<unsigned char>(threads * kScratchBytes);
-    if (const Ternary &up = first.up_proj.weight; up.order == Order::rows)
-        spread_ = Array<std::int8_t>(n * static_cast<std::size_t>(up.line_codes()));
-    if (const Ternary &down = first.down_proj.weight; down.order == Order::columns)
+    if (skips()) {
+        spread_ = Array<std::int8_t>(n * first.up_proj.weight.line_codes());
         sums_ = Array<std::int32_t>(threads * std::min(n, std::size_t{kFewTokens}) *
-                                    static_cast<std::size_t>(down.line_codes()));
+                                    first.down_proj.weight.line_codes());
+        activity_.resize(weights.layers.size());
+    }
 
     weights_.norm = copy_gain(weights.norm, c.hidden_size);
     for (Layer &l : weights_.layers) {
@@ -109,7 +110,13 @@ void Decoder::forward(const Batch &batch) {
         project(x, hidden_stride_, l.mlp_norm, h,
                 {{&l.gate_proj, gate, ffn_stride_}, {&l.up_proj, nullptr, 0}}, true);
         project_into_stream(gate, ffn_stride_, l.ffn_sub_norm, ffn, l.down_proj, l.mlp_post_norm);
+        if (skips()) {
+            Activity &activity = activity_[static_cast<std::size_t>(n)];
+            activity.gates += open_gates_.exchange(0);
+            activity.codes += static_cast<std::uint64_t>(nonzero_codes_);
+        }
     }
+    tokens_seen_ += static_cast<std::uint64_t>(tokens_);
     outputs(batch);
 }
 
@@ -248,8 +255,8 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
         return multiply_columns(*first, accumulate);
     const int ffn = config_.intermediate_size;
     const Ternary &up_proj = last[-1].projection->weight;
-    const bool skips = gated && up_proj.order == Order::rows; // rows whose gate is closed
-    if (skips)
+    const bool skipping = gated && skips(); // rows whose gate is closed
+    if (skipping)
         each_token(up_proj.columns, [&](std::ptrdiff_t t) {
             k_.spread(up_proj, quantised_, static_cast<int>(t),
                       spread_.data() + t * up_proj.line_codes());
@@ -291,7 +298,10 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
             const int shift = few ? 0 : row; // of the first column of `up`
             for (const Job *job = first; job != last - 1; ++job) rows(*job, begin, stop);
             const int count = std::min(stop * kRows, ffn) - row;
-            const bool all = !skips || mostly_open(row, count);
+            // Of several tokens with many open gates, a pass over all rows is faster.
+            const int open = skipping && tokens_ > 1 ? open_gates(row, count) : 0;
+            const bool all = !skipping || open > k_.mostly * tokens_ * count;
+            if (all) open_gates_ += static_cast<std::uint64_t>(open);
             if (all) rows({last[-1].projection, up - shift, width}, begin, stop);
             for (int t = 0; t < tokens_; ++t) {
                 float *gate = gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row;
@@ -299,9 +309,10 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
                     k_.gate(config_.hidden_act, gate, up + std::ptrdiff_t{t} * width + row - shift,
                             count);
                 else
-                    k_.gated_rows(up_proj, quantised_, t,
-                                  spread_.data() + std::ptrdiff_t{t} * up_proj.line_codes(), row,
-                                  row + count, gate - row, scratch);
+                    open_gates_ += static_cast<std::uint64_t>(k_.gated_rows(
+                        up_proj, quantised_, t,
+                        spread_.data() + std::ptrdiff_t{t} * up_proj.line_codes(), row, row + count,
+                        gate - row, scratch));
                 std::fill(gate + count, gate + (stop * kRows - row), 0.0f);
             }
         }
@@ -309,26 +320,26 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
     pool_.split(groups, ns, piece, few || !enough ? 1 : kGatedGroups);
 }
 
-// Whether so many gates are open, in the rows [row, row + count) of several tokens, that a pass over
-// all of these rows is faster.
-bool Decoder::mostly_open(int row, int count) const {
-    if (tokens_ == 1) return false;
-    double open = 0;
+int Decoder::open_gates(int row, int count) const {
+    std::ptrdiff_t open = 0;
     for (int t = 0; t < tokens_; ++t) {
         const float *gate = gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row;
-        open += static_cast<double>(std::count_if(gate, gate + count, [](float g) { return g > 0; }));
+        open += std::count_if(gate, gate + count, [](float g) { return g > 0; });
     }
-    return open > k_.mostly * tokens_ * count;
+    return static_cast<int>(open);
+}
+
+std::ptrdiff_t Decoder::nonzero_codes() const {
+    const std::ptrdiff_t size = std::ptrdiff_t{tokens_} * quantised_.columns;
+    return size - std::count(codes_.data(), codes_.data() + size, 0);
 }
 
 // The same for a matrix in columns: those whose activation is zero are left out. Each thread sums
 // over columns of its own, of few tokens, or takes tokens of its own.
 void Decoder::multiply_columns(const Job &job, bool accumulate) {
     const Ternary &w = job.projection->weight;
-    const std::int8_t *codes = codes_.data();
-    const std::ptrdiff_t size = std::ptrdiff_t{tokens_} * quantised_.columns;
-    const double open = static_cast<double>(size - std::count(codes, codes + size, 0)) /
-                        (static_cast<double>(tokens_) * w.columns);
+    nonzero_codes_ = nonzero_codes();
+    const double open = static_cast<double>(nonzero_codes_) / tokens_ / w.columns;
     const double ns = open * tokens_ * ns_of(w);
     const int tokens_of_thread = std::min(capacity_.batch_tokens, kFewTokens);
     const std::ptrdiff_t apart = std::ptrdiff_t{tokens_of_thread} * w.line_codes();

@@ -15,6 +15,7 @@
 #include "sampler.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -57,6 +58,12 @@ struct Draft {
     std::span<const std::int32_t> tokens;
 };
 
+// Of a layer's MLP: how many numbers were not zero, of all tokens so far.
+struct Activity {
+    std::uint64_t gates = 0; // open ones, by whose rows up_proj is multiplied
+    std::uint64_t codes = 0; // that columns of down_proj are multiplied with
+};
+
 class Decoder {
   public:
     Decoder(const Config &config, const Weights &weights, const Capacity &capacity,
@@ -83,6 +90,9 @@ class Decoder {
     std::size_t kv_bytes() const { return attention_.kv_bytes(); }
     // Keys and values of a head, since the start, that were cut to the range of float16.
     std::uint64_t cut() const { return attention_.cut(); }
+    // Of every layer, if zeros are skipped; and the tokens that it is of.
+    const std::vector<Activity> &activity() const { return activity_; }
+    std::uint64_t tokens_seen() const { return tokens_seen_; }
     const Config &config() const { return config_; }
     const Capacity &capacity() const { return capacity_; }
     // Threads that a forward of so many tokens takes, if they are the first of their sequences.
@@ -106,7 +116,8 @@ class Decoder {
                              const Projection &projection, const float *post_norm);
     void multiply(const Job *begin, const Job *end, bool accumulate, bool gated);
     void multiply_columns(const Job &job, bool accumulate);
-    bool mostly_open(int row, int count) const;
+    int open_gates(int row, int count) const;
+    std::ptrdiff_t nonzero_codes() const;
     void rotate_and_store(int layer);
     void outputs(const Batch &batch);
     unsigned char *scratch_of(int thread) const {
@@ -114,6 +125,8 @@ class Decoder {
     }
     double ns_of(const Ternary &w) const;
     double step_ns(int tokens) const;
+    // Rows of up_proj behind closed gates, and columns of down_proj that meet zeros.
+    bool skips() const { return weights_.layers[0].up_proj.weight.order == Order::rows; }
     bool in_groups() const { return weights_.layers[0].q_proj.weight.group_scales.data; }
 
     Config config_;
@@ -142,6 +155,10 @@ class Decoder {
     // sums over columns of down_proj, a thread's own.
     Array<std::int8_t> spread_;
     Array<std::int32_t> sums_;
+    std::vector<Activity> activity_;
+    std::uint64_t tokens_seen_ = 0;
+    std::ptrdiff_t nonzero_codes_ = 0;         // of the layer at work
+    std::atomic<std::uint64_t> open_gates_{0}; // of the layer at work
 };
 
 } // namespace trilobit

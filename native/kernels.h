@@ -182,8 +182,8 @@ struct Kernels {
                           int group_end, float *out, int out_stride, bool accumulate,
                           void *scratch);
     // gate[row] = relu(gate[row])² * (x[t] · w[row]) for the rows of [begin, end), of a matrix in
-    // rows. Those whose gate is not positive are not read. spread: of x[t].
-    void (*gated_rows)(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
+    // rows. Those whose gate is not positive are not read; returns how many are. spread: of x[t].
+    int (*gated_rows)(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
                        int begin, int end, float *gate, void *scratch);
     // The codes of token t in the order in which `gated_rows` meets them, [w.line_codes()].
     void (*spread)(const Ternary &w, const Activations &x, int t, std::int8_t *out);

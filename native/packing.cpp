@@ -128,8 +128,8 @@ void put_group(const std::uint8_t *codes, std::ptrdiff_t stride, const Ternary &
     std::uint8_t *block = packed + std::ptrdiff_t{group} * w.blocks() * kBlockBytes;
     for (int b = 0; b < w.blocks(); ++b, block += kBlockBytes) {
         Code of_place[kMostPlaces];
-        for (int place = 0; place < places; ++place)
-            for (int r = 0; r < kRows; ++r)
+        for (int r = 0; r < kRows; ++r)
+            for (int place = 0; place < places; ++place)
                 std::memcpy(of_place[place] + 4 * r, codes + r * stride + (b * places + place) * 4,
                             4);
         put_together(of_place, w.layout, block);

@@ -78,11 +78,12 @@ TRILOBIT_NOINLINE void dot_rows(const std::uint8_t *const *rows, int bytes,
 }
 
 template <typename Code>
-inline void gated_rows_of(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
+inline int gated_rows_of(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
                           int begin, int end, float *gate, std::int32_t *list) {
     const int bytes = w.line_bytes();
     const float x_scale = x.scales[t];
     const std::int32_t all = x.sums[t];
+    int open = 0;
     for (int from = begin; from < end; from += kMostLines) {
         const int to = min_of(from + kMostLines, end);
         int count = 0;
@@ -119,12 +120,14 @@ inline void gated_rows_of(const Ternary &w, const Activations &x, int t, const s
                 ++next;
             else
                 gate[row] = 0;
+        open += count;
     }
+    return open;
 }
 
-inline void gated_rows(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
-                       int begin, int end, float *gate, void *scratch) {
-    (w.layout == Layout::two_bit ? gated_rows_of<TwoBit> : gated_rows_of<BaseThree>)(
+inline int gated_rows(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
+                      int begin, int end, float *gate, void *scratch) {
+    return (w.layout == Layout::two_bit ? gated_rows_of<TwoBit> : gated_rows_of<BaseThree>)(
         w, x, t, spread, begin, end, gate, static_cast<std::int32_t *>(scratch));
 }
 

@@ -47,6 +47,7 @@ class OpenedModel:
     head_is_screened: bool
     threads: int  # at most
     threads_for: Callable[[int], int]  # of a step of so many tokens
+    activity: Callable[[], list[tuple[float, float]]]  # of its layers
     worker: Worker
 
 
@@ -121,6 +122,7 @@ def open_model(
         head_is_screened=screened,
         threads=backend.threads,
         threads_for=backend.threads_for,
+        activity=backend.activity,
         worker=Worker(engine),
     )
 

@@ -33,6 +33,7 @@ from trilobit.progress import Steps, Watch, steps
 Form = Literal["packed", "bf16"]
 
 _CHUNK_ROWS = 4096
+_RANDOM_DENSITY = 0.5  # of positive gates, where weights are random
 
 
 def synth(
@@ -41,6 +42,7 @@ def synth(
     *,
     form: Form = "packed",
     seed: int = 0,
+    gate_density: float | None = None,
     progress: Watch | None = None,
 ) -> None:
     """Write a random Hugging Face checkpoint into the new or empty directory `out`.
@@ -48,8 +50,10 @@ def synth(
     form: "packed" is uint8 with `weight_scale` (offline), "bf16" float masters (online), or floats
         that are ternary already where scales are by group. Those have no packed form of Hugging
         Face's: RequestError.
+    gate_density: see `synth_packed`.
     """
     out = Path(out)
+    _check_gate_density(config, gate_density)
     if config.scales != "tensor" and form == "packed":
         raise RequestError(
             f"scales by {config.scales} have no packed form of Hugging Face's; write floats "
@@ -61,7 +65,7 @@ def synth(
     try:
         out.mkdir(parents=True, exist_ok=True)
         step = steps(progress, f"Writing {out.name}")
-        _write_weights(config, out / "model.safetensors", form, seed, step)
+        _write_weights(config, out / "model.safetensors", form, seed, gate_density, step)
         # Last: a directory without its config is plainly unfinished.
         text = json.dumps(_hf_config(config, form), indent=2)
         (out / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -85,20 +89,32 @@ def synth_packed(
     *,
     seed: int = 0,
     layout: Layout = "2-bit",
+    gate_density: float | None = None,
     progress: Watch | None = None,
 ) -> None:
     """Write a random packed file directly, without the checkpoint in between.
 
-    RequestError for the 1.6-bit layout with scales by group.
+    gate_density: the share of a relu² model's gates that is positive for a token, up to the half
+    that random weights give. Less is what training leads to; here by rows of `gate_proj` that are
+    zeros, while among the others it is a token's matter which are positive.
+
+    RequestError for the 1.6-bit layout with scales by group, and for a gate density that is not in
+    (0, 0.5] or of a model without relu².
     """
+    _check_gate_density(config, gate_density)
     layout = chosen_layout(layout, config, name=str(out))
     random = np.random.default_rng(seed)
     everything = list(tensor_names.all_projections(config))
     step = steps(progress, f"Writing {Path(out).name}")
+    nothing = packing.pack(np.zeros((1, 1), dtype=np.int8), layout)[0, 0, 0, 0]
     with packed_writer(Path(out), config, "BF16", TextFiles(), "synth", layout=layout) as file:
         for done, (name, (rows, columns)) in enumerate(everything):
             order = tensor_names.order(config, name)
-            file.write(f"{name}.weight", _packed_weights(random, rows, columns, layout, order))
+            packed = _packed_weights(random, rows, columns, layout, order)
+            if name.endswith(".gate_proj"):
+                closed = np.flatnonzero(_closed(random, rows, gate_density))
+                packed[closed // packing.ROWS, :, closed % packing.ROWS] = nothing
+            file.write(f"{name}.weight", packed)
             if step:
                 step(done + 1, len(everything))
         for name, length in tensor_names.all_norms(config):
@@ -114,6 +130,28 @@ def synth_packed(
             )
         for name in tables:
             file.write(name, head if name == tables[-1] else _table(random, config))
+
+
+def _check_gate_density(config: ModelConfig, density: float | None) -> None:
+    if density is None:
+        return
+    if config.hidden_act != "relu2":
+        raise RequestError(
+            f"a gate density is of relu² models, these gates go through {config.hidden_act}; "
+            "leave it out"
+        )
+    if not 0 < density <= _RANDOM_DENSITY:
+        raise RequestError(f"gate_density is {density}; give more than 0 and at most 0.5")
+
+
+def _closed(
+    random: np.random.Generator, rows: int, gate_density: float | None
+) -> NDArray[np.bool_]:
+    """The rows of a `gate_proj` that are zeros, so that no token's gate is positive there."""
+    if gate_density is None:
+        return np.zeros(rows, dtype=np.bool_)
+    closed: NDArray[np.bool_] = random.random(rows) >= gate_density / _RANDOM_DENSITY
+    return closed
 
 
 def _packed_weights(
@@ -172,16 +210,20 @@ def _write_weights(
     path: Path,
     form: Form,
     seed: int,
+    gate_density: float | None,
     progress: Steps | None,
 ) -> None:
     random = np.random.default_rng(seed)
     declared = list(_declare_hf(config, form))
     with SafetensorsWriter(path, declared, {"format": "pt"}) as file:
         for done, (name, dtype, size) in enumerate(declared):
+            rows = _rows(config, name) if name.endswith("_proj.weight") else 0
+            gates = name.endswith(".gate_proj.weight")
+            closed = _closed(random, rows, gate_density if gates else None)
             if dtype == "U8":
-                array: NDArray[Any] = pack_hf(
-                    random.integers(-1, 2, (_rows(config, name), size[1]), dtype=np.int8)
-                )
+                codes = random.integers(-1, 2, (rows, size[1]), dtype=np.int8)
+                codes[closed] = 0
+                array: NDArray[Any] = pack_hf(codes)
             elif name.endswith("weight_scale"):
                 columns = dict(tensor_names.all_projections(config))[
                     name.removesuffix(".weight_scale")
@@ -198,12 +240,15 @@ def _write_weights(
                 )
             else:
                 array = _bf16(random.standard_normal(size, dtype=np.float32) * np.float32(0.05))
+                if gates:
+                    array[closed] = 0
             file.write(name, array)
             if progress:
                 progress(done + 1, len(declared))
 
 
 def _rows(config: ModelConfig, name: str) -> int:
+    """Of a projection's `.weight`."""
     layer = int(name.split(".")[2])
     return tensor_names.projections(config, layer)[name.removesuffix(".weight")][0]
 

@@ -55,6 +55,7 @@ class Speed:
     decode_fraction_of_dram: of reading those bytes at the machine's rate. prefill_fraction_of_int8:
     of multiplying the ternary weights at the machine's rate; all else that prefill does is loss.
     threads_why: what that number comes from. decode_threads: of a step of one token.
+    gates_open, inputs_open: of each layer of a relu² model, the shares of `LLM.activity`.
     first_token_s: from nothing loaded to the first token of a prompt of one token.
     peak_rss_mb: the largest resident memory, what is mapped of the file included; 0 where the
     system does not tell. Of that, weights_mb must be read for every token, kv_cache_mb keeps the
@@ -72,6 +73,8 @@ class Speed:
     prompt_tokens: int
     generated_tokens: int
     runs: int
+    gates_open: list[float]
+    inputs_open: list[float]
     prefill_tokens_per_s: Measure
     decode_tokens_per_s: Measure
     dram_read_gb_per_s: Measure
@@ -161,6 +164,7 @@ def measure_speed(
         of_dram.append(done.decode_tokens_per_s * read_bytes / limits.dram_read_gb_per_s * 1e-9)
         of_int8.append(done.prefill_tokens_per_s * weights / limits.int8_gmac_per_s * 1e-9)
     peak_mb = peak_rss_mb()
+    activity = llm.activity()
     weights_mb = _decode_bytes(llm, 0, kv_dtype) / 1e6
     kv_cache_mb = blocks_for(llm.context) * block_bytes(llm.config, kv_dtype) / 1e6
     return Speed(
@@ -175,6 +179,8 @@ def measure_speed(
         prompt_tokens=prompt,
         generated_tokens=generate,
         runs=runs,
+        gates_open=[gates for gates, _ in activity],
+        inputs_open=[inputs for _, inputs in activity],
         prefill_tokens_per_s=Measure.of(prefill),
         decode_tokens_per_s=Measure.of(decode),
         dram_read_gb_per_s=Measure.of(dram),

@@ -48,6 +48,7 @@ LayoutChoice = Layout | Literal["auto"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 PLACES: dict[Layout, int] = {"2-bit": 4, "1.6-bit": 5}  # codes of a byte
 Order = Literal["groups", "rows", "columns"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 ROWS = 16  # rows interleaved in one block
 LINE = 64  # bytes of a row or column that lies alone are a multiple
 
