@@ -209,9 +209,7 @@ def _decode_bytes(llm: LLM, position: int, kv_dtype: KvDtype) -> int:
     else:
         head = parts["embedding" if packed.config.tie_word_embeddings else "head"]
     ternary = sum(
-        math.prod(
-            packed_shape(rows, columns, llm.layout, tensor_names.order(packed.config, name))
-        )
+        math.prod(packed_shape(rows, columns, llm.layout, tensor_names.order(packed.config, name)))
         for name, (rows, columns) in tensor_names.all_projections(packed.config)
     )
     weights = ternary + parts["norms"] + parts["scales"]

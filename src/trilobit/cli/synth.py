@@ -114,7 +114,9 @@ def command(
     with Bars() as bars:
         if to_packed_file:
             check_free(out, replace=False, remedy="delete it or choose another name")
-            synth_packed(config, out, seed=seed, layout=layout, gate_density=gate_density, progress=bars)
+            synth_packed(
+                config, out, seed=seed, layout=layout, gate_density=gate_density, progress=bars
+            )
         else:
             synth(config, out, form=form, seed=seed, gate_density=gate_density, progress=bars)
     seconds = time.monotonic() - started

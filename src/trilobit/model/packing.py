@@ -2,8 +2,8 @@
 
 A code is `w + 1`: 0, 1 or 2. Rows and columns are padded with the code 1 (a zero weight); any other
 padding is refused, so that a matrix has one packed form of each layout and order. In the order
-"groups", 16 rows make a group, and 64 bytes of it a block: four bytes of row 0, then of rows 1 to 15. Column c of a block stands in
-byte c % 4 of its row, at place c // 4:
+"groups", 16 rows make a group, and 64 bytes of it a block: four bytes of row 0, then of rows 1 to
+15. Column c of a block stands in byte c % 4 of its row, at place c // 4:
 
     packed[rows/16, columns/(4 * places), 16, 4]
 
@@ -13,9 +13,9 @@ the same four activations, and no sum has to be taken across lanes. Codes are ne
 kernel sums `code * x̃` as unsigned × signed and subtracts `sum(x̃)`, which it computes once for all
 rows.
 
-Where a product skips what is zero, what it skips lies alone. In the order "rows" a row is one line of
-words, and a word what a block has of a row; in the order "columns" the same of a column, as if the
-matrix were transposed. Lines are padded to cache lines, `LINE` bytes:
+Where a product skips what is zero, what it skips lies alone. In the order "rows" a row is one line,
+of the four bytes that it has of each block; in the order "columns" a column is, as if the matrix
+were transposed. Lines are padded to cache lines, of `LINE` bytes:
 
     packed[lines, bytes]
 

@@ -18,6 +18,7 @@ from conftest import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from trilobit import LLM, FormatError, SamplingParams, TrilobitError
 from trilobit.convert import convert
@@ -251,6 +252,33 @@ def test_the_description_suffices_to_read_a_converted_checkpoint(
         codes = np.concatenate([rows >> 2 * i & 3 for i in range(4)])[: len(weight)]
         scale = source.float32(f"{name}.weight_scale")
         assert np.array_equal(weight, (codes.astype(np.float32) - 1) * scale)
+
+
+def older(path: Path, out: Path, version: str) -> None:
+    """The same model as older Trilobits wrote it: all matrices in groups."""
+    model = PackedModel(path)
+    tensors = load_file(path)
+    del tensors[tensor_names.CHECKSUMS]
+    for name, (rows, columns) in tensor_names.all_projections(model.config):
+        codes = packing.unpack(tensors[f"{name}.weight"], rows, columns, "2-bit", model.order(name))
+        tensors[f"{name}.weight"] = packing.pack(codes)
+    save_file(tensors, out, {**model.file.metadata, "version": version})
+
+
+@pytest.mark.parametrize("version", ["2", "3"])
+def test_files_of_older_versions_run_and_are_converted(version: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, hidden_act="relu2")
+    parts = random_parts(config, "F32")
+    parts.write(tmp_path / "new", "F32", TEXT)
+    older(tmp_path / "new", tmp_path / "old", version)
+    new, old = (PackedModel(tmp_path / name).arrays() for name in ("new", "old"))
+    assert new.keys() == old.keys()
+    for name in new:
+        assert np.array_equal(new[name].reshape(-1), old[name].reshape(-1)), name
+    convert(tmp_path / "old", tmp_path / "anew.trilobit")
+    assert PackedModel(tmp_path / "anew.trilobit").file.metadata["version"] == "4"
+    for name, array in PackedModel(tmp_path / "anew.trilobit").arrays().items():
+        assert np.array_equal(array, new[name]), name
 
 
 def test_the_documents_example_is_true() -> None:
