@@ -166,8 +166,8 @@ def command(
             f"{_range(speed.inputs_open)}, by layer; the rest of up_proj and down_proj is skipped"
         )
     print(
-        f"peak memory {speed.peak_rss_mb:.0f} MB: {speed.weights_mb:.0f} MB of weights that every "
-        f"token reads, {speed.kv_cache_mb:.0f} MB of keys and values, {speed.other_mb:.0f} MB of "
+        f"peak memory {speed.peak_rss_mb:.0f} MB: {speed.weights_mb:.0f} MB of weights that "
+        f"tokens read, {speed.kv_cache_mb:.0f} MB of keys and values, {speed.other_mb:.0f} MB of "
         "all else"
     )
 
