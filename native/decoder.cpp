@@ -298,21 +298,13 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
             const int shift = few ? 0 : row; // of the first column of `up`
             for (const Job *job = first; job != last - 1; ++job) rows(*job, begin, stop);
             const int count = std::min(stop * kRows, ffn) - row;
-            // Of several tokens with many open gates, a pass over all rows is faster.
-            const int open = skipping && tokens_ > 1 ? open_gates(row, count) : 0;
-            const bool all = !skipping || open > k_.mostly * tokens_ * count;
-            if (all) open_gates_ += static_cast<std::uint64_t>(open);
-            if (all) rows({last[-1].projection, up - shift, width}, begin, stop);
+            const bool done = skipping && skip_closed(up_proj, row, count, scratch);
+            if (!done) rows({last[-1].projection, up - shift, width}, begin, stop);
             for (int t = 0; t < tokens_; ++t) {
                 float *gate = gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row;
-                if (all)
+                if (!done)
                     k_.gate(config_.hidden_act, gate, up + std::ptrdiff_t{t} * width + row - shift,
                             count);
-                else
-                    open_gates_ += static_cast<std::uint64_t>(k_.gated_rows(
-                        up_proj, quantised_, t,
-                        spread_.data() + std::ptrdiff_t{t} * up_proj.line_codes(), row, row + count,
-                        gate - row, scratch));
                 std::fill(gate + count, gate + (stop * kRows - row), 0.0f);
             }
         }
@@ -320,13 +312,32 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
     pool_.split(groups, ns, piece, few || !enough ? 1 : kGatedGroups);
 }
 
-int Decoder::open_gates(int row, int count) const {
-    std::ptrdiff_t open = 0;
-    for (int t = 0; t < tokens_; ++t) {
-        const float *gate = gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row;
-        open += std::count_if(gate, gate + count, [](float g) { return g > 0; });
+// Whether a pass over all rows or columns is faster than one over each token's share of them.
+// Taking the codes apart for all tokens costs what so many tokens' products do.
+bool Decoder::all_is_faster(double share) const {
+    constexpr double kTakenApart = 8;
+    return tokens_ > 1 && share > k_.mostly * (1 + kTakenApart / tokens_);
+}
+
+// In the rows [row, row + count), gate_ becomes act(gate_) * up without the rows of up_proj whose
+// gate is closed, where that is faster; whether it is.
+bool Decoder::skip_closed(const Ternary &up_proj, int row, int count, void *scratch) {
+    const auto gate_of = [&](int t) { return gate_.data() + std::ptrdiff_t{t} * ffn_stride_; };
+    if (tokens_ > 1) {
+        std::ptrdiff_t open = 0;
+        for (int t = 0; t < tokens_; ++t)
+            open += std::count_if(gate_of(t) + row, gate_of(t) + row + count,
+                                  [](float gate) { return gate > 0; });
+        if (all_is_faster(1.0 * open / tokens_ / count)) {
+            open_gates_ += static_cast<std::uint64_t>(open);
+            return false;
+        }
     }
-    return static_cast<int>(open);
+    for (int t = 0; t < tokens_; ++t)
+        open_gates_ += static_cast<std::uint64_t>(k_.gated_rows(
+            up_proj, quantised_, t, spread_.data() + std::ptrdiff_t{t} * up_proj.line_codes(), row,
+            row + count, gate_of(t), scratch));
+    return true;
 }
 
 std::ptrdiff_t Decoder::nonzero_codes() const {
@@ -344,7 +355,7 @@ void Decoder::multiply_columns(const Job &job, bool accumulate) {
     const int tokens_of_thread = std::min(capacity_.batch_tokens, kFewTokens);
     const std::ptrdiff_t apart = std::ptrdiff_t{tokens_of_thread} * w.line_codes();
     const auto sums = [&](int thread) { return sums_.data() + thread * apart; };
-    if (tokens_ > 1 && open > k_.mostly) {
+    if (all_is_faster(open)) {
         const auto piece = [&](int begin, int end, int thread) {
             k_.linear(w, quantised_, begin, end, job.out, job.stride, accumulate,
                       scratch_of(thread));

@@ -116,7 +116,8 @@ class Decoder {
                              const Projection &projection, const float *post_norm);
     void multiply(const Job *begin, const Job *end, bool accumulate, bool gated);
     void multiply_columns(const Job &job, bool accumulate);
-    int open_gates(int row, int count) const;
+    bool all_is_faster(double share) const;
+    bool skip_closed(const Ternary &up_proj, int row, int count, void *scratch);
     std::ptrdiff_t nonzero_codes() const;
     void rotate_and_store(int layer);
     void outputs(const Batch &batch);

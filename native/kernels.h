@@ -184,7 +184,7 @@ struct Kernels {
     // gate[row] = relu(gate[row])² * (x[t] · w[row]) for the rows of [begin, end), of a matrix in
     // rows. Those whose gate is not positive are not read; returns how many are. spread: of x[t].
     int (*gated_rows)(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
-                       int begin, int end, float *gate, void *scratch);
+                      int begin, int end, float *gate, void *scratch);
     // The codes of token t in the order in which `gated_rows` meets them, [w.line_codes()].
     void (*spread)(const Ternary &w, const Activations &x, int t, std::int8_t *out);
     // sums[row] += Σ code·a of the columns of [begin, end), of a matrix in columns. Those where a
@@ -243,8 +243,8 @@ struct Kernels {
     // About what a core does from its cache, to judge what work is worth sharing: ternary products,
     // and eighths of the work on a float.
     double products_per_ns;
-    // The share of rows or columns from which on a pass over all of them takes several tokens
-    // sooner than one over each token's own.
+    // The share of rows or columns from which on a pass over all of them takes many tokens sooner
+    // than one over each token's own.
     double mostly;
 
     double ns_of_products(double count) const { return count / products_per_ns; }

@@ -139,7 +139,8 @@ void put_group(const std::uint8_t *codes, std::ptrdiff_t stride, const Ternary &
 // With the padding of columns.
 int rows_held(const Ternary &w) { return w.order == Order::columns ? w.line_codes() : w.rows; }
 
-// Rows [band * kBandRows, ...) of a matrix in whatever order, as codes [kBandRows, stride] and back.
+// Rows [band * kBandRows, ...) of a matrix in whatever order, as codes [kBandRows, stride] and
+// back.
 void take_band(const Ternary &w, int band, std::uint8_t *codes, std::ptrdiff_t stride) {
     const int groups = std::min(kBandRows / kRows, w.groups() - band * kBandRows / kRows);
     if (w.order != Order::columns) {
@@ -194,8 +195,9 @@ bool codes_are_ternary(const std::uint8_t *packed, std::size_t size, Layout layo
 void repack(const Ternary &from, const Ternary &to, std::uint8_t *packed, int threads) {
     Pool pool(threads);
     const Pool::Step step(pool);
-    const int bands = (std::max({from.groups() * kRows, rows_held(from), rows_held(to)}) +
-                       kBandRows - 1) / kBandRows;
+    const int bands =
+        (std::max({from.groups() * kRows, rows_held(from), rows_held(to)}) + kBandRows - 1) /
+        kBandRows;
     // Beyond the last column are zero weights, in either layout.
     const int stride = from.columns + kLinePad * kMostPlaces;
     std::vector<std::vector<std::uint8_t>> codes(static_cast<std::size_t>(threads));

@@ -211,14 +211,16 @@ void bind_decoder(nb::module_ &m) {
             "activity",
             [](const PyDecoder &d) {
                 std::vector<std::pair<double, double>> shares;
-                const double numbers = static_cast<double>(std::max<std::uint64_t>(d.decoder->tokens_seen(), 1)) *
-                                       d.decoder->config().intermediate_size;
+                const double numbers =
+                    static_cast<double>(std::max<std::uint64_t>(d.decoder->tokens_seen(), 1)) *
+                    d.decoder->config().intermediate_size;
                 for (const Activity &a : d.decoder->activity())
                     shares.emplace_back(static_cast<double>(a.gates) / numbers,
                                         static_cast<double>(a.codes) / numbers);
                 return shares;
             },
-            "Of every layer of a model that skips zeros, so far: the share of gates that were open, "
+            "Of every layer of a model that skips zeros, so far: the share of gates that were "
+            "open, "
             "and of down_proj's inputs that were not zero.")
         .def_prop_ro_static("BLOCK", [](nb::handle) { return kKvBlock; });
 }

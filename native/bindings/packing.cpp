@@ -38,8 +38,8 @@ void bind_packing(nb::module_ &m) {
     m.def("check_codes", &check_codes, "packed"_a, "threads"_a = 1, "layout"_a = Layout::two_bit,
           "True when every packed byte stands for ternary weights.");
     m.def("repacked", &repacked, "packed"_a, "rows"_a, "columns"_a, "layout"_a, "new_layout"_a,
-          "order"_a = Order::groups, "new_order"_a = Order::groups,
-          "threads"_a = 1, "uint8: a matrix [rows, columns] in another layout.");
+          "order"_a = Order::groups, "new_order"_a = Order::groups, "threads"_a = 1,
+          "uint8: a matrix [rows, columns] in another layout.");
 }
 
 } // namespace trilobit

@@ -10,7 +10,7 @@ struct Int8 {
     static constexpr int kStreamTokens = 40; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
     static constexpr bool kFractions = true; // dot() takes bytes up to 255
-    static constexpr double kMostly = 0.3;
+    static constexpr double kMostly = 0.25;
     using Vec = __m256i;
     using Acc = __m256i;
 
@@ -84,8 +84,7 @@ struct Int8 {
     }
     // Of all lanes
     static std::int32_t total(Acc a) {
-        __m128i four =
-            _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+        __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
         four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
         return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
     }

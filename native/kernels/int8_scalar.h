@@ -63,8 +63,7 @@ struct Int8 {
     static void interleave(Vec *v) {
         Vec all[4];
         for (int i = 0; i < 32; ++i)
-            for (int j = 0; j < 4; ++j)
-                all[i % 16 / 4].v[i / 16 * 16 + i % 4 * 4 + j] = v[j].v[i];
+            for (int j = 0; j < 4; ++j) all[i % 16 / 4].v[i / 16 * 16 + i % 4 * 4 + j] = v[j].v[i];
         std::memcpy(v, all, sizeof all);
     }
     // Every 16 bytes on their own, `apart` from each other.

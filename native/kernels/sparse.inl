@@ -11,8 +11,8 @@ constexpr int kLanesOf16 = Int8::kBytes / 16; // parts of a vector that are inte
 constexpr int kMostLines = 8192;              // rows or columns that are listed at once
 constexpr int kLinesAhead = 8;
 constexpr int kRowsTogether = 2;
-constexpr int kQuads = 2;           // of columns that meet a sum in turn before it is stored
-constexpr int kSumBytes = 1 << 11;  // of a column that is met at once: its sums stay in a cache
+constexpr int kQuads = 2;          // of columns that meet a sum in turn before it is stored
+constexpr int kSumBytes = 1 << 11; // of a column that is met at once: its sums stay in a cache
 constexpr std::size_t kListBytes = sizeof(std::int32_t) * (kMostLines + 4 * kQuads);
 
 inline void fetch_line(const std::uint8_t *line, int bytes) {
@@ -30,8 +30,7 @@ inline void spread(const Ternary &w, const Activations &x, int t, std::int8_t *o
     for (int b = 0; b < blocks; ++b)
         for (int place = 0; place < places; ++place) {
             const int four = b * places + place;
-            std::int8_t *to =
-                out + ((b / kBlocks * places + place) * kBlocks + b % kBlocks) * 4;
+            std::int8_t *to = out + ((b / kBlocks * places + place) * kBlocks + b % kBlocks) * 4;
             if (four * 4 < x.columns)
                 std::memcpy(to, first + four * step, 4);
             else
@@ -50,7 +49,7 @@ TRILOBIT_NOINLINE void dot_rows(const std::uint8_t *const *rows, int bytes,
     for (int b = 0; b < bytes;) {
         const int end = bytes - b > kMostBytes ? b + kMostBytes : bytes;
         Int8::Acc acc[R][kChains];
-        TRILOBIT_UNROLL
+    TRILOBIT_UNROLL
         for (int r = 0; r < R; ++r)
             TRILOBIT_UNROLL
             for (int c = 0; c < kChains; ++c) acc[r][c] = Int8::zero();

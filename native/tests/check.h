@@ -100,7 +100,8 @@ inline std::vector<std::uint8_t> pack(const std::vector<std::int8_t> &codes, int
                                       Layout layout = Layout::two_bit,
                                       Order order = Order::groups) {
     const Ternary shape{nullptr, nullptr, 0, rows, columns, layout, {}, order};
-    const int wide = shape.block_columns(), per_line = order == Order::groups ? 0 : shape.line_bytes();
+    const int wide = shape.block_columns(),
+              per_line = order == Order::groups ? 0 : shape.line_bytes();
     std::vector<std::uint8_t> packed(shape.bytes());
     for (std::size_t at = 0; at < packed.size(); ++at) {
         const int byte = static_cast<int>(at % 4);

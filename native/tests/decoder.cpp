@@ -390,8 +390,8 @@ void exactness(const Kernels &k, const Family &family, KvType kv_type, std::uint
     const auto run = [&](int threads) {
         return std::make_unique<Run>(k, model.config(), model.weights(), threads, kv_type);
     };
-    const std::string name =
-        std::string(k.name) + ' ' + family.name + kKvNames[static_cast<int>(kv_type)] + (skips ? " skipping" : "");
+    const std::string name = std::string(k.name) + ' ' + family.name +
+                             kKvNames[static_cast<int>(kv_type)] + (skips ? " skipping" : "");
     check.begin(name + " decoder");
     const auto whole = run(1);
     whole->finish(kLong);

@@ -41,8 +41,8 @@ void base3_codes(Check &check) {
 }
 
 constexpr std::pair<Layout, Order> kForms[] = {
-    {Layout::two_bit, Order::groups}, {Layout::base3, Order::groups},
-    {Layout::two_bit, Order::rows},   {Layout::base3, Order::rows},
+    {Layout::two_bit, Order::groups},  {Layout::base3, Order::groups},
+    {Layout::two_bit, Order::rows},    {Layout::base3, Order::rows},
     {Layout::two_bit, Order::columns}, {Layout::base3, Order::columns}};
 
 void other_layouts(Check &check) {
@@ -57,8 +57,8 @@ void other_layouts(Check &check) {
                 const auto packed = pack(codes, rows, columns, old_layout, old_order);
                 const auto wanted = pack(codes, rows, columns, new_layout, new_order);
                 std::vector<std::uint8_t> found(wanted.size());
-                const Ternary from{packed.data(), nullptr, 0,         rows, columns,
-                                   old_layout,    {},      old_order};
+                const Ternary from{packed.data(), nullptr,    0,  rows,
+                                   columns,       old_layout, {}, old_order};
                 const Ternary to{nullptr, nullptr, 0, rows, columns, new_layout, {}, new_order};
                 repack(from, to, found.data(), 2);
                 check.that(found == wanted, "the same weights");

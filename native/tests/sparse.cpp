@@ -30,8 +30,9 @@ const struct {
 
 std::string name_of(const Kernels &k, const char *what, Layout layout, int rows, int columns,
                     int count, const char *share) {
-    return std::string(k.name) + " " + what + (layout == Layout::two_bit ? " 2-bit " : " 1.6-bit ") +
-           shape_of(rows, columns) + ", " + std::to_string(count) + " tokens, " + share;
+    return std::string(k.name) + " " + what +
+           (layout == Layout::two_bit ? " 2-bit " : " 1.6-bit ") + shape_of(rows, columns) + ", " +
+           std::to_string(count) + " tokens, " + share;
 }
 
 struct Matrix {
@@ -46,8 +47,8 @@ struct Matrix {
         const auto stored = [&](std::vector<std::uint8_t> &packed, Order as) {
             packed = pack(codes, rows, columns, layout, as);
             packed.insert(packed.begin(), 4, 0);
-            return Ternary{packed.data() + 4, scales.data(), scale_step, rows, columns, layout, {},
-                           as};
+            return Ternary{packed.data() + 4, scales.data(), scale_step, rows,
+                           columns,           layout,        {},         as};
         };
         all = stored(grouped, Order::groups);
         some = stored(alone, order);
@@ -98,7 +99,8 @@ void columns(const Kernels &k, Check &check) {
         for (const auto [rows, columns] : kShapes)
             for (const int count : kCounts)
                 for (const auto &share : kShares) {
-                    check.begin(name_of(k, "add_columns", layout, rows, columns, count, share.name));
+                    check.begin(
+                        name_of(k, "add_columns", layout, rows, columns, count, share.name));
                     const Matrix m(rows, columns, layout, Order::columns, count % 2, random);
                     int i = 0;
                     Tokens x(k, count, columns, [&, columns = columns] {

@@ -33,7 +33,8 @@ void linear(const Kernels &k, Layout layout, Order order, Check &check) {
         const std::vector<float> scales = random.floats(size(rows), 0.1f, 1);
         for (const int count : kCounts) {
             const int step = count % 2; // a scale for the matrix, or for every row
-            const Ternary w{packed.data() + 4, scales.data(), step, rows, columns, layout, {}, order};
+            const Ternary w{packed.data() + 4, scales.data(), step, rows,
+                            columns,           layout,        {},   order};
             check.begin(std::string(k.name) + " linear " + order_of(order) + layout_of(layout) +
                         shape_of(rows, columns) + ", " + std::to_string(count) + " tokens");
             Tokens x(k, count, columns, [&] { return random.between(-128, 127); });
