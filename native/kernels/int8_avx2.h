@@ -11,7 +11,7 @@ struct Int8 {
     static constexpr int kStreamTokens = 40; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
     static constexpr bool kFractions = false; // int16 does not hold products of fractions
-    static constexpr double kMostly = 0.35;
+    static constexpr double kMostly = 0.28;
     using Vec = __m256i;
     using Acc = __m256i;
 
