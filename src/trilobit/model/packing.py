@@ -96,12 +96,12 @@ def pack(
     codes_NK: NDArray[np.int8], layout: Layout = "2-bit", order: Order = "groups"
 ) -> NDArray[np.uint8]:
     """Pack ternary codes -1, 0 and 1 `[N, K]`."""
-    shape = packed_shape(*codes_NK.shape, layout, order)
+    shape = packed_shape(codes_NK.shape[0], codes_NK.shape[1], layout, order)
     places = PLACES[layout]
     lines = codes_NK.T if order == "columns" else codes_NK
     rows, columns = lines.shape
     held = (shape[0] * ROWS, shape[1] * 4) if order == "groups" else shape
-    u = np.ones((held[0], held[1] * places), dtype=np.uint8)
+    u: NDArray[np.uint8] = np.ones((held[0], held[1] * places), dtype=np.uint8)
     u[:rows, :columns] = lines.view(np.uint8) + np.uint8(1)  # -1 wraps to 255, +1 gives 0
     if u.max(initial=0) > 2:
         raise FormatError("weights to pack are not all -1, 0 or 1")
