@@ -56,6 +56,12 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     code_scales_ = Array<float>(scales);
     code_sums_ = Array<std::int32_t>(scales);
     scratch_ = Array<unsigned char>(threads * kScratchBytes);
+    if (skips()) {
+        spread_ = Array<std::int8_t>(n * first.up_proj.weight.line_codes());
+        sums_ = Array<std::int32_t>(threads * std::min(n, std::size_t{kFewTokens}) *
+                                    first.down_proj.weight.line_codes());
+        activity_.resize(weights.layers.size());
+    }
 
     weights_.norm = copy_gain(weights.norm, c.hidden_size);
     for (Layer &l : weights_.layers) {
@@ -104,7 +110,13 @@ void Decoder::forward(const Batch &batch) {
         project(x, hidden_stride_, l.mlp_norm, h,
                 {{&l.gate_proj, gate, ffn_stride_}, {&l.up_proj, nullptr, 0}}, true);
         project_into_stream(gate, ffn_stride_, l.ffn_sub_norm, ffn, l.down_proj, l.mlp_post_norm);
+        if (skips()) {
+            Activity &activity = activity_[static_cast<std::size_t>(n)];
+            activity.gates += open_gates_.exchange(0);
+            activity.codes += static_cast<std::uint64_t>(nonzero_codes_);
+        }
     }
+    tokens_seen_ += static_cast<std::uint64_t>(tokens_);
     outputs(batch);
 }
 
@@ -239,7 +251,16 @@ void Decoder::project_into_stream(const float *x, int stride, const float *gain,
 // The quantised tokens times several matrices in one parallel part. `gated`: the last is up_proj,
 // and in the rows of a piece, gate_ becomes act(gate_) * up.
 void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool gated) {
+    if (first->projection->weight.order == Order::columns)
+        return multiply_columns(*first, accumulate);
     const int ffn = config_.intermediate_size;
+    const Ternary &up_proj = last[-1].projection->weight;
+    const bool skipping = gated && skips(); // rows whose gate is closed
+    if (skipping)
+        each_token(up_proj.columns, [&](std::ptrdiff_t t) {
+            k_.spread(up_proj, quantised_, static_cast<int>(t),
+                      spread_.data() + t * up_proj.line_codes());
+        });
     int groups = 0; // of all matrices in turn, or of each of those that are gated
     double ns = 0;
     for (const Job *job = first; job != last; ++job) {
@@ -251,7 +272,7 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
     const bool few = tokens_ <= kFewTokens;
     const bool enough = groups >= 2 * kGatedGroups * pool_.threads();
     const auto piece = [&](int begin, int end, int thread) {
-        void *scratch = scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes;
+        void *scratch = scratch_of(thread);
         const auto rows = [&](const Job &job, int from, int to) {
             const Ternary &w = job.projection->weight;
             if (w.group_scales.data)
@@ -276,17 +297,92 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
             const int stop = std::min(begin + step, end), row = begin * kRows;
             const int shift = few ? 0 : row; // of the first column of `up`
             for (const Job *job = first; job != last - 1; ++job) rows(*job, begin, stop);
-            rows({last[-1].projection, up - shift, width}, begin, stop);
             const int count = std::min(stop * kRows, ffn) - row;
+            const bool done = skipping && skip_closed(up_proj, row, count, scratch);
+            if (!done) rows({last[-1].projection, up - shift, width}, begin, stop);
             for (int t = 0; t < tokens_; ++t) {
                 float *gate = gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row;
-                k_.gate(config_.hidden_act, gate, up + std::ptrdiff_t{t} * width + row - shift,
-                        count);
+                if (!done)
+                    k_.gate(config_.hidden_act, gate, up + std::ptrdiff_t{t} * width + row - shift,
+                            count);
                 std::fill(gate + count, gate + (stop * kRows - row), 0.0f);
             }
         }
     };
     pool_.split(groups, ns, piece, few || !enough ? 1 : kGatedGroups);
+}
+
+// Whether a pass over all rows or columns is faster than one over each token's share of them.
+// Taking the codes apart for all tokens costs what so many tokens' products do.
+bool Decoder::all_is_faster(double share) const {
+    constexpr double kTakenApart = 8;
+    return tokens_ > 1 && share > k_.mostly * (1 + kTakenApart / tokens_);
+}
+
+// In the rows [row, row + count), gate_ becomes act(gate_) * up without the rows of up_proj whose
+// gate is closed, where that is faster; whether it is.
+bool Decoder::skip_closed(const Ternary &up_proj, int row, int count, void *scratch) {
+    const auto gate_of = [&](int t) { return gate_.data() + std::ptrdiff_t{t} * ffn_stride_; };
+    if (tokens_ > 1) {
+        std::ptrdiff_t open = 0;
+        for (int t = 0; t < tokens_; ++t)
+            open += std::count_if(gate_of(t) + row, gate_of(t) + row + count,
+                                  [](float gate) { return gate > 0; });
+        if (all_is_faster(1.0 * open / tokens_ / count)) {
+            open_gates_ += static_cast<std::uint64_t>(open);
+            return false;
+        }
+    }
+    for (int t = 0; t < tokens_; ++t)
+        open_gates_ += static_cast<std::uint64_t>(k_.gated_rows(
+            up_proj, quantised_, t, spread_.data() + std::ptrdiff_t{t} * up_proj.line_codes(), row,
+            row + count, gate_of(t), scratch));
+    return true;
+}
+
+std::ptrdiff_t Decoder::nonzero_codes() const {
+    const std::ptrdiff_t size = std::ptrdiff_t{tokens_} * quantised_.columns;
+    return size - std::count(codes_.data(), codes_.data() + size, 0);
+}
+
+// The same for a matrix in columns: those whose activation is zero are left out. Each thread sums
+// over columns of its own, of few tokens, or takes tokens of its own.
+void Decoder::multiply_columns(const Job &job, bool accumulate) {
+    const Ternary &w = job.projection->weight;
+    nonzero_codes_ = nonzero_codes();
+    const double open = static_cast<double>(nonzero_codes_) / tokens_ / w.columns;
+    const double ns = open * tokens_ * ns_of(w);
+    const int tokens_of_thread = std::min(capacity_.batch_tokens, kFewTokens);
+    const std::ptrdiff_t apart = std::ptrdiff_t{tokens_of_thread} * w.line_codes();
+    const auto sums = [&](int thread) { return sums_.data() + thread * apart; };
+    if (all_is_faster(open)) {
+        const auto piece = [&](int begin, int end, int thread) {
+            k_.linear(w, quantised_, begin, end, job.out, job.stride, accumulate,
+                      scratch_of(thread));
+        };
+        pool_.split(w.groups(), tokens_ * ns_of(w), piece, kLinePad * places_of(w.layout) / kRows);
+    } else if (tokens_ <= kFewTokens) {
+        pool_.split(w.columns, ns, [&](int begin, int end, int thread) {
+            for (int t = 0; t < tokens_; ++t)
+                k_.add_columns(w, quantised_, t, begin, end,
+                               sums(thread) + std::ptrdiff_t{t} * w.line_codes(),
+                               scratch_of(thread));
+        });
+        const double floats = 1.0 * tokens_ * w.rows * pool_.threads();
+        pool_.split(w.groups(), k_.ns_of_floats(floats), [&](int begin, int end, int) {
+            for (int t = 0; t < tokens_; ++t)
+                k_.settle(w, quantised_, t, sums(0) + std::ptrdiff_t{t} * w.line_codes(), apart,
+                          pool_.threads(), begin, end, job.out, job.stride, accumulate);
+        });
+    } else {
+        pool_.split(tokens_, ns, [&](int begin, int end, int thread) {
+            for (int t = begin; t < end; ++t) {
+                k_.add_columns(w, quantised_, t, 0, w.columns, sums(thread), scratch_of(thread));
+                k_.settle(w, quantised_, t, sums(thread), 0, 1, 0, w.groups(), job.out, job.stride,
+                          accumulate);
+            }
+        });
+    }
 }
 
 // Normalise and rotate queries and keys; put keys and values into the cache.
@@ -297,8 +393,7 @@ void Decoder::rotate_and_store(int layer) {
     const float scale = 1.0f / std::sqrt(c.query_pre_attn_scalar);
     const double floats = 1.0 * tokens_ * (q_stride_ + 2 * kv_stride_);
     pool_.split(tokens_, k_.ns_of_floats(floats), [&](int begin, int end, int thread) {
-        float *padded = reinterpret_cast<float *>(scratch_.data() +
-                                                  static_cast<std::size_t>(thread) * kScratchBytes);
+        float *padded = reinterpret_cast<float *>(scratch_of(thread));
         float *value = padded + head_pad_, *normed = value + head_pad_;
         std::fill_n(padded, 3 * head_pad_, 0.0f);
         const auto rotate = [&](const float *x, const float *norm, std::ptrdiff_t t, float *to) {

@@ -15,6 +15,7 @@
 #include "sampler.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -58,6 +59,12 @@ struct Draft {
     std::span<const Allowed> allowed = {}; // of each row; empty: all tokens are
 };
 
+// Of a layer's MLP: how many numbers were not zero, of all tokens so far.
+struct Activity {
+    std::uint64_t gates = 0; // open ones, by whose rows up_proj is multiplied
+    std::uint64_t codes = 0; // that columns of down_proj are multiplied with
+};
+
 class Decoder {
   public:
     Decoder(const Config &config, const Weights &weights, const Capacity &capacity,
@@ -84,6 +91,9 @@ class Decoder {
     std::size_t kv_bytes() const { return attention_.kv_bytes(); }
     // Keys and values of a head, since the start, that were cut to the range of float16.
     std::uint64_t cut() const { return attention_.cut(); }
+    // Of every layer, if zeros are skipped; and the tokens that it is of.
+    const std::vector<Activity> &activity() const { return activity_; }
+    std::uint64_t tokens_seen() const { return tokens_seen_; }
     const Config &config() const { return config_; }
     const Capacity &capacity() const { return capacity_; }
     // Threads that a forward of so many tokens takes, if they are the first of their sequences.
@@ -106,10 +116,19 @@ class Decoder {
     void project_into_stream(const float *x, int stride, const float *gain, int n,
                              const Projection &projection, const float *post_norm);
     void multiply(const Job *begin, const Job *end, bool accumulate, bool gated);
+    void multiply_columns(const Job &job, bool accumulate);
+    bool all_is_faster(double share) const;
+    bool skip_closed(const Ternary &up_proj, int row, int count, void *scratch);
+    std::ptrdiff_t nonzero_codes() const;
     void rotate_and_store(int layer);
     void outputs(const Batch &batch);
+    unsigned char *scratch_of(int thread) const {
+        return scratch_.data() + static_cast<std::size_t>(thread) * kScratchBytes;
+    }
     double ns_of(const Ternary &w) const;
     double step_ns(int tokens) const;
+    // Rows of up_proj behind closed gates, and columns of down_proj that meet zeros.
+    bool skips() const { return weights_.layers[0].up_proj.weight.order == Order::rows; }
     bool in_groups() const { return weights_.layers[0].q_proj.weight.group_scales.data; }
 
     Config config_;
@@ -134,6 +153,14 @@ class Decoder {
     Array<std::int32_t> code_sums_;
     Activations quantised_{};      // what lies in these three
     Array<unsigned char> scratch_; // kScratchBytes a thread
+    // Where gates are mostly closed: codes in the order in which rows of up_proj meet them, and
+    // sums over columns of down_proj, a thread's own.
+    Array<std::int8_t> spread_;
+    Array<std::int32_t> sums_;
+    std::vector<Activity> activity_;
+    std::uint64_t tokens_seen_ = 0;
+    std::ptrdiff_t nonzero_codes_ = 0;         // of the layer at work
+    std::atomic<std::uint64_t> open_gates_{0}; // of the layer at work
 };
 
 } // namespace trilobit

@@ -12,6 +12,7 @@ namespace trilobit {
 
 inline constexpr int kRows = 16;          // rows interleaved in a packed block
 inline constexpr int kBlockBytes = 64;    // of a packed block: 4 bytes a row
+inline constexpr int kLinePad = 64;       // bytes of a row or column that lies alone: cache lines
 inline constexpr int kScaleColumns = 128; // of a row that share a scale, where groups have scales
 inline constexpr int kScreenColumns = 8;  // of a block of the screen: 4 bytes of 2 codes a row
 inline constexpr int kScreenPad = 64;     // columns of the screen are padded to a multiple
@@ -34,6 +35,8 @@ enum class Layout : std::uint8_t {
 // Codes of a byte.
 constexpr int places_of(Layout layout) { return layout == Layout::two_bit ? 4 : 5; }
 
+inline constexpr int kMostPlaces = 5;
+
 // Columns of a packed block.
 constexpr int block_columns_of(Layout layout) { return 4 * places_of(layout); }
 
@@ -43,6 +46,11 @@ constexpr int padded_columns(int columns) {
               base3 = round_up(columns, block_columns_of(Layout::base3));
     return two_bit > base3 ? two_bit : base3;
 }
+
+// How the bytes of a ternary matrix follow each other. groups: sixteen rows together, block by
+// block, for products with all of it. rows, columns: one whole row or column behind the other, each
+// with its own blocks, so that those which count for nothing need not be read.
+enum class Order : std::uint8_t { groups, rows, columns };
 
 enum class Float : std::uint8_t { f32, f16, bf16 };
 
@@ -77,12 +85,23 @@ struct Ternary {
     int rows;
     int columns;
     Layout layout = Layout::two_bit;
-    Dense group_scales{}; // [rows, scale_groups()]; in the 2-bit layout only
+    Dense group_scales{}; // [rows, scale_groups()]; in the 2-bit layout and in groups only
+    Order order = Order::groups;
 
     int groups() const { return (rows + kRows - 1) / kRows; }
     int block_columns() const { return block_columns_of(layout); }
     int blocks() const { return (columns + block_columns() - 1) / block_columns(); }
+    // Where rows or columns lie one behind the other: how many, and the bytes of one.
+    int lines() const { return order == Order::columns ? columns : rows; }
+    int line_bytes() const {
+        const int along = order == Order::columns ? rows : columns;
+        return round_up((along + block_columns() - 1) / block_columns() * 4, kLinePad);
+    }
+    int line_codes() const { return line_bytes() * places_of(layout); } // with the padding
+    const std::uint8_t *line(int n) const { return packed + std::ptrdiff_t{n} * line_bytes(); }
     std::size_t bytes() const {
+        if (order != Order::groups)
+            return static_cast<std::size_t>(lines()) * static_cast<std::size_t>(line_bytes());
         return static_cast<std::size_t>(groups()) * static_cast<std::size_t>(blocks()) *
                kBlockBytes;
     }
@@ -162,6 +181,21 @@ struct Kernels {
     void (*linear_groups)(const Ternary &w, const WideActivations &x, int group_begin,
                           int group_end, float *out, int out_stride, bool accumulate,
                           void *scratch);
+    // gate[row] = relu(gate[row])² * (x[t] · w[row]) for the rows of [begin, end), of a matrix in
+    // rows. Those whose gate is not positive are not read; returns how many are. spread: of x[t].
+    int (*gated_rows)(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
+                      int begin, int end, float *gate, void *scratch);
+    // The codes of token t in the order in which `gated_rows` meets them, [w.line_codes()].
+    void (*spread)(const Ternary &w, const Activations &x, int t, std::int8_t *out);
+    // sums[row] += Σ code·a of the columns of [begin, end), of a matrix in columns. Those where a
+    // is zero are not read. sums: [w.line_codes()].
+    void (*add_columns)(const Ternary &w, const Activations &x, int t, int begin, int end,
+                        std::int32_t *sums, void *scratch);
+    // out[row] (+)= what `linear` writes for token t, from `parts` such sums, `apart` from each
+    // other, which are cleared.
+    void (*settle)(const Ternary &w, const Activations &x, int t, std::int32_t *sums,
+                   std::ptrdiff_t apart, int parts, int group_begin, int group_end, float *out,
+                   int out_stride, bool accumulate);
     // Tokens of a tile of `linear`, of so many in all; of `linear_groups`.
     int (*tile_tokens)(int tokens);
     int (*wide_tile_tokens)(int tokens);
@@ -209,6 +243,9 @@ struct Kernels {
     // About what a core does from its cache, to judge what work is worth sharing: ternary products,
     // and eighths of the work on a float.
     double products_per_ns;
+    // The share of rows or columns from which on a pass over all of them takes many tokens sooner
+    // than one over each token's own.
+    double mostly;
 
     double ns_of_products(double count) const { return count / products_per_ns; }
     double ns_of_floats(double count) const { return 8 * count / products_per_ns; }

@@ -5,12 +5,15 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <vector>
 
 namespace trilobit {
 namespace {
 
-// Places that fill whole blocks in both layouts: 5 in two bits, 4 in base 3.
-constexpr int kTogether = places_of(Layout::two_bit) * places_of(Layout::base3);
+// Rows that are taken apart together: whole row groups, and whole words of columns in each layout.
+constexpr int kBandRows = 320;
+static_assert(kBandRows % kRows == 0 && kBandRows % block_columns_of(Layout::two_bit) == 0 &&
+              kBandRows % block_columns_of(Layout::base3) == 0);
 
 using Code = std::uint8_t[kBlockBytes]; // of one place of a block
 
@@ -64,18 +67,110 @@ void put_together(const Code *codes, Layout layout, std::uint8_t *block) {
     }
 }
 
-void repack_group(const std::uint8_t *from, Layout from_layout, int from_blocks, std::uint8_t *to,
-                  Layout to_layout, int to_blocks) {
-    const int from_places = places_of(from_layout), to_places = places_of(to_layout);
-    const int from_step = kTogether / from_places, to_step = kTogether / to_places;
-    for (int step = 0; step * to_step < to_blocks; ++step) {
-        Code codes[kTogether];
-        std::memset(codes, 1, sizeof codes); // beyond the last block are zero weights
-        for (int i = 0, b = step * from_step; i < from_step && b < from_blocks; ++i, ++b)
-            take_apart(from + std::ptrdiff_t{b} * kBlockBytes, from_layout,
-                       codes + i * from_places);
-        for (int i = 0, b = step * to_step; i < to_step && b < to_blocks; ++i, ++b)
-            put_together(codes + i * to_places, to_layout, to + std::ptrdiff_t{b} * kBlockBytes);
+// Words (of four bytes) of one row or column, as codes: place by place, a word after the other.
+void take_line(const std::uint8_t *bytes, int words, Layout layout, std::uint8_t *codes) {
+    const int places = places_of(layout);
+    for (int word = 0; word < words; word += kRows) {
+        const int count = std::min(kRows, words - word);
+        std::uint8_t block[kBlockBytes];
+        std::fill_n(block, kBlockBytes, bytes[4 * word]);
+        std::memcpy(block, bytes + 4 * word, static_cast<std::size_t>(4 * count));
+        Code of_place[kMostPlaces];
+        take_apart(block, layout, of_place);
+        for (int i = 0; i < count; ++i)
+            for (int place = 0; place < places; ++place, codes += 4)
+                std::memcpy(codes, of_place[place] + 4 * i, 4);
+    }
+}
+
+void put_line(const std::uint8_t *codes, int words, Layout layout, std::uint8_t *bytes) {
+    const int places = places_of(layout);
+    for (int word = 0; word < words; word += kRows) {
+        const int count = std::min(kRows, words - word);
+        Code of_place[kMostPlaces] = {};
+        for (int i = 0; i < count; ++i)
+            for (int place = 0; place < places; ++place, codes += 4)
+                std::memcpy(of_place[place] + 4 * i, codes, 4);
+        std::uint8_t block[kBlockBytes];
+        put_together(of_place, layout, block);
+        std::memcpy(bytes + 4 * word, block, static_cast<std::size_t>(4 * count));
+    }
+}
+
+// One row group as codes [kRows, stride].
+void take_group(const Ternary &w, int group, std::uint8_t *codes, std::ptrdiff_t stride) {
+    if (w.order == Order::rows) {
+        for (int r = 0; r < kRows && group * kRows + r < w.rows; ++r)
+            take_line(w.line(group * kRows + r), w.line_bytes() / 4, w.layout, codes + r * stride);
+        return;
+    }
+    const int places = places_of(w.layout);
+    const std::uint8_t *block = w.packed + std::ptrdiff_t{group} * w.blocks() * kBlockBytes;
+    for (int b = 0; b < w.blocks(); ++b, block += kBlockBytes) {
+        Code of_place[kMostPlaces];
+        take_apart(block, w.layout, of_place);
+        for (int place = 0; place < places; ++place)
+            for (int r = 0; r < kRows; ++r)
+                std::memcpy(codes + r * stride + (b * places + place) * 4, of_place[place] + 4 * r,
+                            4);
+    }
+}
+
+void put_group(const std::uint8_t *codes, std::ptrdiff_t stride, const Ternary &w, int group,
+               std::uint8_t *packed) {
+    if (w.order == Order::rows) {
+        for (int r = 0; r < kRows && group * kRows + r < w.rows; ++r)
+            put_line(codes + r * stride, w.line_bytes() / 4, w.layout,
+                     packed + std::ptrdiff_t{group * kRows + r} * w.line_bytes());
+        return;
+    }
+    const int places = places_of(w.layout);
+    std::uint8_t *block = packed + std::ptrdiff_t{group} * w.blocks() * kBlockBytes;
+    for (int b = 0; b < w.blocks(); ++b, block += kBlockBytes) {
+        Code of_place[kMostPlaces];
+        for (int r = 0; r < kRows; ++r)
+            for (int place = 0; place < places; ++place)
+                std::memcpy(of_place[place] + 4 * r, codes + r * stride + (b * places + place) * 4,
+                            4);
+        put_together(of_place, w.layout, block);
+    }
+}
+
+// With the padding of columns.
+int rows_held(const Ternary &w) { return w.order == Order::columns ? w.line_codes() : w.rows; }
+
+// Rows [band * kBandRows, ...) of a matrix in whatever order, as codes [kBandRows, stride] and
+// back.
+void take_band(const Ternary &w, int band, std::uint8_t *codes, std::ptrdiff_t stride) {
+    const int groups = std::min(kBandRows / kRows, w.groups() - band * kBandRows / kRows);
+    if (w.order != Order::columns) {
+        for (int g = 0; g < groups; ++g)
+            take_group(w, band * kBandRows / kRows + g, codes + g * kRows * stride, stride);
+        return;
+    }
+    const int first = band * kBandRows / w.block_columns() * 4;
+    const int bytes = std::min(kBandRows / places_of(w.layout), w.line_bytes() - first);
+    std::uint8_t column[kBandRows];
+    for (int c = 0; c < w.columns; ++c) {
+        take_line(w.line(c) + first, bytes / 4, w.layout, column);
+        for (int r = 0; r < bytes * places_of(w.layout); ++r) codes[r * stride + c] = column[r];
+    }
+}
+
+void put_band(const std::uint8_t *codes, std::ptrdiff_t stride, const Ternary &w, int band,
+              std::uint8_t *packed) {
+    const int groups = std::min(kBandRows / kRows, w.groups() - band * kBandRows / kRows);
+    if (w.order != Order::columns) {
+        for (int g = 0; g < groups; ++g)
+            put_group(codes + g * kRows * stride, stride, w, band * kBandRows / kRows + g, packed);
+        return;
+    }
+    const int first = band * kBandRows / w.block_columns() * 4;
+    const int bytes = std::min(kBandRows / places_of(w.layout), w.line_bytes() - first);
+    std::uint8_t column[kBandRows];
+    for (int c = 0; c < w.columns; ++c) {
+        for (int r = 0; r < kBandRows; ++r) column[r] = codes[r * stride + c];
+        put_line(column, bytes / 4, w.layout, packed + std::ptrdiff_t{c} * w.line_bytes() + first);
     }
 }
 
@@ -100,11 +195,19 @@ bool codes_are_ternary(const std::uint8_t *packed, std::size_t size, Layout layo
 void repack(const Ternary &from, const Ternary &to, std::uint8_t *packed, int threads) {
     Pool pool(threads);
     const Pool::Step step(pool);
-    pool.split(from.groups(), static_cast<double>(from.bytes()), [&](int begin, int end, int) {
-        for (int g = begin; g < end; ++g)
-            repack_group(from.packed + std::ptrdiff_t{g} * from.blocks() * kBlockBytes, from.layout,
-                         from.blocks(), packed + std::ptrdiff_t{g} * to.blocks() * kBlockBytes,
-                         to.layout, to.blocks());
+    const int bands =
+        (std::max({from.groups() * kRows, rows_held(from), rows_held(to)}) + kBandRows - 1) /
+        kBandRows;
+    // Beyond the last column are zero weights, in either layout.
+    const int stride = from.columns + kLinePad * kMostPlaces;
+    std::vector<std::vector<std::uint8_t>> codes(static_cast<std::size_t>(threads));
+    pool.split(bands, static_cast<double>(from.bytes()), [&](int begin, int end, int thread) {
+        std::vector<std::uint8_t> &own = codes[static_cast<std::size_t>(thread)];
+        for (int band = begin; band < end; ++band) {
+            own.assign(static_cast<std::size_t>(kBandRows) * static_cast<std::size_t>(stride), 1);
+            take_band(from, band, own.data(), stride);
+            put_band(own.data(), stride, to, band, packed);
+        }
     });
 }
 

@@ -6,6 +6,7 @@
 #include "model.h"
 
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -223,6 +224,21 @@ void bind_decoder(nb::module_ &m) {
         .def_prop_ro(
             "cut", [](const PyDecoder &d) { return d.decoder->cut(); },
             "Keys and values of a head that were cut to the range of float16, so far.")
+        .def_prop_ro(
+            "activity",
+            [](const PyDecoder &d) {
+                std::vector<std::pair<double, double>> shares;
+                const double numbers =
+                    static_cast<double>(std::max<std::uint64_t>(d.decoder->tokens_seen(), 1)) *
+                    d.decoder->config().intermediate_size;
+                for (const Activity &a : d.decoder->activity())
+                    shares.emplace_back(static_cast<double>(a.gates) / numbers,
+                                        static_cast<double>(a.codes) / numbers);
+                return shares;
+            },
+            "Of every layer of a model that skips zeros, so far: the share of gates that were "
+            "open, "
+            "and of down_proj's inputs that were not zero.")
         .def_prop_ro_static("BLOCK", [](nb::handle) { return kKvBlock; });
 }
 

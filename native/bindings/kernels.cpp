@@ -16,11 +16,11 @@ namespace trilobit {
 namespace {
 
 Matrix kernel_linear(const std::string &isa, const Bytes &packed, int rows, int columns,
-                     const Codes &x, int threads, Layout layout) {
+                     const Codes &x, int threads, Layout layout, Order order) {
     const Kernels &k = kernels_of(isa);
     require_threads(threads);
     const float one = 1;
-    const Ternary w{packed.data(), &one, 0, rows, columns, layout};
+    const Ternary w{packed.data(), &one, 0, rows, columns, layout, {}, order};
     require(rows > 0 && columns > 0 && packed.size() == w.bytes(),
             "packed does not have the size of [rows, columns]");
     require(x.shape(1) == static_cast<std::size_t>(columns), "x must be [tokens, columns]");
@@ -102,6 +102,10 @@ void bind_kernels(nb::module_ &m) {
     nb::enum_<Layout>(m, "Layout", "How ternary weights lie in bytes.")
         .value("two_bit", Layout::two_bit)
         .value("base3", Layout::base3);
+    nb::enum_<Order>(m, "Order", "How the bytes of a ternary matrix follow each other.")
+        .value("groups", Order::groups)
+        .value("rows", Order::rows)
+        .value("columns", Order::columns);
     m.def(
         "isa", [] { return std::string(kernels_in_use().name); },
         "The instruction set in use; TRILOBIT_ISA forces one.");
@@ -114,7 +118,7 @@ void bind_kernels(nb::module_ &m) {
         },
         "Instruction sets that this processor can run, the fastest last.");
     m.def("kernel_linear", &kernel_linear, "isa"_a, "packed"_a, "rows"_a, "columns"_a, "x"_a,
-          "threads"_a = 1, "layout"_a = Layout::two_bit,
+          "threads"_a = 1, "layout"_a = Layout::two_bit, "order"_a = Order::groups,
           "Integer products [tokens, rows] of one kernel, as float32.");
     m.def("kernel_linear_groups", &kernel_linear_groups, "isa"_a, "packed"_a, "scales"_a, "rows"_a,
           "columns"_a, "x"_a, "threads"_a = 1,

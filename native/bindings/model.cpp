@@ -33,8 +33,9 @@ struct Tensors {
         return static_cast<const float *>(array.data());
     }
 
-    Ternary ternary(const std::string &name, int rows, int columns) const {
-        Ternary t{nullptr, nullptr, 0, rows, columns, layout};
+    Ternary ternary(const std::string &name, int rows, int columns,
+                    Order order = Order::groups) const {
+        Ternary t{nullptr, nullptr, 0, rows, columns, layout, {}, order};
         const std::string scales = name + ".weight_scale";
         if (scales_by == "group") {
             require(t.scale_groups() <= 1 << 12, "tensor '", name,
@@ -51,8 +52,9 @@ struct Tensors {
         return t;
     }
 
-    Projection projection(const std::string &name, int rows, int columns) const {
-        return {ternary(name, rows, columns),
+    Projection projection(const std::string &name, int rows, int columns,
+                          Order order = Order::groups) const {
+        return {ternary(name, rows, columns, order),
                 optional(projection_norms, name + ".rms_norm.weight", columns)};
     }
 
@@ -197,8 +199,10 @@ Weights read_weights(const Config &c, const nb::dict &d, const Tensors &t) {
         l.v_proj = t.projection(attn + "v_proj", kv, h);
         l.o_proj = t.projection(attn + "o_proj", h, q);
         l.gate_proj = t.projection(mlp + "gate_proj", f, h);
-        l.up_proj = t.projection(mlp + "up_proj", f, h);
-        l.down_proj = t.projection(mlp + "down_proj", h, f);
+        // As tensor_names.py has it
+        const bool skips = c.hidden_act == Activation::relu2 && t.scales_by != "group";
+        l.up_proj = t.projection(mlp + "up_proj", f, h, skips ? Order::rows : Order::groups);
+        l.down_proj = t.projection(mlp + "down_proj", h, f, skips ? Order::columns : Order::groups);
         l.sliding = !types.empty() && types[static_cast<std::size_t>(n)] == "sliding_attention";
         require(!l.sliding || c.sliding_window > 0, "config: sliding_window must be positive");
         w.layers.push_back(l);

@@ -33,6 +33,8 @@ inline void prefetch(const void *) {}
 
 #include "ternary.inl"
 
+#include "sparse.inl"
+
 #include "float.inl"
 
 #include "groups.inl"
@@ -44,10 +46,35 @@ inline void prefetch(const void *) {}
 #include "limits.inl"
 
 constexpr Kernels table(const char *name, double products_per_ns) {
-    return {name,           linear,          linear_groups, tile_tokens, wide_tile_tokens,
-            norm_quantise,  quantise_groups, norm,          gate,        rope,
-            embed,          embed_groups,    dense,         store_key,   store_value,
-            attend,         merge,           finish,        rotate,      screen,
-            largest,        reaching,        gumbel,        read,        multiply,
-            products_per_ns};
+    return {name,
+            linear,
+            linear_groups,
+            gated_rows,
+            spread,
+            add_columns,
+            settle,
+            tile_tokens,
+            wide_tile_tokens,
+            norm_quantise,
+            quantise_groups,
+            norm,
+            gate,
+            rope,
+            embed,
+            embed_groups,
+            dense,
+            store_key,
+            store_value,
+            attend,
+            merge,
+            finish,
+            rotate,
+            screen,
+            largest,
+            reaching,
+            gumbel,
+            read,
+            multiply,
+            products_per_ns,
+            Int8::kMostly};
 }

@@ -11,6 +11,7 @@ struct Int8 {
     static constexpr int kStreamTokens = 40; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
     static constexpr bool kFractions = false; // int16 does not hold products of fractions
+    static constexpr double kMostly = 0.28;
     using Vec = __m256i;
     using Acc = __m256i;
 
@@ -64,5 +65,35 @@ struct Int8 {
         __m256i *p = reinterpret_cast<__m256i *>(sums);
         _mm256_storeu_si256(
             p, _mm256_add_epi32(_mm256_loadu_si256(p), _mm256_madd_epi16(a, _mm256_set1_epi16(1))));
+    }
+    // Four vectors of bytes -> their bytes at each place side by side, 16 bytes of each at a time.
+    static void interleave(Vec *v) {
+        const Vec a = _mm256_unpacklo_epi8(v[0], v[1]), b = _mm256_unpackhi_epi8(v[0], v[1]);
+        const Vec c = _mm256_unpacklo_epi8(v[2], v[3]), d = _mm256_unpackhi_epi8(v[2], v[3]);
+        v[0] = _mm256_unpacklo_epi16(a, c);
+        v[1] = _mm256_unpackhi_epi16(a, c);
+        v[2] = _mm256_unpacklo_epi16(b, d);
+        v[3] = _mm256_unpackhi_epi16(b, d);
+    }
+    // Every 16 bytes on their own, `apart` from each other.
+    static void store_quarters(std::uint8_t *p, std::ptrdiff_t apart, Vec a) {
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_castsi256_si128(a));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(p + apart), _mm256_extracti128_si256(a, 1));
+    }
+    // The sums of four rows grow, and of four more each `apart` rows further.
+    static void add_quarters(std::int32_t *sums, std::ptrdiff_t apart, Acc a) {
+        const Acc wide = _mm256_madd_epi16(a, _mm256_set1_epi16(1));
+        __m128i *p = reinterpret_cast<__m128i *>(sums);
+        __m128i *q = reinterpret_cast<__m128i *>(sums + apart);
+        _mm_storeu_si128(p, _mm_add_epi32(_mm_loadu_si128(p), _mm256_castsi256_si128(wide)));
+        _mm_storeu_si128(q, _mm_add_epi32(_mm_loadu_si128(q), _mm256_extracti128_si256(wide, 1)));
+    }
+    // Of all lanes
+    static std::int32_t total(Acc a) {
+        const Acc wide = _mm256_madd_epi16(a, _mm256_set1_epi16(1));
+        __m128i four =
+            _mm_add_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+        four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+        return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
     }
 };

@@ -10,6 +10,7 @@ struct Int8 {
     static constexpr int kStreamTokens = 1 << 24; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 12;
     static constexpr bool kFractions = true; // dot() takes bytes up to 255
+    static constexpr double kMostly = 0.2;
     using Vec = __m512i;
     using Acc = __m512i;
 
@@ -50,4 +51,27 @@ struct Int8 {
     static void add_to(std::int32_t *sums, Acc a) {
         _mm512_storeu_si512(sums, _mm512_add_epi32(_mm512_loadu_si512(sums), a));
     }
+    // Four vectors of bytes -> their bytes at each place side by side, 16 bytes of each at a time.
+    static void interleave(Vec *v) {
+        const Vec a = _mm512_unpacklo_epi8(v[0], v[1]), b = _mm512_unpackhi_epi8(v[0], v[1]);
+        const Vec c = _mm512_unpacklo_epi8(v[2], v[3]), d = _mm512_unpackhi_epi8(v[2], v[3]);
+        v[0] = _mm512_unpacklo_epi16(a, c);
+        v[1] = _mm512_unpackhi_epi16(a, c);
+        v[2] = _mm512_unpacklo_epi16(b, d);
+        v[3] = _mm512_unpackhi_epi16(b, d);
+    }
+    // Every 16 bytes on their own, `apart` from each other.
+    static void store_quarters(std::uint8_t *p, std::ptrdiff_t apart, Vec a) {
+        alignas(64) std::uint8_t all[64];
+        _mm512_store_si512(all, a);
+        for (int i = 0; i < 4; ++i) std::memcpy(p + i * apart, all + 16 * i, 16);
+    }
+    // The sums of four rows grow, and of four more each `apart` rows further.
+    static void add_quarters(std::int32_t *sums, std::ptrdiff_t apart, Acc a) {
+        alignas(64) std::int32_t all[16];
+        _mm512_store_si512(all, a);
+        for (int i = 0; i < 16; ++i) sums[i / 4 * apart + i % 4] += all[i];
+    }
+    // Of all lanes
+    static std::int32_t total(Acc a) { return _mm512_reduce_add_epi32(a); }
 };

@@ -10,6 +10,7 @@ struct Int8 {
     static constexpr int kStreamTokens = 24; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
     static constexpr bool kFractions = false; // products are of signed bytes
+    static constexpr double kMostly = 0.2;
     using Vec = uint8x16_t;
     using Acc = int32x4_t;
 
@@ -48,4 +49,19 @@ struct Int8 {
     static void add_to(std::int32_t *sums, Acc a) {
         vst1q_s32(sums, vaddq_s32(vld1q_s32(sums), a));
     }
+    // Four vectors of bytes -> their bytes at each place side by side.
+    static void interleave(Vec *v) {
+        const uint8x16x2_t low = vzipq_u8(v[0], v[1]), high = vzipq_u8(v[2], v[3]);
+        for (int i = 0; i < 2; ++i) {
+            const uint16x8x2_t all =
+                vzipq_u16(vreinterpretq_u16_u8(low.val[i]), vreinterpretq_u16_u8(high.val[i]));
+            v[2 * i] = vreinterpretq_u8_u16(all.val[0]);
+            v[2 * i + 1] = vreinterpretq_u8_u16(all.val[1]);
+        }
+    }
+    // Every 16 bytes on their own, of which a vector has no more.
+    static void store_quarters(std::uint8_t *p, std::ptrdiff_t, Vec a) { vst1q_u8(p, a); }
+    static void add_quarters(std::int32_t *sums, std::ptrdiff_t, Acc a) { add_to(sums, a); }
+    // Of all lanes
+    static std::int32_t total(Acc a) { return vaddvq_s32(a); }
 };

@@ -10,6 +10,7 @@ struct Int8 {
     static constexpr int kStreamTokens = 24; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
     static constexpr bool kFractions = true; // dot() takes bytes up to 255
+    static constexpr double kMostly = 0.6;
     struct Vec {
         std::uint8_t v[32];
     };
@@ -57,5 +58,27 @@ struct Int8 {
     }
     static void add_to(std::int32_t *sums, const Acc &a) {
         for (int i = 0; i < 8; ++i) sums[i] += a.v[i];
+    }
+    // Four vectors of bytes -> their bytes at each place side by side, 16 bytes of each at a time.
+    static void interleave(Vec *v) {
+        Vec all[4];
+        for (int i = 0; i < 32; ++i)
+            for (int j = 0; j < 4; ++j) all[i % 16 / 4].v[i / 16 * 16 + i % 4 * 4 + j] = v[j].v[i];
+        std::memcpy(v, all, sizeof all);
+    }
+    // Every 16 bytes on their own, `apart` from each other.
+    static void store_quarters(std::uint8_t *p, std::ptrdiff_t apart, const Vec &a) {
+        std::memcpy(p, a.v, 16);
+        std::memcpy(p + apart, a.v + 16, 16);
+    }
+    // The sums of four rows grow, and of four more each `apart` rows further.
+    static void add_quarters(std::int32_t *sums, std::ptrdiff_t apart, const Acc &a) {
+        for (int i = 0; i < 8; ++i) sums[i / 4 * apart + i % 4] += a.v[i];
+    }
+    // Of all lanes
+    static std::int32_t total(const Acc &a) {
+        std::int32_t sum = 0;
+        for (const std::int32_t lane : a.v) sum += lane;
+        return sum;
     }
 };

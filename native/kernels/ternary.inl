@@ -242,7 +242,7 @@ constexpr int kPanelColumns = 1024; // of a row group: 16 KB, half of an L1 cach
 // Activations of 256 tokens (256 KB) and their sums with 8 row groups (128 KB) stay in an L2 cache.
 constexpr int kPanelTokens = 256, kPanelGroups = 8;
 constexpr int kFetched = 2; // blocks at every tile of tokens
-static_assert(kRows * (kPanelColumns + kPanelGroups * kPanelTokens * 4) <= kScratchBytes);
+static_assert(kRows * (2 * kPanelColumns + kPanelGroups * kPanelTokens * 4) <= kScratchBytes);
 
 // Unpack a row group: panel[column / 4][row][column % 4], one code a byte.
 template <typename Code>
@@ -258,10 +258,11 @@ inline void unpack_group(const std::uint8_t *w, int blocks, std::uint8_t *panel)
         }
 }
 
-// Dot products of a row group's panel with a tile of T tokens: sums[t * kRows + row] += Σ code·a.
+// Dot products of a row group's panel with T tokens, whose next four codes stand `apart` bytes
+// further: sums[t * kRows + row] += Σ code·a.
 template <int T>
 TRILOBIT_NOINLINE void panel_tile(const std::uint8_t *panel, int steps, const std::int8_t *x,
-                                  std::int32_t *sums) {
+                                  int apart, std::int32_t *sums) {
     for (int s = 0; s < steps;) {
         const int end = steps - s > Int8::kSteps ? s + Int8::kSteps : steps;
         Int8::Acc acc[T][kVectors];
@@ -269,7 +270,7 @@ TRILOBIT_NOINLINE void panel_tile(const std::uint8_t *panel, int steps, const st
         for (int t = 0; t < T; ++t)
             TRILOBIT_UNROLL
             for (int v = 0; v < kVectors; ++v) acc[t][v] = Int8::zero();
-        for (; s < end; ++s, panel += kBlockBytes, x += T * 4) {
+        for (; s < end; ++s, panel += kBlockBytes, x += apart) {
             Int8::Vec codes[kVectors];
             TRILOBIT_UNROLL
             for (int v = 0; v < kVectors; ++v) codes[v] = Int8::load(panel + v * Int8::kBytes);
@@ -293,19 +294,29 @@ TRILOBIT_NOINLINE void panel_tile(const std::uint8_t *panel, int steps, const st
 }
 
 template <int T = Int8::kPanelTileTokens>
-inline void panel_tokens(const std::uint8_t *panel, int steps, const std::int8_t *x, int tokens,
-                         std::int32_t *sums) {
+inline void panel_tokens(const std::uint8_t *panel, int steps, const std::int8_t *x, int apart,
+                         int tokens, std::int32_t *sums) {
     if constexpr (T > 1)
-        if (tokens < T) return panel_tokens<T - 1>(panel, steps, x, tokens, sums);
-    panel_tile<T>(panel, steps, x, sums);
+        if (tokens < T) return panel_tokens<T - 1>(panel, steps, x, apart, tokens, sums);
+    panel_tile<T>(panel, steps, x, apart, sums);
+    if (tokens > T) panel_tokens(panel, steps, x + T * 4, apart, tokens - T, sums + T * kRows);
+}
+
+// The blocks [begin, begin + count) of a row group of a matrix in rows, as if it lay in groups.
+inline void gather_group(const Ternary &w, int group, int begin, int count, std::uint8_t *out) {
+    for (int r = 0; r < kRows; ++r) {
+        const std::uint8_t *row = w.line(min_of(group * kRows + r, w.rows - 1)) + begin * 4;
+        for (int b = 0; b < count; ++b) std::memcpy(out + b * kBlockBytes + r * 4, row + b * 4, 4);
+    }
 }
 
 template <typename Code>
 inline void panels(const Ternary &w, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride, bool accumulate, std::uint8_t *panel) {
     constexpr int kPlaces = Code::kPlaces, kPanelBlocks = kPanelColumns / (4 * kPlaces);
-    std::int32_t *sums = reinterpret_cast<std::int32_t *>(panel + kPanelColumns * kRows);
-    const int blocks = w.blocks(), most = kPanelTokens / x.tile * x.tile;
+    std::uint8_t *gathered = panel + kPanelColumns * kRows;
+    std::int32_t *sums = reinterpret_cast<std::int32_t *>(gathered + kPanelColumns * kRows / 4);
+    const int blocks = w.blocks(), most = max_of(1, kPanelTokens / x.tile) * x.tile;
     for (int first = group_begin; first < group_end; first += kPanelGroups) {
         const int groups = min_of(kPanelGroups, group_end - first);
         for (int token = 0; token < x.tokens; token += most) {
@@ -314,19 +325,29 @@ inline void panels(const Ternary &w, const Activations &x, int group_begin, int 
             for (int b = 0; b < blocks; b += kPanelBlocks) {
                 const int count = min_of(kPanelBlocks, blocks - b);
                 for (int g = 0; g < groups; ++g) {
-                    const std::uint8_t *codes =
-                        w.packed + (std::ptrdiff_t{first + g} * blocks + b) * kBlockBytes;
+                    const std::uint8_t *codes, *next;
+                    if (w.order == Order::groups) {
+                        codes = w.packed + (std::ptrdiff_t{first + g} * blocks + b) * kBlockBytes;
+                        next = codes + std::ptrdiff_t{blocks} * kBlockBytes;
+                    } else {
+                        codes = gathered;
+                        next = w.line((first + g + 1) * kRows) + b * 4;
+                        gather_group(w, first + g, b, count, gathered);
+                    }
                     unpack_group<Code>(codes, count, panel);
                     // The next group's codes come while these meet the tokens.
-                    const std::uint8_t *next = codes + std::ptrdiff_t{blocks} * kBlockBytes;
                     for (int t = 0; t < tokens; t += x.tile) {
                         const int together = min_of(x.tile, tokens - t);
-                        for (int i = 0; i < kFetched; ++i)
-                            prefetch(next + (t / x.tile * kFetched + i) % count * kBlockBytes);
+                        for (int i = 0; i < kFetched; ++i) {
+                            const int at = (t / x.tile * kFetched + i) % count;
+                            prefetch(w.order == Order::groups
+                                         ? next + at * kBlockBytes
+                                         : next + at % kRows * w.line_bytes() + at / kRows * kBlockBytes);
+                        }
                         panel_tokens(panel, count * kPlaces,
                                      x.codes + std::ptrdiff_t{token + t} * x.columns +
                                          b * 4 * kPlaces * together,
-                                     together, sums + (g * tokens + t) * kRows);
+                                     4 * together, together, sums + (g * tokens + t) * kRows);
                     }
                 }
             }
@@ -338,10 +359,78 @@ inline void panels(const Ternary &w, const Activations &x, int group_begin, int 
     }
 }
 
+constexpr int kBandColumns = 256; // of the panels of a band: 4 KB for each of its row groups
+
+// The rows that 16 bytes of a column hold, times the 16 bytes of a vector: whole row groups.
+constexpr int band_groups(int places) { return Int8::kBytes / 16 * places; }
+static_assert(kRows * band_groups(kMostPlaces) * (kBandColumns + kPanelTokens * 4) <=
+              kScratchBytes);
+
+// Unpack a vector of each of the columns [begin, begin + count): panels of `band_groups` row groups.
+template <typename Code>
+inline void unpack_band(const Ternary &w, int band, int begin, int count, std::uint8_t *panels) {
+    constexpr int kPlaces = Code::kPlaces, kPanelBytes = kBandColumns * kRows;
+    for (int c = 0; c < count; c += 4) {
+        Int8::Vec codes[4];
+        TRILOBIT_UNROLL
+        for (int i = 0; i < 4; ++i) // what lies beyond the last meets zeros
+            codes[i] = Code::load(w.line(min_of(begin + c + i, w.columns - 1)) +
+                                  band * Int8::kBytes);
+        Int8::interleave(codes);
+        TRILOBIT_UNROLL
+        for (int quarter = 0; quarter < 4; ++quarter)
+            TRILOBIT_UNROLL
+            for (int place = 0; place < kPlaces; ++place) {
+                const int four = quarter * kPlaces + place; // rows of a group
+                Int8::store_quarters(panels + four / 4 * kPanelBytes + c * kRows + four % 4 * 16,
+                                     kPlaces * kPanelBytes, Code::next(codes[quarter], place));
+            }
+    }
+}
+
+// The same of a matrix in columns.
+template <typename Code>
+inline void bands(const Ternary &w, const Activations &x, int group_begin, int group_end,
+                  float *out, int out_stride, bool accumulate, std::uint8_t *panels) {
+    constexpr int kGroups = band_groups(Code::kPlaces), kPanelBytes = kBandColumns * kRows;
+    std::int32_t *sums = reinterpret_cast<std::int32_t *>(panels + kGroups * kPanelBytes);
+    const int most = max_of(1, kPanelTokens / x.tile) * x.tile;
+    for (int first = group_begin / kGroups * kGroups; first < group_end; first += kGroups) {
+        const int from = max_of(first, group_begin), to = min_of(first + kGroups, group_end);
+        for (int token = 0; token < x.tokens; token += most) {
+            const int tokens = min_of(most, x.tokens - token);
+            for (int i = 0; i < kGroups * tokens * kRows; ++i) sums[i] = 0;
+            for (int c = 0; c < w.columns; c += kBandColumns) {
+                const int count = round_up(min_of(kBandColumns, w.columns - c), 4);
+                unpack_band<Code>(w, first / kGroups, c, count, panels);
+                int fetched = c + kBandColumns; // come while these meet the tokens
+                const int last = min_of(fetched + kBandColumns, w.columns);
+                for (int g = from; g < to; ++g)
+                    for (int t = 0; t < tokens; t += x.tile) {
+                        const int together = min_of(x.tile, tokens - t);
+                        for (int i = 0; i < kFetched && fetched < last; ++i, ++fetched)
+                            prefetch(w.line(fetched) + first / kGroups * Int8::kBytes);
+                        panel_tokens(panels + (g - first) * kPanelBytes, count / 4,
+                                     x.codes + std::ptrdiff_t{token + t} * x.columns + c * together,
+                                     4 * together, together,
+                                     sums + ((g - first) * tokens + t) * kRows);
+                    }
+            }
+            for (int g = from; g < to; ++g)
+                for (int t = 0; t < tokens; ++t)
+                    write_rows(w, x, g, token + t, sums + ((g - first) * tokens + t) * kRows, out,
+                               out_stride, accumulate);
+        }
+    }
+}
+
 template <typename Code>
 inline void linear_codes(const Ternary &w, const Activations &x, int group_begin, int group_end,
                          float *out, int out_stride, bool accumulate, void *scratch) {
-    if (x.tokens > Int8::kStreamTokens)
+    if (w.order == Order::columns)
+        bands<Code>(w, x, group_begin, group_end, out, out_stride, accumulate,
+                    static_cast<std::uint8_t *>(scratch));
+    else if (w.order == Order::rows || x.tokens > Int8::kStreamTokens)
         panels<Code>(w, x, group_begin, group_end, out, out_stride, accumulate,
                      static_cast<std::uint8_t *>(scratch));
     else

@@ -95,17 +95,30 @@ inline std::string shape_of(int rows, int columns) {
     return std::to_string(rows) + "x" + std::to_string(columns);
 }
 
-// Codes -1, 0, 1 [rows, columns] in a layout of docs/format.md.
+// Codes -1, 0, 1 [rows, columns] in a layout and order of docs/format.md.
 inline std::vector<std::uint8_t> pack(const std::vector<std::int8_t> &codes, int rows, int columns,
-                                      Layout layout = Layout::two_bit) {
-    const Ternary shape{nullptr, nullptr, 0, rows, columns, layout};
+                                      Layout layout = Layout::two_bit,
+                                      Order order = Order::groups) {
+    const Ternary shape{nullptr, nullptr, 0, rows, columns, layout, {}, order};
+    const int wide = shape.block_columns(),
+              per_line = order == Order::groups ? 0 : shape.line_bytes();
     std::vector<std::uint8_t> packed(shape.bytes());
     for (std::size_t at = 0; at < packed.size(); ++at) {
-        const int block = static_cast<int>(at / kBlockBytes), byte = static_cast<int>(at % 4);
-        const int row = block / shape.blocks() * kRows + static_cast<int>(at) % kBlockBytes / 4;
+        const int byte = static_cast<int>(at % 4);
+        int line, first; // row (of columns: column), and where in it this byte begins
+        if (order == Order::groups) {
+            const int block = static_cast<int>(at / kBlockBytes);
+            line = block / shape.blocks() * kRows + static_cast<int>(at) % kBlockBytes / 4;
+            first = block % shape.blocks() * wide;
+        } else {
+            line = static_cast<int>(at) / per_line;
+            first = static_cast<int>(at) % per_line / 4 * wide;
+        }
         int bits = 0, number = 0;
         for (int place = 0; place < places_of(layout); ++place) {
-            const int column = block % shape.blocks() * shape.block_columns() + 4 * place + byte;
+            const int along = first + 4 * place + byte;
+            const int row = order == Order::columns ? along : line;
+            const int column = order == Order::columns ? line : along;
             const bool inside = row < rows && column < columns;
             const int code = inside ? codes[size(row, columns) + size(column)] + 1 : 1;
             bits |= code << 2 * place;

@@ -97,7 +97,9 @@ float sign_of(std::uint32_t column) {
 // Random weights, in buffers as large as in a file.
 class Model {
   public:
-    explicit Model(const Family &family) : family_(family), random_(11) {
+    // skips: up_proj lies in rows and down_proj in columns, so that zeros can be skipped.
+    explicit Model(const Family &family, bool skips = false)
+        : family_(family), skips_(skips), random_(11) {
         const Config &c = kConfig;
         const int q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
         const int h = c.hidden_size, f = c.intermediate_size;
@@ -126,8 +128,8 @@ class Model {
             l.v_proj = projection(kv, h);
             l.o_proj = projection(h, q);
             l.gate_proj = projection(f, h);
-            l.up_proj = projection(f, h);
-            l.down_proj = projection(h, f);
+            l.up_proj = projection(f, h, skips_ ? Order::rows : Order::groups);
+            l.down_proj = projection(h, f, skips_ ? Order::columns : Order::groups);
             l.sliding = family.slides && n == 0;
             weights_.layers.push_back(l);
         }
@@ -176,11 +178,11 @@ class Model {
         return gains_.back().data();
     }
 
-    Ternary ternary(int rows, int columns) {
+    Ternary ternary(int rows, int columns, Order order = Order::groups) {
         std::vector<std::int8_t> codes(size(rows, columns));
         for (std::int8_t &c : codes) c = static_cast<std::int8_t>(random_.between(-1, 1));
-        packed_.push_back(pack(codes, rows, columns));
-        Ternary w{packed_.back().data(), nullptr, 0, rows, columns};
+        packed_.push_back(pack(codes, rows, columns, Layout::two_bit, order));
+        Ternary w{packed_.back().data(), nullptr, 0, rows, columns, Layout::two_bit, {}, order};
         const bool blocks = family_.scale_step == 128;
         const int scales = blocks ? rows * w.scale_groups() : family_.scale_step ? rows : 1;
         gains_.push_back(random_.floats(size(scales), 0.05f, 0.2f));
@@ -193,11 +195,12 @@ class Model {
         return w;
     }
 
-    Projection projection(int rows, int columns) {
-        return {ternary(rows, columns), family_.projection_norms ? gain(columns) : nullptr};
+    Projection projection(int rows, int columns, Order order = Order::groups) {
+        return {ternary(rows, columns, order), family_.projection_norms ? gain(columns) : nullptr};
     }
 
     const Family &family_;
+    const bool skips_;
     Random random_;
     std::vector<float> embedding_;
     std::vector<std::vector<float>> gains_;
@@ -406,13 +409,13 @@ constexpr const char *kKvNames[] = {" f32", " f16", " i8"};
 
 // However the work is cut, mixed and shared: the same logits, to the bit.
 void exactness(const Kernels &k, const Family &family, KvType kv_type, std::uint64_t wanted,
-               Check &check) {
-    const Model model(family);
+               Check &check, bool skips = false) {
+    const Model model(family, skips);
     const auto run = [&](int threads) {
         return std::make_unique<Run>(k, model.config(), model.weights(), threads, kv_type);
     };
-    const std::string name =
-        std::string(k.name) + ' ' + family.name + kKvNames[static_cast<int>(kv_type)];
+    const std::string name = std::string(k.name) + ' ' + family.name +
+                             kKvNames[static_cast<int>(kv_type)] + (skips ? " skipping" : "");
     check.begin(name + " decoder");
     const auto whole = run(1);
     whole->finish(kLong);
@@ -465,6 +468,11 @@ void test_decoder(const Kernels &kernels, Check &check) {
     exactness(k, kBitNet, KvType::f32, 0x44e09560a6a9337d, check);
     exactness(k, kBitNet, KvType::i8, 0x6e579a400a363d70, check);
     exactness(k, kBitNet, KvType::f16, 0x440ce118bbd99f29, check);
+    for (const double mostly : {0.0, k.mostly, 2.0}) { // of several tokens: all, some, their own
+        Kernels skipping = k;
+        skipping.mostly = mostly;
+        exactness(skipping, kBitNet, KvType::f16, 0x440ce118bbd99f29, check, true);
+    }
     exactness(k, kLlama, KvType::f16, 0xc8dc47a2520f95b1, check);
     exactness(k, kBonsai, KvType::f16, 0x3a380062121d721b, check);
     exactness(k, kGemma, KvType::f16, 0xe70953c5a99975a8, check);

@@ -40,24 +40,29 @@ void base3_codes(Check &check) {
         }
 }
 
+constexpr std::pair<Layout, Order> kForms[] = {
+    {Layout::two_bit, Order::groups},  {Layout::base3, Order::groups},
+    {Layout::two_bit, Order::rows},    {Layout::base3, Order::rows},
+    {Layout::two_bit, Order::columns}, {Layout::base3, Order::columns}};
+
 void other_layouts(Check &check) {
     Random random(3);
     for (const auto &[rows, columns] :
-         {std::pair{1, 1}, {16, 16}, {17, 20}, {33, 79}, {40, 81}, {5, 2561}}) {
+         {std::pair{1, 1}, {16, 16}, {17, 20}, {33, 79}, {40, 81}, {5, 2561}, {650, 33}}) {
         check.begin("repack " + shape_of(rows, columns));
         std::vector<std::int8_t> codes(size(rows, columns));
         for (std::int8_t &c : codes) c = static_cast<std::int8_t>(random.between(-1, 1));
-        for (const auto &[old_layout, new_layout] : {std::pair{Layout::two_bit, Layout::base3},
-                                                     {Layout::base3, Layout::two_bit},
-                                                     {Layout::two_bit, Layout::two_bit}}) {
-            const auto packed = pack(codes, rows, columns, old_layout);
-            const auto wanted = pack(codes, rows, columns, new_layout);
-            std::vector<std::uint8_t> found(wanted.size());
-            const Ternary from{packed.data(), nullptr, 0, rows, columns, old_layout};
-            const Ternary to{nullptr, nullptr, 0, rows, columns, new_layout};
-            repack(from, to, found.data(), 2);
-            check.that(found == wanted, "the same weights");
-        }
+        for (const auto &[old_layout, old_order] : kForms)
+            for (const auto &[new_layout, new_order] : kForms) {
+                const auto packed = pack(codes, rows, columns, old_layout, old_order);
+                const auto wanted = pack(codes, rows, columns, new_layout, new_order);
+                std::vector<std::uint8_t> found(wanted.size());
+                const Ternary from{packed.data(), nullptr,    0,  rows,
+                                   columns,       old_layout, {}, old_order};
+                const Ternary to{nullptr, nullptr, 0, rows, columns, new_layout, {}, new_order};
+                repack(from, to, found.data(), 2);
+                check.that(found == wanted, "the same weights");
+            }
     }
 }
 

@@ -4,6 +4,7 @@
 #include "tests.h"
 
 #include "../memory.h"
+#include "tokens.h"
 
 #include <algorithm>
 
@@ -12,36 +13,11 @@ namespace {
 
 std::string layout_of(Layout layout) { return layout == Layout::two_bit ? "2-bit " : "1.6-bit "; }
 
-// Activations of one test, with the scales and sums that the kernel expects beside the codes.
-struct Tokens {
-    std::vector<std::int8_t> codes, tiled; // [count, columns], and as the kernel wants them
-    std::vector<float> scales;
-    std::vector<std::int32_t> sums;
-    int count, columns, tile;
+std::string order_of(Order order) {
+    return order == Order::groups ? "" : order == Order::rows ? "in rows " : "in columns ";
+}
 
-    template <typename F>
-    Tokens(const Kernels &k, int count, int columns, F &&code)
-        : codes(size(count, columns)), tiled(size(count, padded_columns(columns))),
-          sums(size(count)), count(count), columns(columns), tile(k.tile_tokens(count)) {
-        for (int t = 0; t < count; ++t) {
-            scales.push_back(0.5f + static_cast<float>(t) / 7);
-            const int first = t / tile * tile, together = std::min(tile, count - first);
-            for (int i = 0; i < columns; ++i) {
-                const std::int8_t c = static_cast<std::int8_t>(code());
-                codes[size(t, columns) + size(i)] = c;
-                tiled[size(first, padded_columns(columns)) +
-                      size((i / 4 * together + t - first) * 4 + i % 4)] = c;
-                sums[size(t)] += c;
-            }
-        }
-    }
-
-    Activations view() {
-        return {tiled.data(), scales.data(), sums.data(), count, padded_columns(columns), tile};
-    }
-};
-
-void linear(const Kernels &k, Layout layout, Check &check) {
+void linear(const Kernels &k, Layout layout, Order order, Check &check) {
     constexpr int kShapes[][2] = {{1, 1},     {3, 31},   {5, 100},  {16, 16},  {17, 130},
                                   {150, 257}, {7, 2561}, {200, 96}, {40, 2560}};
     // around the tile sizes, the last that is streamed, beyond a panel
@@ -52,13 +28,14 @@ void linear(const Kernels &k, Layout layout, Check &check) {
         std::vector<std::int8_t> codes(size(rows, columns));
         for (std::int8_t &c : codes) c = static_cast<std::int8_t>(random.between(-1, 1));
         // A file promises 4 bytes of alignment, no more.
-        std::vector<std::uint8_t> packed = pack(codes, rows, columns, layout);
+        std::vector<std::uint8_t> packed = pack(codes, rows, columns, layout, order);
         packed.insert(packed.begin(), 4, 0);
         const std::vector<float> scales = random.floats(size(rows), 0.1f, 1);
         for (const int count : kCounts) {
             const int step = count % 2; // a scale for the matrix, or for every row
-            const Ternary w{packed.data() + 4, scales.data(), step, rows, columns, layout};
-            check.begin(std::string(k.name) + " linear " + layout_of(layout) +
+            const Ternary w{packed.data() + 4, scales.data(), step, rows,
+                            columns,           layout,        {},   order};
+            check.begin(std::string(k.name) + " linear " + order_of(order) + layout_of(layout) +
                         shape_of(rows, columns) + ", " + std::to_string(count) + " tokens");
             Tokens x(k, count, columns, [&] { return random.between(-128, 127); });
             const int stride = rows + 3;
@@ -118,7 +95,8 @@ void linear_extremes(const Kernels &k, Layout layout, Check &check) {
 
 void test_ternary(const Kernels &k, Check &check) {
     for (const Layout layout : {Layout::two_bit, Layout::base3}) {
-        linear(k, layout, check);
+        for (const Order order : {Order::groups, Order::rows, Order::columns})
+            linear(k, layout, order, check);
         linear_extremes(k, layout, check);
     }
 }

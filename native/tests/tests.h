@@ -12,6 +12,7 @@ void test_allowed(Check &check);
 void test_packing(Check &check);
 void test_pool(Check &check);
 void test_ternary(const Kernels &kernels, Check &check);
+void test_sparse(const Kernels &kernels, Check &check);
 void test_groups(const Kernels &kernels, Check &check);
 void test_float(const Kernels &kernels, Check &check);
 void test_attention(const Kernels &kernels, Check &check);

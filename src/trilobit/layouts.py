@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from trilobit.errors import RequestError
 from trilobit.machine import available_cores, memory_bytes
 from trilobit.model.config import ModelConfig
-from trilobit.model.packing import LAYOUTS, PLACES, Layout, LayoutChoice
+from trilobit.model.packing import LAYOUTS, PLACES, Layout, LayoutChoice, Order
+
+if TYPE_CHECKING:
+    from trilobit import _native
 
 if TYPE_CHECKING:
     from trilobit import _native
@@ -72,6 +75,17 @@ def native_layout(layout: Layout) -> _native.Layout:
     from trilobit import _native
 
     return {"2-bit": _native.Layout.two_bit, "1.6-bit": _native.Layout.base3}[layout]
+
+
+def native_order(order: Order) -> _native.Order:
+    """What the native module calls it."""
+    from trilobit import _native
+
+    return {
+        "groups": _native.Order.groups,
+        "rows": _native.Order.rows,
+        "columns": _native.Order.columns,
+    }[order]
 
 
 @cache

@@ -63,7 +63,7 @@ class LLM:
         self.layout: Layout = opened.layout
         self.head_is_screened: bool = opened.head_is_screened
         self.threads: int = opened.threads
-        self._threads_for = opened.threads_for
+        self._threads_for, self._activity = opened.threads_for, opened.activity
         self._fingerprint = opened.fingerprint
         self._prompter, self._worker = opened.prompter, opened.worker
 
@@ -90,6 +90,14 @@ class LLM:
     def threads_for(self, tokens: int) -> int:
         """Threads that a step of so many tokens takes: 1 where it is too short to be shared."""
         return self._threads_for(tokens)
+
+    def activity(self) -> list[tuple[float, float]]:
+        """Of every layer of a relu² model, of all tokens so far: how much of its MLP counted.
+
+        The share of gates that were open, and of the inputs of `down_proj` whose code was not 0.
+        Only those rows of `up_proj` and columns of `down_proj` are read. Empty for other models.
+        """
+        return self._activity()
 
     def close(self) -> None:
         """Give the memory of the model back. Requests that run end with an error."""

@@ -56,6 +56,7 @@ class OpenedModel:
     threads: int  # at most
     threads_for: Callable[[int], int]  # of a step of so many tokens
     memory_bytes: int  # that it may come to use
+    activity: Callable[[], list[tuple[float, float]]]  # of its layers
     worker: Worker
 
 
@@ -143,6 +144,7 @@ def open_model(
         threads=backend.threads,
         threads_for=backend.threads_for,
         memory_bytes=fixed + blocks * block,
+        activity=backend.activity,
         worker=Worker(engine),
     )
 

@@ -27,12 +27,13 @@ from trilobit.formats.whole_file import write_remedy
 from trilobit.layouts import chosen_layout
 from trilobit.model import packing, tensor_names, ternary
 from trilobit.model.config import ModelConfig
-from trilobit.model.packing import Layout
+from trilobit.model.packing import Layout, Order
 from trilobit.progress import Steps, Watch, steps
 
 Form = Literal["packed", "bf16"]
 
 _CHUNK_ROWS = 4096
+_RANDOM_DENSITY = 0.5  # of positive gates, where weights are random
 
 
 def synth(
@@ -41,6 +42,7 @@ def synth(
     *,
     form: Form = "packed",
     seed: int = 0,
+    gate_density: float | None = None,
     progress: Watch | None = None,
 ) -> None:
     """Write a random Hugging Face checkpoint into the new or empty directory `out`.
@@ -48,8 +50,10 @@ def synth(
     form: "packed" is uint8 with `weight_scale` (offline), "bf16" float masters (online), or floats
         that are ternary already where scales are by group. Those have no packed form of Hugging
         Face's: RequestError.
+    gate_density: see `synth_packed`.
     """
     out = Path(out)
+    _check_gate_density(config, gate_density)
     if config.scales != "tensor" and form == "packed":
         raise RequestError(
             f"scales by {config.scales} have no packed form of Hugging Face's; write floats "
@@ -65,7 +69,7 @@ def synth(
         ) from None
     with new_directory(out) as directory:
         step = steps(progress, f"Writing {out.name}")
-        _write_weights(config, directory / "model.safetensors", form, seed, step)
+        _write_weights(config, directory / "model.safetensors", form, seed, gate_density, step)
         text = json.dumps(_hf_config(config, form), indent=2)
         (directory / "config.json").write_text(text + "\n", encoding="utf-8")
 
@@ -76,19 +80,32 @@ def synth_packed(
     *,
     seed: int = 0,
     layout: Layout = "2-bit",
+    gate_density: float | None = None,
     progress: Watch | None = None,
 ) -> None:
     """Write a random packed file directly, without the checkpoint in between.
 
-    RequestError for the 1.6-bit layout with scales by group.
+    gate_density: the share of a relu² model's gates that is positive for a token, up to the half
+    that random weights give. Less is what training leads to; here by rows of `gate_proj` that are
+    zeros, while among the others it is a token's matter which are positive.
+
+    RequestError for the 1.6-bit layout with scales by group, and for a gate density that is not in
+    (0, 0.5] or of a model without relu².
     """
+    _check_gate_density(config, gate_density)
     layout = chosen_layout(layout, config, name=str(out))
     random = np.random.default_rng(seed)
     everything = list(tensor_names.all_projections(config))
     step = steps(progress, f"Writing {Path(out).name}")
+    nothing = packing.pack(np.zeros((1, 1), dtype=np.int8), layout)[0, 0, 0, 0]
     with packed_writer(Path(out), config, "BF16", TextFiles(), "synth", layout=layout) as file:
         for done, (name, (rows, columns)) in enumerate(everything):
-            file.write(f"{name}.weight", _packed_weights(random, rows, columns, layout))
+            order = tensor_names.order(config, name)
+            packed = _packed_weights(random, rows, columns, layout, order)
+            if name.endswith(".gate_proj"):
+                closed = np.flatnonzero(_closed(random, rows, gate_density))
+                packed[closed // packing.ROWS, :, closed % packing.ROWS] = nothing
+            file.write(f"{name}.weight", packed)
             if step:
                 step(done + 1, len(everything))
         for name, length in tensor_names.all_norms(config):
@@ -106,14 +123,44 @@ def synth_packed(
             file.write(name, head if name == tables[-1] else _table(random, config))
 
 
+def _check_gate_density(config: ModelConfig, density: float | None) -> None:
+    if density is None:
+        return
+    if config.hidden_act != "relu2":
+        raise RequestError(
+            f"a gate density is of relu² models, these gates go through {config.hidden_act}; "
+            "leave it out"
+        )
+    if not 0 < density <= _RANDOM_DENSITY:
+        raise RequestError(f"gate_density is {density}; give more than 0 and at most 0.5")
+
+
+def _closed(
+    random: np.random.Generator, rows: int, gate_density: float | None
+) -> NDArray[np.bool_]:
+    """The rows of a `gate_proj` that are zeros, so that no token's gate is positive there."""
+    if gate_density is None:
+        return np.zeros(rows, dtype=np.bool_)
+    closed: NDArray[np.bool_] = random.random(rows) >= gate_density / _RANDOM_DENSITY
+    return closed
+
+
 def _packed_weights(
-    random: np.random.Generator, rows: int, columns: int, layout: Layout
+    random: np.random.Generator, rows: int, columns: int, layout: Layout, order: Order
 ) -> NDArray[np.uint8]:
     """Random bytes that are weights; but what is partly padding is packed."""
-    size = packing.packed_shape(rows, columns, layout)
+    size = packing.packed_shape(rows, columns, layout, order)
     weights = packing.weight_bytes(layout)
     packed = weights[random.integers(0, len(weights), size, dtype=np.uint8)]
-    last_row, last_column = rows % packing.ROWS, columns % packing.block_columns(layout)
+    block = packing.block_columns(layout)
+    if order != "groups":
+        lines, length = (columns, rows) if order == "columns" else (rows, columns)
+        whole = length // block
+        ends = np.zeros((lines, size[1] // 4 * block - whole * block), dtype=np.int8)
+        ends[:, : length % block] = random.integers(-1, 2, (lines, length % block), dtype=np.int8)
+        packed[:, 4 * whole :] = packing.pack(ends, layout, "rows")[:, : size[1] - 4 * whole]
+        return packed
+    last_row, last_column = rows % packing.ROWS, columns % block
     for place, rest in (
         ((slice(None), slice(-1, None)), (rows, last_column)),
         ((slice(-1, None), slice(None)), (last_row, columns)),
@@ -154,16 +201,20 @@ def _write_weights(
     path: Path,
     form: Form,
     seed: int,
+    gate_density: float | None,
     progress: Steps | None,
 ) -> None:
     random = np.random.default_rng(seed)
     declared = list(_declare_hf(config, form))
     with SafetensorsWriter(path, declared, {"format": "pt"}) as file:
         for done, (name, dtype, size) in enumerate(declared):
+            rows = _rows(config, name) if name.endswith("_proj.weight") else 0
+            gates = name.endswith(".gate_proj.weight")
+            closed = _closed(random, rows, gate_density if gates else None)
             if dtype == "U8":
-                array: NDArray[Any] = pack_hf(
-                    random.integers(-1, 2, (_rows(config, name), size[1]), dtype=np.int8)
-                )
+                codes = random.integers(-1, 2, (rows, size[1]), dtype=np.int8)
+                codes[closed] = 0
+                array: NDArray[Any] = pack_hf(codes)
             elif name.endswith("weight_scale"):
                 columns = dict(tensor_names.all_projections(config))[
                     name.removesuffix(".weight_scale")
@@ -180,12 +231,15 @@ def _write_weights(
                 )
             else:
                 array = _bf16(random.standard_normal(size, dtype=np.float32) * np.float32(0.05))
+                if gates:
+                    array[closed] = 0
             file.write(name, array)
             if progress:
                 progress(done + 1, len(declared))
 
 
 def _rows(config: ModelConfig, name: str) -> int:
+    """Of a projection's `.weight`."""
     layer = int(name.split(".")[2])
     return tensor_names.projections(config, layer)[name.removesuffix(".weight")][0]
 

@@ -595,6 +595,7 @@ def test_one_of_a_thing_is_singular(model_file: Path, tmp_path: Path) -> None:
     )
     assert "1 thread (" in benched
     assert "1 token in, " in benched
+    assert "gates open " in benched
 
 
 def test_file_names_do_not_command_the_terminal(model_file: Path, tmp_path: Path) -> None:

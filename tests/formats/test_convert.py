@@ -93,7 +93,8 @@ def codes_and_scale(file: Path, name: str = Q_PROJ) -> tuple[NDArray[np.int8], f
     model = PackedModel(file)
     shape = dict(tensor_names.all_projections(model.config))[name]
     packed = model.file.array(f"{name}.weight")
-    return packing.unpack(packed, *shape), float(model.file.array(f"{name}.weight_scale")[0])
+    codes = packing.unpack(packed, *shape, "2-bit", model.order(name))
+    return codes, float(model.file.array(f"{name}.weight_scale")[0])
 
 
 # ---- as stock transformers has it -------------------------------------------------------------

@@ -15,6 +15,7 @@ from trilobit.conversion import convert
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.safetensors import SafetensorsFile
 from trilobit.model.config import ModelConfig
+from trilobit.model.packing import LAYOUTS, Layout
 from trilobit.model.shapes import SHAPES, resized, shape
 from trilobit.progress import Progress
 from trilobit.synth import synth, synth_packed
@@ -125,6 +126,39 @@ def test_checkpoints_of_families_are_read_as_what_they_are(
     synth(config, tmp_path / "hf", form=form)  # type: ignore[arg-type]
     assert convert(tmp_path / "hf", tmp_path / "out.trilobit") == config
     assert np.isfinite(LLM(tmp_path / "out.trilobit").logits(range(1, 20))).all()
+
+
+@pytest.mark.parametrize("density", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gates_are_open_as_often_as_asked(density: float, layout: Layout, tmp_path: Path) -> None:
+    config = resized(tiny_config(), {"intermediate_size": 1400})
+    synth_packed(config, tmp_path / "m", layout=layout, gate_density=density)
+    llm = LLM(tmp_path / "m")
+    llm.logits(range(1, 100))
+    gates, inputs = zip(*llm.activity(), strict=True)
+    assert np.mean(gates) == pytest.approx(density, abs=0.03)  # of 2 · 1400 rows by 99 tokens
+    assert all(0 < some < all_ for some, all_ in zip(inputs, gates, strict=True))
+
+
+@pytest.mark.parametrize("form", ["packed", "bf16"])
+def test_gates_of_a_checkpoint_are_open_as_often_as_asked(form: str, tmp_path: Path) -> None:
+    config = resized(tiny_config(), {"intermediate_size": 1400})
+    synth(config, tmp_path / "hf", form=form, gate_density=0.2)  # type: ignore[arg-type]
+    convert(tmp_path / "hf", tmp_path / "m")
+    llm = LLM(tmp_path / "m")
+    llm.logits(range(1, 100))
+    assert np.mean([gates for gates, _ in llm.activity()]) == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_gate_density_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    for density in (0, -0.1, 0.51, float("nan")):
+        with pytest.raises(RequestError, match="more than 0 and at most"):
+            synth_packed(tiny_config(), tmp_path / "m", gate_density=density)
+    silu = tiny_config(hidden_act="silu")
+    for write in (synth_packed, synth):
+        with pytest.raises(RequestError, match="gates go through silu; leave it out"):
+            write(silu, tmp_path / "m", gate_density=0.2)
+    assert not any(tmp_path.iterdir())
 
 
 def test_weights_are_uniform_over_three_values(tmp_path: Path) -> None:

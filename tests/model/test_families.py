@@ -80,7 +80,7 @@ def packed_as_stock(path: Path, directory: Path, linear_class: str) -> None:
     config, arrays = model.config, model.arrays()
     tensors: dict[str, torch.Tensor] = {}
     for name, (rows, columns) in tensor_names.all_projections(config):
-        codes = packing.unpack(arrays[f"{name}.weight"], rows, columns)
+        codes = packing.unpack(arrays[f"{name}.weight"], rows, columns, "2-bit", model.order(name))
         scale = torch.from_numpy(arrays[f"{name}.weight_scale"].copy())
         tensors[f"{name}.weight"] = torch.from_numpy(pack_hf(codes))
         tensors[f"{name}.weight_scale"] = 1 / scale if linear_class == "bitlinear" else scale
@@ -295,7 +295,7 @@ def test_floats_of_one_magnitude_are_codes_with_a_scale(tmp_path: Path) -> None:
     arrays = model.arrays()
     tensors = load_file(masters / "model.safetensors")
     for name, (rows, columns) in tensor_names.all_projections(model.config):
-        codes = packing.unpack(arrays[f"{name}.weight"], rows, columns)
+        codes = packing.unpack(arrays[f"{name}.weight"], rows, columns, "2-bit", model.order(name))
         tensors[f"{name}.weight"] = torch.from_numpy(codes * arrays[f"{name}.weight_scale"])
     dense = tmp_path / "dense"
     dense.mkdir()

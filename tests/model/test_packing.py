@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,11 +12,12 @@ from hypothesis.extra import numpy as arrays
 
 from trilobit import _native
 from trilobit.errors import FormatError
-from trilobit.layouts import native_layout
+from trilobit.layouts import native_layout, native_order
 from trilobit.model import packing
-from trilobit.model.packing import LAYOUTS, PLACES, Layout
+from trilobit.model.packing import LAYOUTS, ORDERS, PLACES, Layout, Order
 
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
+orders = pytest.mark.parametrize("order", ORDERS)
 
 
 def codes(most_rows: int = 40, most_columns: int = 100) -> st.SearchStrategy[np.ndarray]:
@@ -32,13 +35,14 @@ def code_of(byte: int, place: int, layout: Layout) -> int:
 
 
 @layouts
+@orders
 @given(w=codes())
-def test_unpack_inverts_pack(w: np.ndarray, layout: Layout) -> None:
-    packed = packing.pack(w, layout)
-    assert packed.shape == packing.packed_shape(*w.shape, layout)
+def test_unpack_inverts_pack(w: np.ndarray, layout: Layout, order: Order) -> None:
+    packed = packing.pack(w, layout, order)
+    assert packed.shape == packing.packed_shape(*w.shape, layout, order)
     assert packed.dtype == np.uint8
     assert packed.flags.c_contiguous
-    assert np.array_equal(packing.unpack(packed, *w.shape, layout), w)
+    assert np.array_equal(packing.unpack(packed, *w.shape, layout, order), w)
 
 
 @layouts
@@ -53,6 +57,20 @@ def test_every_code_lies_where_the_layout_says(w: np.ndarray, layout: Layout) ->
             byte = data[((n // 16 * blocks + k // wide) * 16 + n % 16) * 4 + k % 4]
             inside = n < rows and k < columns
             assert code_of(byte, k % wide // 4, layout) == (w[n, k] + 1 if inside else 1)
+
+
+@layouts
+@given(w=codes())
+def test_every_code_of_a_line_lies_where_the_layout_says(w: np.ndarray, layout: Layout) -> None:
+    packed = packing.pack(w, layout, "rows")
+    assert np.array_equal(packing.pack(w.T, layout, "columns"), packed)
+    rows, columns = w.shape
+    wide = 4 * PLACES[layout]
+    assert packed.shape[1] % 64 == 0
+    for n in range(rows):
+        for k in range(packed.shape[1] // 4 * wide):
+            code = code_of(int(packed[n, k // wide * 4 + k % 4]), k % wide // 4, layout)
+            assert code == (w[n, k] + 1 if k < columns else 1)
 
 
 def test_a_byte_of_two_bits_worked_out_by_hand() -> None:
@@ -108,6 +126,20 @@ def test_padding_other_than_zero_weights_is_refused(
 
 
 @layouts
+@pytest.mark.parametrize("order", ["rows", "columns"])
+@pytest.mark.parametrize("byte", [20, 63])  # of a line of 64 bytes, of which 4 * 5 hold 80 or 100
+def test_padding_of_lines_other_than_zero_weights_is_refused(
+    byte: int, order: Order, layout: Layout
+) -> None:
+    length = 5 * 4 * PLACES[layout]
+    shape = (3, length) if order == "rows" else (length, 3)
+    packed = packing.pack(np.zeros(shape, np.int8), layout, order)
+    packed[2, byte] = packing.weight_bytes(layout)[0]
+    with pytest.raises(FormatError, match="padding"):
+        packing.unpack(packed, *shape, layout, order)
+
+
+@layouts
 def test_only_bytes_that_are_weights_are_taken(layout: Layout) -> None:
     weights = set(packing.weight_bytes(layout).tolist())
     assert len(weights) == 3 ** PLACES[layout]
@@ -124,8 +156,15 @@ def test_only_bytes_that_are_weights_are_taken(layout: Layout) -> None:
 
 @given(w=codes())
 def test_the_core_packs_anew_what_numpy_packs(w: np.ndarray) -> None:
-    for old in LAYOUTS:
-        for new in LAYOUTS:
-            packed = packing.pack(w, old).reshape(-1)
-            found = _native.repacked(packed, *w.shape, native_layout(old), native_layout(new), 2)
-            assert np.array_equal(found, packing.pack(w, new).reshape(-1))
+    forms = list(itertools.product(LAYOUTS, ORDERS))
+    for (old, old_order), (new, new_order) in itertools.product(forms, forms):
+        found = _native.repacked(
+            packing.pack(w, old, old_order).reshape(-1),
+            *w.shape,
+            native_layout(old),
+            native_layout(new),
+            native_order(old_order),
+            native_order(new_order),
+            2,
+        )
+        assert np.array_equal(found, packing.pack(w, new, new_order).reshape(-1))

@@ -220,8 +220,12 @@ def test_rows_of_the_outputs_are_those_asked_for(model: PackedModel) -> None:
         (lambda: _native.dram_read_gb_per_s(0), "threads must be 1 to 1024"),
         (lambda: _native.int8_gmac_per_s(1, 0), "repeats must be positive"),
         (lambda: _native.check_codes(np.zeros(4, np.uint8), 0), "threads must be 1 to 1024"),
-        (lambda: _native.check_codes(np.zeros(4, np.uint8), 1, 6), "places must be 4"),
-        (lambda: _native.repacked(np.zeros(5, np.uint8), 8, 8, 4, 5), "does not have the size"),
+        (
+            lambda: _native.repacked(
+                np.zeros(5, np.uint8), 8, 8, _native.Layout.two_bit, _native.Layout.base3
+            ),
+            "does not have the size",
+        ),
         (
             lambda: _native.kernel_linear(
                 "", np.zeros(5, np.uint8), 8, 8, np.zeros((1, 8), np.int8)

@@ -128,7 +128,7 @@ def packed_as_stock(path: Path, directory: Path, linear_class: str) -> Path:
     config, arrays = model.config, model.arrays()
     tensors: dict[str, tuple[str, np.ndarray]] = {}
     for name, (rows, columns) in tensor_names.all_projections(config):
-        codes = packing.unpack(arrays[f"{name}.weight"], rows, columns)
+        codes = packing.unpack(arrays[f"{name}.weight"], rows, columns, "2-bit", model.order(name))
         scale = arrays[f"{name}.weight_scale"]
         tensors[f"{name}.weight"] = "U8", pack_hf(codes)
         divided = linear_class == "bitlinear"

@@ -13,20 +13,27 @@ from typing import cast
 
 from trilobit import synth
 from trilobit.errors import RequestError, TrilobitError
+from trilobit.formats.packed.form import VERSION
 from trilobit.layouts import chosen_layout
 from trilobit.model import shapes
 from trilobit.model.packing import Layout, LayoutChoice
 
 
-def random_model(shape: str, folder: Path, choice: LayoutChoice | None) -> Path:
+def random_model(
+    shape: str, folder: Path, choice: LayoutChoice | None, gate_density: float | None = None
+) -> Path:
     """The file in `folder`, written the first time it is wanted; choice: its layout.
 
-    Raises RequestError for a layout that the shape cannot have, and for what the process says.
+    gate_density: see `synth_packed`. Raises RequestError for a layout that the shape cannot have,
+    and for what the process says.
     """
     config = shapes.shape(shape)
     layout = chosen_layout(choice, config, name=shape)
     mark = "" if layout == "2-bit" else f"-{layout}"
-    path = folder / f"{shape}{mark}-random.trilobit"
+    if gate_density is not None:
+        mark += f"-gates-{gate_density:g}"
+    # Of older formats there may be one beside it.
+    path = folder / f"{shape}{mark}-random-{VERSION}.trilobit"
     if path.exists():
         return path
     try:
@@ -37,7 +44,7 @@ def random_model(shape: str, folder: Path, choice: LayoutChoice | None) -> Path:
         ) from None
     logging.getLogger("trilobit").info(f"writing random weights to {path}")
     done = subprocess.run(
-        [sys.executable, "-m", __name__, shape, layout, str(path)],
+        [sys.executable, "-m", __name__, shape, layout, str(gate_density or ""), str(path)],
         stderr=subprocess.PIPE,
         text=True,
         check=False,
@@ -51,9 +58,14 @@ def random_model(shape: str, folder: Path, choice: LayoutChoice | None) -> Path:
 
 
 def _main() -> None:
-    shape, layout, path = sys.argv[1:]
+    shape, layout, density, path = sys.argv[1:]
     try:
-        synth.synth_packed(shapes.shape(shape), Path(path), layout=cast(Layout, layout))
+        synth.synth_packed(
+            shapes.shape(shape),
+            Path(path),
+            layout=cast(Layout, layout),
+            gate_density=float(density) if density else None,
+        )
     except TrilobitError as error:
         sys.exit(str(error))
     except MemoryError:

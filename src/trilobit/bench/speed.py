@@ -52,13 +52,15 @@ class Measure:
 class Speed:
     """What `measure_speed` found. MB and GB are powers of ten.
 
-    decode_bytes_per_token: that must be read for one token, at the middle of the output.
+    decode_bytes_per_token: that must be read for one token, at the middle of the output, without
+    what the MLPs of a relu² model skip.
     decode_fraction_of_dram: of reading those bytes at the machine's rate. prefill_fraction_of_int8:
     of multiplying the ternary weights at the machine's rate; all else that prefill does is loss.
     threads_why: what that number comes from. decode_threads: of a step of one token.
+    gates_open, inputs_open: of each layer of a relu² model, the shares of `LLM.activity`.
     first_token_s: from nothing loaded to the first token of a prompt of one token.
     peak_rss_mb: the largest resident memory, what is mapped of the file included; 0 where the
-    system does not tell. Of that, weights_mb must be read for every token, kv_cache_mb keeps the
+    system does not tell. Of that, weights_mb is what tokens read, kv_cache_mb keeps the
     keys and values of prompt and output, and other_mb is all the rest.
     """
 
@@ -73,6 +75,8 @@ class Speed:
     prompt_tokens: int
     generated_tokens: int
     runs: int
+    gates_open: list[float]
+    inputs_open: list[float]
     prefill_tokens_per_s: Measure
     decode_tokens_per_s: Measure
     dram_read_gb_per_s: Measure
@@ -146,7 +150,6 @@ def measure_speed(
     first_token_s = time.perf_counter() - begun
     random = np.random.default_rng(0)
     greedy = SamplingParams(max_tokens=generate, temperature=0, ignore_eos=True)
-    read_bytes = _decode_bytes(llm, prompt + generate // 2, kv_dtype)
     weights = llm.config.ternary_parameters
     prefill, decode, dram, int8, of_dram, of_int8 = ([] for _ in range(6))
     for run in range(runs + 1):
@@ -156,6 +159,7 @@ def measure_speed(
         if progress:
             progress(Progress(what="Measuring", done=run + 1, total=runs + 1))
         if limits is None:  # the first run warms up
+            read_bytes = _decode_bytes(llm, prompt + generate // 2, kv_dtype, llm.activity())
             continue
         prefill.append(done.prefill_tokens_per_s)
         decode.append(done.decode_tokens_per_s)
@@ -164,6 +168,7 @@ def measure_speed(
         of_dram.append(done.decode_tokens_per_s * read_bytes / limits.dram_read_gb_per_s * 1e-9)
         of_int8.append(done.prefill_tokens_per_s * weights / limits.int8_gmac_per_s * 1e-9)
     peak_mb = peak_rss_mb()
+    activity = llm.activity()
     weights_mb = _decode_bytes(llm, 0, kv_dtype) / 1e6
     kv_cache_mb = blocks_for(llm.context) * block_bytes(llm.config, kv_dtype) / 1e6
     return Speed(
@@ -178,6 +183,8 @@ def measure_speed(
         prompt_tokens=prompt,
         generated_tokens=generate,
         runs=runs,
+        gates_open=[gates for gates, _ in activity],
+        inputs_open=[inputs for _, inputs in activity],
         prefill_tokens_per_s=Measure.of(prefill),
         decode_tokens_per_s=Measure.of(decode),
         dram_read_gb_per_s=Measure.of(dram),
@@ -198,19 +205,27 @@ def measure_speed(
     )
 
 
-def _decode_bytes(llm: LLM, position: int, kv_dtype: KvDtype) -> int:
-    """Bytes of the weights, the head and the keys and values that a token at `position` needs."""
+def _decode_bytes(
+    llm: LLM, position: int, kv_dtype: KvDtype, activity: list[tuple[float, float]] | None = None
+) -> int:
+    """Bytes of the weights, the head and the keys and values that a token at `position` needs.
+
+    activity: of what is skipped where it is zero, all is needed without it.
+    """
     packed = PackedModel(llm.path)
     parts = bytes_by_part(packed.file.tensors)
     if llm.head_is_screened:
         head = parts["screen"]
     else:
         head = parts["embedding" if packed.config.tie_word_embeddings else "head"]
-    ternary = sum(
-        math.prod(packed_shape(rows, columns, llm.layout))
-        for _, (rows, columns) in tensor_names.all_projections(packed.config)
-    )
-    weights = ternary + parts["norms"] + parts["scales"]
+    ternary = 0.0
+    for name, (rows, columns) in tensor_names.all_projections(packed.config):
+        order = tensor_names.order(packed.config, name)
+        size = float(math.prod(packed_shape(rows, columns, llm.layout, order)))
+        if order != "groups" and activity:
+            size *= activity[int(name.split(".")[2])][order == "columns"]
+        ternary += size
+    weights = round(ternary) + parts["norms"] + parts["scales"]
     if packed.config.ternary_embeddings and not packed.config.tie_word_embeddings:
         weights -= packed.file.info(tensor_names.EMBEDDING).size_bytes  # of which one row is read
     return weights + head + position * _kv_bytes(packed.config, kv_dtype)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from trilobit.cli.command import Command, option
-from trilobit.cli.options import ENGINE, THREADS_HELP, kv_option, layout_option, model_argument
+from trilobit.cli.options import (
+    ENGINE,
+    THREADS_HELP,
+    gate_density_option,
+    kv_option,
+    layout_option,
+    model_argument,
+)
 from trilobit.cli.path import FilePath
 from trilobit.errors import RequestError
 from trilobit.model import shapes
@@ -43,6 +50,7 @@ if TYPE_CHECKING:
     metavar="SHAPE",
     help=f"Random weights of this shape: {', '.join(shapes.SHAPES)}.",
 )
+@gate_density_option
 @click.option(
     "--prompt",
     type=click.IntRange(min=1),
@@ -94,6 +102,7 @@ if TYPE_CHECKING:
 def command(
     model: str | None,
     shape: str | None,
+    gate_density: float | None,
     prompt: int | None,
     generate: int,
     threads: int | None,
@@ -119,9 +128,11 @@ def command(
 
     if model and shape:
         raise RequestError(f"give a model or --shape, not both: {model}, {shape}")
+    if gate_density is not None and not shape:
+        raise RequestError("--gate-density is of random models; add --shape")
     with Bars() as bars:
         if shape:
-            path = random_model(shape, folder or home(), layout)
+            path = random_model(shape, folder or home(), layout, gate_density)
         else:
             path = model_file(model or DEFAULT, bars)
         speed = measure_speed(
@@ -157,9 +168,14 @@ def command(
         f"load {speed.load_s:.3f} s, first token {speed.first_token_s:.3f} s, "
         f"file {speed.model_bytes / 1e6:.0f} MB"
     )
+    if speed.gates_open:
+        print(
+            f"gates open {_range(speed.gates_open)}, inputs of down_proj not zero "
+            f"{_range(speed.inputs_open)}, by layer; the rest of up_proj and down_proj is skipped"
+        )
     print(
-        f"peak memory {speed.peak_rss_mb:.0f} MB: {speed.weights_mb:.0f} MB of weights that every "
-        f"token reads, {speed.kv_cache_mb:.0f} MB of keys and values, {speed.other_mb:.0f} MB of "
+        f"peak memory {speed.peak_rss_mb:.0f} MB: {speed.weights_mb:.0f} MB of weights that "
+        f"tokens read, {speed.kv_cache_mb:.0f} MB of keys and values, {speed.other_mb:.0f} MB of "
         "all else"
     )
     if speed.energy:
@@ -182,6 +198,11 @@ def _energy(found: Energy) -> Iterator[str]:
             f"{label:8}{ours:.3g} J/token of arithmetic, {1 - ours / twin:.0%} less than "
             f"{twin:.3g} with float16 weights (estimated: operations times a 7 nm chip's energy)"
         )
+
+
+def _range(shares: list[float]) -> str:
+    mean = sum(shares) / len(shares)
+    return f"{mean:.0%} ({min(shares):.0%} to {max(shares):.0%})"
 
 
 def _threads(speed: Speed) -> str:

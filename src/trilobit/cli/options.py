@@ -93,6 +93,14 @@ layout_option = option(
     "comes out is the same.",
 )
 
+gate_density_option = click.option(
+    "--gate-density",
+    type=click.FloatRange(0, 0.5, min_open=True),
+    metavar="SHARE",
+    help="Of random relu² models: how many gates are positive. Trained ones have 0.1 to 0.3; "
+    "default: 0.5, as random weights have it.",
+)
+
 
 def llm_options(command: Command) -> Command:
     """Add the options of `LLM` to a command, which gets `open_llm`: `LLM` with what they say."""

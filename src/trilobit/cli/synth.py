@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from trilobit.cli.command import Command, option
+from trilobit.cli.options import gate_density_option
 from trilobit.cli.path import FilePath
 from trilobit.cli.terminal import say
 from trilobit.cli.units import amount, size
@@ -82,6 +83,7 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="N",
     help="The same seed gives the same weights.",
 )
+@gate_density_option
 @_field_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -92,6 +94,7 @@ def command(
     to_packed_file: bool,
     layout: Layout,
     seed: int,
+    gate_density: float | None,
     as_json: bool,
     **fields: int | None,
 ) -> None:
@@ -111,9 +114,11 @@ def command(
     with Bars() as bars:
         if to_packed_file:
             check_free(out, replace=False, remedy="delete it or choose another name")
-            synth_packed(config, out, seed=seed, layout=layout, progress=bars)
+            synth_packed(
+                config, out, seed=seed, layout=layout, gate_density=gate_density, progress=bars
+            )
         else:
-            synth(config, out, form=form, seed=seed, progress=bars)
+            synth(config, out, form=form, seed=seed, gate_density=gate_density, progress=bars)
     seconds = time.monotonic() - started
     size_bytes = (out if to_packed_file else out / "model.safetensors").stat().st_size
     if as_json:

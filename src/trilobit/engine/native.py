@@ -77,6 +77,10 @@ class NativeBackend:
         """Threads that a step of so many tokens takes: 1 where it is too short to be shared."""
         return self.decoder.threads_for(tokens)
 
+    def activity(self) -> list[tuple[float, float]]:
+        """Of every layer, of all tokens so far: see `LLM.activity`."""
+        return self.decoder.activity
+
     def sampler(self, request: Request) -> _native.Sampler:
         """The native sampler of a request."""
         params = request.params

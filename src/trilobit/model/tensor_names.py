@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from trilobit.model import ternary
 from trilobit.model.config import ModelConfig
+from trilobit.model.packing import Order
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -57,6 +58,20 @@ def projections(config: ModelConfig, layer: int) -> dict[str, tuple[int, int]]:
         f"{prefix}mlp.up_proj": (ffn, hidden),
         f"{prefix}mlp.down_proj": (hidden, ffn),
     }
+
+
+def order(config: ModelConfig, name: str) -> Order:
+    """How the packed bytes of a projection follow each other.
+
+    Behind relu² most rows of `up_proj` and columns of `down_proj` meet a zero and are skipped, so
+    they lie alone. Scales by group need groups.
+    """
+    if config.hidden_act == "relu2" and config.scales != "group":
+        if name.endswith(".up_proj"):
+            return "rows"
+        if name.endswith(".down_proj"):
+            return "columns"
+    return "groups"
 
 
 def tables(config: ModelConfig) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from trilobit.errors import RequestError
@@ -57,6 +57,14 @@ def verify(
         step = steps(progress, "Measuring the perplexity")
         tell = (lambda found, total: step(found.windows, total)) if step else None
         yield _perplexity(perplexity(two, [text], progress=tell), golden)
+        if activity := two.activity():
+            gates, inputs = zip(*activity, strict=True)
+            words = f"open gates by layer {_percent(gates)}; inputs of down_proj {_percent(inputs)}"
+            yield Check("zeros", None, f"{words}; the rest is skipped")
+
+
+def _percent(shares: Iterable[float]) -> str:
+    return " ".join(f"{100 * share:.0f}" for share in shares) + " %"
 
 
 def _check_text_for(source: Source, text: str) -> None:

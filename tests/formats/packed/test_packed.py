@@ -18,6 +18,7 @@ from conftest import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from trilobit import LLM, FormatError, SamplingParams, TrilobitError
 from trilobit.conversion import convert
@@ -67,7 +68,8 @@ class Parts:
         with packed_writer(path, self.config, float_dtype, text, "by hand") as file:
             for name, _, _ in declare(self.config, float_dtype, text):
                 if name in self.codes:
-                    file.write(name, packing.pack(self.codes[name]))
+                    order = tensor_names.order(self.config, name.removesuffix(".weight"))
+                    file.write(name, packing.pack(self.codes[name], "2-bit", order))
                 elif name == tensor_names.SCREEN_CODES:
                     assert head is not None
                     write_screen(file, head, float_dtype)
@@ -162,7 +164,8 @@ def test_a_file_may_be_written_without_a_screen(tmp_path: Path) -> None:
     with packed_writer(tmp_path / "m", CONFIG, "BF16", TEXT, "", screened=False) as file:
         for name, _, _ in declare(CONFIG, "BF16", TEXT, screened=False):
             if name in parts.codes:
-                file.write(name, packing.pack(parts.codes[name]))
+                order = tensor_names.order(CONFIG, name.removesuffix(".weight"))
+                file.write(name, packing.pack(parts.codes[name], "2-bit", order))
             elif name == tensor_names.TOKENIZER:
                 file.write(name, np.frombuffer(TEXT.tokenizer or b"", dtype=np.uint8))
             else:
@@ -180,7 +183,8 @@ def assert_round_trip(
     assert model.text == text
     arrays = model.arrays()
     for name, codes in parts.codes.items():
-        assert np.array_equal(packing.unpack(arrays[name], *codes.shape), codes)
+        order = tensor_names.order(config, name.removesuffix(".weight"))
+        assert np.array_equal(packing.unpack(arrays[name], *codes.shape, "2-bit", order), codes)
     for name, array in {**parts.floats, **parts.tables}.items():
         assert arrays[name].dtype == array.dtype
         assert np.array_equal(arrays[name], array)
@@ -199,7 +203,7 @@ def read_as_documented(path: Path) -> dict[str, NDArray[Any]]:
     """A reader of the file that knows docs/format.md, numpy and the public library only."""
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-        assert (metadata["format"], metadata["version"]) == ("trilobit", "3")
+        assert (metadata["format"], metadata["version"]) == ("trilobit", "4")
         c = json.loads(metadata["config"])
         h, f = c["hidden_size"], c["intermediate_size"]
         q, kv = (c[f"num_{kind}_heads"] * c["head_dim"] for kind in ("attention", "key_value"))
@@ -217,9 +221,14 @@ def read_as_documented(path: Path) -> dict[str, NDArray[Any]]:
             range(c["num_hidden_layers"]), shapes.items()
         ):
             name = f"model.layers.{n}.{name}"
-            blocks = file.get_tensor(f"{name}.weight")
+            packed = file.get_tensor(f"{name}.weight")
             r, k = np.ogrid[:rows, :columns]
-            codes = blocks[r // 16, k // 16, r % 16, k % 4] >> (2 * (k % 16 // 4)) & 3
+            if c["hidden_act"] == "relu2" and name.endswith("up_proj"):
+                codes = packed[r, k // 16 * 4 + k % 4] >> (2 * (k % 16 // 4)) & 3
+            elif c["hidden_act"] == "relu2" and name.endswith("down_proj"):
+                codes = packed[k, r // 16 * 4 + r % 4] >> (2 * (r % 16 // 4)) & 3
+            else:
+                codes = packed[r // 16, k // 16, r % 16, k % 4] >> (2 * (k % 16 // 4)) & 3
             weights[name] = (codes.astype(np.float32) - 1) * file.get_tensor(f"{name}.weight_scale")
         return weights
 
@@ -243,6 +252,33 @@ def test_the_description_suffices_to_read_a_converted_checkpoint(
         codes = np.concatenate([rows >> 2 * i & 3 for i in range(4)])[: len(weight)]
         scale = source.float32(f"{name}.weight_scale")
         assert np.array_equal(weight, (codes.astype(np.float32) - 1) * scale)
+
+
+def older(path: Path, out: Path, version: str) -> None:
+    """The same model as older Trilobits wrote it: all matrices in groups."""
+    model = PackedModel(path)
+    tensors = load_file(path)
+    del tensors[tensor_names.CHECKSUMS]
+    for name, (rows, columns) in tensor_names.all_projections(model.config):
+        codes = packing.unpack(tensors[f"{name}.weight"], rows, columns, "2-bit", model.order(name))
+        tensors[f"{name}.weight"] = packing.pack(codes)
+    save_file(tensors, out, {**model.file.metadata, "version": version})
+
+
+@pytest.mark.parametrize("version", ["2", "3"])
+def test_files_of_older_versions_run_and_are_converted(version: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, hidden_act="relu2")
+    parts = random_parts(config, "F32")
+    parts.write(tmp_path / "new", "F32", TEXT)
+    older(tmp_path / "new", tmp_path / "old", version)
+    new, old = (PackedModel(tmp_path / name).arrays() for name in ("new", "old"))
+    assert new.keys() == old.keys()
+    for name in new:
+        assert np.array_equal(new[name].reshape(-1), old[name].reshape(-1)), name
+    convert(tmp_path / "old", tmp_path / "anew.trilobit")
+    assert PackedModel(tmp_path / "anew.trilobit").file.metadata["version"] == "4"
+    for name, array in PackedModel(tmp_path / "anew.trilobit").arrays().items():
+        assert np.array_equal(array, new[name]), name
 
 
 def test_the_documents_example_is_true() -> None:
@@ -329,7 +365,7 @@ DAMAGE: dict[str, tuple[Callable[[Loose], object], tuple[str, ...]]] = {
         lambda f: f.metadata.update(version="0"),
         ("version '0'", "reads 2", "upgrade", CONVERT),
     ),
-    "newer version": (lambda f: f.metadata.update(version="4"), ("version '4'", "upgrade")),
+    "newer version": (lambda f: f.metadata.update(version="5"), ("version '5'", "upgrade")),
     "version 1": (lambda f: f.metadata.update(version="1"), ("version '1'", CONVERT)),
     "no version": (lambda f: f.metadata.pop("version"), ("version None", CONVERT)),
     "hostile version": (lambda f: f.metadata.update(version="1\n" * 10**5), ("version", CONVERT)),

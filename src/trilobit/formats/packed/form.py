@@ -15,7 +15,7 @@ from trilobit.model.packing import Layout
 FORMAT = "trilobit"
 
 
-VERSION = "3"
+VERSION = "4"
 
 
 def declare_screen(config: ModelConfig) -> list[Declared]:
@@ -45,7 +45,8 @@ def declare(
     scales: list[Declared] = []
     grouped = config.scales == "group"
     for name, (rows, columns) in tensor_names.all_projections(config):
-        packed_shape = packing.packed_shape(rows, columns, layout)
+        order = tensor_names.order(config, name)
+        packed_shape = packing.packed_shape(rows, columns, layout, order)
         ternary_tensors.append((f"{name}.weight", "U8", packed_shape))
         shape = tensor_names.scale_shape(config, rows, columns)
         scales.append((f"{name}.weight_scale", float_dtype if grouped else "F32", shape))
@@ -60,7 +61,7 @@ def declare(
     tokenizer: list[Declared] = []
     if text.tokenizer is not None:
         tokenizer.append((tensor_names.TOKENIZER, "U8", (len(text.tokenizer),)))
-    # Packed weights are multiples of 128 bytes, all but tables and group scales multiples of 4, and
+    # Packed weights are multiples of 64 bytes, all but tables and group scales multiples of 4, and
     # an odd number of 2-byte floats goes behind those: every tensor is aligned for its type.
     return [*ternary_tensors, *gains, *screen_, *scales, *tables, *tokenizer]
 

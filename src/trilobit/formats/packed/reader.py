@@ -23,13 +23,15 @@ from trilobit.formats.packed.checksums import checksums_of
 from trilobit.formats.packed.form import FORMAT, VERSION, declare, declare_screen
 from trilobit.formats.safetensors import SafetensorsFile
 from trilobit.formats.text_files import TextFiles
-from trilobit.layouts import native_layout
+from trilobit.layouts import native_layout, native_order
 from trilobit.machine import memory_bytes
 from trilobit.model import packing, tensor_names
 from trilobit.model.config import ModelConfig
-from trilobit.model.packing import LAYOUTS, Layout
+from trilobit.model.packing import LAYOUTS, Layout, Order
 
-_READABLE = ("2", VERSION)  # version 2 has no checksums
+# Versions 2 and 3 have all matrices in groups; version 2 has no checksums.
+_IN_GROUPS = ("2", "3")
+_READABLE = (*_IN_GROUPS, VERSION)
 
 # Rows of float tables from this size on are read from the file, where they are wanted one by one:
 # touched in the mapping, each would draw in up to 2 MB. A read costs 1 µs, which matters only
@@ -72,10 +74,10 @@ class PackedModel:
                 "pack its directory: trilobit convert DIRECTORY OUT"
             )
         version = metadata.get("version")
-        if version not in (*_READABLE, VERSION):
+        if version not in _READABLE:
             raise FormatError(
                 f"{path}: version {reprlib.repr(version)} of the packed format, this Trilobit "
-                f"reads {' and '.join(_READABLE)}; upgrade Trilobit or convert the model again"
+                f"reads {', '.join(_READABLE)}; upgrade Trilobit or convert the model again"
             )
         try:
             raw = json_text.parse(metadata["config"])
@@ -103,6 +105,7 @@ class PackedModel:
                 "layout; the file is damaged: convert the model again"
             )
         self.layout: Layout = layout
+        self._in_groups = version in _IN_GROUPS
         self._check_tensors()
         tokenizer = tensor_names.TOKENIZER in self.file
         self.text = TextFiles(
@@ -162,22 +165,24 @@ class PackedModel:
                     "the file is damaged: convert or download it again"
                 )
             try:
-                packing.check_padding(arrays[f"{name}.weight"], rows, columns, self.layout)
+                packing.check_padding(
+                    arrays[f"{name}.weight"], rows, columns, self.layout, self.order(name)
+                )
             except FormatError as error:
                 raise FormatError(f"{self.path}: '{name}': {error}") from None
-            if layout is not None and layout != self.layout:
+            forms = ((self.layout, self.order(name)), (layout or self.layout, self._order(name)))
+            if forms[0] != forms[1]:
                 weights = arrays[f"{name}.weight"]
-                arrays[f"{name}.weight"] = self._laid_out(weights, rows, columns, layout, threads)
+                arrays[f"{name}.weight"] = _repacked(weights, rows, columns, *forms, threads)
                 self.file.forget([f"{name}.weight"])
         return arrays
 
-    def _laid_out(
-        self, packed: NDArray[np.uint8], rows: int, columns: int, layout: Layout, threads: int
-    ) -> NDArray[np.uint8]:
-        from trilobit import _native
+    def order(self, name: str) -> Order:
+        """How the packed bytes of a projection follow each other in this file."""
+        return "groups" if self._in_groups else self._order(name)
 
-        old, new = native_layout(self.layout), native_layout(layout)
-        return _native.repacked(packed.reshape(-1), rows, columns, old, new, threads)
+    def _order(self, name: str) -> Order:
+        return tensor_names.order(self.config, name)
 
     def check_scales(self, name: str, scales: NDArray[np.float32]) -> None:
         """FormatError for scales of a matrix that are infinite, not numbers or not positive."""
@@ -243,7 +248,7 @@ class PackedModel:
         scale_types = FLOATS if config.scales == "group" else ("F32",)
         for name, (rows, columns) in tensor_names.all_projections(config):
             wanted[f"{name}.weight"] = (
-                packing.packed_shape(rows, columns, self.layout),
+                packing.packed_shape(rows, columns, self.layout, self.order(name)),
                 ("U8",),
             )
             wanted[f"{name}.weight_scale"] = (
@@ -275,6 +280,28 @@ class PackedModel:
         foreign = sorted(set(self.file.tensors) - set(wanted))
         if foreign:
             raise FormatError(f"{self.path}: unknown tensor {foreign[0][:80]!r}; convert again")
+
+
+def _repacked(
+    packed: NDArray[np.uint8],
+    rows: int,
+    columns: int,
+    old: tuple[Layout, Order],
+    new: tuple[Layout, Order],
+    threads: int,
+) -> NDArray[np.uint8]:
+    from trilobit import _native
+
+    return _native.repacked(
+        packed.reshape(-1),
+        rows,
+        columns,
+        native_layout(old[0]),
+        native_layout(new[0]),
+        native_order(old[1]),
+        native_order(new[1]),
+        threads,
+    )
 
 
 def _codes_are_ternary(packed: NDArray[np.uint8], layout: Layout) -> bool:

@@ -40,7 +40,8 @@ class PackedSource(PackedModel):
         self.check_scales(name, scales)
         try:
             packed = self.file.array(f"{name}.weight")
-            return packing.unpack(packed, *self._projections[name], self.layout), scales
+            shape = self._projections[name]
+            return packing.unpack(packed, *shape, self.layout, self.order(name)), scales
         except FormatError as error:
             raise FormatError(f"{self.path}: '{name}': {error}") from None
 

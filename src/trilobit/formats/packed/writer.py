@@ -75,7 +75,9 @@ def write_packed(
     ) as file:
         for done, name in enumerate(projections):
             codes, scales[name] = source.projection(name)
-            file.write(f"{name}.weight", packing.pack(codes, layout))
+            file.write(
+                f"{name}.weight", packing.pack(codes, layout, tensor_names.order(config, name))
+            )
             source.forget()
             if progress:
                 progress(done + 1, len(projections))
