@@ -56,7 +56,7 @@ def test_a_file_runs_as_it_lies_unless_told_otherwise(
 
 def test_a_file_in_base_3_is_smaller(tmp_path: Path) -> None:
     config = tiny_config(
-        hidden_size=640, intermediate_size=1600, head_dim=80, num_attention_heads=8
+        hidden_size=1280, intermediate_size=1600, head_dim=80, num_attention_heads=8
     )
     sizes = {}
     for layout in LAYOUTS:
