@@ -27,7 +27,7 @@ run: $(VENV)/.installed ## Install what is missing, and let the bundled model wr
 dev: $(VENV)/.developed ## Install what training, tests and checks need (PyTorch among it)
 
 test: $(VENV)/.developed ## Run all tests, a file on each core at a time
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fuzz: $(VENV)/.developed ## Throw mutated files at the readers, FUZZ_SECONDS each (20)
 	@mkdir -p build

@@ -27,6 +27,12 @@ if hasattr(signal, "SIGHUP"):
 # No test asks the Internet for a model. Before huggingface_hub is imported: it reads this once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what compiles the core again and again: it is the longest file."""
+    items.sort(key=lambda item: item.path.name != "test_native.py")
+
+
 TEXT = (
     "Once upon a time there was a little girl who had a red ball. She liked to play in the park. "
     "One day she met a big dog. The dog was kind, and they ran and ran until the sun went down. "

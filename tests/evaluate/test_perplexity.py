@@ -178,7 +178,10 @@ def test_the_command_reads_text_json_lines_and_xz(tmp_path: Path, bundled: Path)
         rows[0]["negative_log_likelihood"] / math.log(2) / len(TEXT)
     )
     shown = run(bundled, tmp_path / "a.txt")
-    assert re.match(r"perplexity [0-9.]+ ± [0-9.]+ by token\n[0-9,]+ tokens scored", shown)
+    assert re.match(
+        r"perplexity [0-9.]+ ± [0-9.]+ by token\n[0-9]+ tokens scored, in [0-9]+ windows of 512",
+        shown,
+    )
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def command(
     which compare models of different tokenizers.
     """
     from trilobit.cli.terminal import say
+    from trilobit.cli.units import count
     from trilobit.console import Bars
     from trilobit.evaluate.perplexity import perplexity
     from trilobit.evaluate.texts import read_texts
@@ -74,8 +75,8 @@ def command(
     if found.bits_per_byte is not None and found.by_word is not None:
         say(f"bits per byte {found.bits_per_byte:.4f}, perplexity {found.by_word:.4f} by word")
     say(
-        f"{found.tokens:,} tokens scored, in {found.windows:,} windows of {found.window}, "
-        f"{found.documents:,} texts"
+        f"{count(found.tokens, 'token')} scored, in {count(found.windows, 'window')} of "
+        f"{found.window}, {count(found.documents, 'text')}"
     )
 
 
