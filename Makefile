@@ -63,7 +63,7 @@ format: $(VENV)/.developed ## Format all sources
 	find native -type f | xargs $(BIN)/clang-format -i
 
 san: $(VENV)/.developed ## Run the tests of the core under the address, undefined and thread sanitizers
-	$(BIN)/pytest tests/native/test_native.py -k sanitizer
+	$(BIN)/pytest tests/native/test_sanitizers.py
 
 bench: $(VENV)/.installed ## Measure the 2B4T shape beside the machine's own limits (minutes, 2 GB of disk)
 	$(BIN)/trilobit bench --shape 2b4t --prompt 512 --generate 128

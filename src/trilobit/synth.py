@@ -63,6 +63,10 @@ def synth(
         raise OutputError(f"{out}: exists; give a new or empty directory")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise OutputError(
+            f"{out}: cannot be written (Not a directory); choose another place"
+        ) from None
     except OSError as error:
         raise OutputError(
             f"{out}: cannot be written ({error.strerror}); {write_remedy(error)}"

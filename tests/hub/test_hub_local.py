@@ -135,7 +135,9 @@ def test_removing_a_packed_file_spares_the_checkpoint(folder: Path, home: Path) 
 
 def test_an_unknown_name_cannot_be_removed_and_says_what_is_here(folder: Path) -> None:
     model_file(folder)
-    with pytest.raises(RequestError, match=r"\./none: not here; here are .*my model"):
+    with pytest.raises(
+        RequestError, match=r"\./none: not here, so there is nothing to delete; here are .*my model"
+    ):
         shelf.find("./none")
 
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
+from core_builds import build, native_tests, need, run
 
 from trilobit import _native
 
@@ -25,47 +23,6 @@ BUILDS = ROOT / "build" / "native"
 X86 = platform.machine() in ("x86_64", "AMD64")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="emulators and ELF tools of Linux")
-
-
-def need(*commands: str) -> None:
-    missing = [command for command in commands if shutil.which(command) is None]
-    if missing and os.environ.get("TRILOBIT_REQUIRE_CROSS"):
-        pytest.fail(f"{', '.join(missing)} not found, and TRILOBIT_REQUIRE_CROSS asks for it")
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not found; .ci/run installs what is needed")
-
-
-def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        command,
-        env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=900,  # a lost wake-up must fail, not hang
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout[-8000:]}"
-    return done.stdout
-
-
-def build(name: str, target: str, compiler: str, **options: str) -> Path:
-    """Build `target` in a folder of its own, every warning an error; returns the folder."""
-    need(compiler)
-    path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"  # cmake from pip
-    folder = BUILDS / name
-    settings = {
-        "CMAKE_CXX_COMPILER": compiler,
-        "TRILOBIT_PYTHON": "OFF",
-        "TRILOBIT_TESTS": "ON",
-        "TRILOBIT_WERROR": "ON",
-        **options,
-    }
-    defines = [f"-D{key}={value}" for key, value in settings.items()]
-    run("cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *defines, env={"PATH": path})
-    run("cmake", "--build", folder, "--target", target, env={"PATH": path})
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +41,6 @@ def aarch64() -> Path:
         CMAKE_SYSTEM_PROCESSOR="aarch64",
         CMAKE_EXE_LINKER_FLAGS="-static",
     )
-
-
-def native_tests(folder: Path, *isas: str, emulator: tuple[str, ...] = ()) -> dict[str, list[str]]:
-    """Run it; returns the instruction sets that were `available` and `tested`."""
-    need(*emulator[:1])
-    output = run(*emulator, folder / "native_tests", *isas)
-    return {
-        name: names.split() for name, names in re.findall(r"^(\w+):(.*)$", output, re.MULTILINE)
-    }
-
-
-# ---- right on every processor ------------------------------------------------------------------
 
 
 def test_every_isa_of_this_machine_is_right(gcc: Path) -> None:
@@ -216,17 +161,3 @@ def test_kernel_file_exports_its_table_alone(name: str, request: pytest.FixtureR
 
 
 # ---- compilers and sanitizers ------------------------------------------------------------------
-
-
-def test_clang_builds_the_core_without_warnings() -> None:
-    build("clang", "core", "clang++")
-
-
-def test_address_and_undefined_sanitizers_find_nothing() -> None:
-    folder = build("asan", "native_tests", "g++", TRILOBIT_SANITIZE="address,undefined")
-    assert native_tests(folder)["tested"] == _native.isas()
-
-
-def test_thread_sanitizer_finds_nothing() -> None:
-    folder = build("tsan", "native_tests", "g++", TRILOBIT_SANITIZE="thread")
-    assert native_tests(folder)["tested"] == _native.isas()

@@ -256,7 +256,7 @@ def test_bad_input_is_one_line_and_exit_code_2(model_file: Path, tmp_path: Path)
     assert "no such file" in fail("verify", model_file, "--golden", tmp_path / "golden.json")
     # Nothing is verified first: of a large model that takes minutes.
     assert "no such file" in fail("verify", model_file, "--text", tmp_path / "none.txt")
-    assert "at least 512 are needed" in fail("verify", model_file, "--text", tmp_path / "empty.txt")
+    assert "less than 512 tokens" in fail("verify", model_file, "--text", tmp_path / "empty.txt")
 
 
 def test_a_text_for_a_model_of_ids_is_refused_first(checkpoint: Path, tmp_path: Path) -> None:
