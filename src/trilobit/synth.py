@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.random  # here: where numpy first needs it, its loading may swallow a Ctrl-C
 from numpy.typing import NDArray
 
 from trilobit.errors import OutputError, RequestError
