@@ -152,6 +152,8 @@ def test_an_echoed_prompt_has_the_logprobs_of_a_score(
         assert logprobs.token_logprobs == [None, *score.logprobs.tolist()]
         assert logprobs.top_logprobs[0] is None
         assert len(logprobs.tokens) == len(logprobs.text_offset) == len(score.token_ids)
+        starts = zip(logprobs.text_offset[1:], logprobs.tokens[1:], strict=True)
+        assert all(text[at:].startswith(token) for at, token in starts)
         best = [max(top.values()) for top in logprobs.top_logprobs[1:]]
         assert all(one >= two for one, two in zip(best, logprobs.token_logprobs[1:], strict=True))
 

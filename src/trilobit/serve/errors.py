@@ -26,6 +26,7 @@ _KINDS = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    405: "invalid_request_error",
     408: "timeout_error",
     413: "invalid_request_error",
     415: "invalid_request_error",
@@ -179,6 +180,8 @@ def _invalid(error: RequestValidationError) -> ApiError:
     for fault in faults[:_MOST_FAULTS]:
         # Behind the fields stand the alternatives of a type: `str`, `list[int]`.
         fields = [part for part in fault["loc"] if part != "body" and not _is_type(part)]
+        if fault["type"] == "json_invalid":  # then it is a place of the text
+            fields = []
         place = ".".join(map(str, fields))[:_SHOWN]
         first = first or place
         told.append(_fault(fault, place))

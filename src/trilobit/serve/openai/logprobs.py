@@ -56,10 +56,11 @@ class TextLogprobs:
         top: list[Any],
     ) -> dict[str, Any]:
         tokens = [text_of(self._llm, i) for i in ids]
+        unseen = self._llm.tokenizer.special_ids if self._llm.tokenizer else frozenset()
         offsets = []
-        for token in tokens:
+        for i, token in zip(ids, tokens, strict=True):
             offsets.append(self._offset)
-            self._offset += len(token)
+            self._offset += 0 if i in unseen else len(token)
         return {
             "tokens": tokens,
             "token_logprobs": list(logprobs),
