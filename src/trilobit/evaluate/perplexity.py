@@ -111,7 +111,7 @@ def perplexity(
     Raises RequestError when there is nothing to score, for an impossible window, and for a model
     without a tokenizer.
     """
-    check(llm.context, mode=mode, window=window, stride=stride)
+    check_windows(llm.context, mode=mode, window=window, stride=stride)
     found = Perplexity(mode=mode, window=window, stride=stride or _stride(mode, window))
     windows = _halves(llm, texts, found) if mode == "llama.cpp" else _slides(llm, texts, found)
     for number in range(0, len(windows), _AT_ONCE):
@@ -131,7 +131,7 @@ def too_short(tokens: int) -> str:
     return f"the text has less than {tokens} tokens; give a longer one"
 
 
-def check(context: int, *, mode: Mode, window: int, stride: int | None) -> None:
+def check_windows(context: int, *, mode: Mode, window: int, stride: int | None) -> None:
     """RequestError for what `perplexity` could not measure with such a context."""
     if mode not in MODES:
         raise RequestError(f"mode is {mode!r:.40}; expected one of {', '.join(MODES)}")

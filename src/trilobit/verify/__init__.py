@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from trilobit.errors import RequestError
-from trilobit.evaluate.perplexity import WINDOW, Perplexity, check, perplexity, too_short
+from trilobit.evaluate.perplexity import WINDOW, Perplexity, check_windows, perplexity, too_short
 from trilobit.formats.open import open_source
 from trilobit.formats.source import Source
 from trilobit.llm import LLM
@@ -71,7 +71,9 @@ def _check_text_for(source: Source, text: str) -> None:
     """RequestError when its perplexity cannot be measured: before anything long begins."""
     if source.text.tokenizer is None:
         raise RequestError(without_tokenizer(source.path, "leave out the text, or "))
-    check(source.config.max_position_embeddings, mode="llama.cpp", window=WINDOW, stride=None)
+    check_windows(
+        source.config.max_position_embeddings, mode="llama.cpp", window=WINDOW, stride=None
+    )
     if len(text) < _SURELY_ENOUGH:
         ids = Tokenizer(source.text.tokenizer, str(source.path)).encode(text)
         if len(ids) + source.text.add_bos < WINDOW:
