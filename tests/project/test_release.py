@@ -146,22 +146,20 @@ def test_wheel_tells_a_story_without_a_compiler(
 
 
 def debian_python(machine: str) -> Path:
-    """The folder with Debian's Python for another machine, downloaded by apt and unpacked once."""
+    """The folder with Debian's Python for another machine, unpacked once.
+
+    apt downloads it from where this system has its own packages from, with books of its own.
+    """
     root = ROOT / "build/debian" / machine
     if not (root / "usr/bin/python3").exists():
         for folder in ("lists/partial", "archives/partial"):
             (root / "apt" / folder).mkdir(parents=True, exist_ok=True)
-        key = "/usr/share/keyrings/debian-archive-keyring.gpg"
-        source = f"deb [signed-by={key}] http://deb.debian.org/debian bookworm main\n"
-        (root / "apt/sources").write_text(source)
         (root / "apt/status").touch()
         settings = {
             "APT::Architecture": machine,
             "APT::Architectures": machine,
             "APT::Sandbox::User": "root",
             "Dir::Cache": f"{root}/apt",
-            "Dir::Etc::SourceList": f"{root}/apt/sources",
-            "Dir::Etc::SourceParts": "-",
             "Dir::State::Lists": f"{root}/apt/lists",
             "Dir::State::Status": f"{root}/apt/status",
             "Debug::NoLocking": "1",
