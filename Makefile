@@ -10,8 +10,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constr
 
 # What the native module is built from; python files are used where they lie.
 SOURCES := $(shell find native -type f -not -path 'native/tests/*') CMakeLists.txt pyproject.toml
-# Installed once, so that a rebuild compiles what changed and needs no network.
-BUILD_REQUIREMENTS := scikit-build-core nanobind cmake ninja
+# Installed once, so that a rebuild compiles what changed and needs no network. setuptools, because
+# rouge_score, which lm-eval asks for, is published as a source only.
+BUILD_REQUIREMENTS := scikit-build-core nanobind cmake ninja setuptools
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
