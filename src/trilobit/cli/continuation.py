@@ -15,7 +15,7 @@ from trilobit.stream import Stream
 
 
 def read(stream: Stream, shown: Callable[[str], None], begun: str = "") -> bool:
-    """Show how a text begins, and a stream to its end, as it comes; False when Ctrl-C came first."""
+    """Show how a text begins and, as it comes, a stream; False when Ctrl-C ended it."""
     with stream:
         try:
             if begun:
