@@ -43,6 +43,7 @@ _COMMANDS = {
     "synth": "Write a random checkpoint of a published shape.",
     "train": "Train a ternary model from text.",
     "bench": "Measure speed and memory beside the machine's own limits.",
+    "report": "Measure models, and show them side by side as one page.",
 }
 
 # What a command needs beyond the package itself -> the extra that brings it; else it is train's.

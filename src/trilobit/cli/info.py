@@ -53,7 +53,7 @@ def command(model: str, as_json: bool) -> None:
     if path is None:
         raise RequestError(f"{model}: not here yet; `trilobit pull {model}` fetches it")
     try:
-        facts = _directory(path) if path.is_dir() else _file(path)
+        facts = _directory(path) if path.is_dir() else file_facts(path)
     except FormatError as error:
         raise damaged(path, error) from None
     if "config" in facts:
@@ -68,7 +68,8 @@ def command(model: str, as_json: bool) -> None:
 # ---- facts ------------------------------------------------------------------------------------
 
 
-def _file(path: Path) -> Facts:
+def file_facts(path: Path) -> Facts:
+    """Of a file, as `trilobit info --json` prints them, without a look at the weights."""
     from dataclasses import asdict
 
     from trilobit.formats.gguf import is_gguf

@@ -1,0 +1,104 @@
+"""`trilobit report`: what a model is, costs and can, measured here, as one page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from trilobit.cli.command import Command, option
+from trilobit.cli.model_name import ModelName
+from trilobit.cli.options import ENGINE, THREADS_HELP, model_option
+from trilobit.cli.path import FilePath
+from trilobit.errors import OutputError
+
+
+@click.command(
+    "report",
+    cls=Command,
+    examples=[
+        ("trilobit report bitnet-2b --text wiki.test.raw", "One model, in report.html."),
+        ("trilobit report bitnet-2b falcon3-1b --out page.html", "Two, side by side."),
+    ],
+)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=ModelName())
+@model_option
+@click.option(
+    "--out",
+    metavar="FILE",
+    default="report.html",
+    show_default=True,
+    type=FilePath(),
+    help="The page; its numbers stand beside it as .json. What is there is replaced.",
+)
+@click.option(
+    "--text",
+    "files",
+    metavar="FILE",
+    multiple=True,
+    type=FilePath(),
+    help="Measure perplexity and activations on it: a text or JSON lines, plain or .xz. Repeatable.",
+)
+@click.option(
+    "--generate",
+    type=click.IntRange(min=2),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Tokens to write in each measurement of speed.",
+)
+@click.option(
+    "--longest",
+    type=click.IntRange(min=1),
+    default=2048,
+    show_default=True,
+    metavar="N",
+    help="Tokens of the longest prompt, as far as the context has room.",
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Times to measure each speed; shown are the median, the least and the most.",
+)
+@option(ENGINE, "--threads", type=click.IntRange(1, 1024), metavar="N", help=THREADS_HELP)
+def command(
+    models: tuple[str, ...],
+    out: Path,
+    files: tuple[Path, ...],
+    generate: int,
+    longest: int,
+    runs: int,
+    threads: int | None,
+) -> None:
+    """Measure one or several MODELs on this machine, and show them side by side as one HTML page.
+
+    Nothing else should run on the machine meanwhile. A large model takes minutes.
+    """
+    from trilobit.cli.report.measure import Settings, measure
+    from trilobit.cli.report.page import page
+    from trilobit.console import Bars
+    from trilobit.evaluate.texts import read_texts
+    from trilobit.formats.whole_file import check_place, write_whole
+    from trilobit.hub.models import open_packed
+
+    numbers = out.with_suffix(".json")
+    if numbers == out:
+        raise OutputError(f"{out}: there the numbers will stand; name the page report.html")
+    # All that can be wrong is looked at before minutes of work.
+    for path in (out, numbers):
+        check_place(path)
+    texts = [text for file in files for text in read_texts(file)]
+    settings = Settings(generate=generate, longest=longest, runs=runs, threads=threads, texts=texts)
+    with Bars() as bars:
+        paths = [open_packed(model, lambda packed: packed.config, bars)[0].path for model in models]
+        found = [measure(*pair, settings, bars) for pair in zip(models, paths, strict=True)]
+    told = {"texts": [file.name for file in files], "models": found}
+    data = page(told, numbers.name).encode("utf-8", "replace")
+    write_whole(numbers, json.dumps(told, indent=1).encode())
+    write_whole(out, data)
+    print(f"report: {out}, numbers: {numbers}", file=sys.stderr)
