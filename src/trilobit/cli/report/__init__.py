@@ -12,7 +12,7 @@ from trilobit.cli.command import Command, option
 from trilobit.cli.model_name import ModelName
 from trilobit.cli.options import ENGINE, THREADS_HELP, model_option
 from trilobit.cli.path import FilePath
-from trilobit.errors import OutputError
+from trilobit.errors import OutputError, RequestError
 
 
 @click.command(
@@ -39,7 +39,7 @@ from trilobit.errors import OutputError
     metavar="FILE",
     multiple=True,
     type=FilePath(),
-    help="Measure perplexity and activations on it: a text or JSON lines, plain or .xz. Repeatable.",
+    help="Measure perplexity and activations on it: text or .jsonl, plain or .xz. Repeatable.",
 )
 @click.option(
     "--generate",
@@ -93,10 +93,23 @@ def command(
     for path in (out, numbers):
         check_place(path)
     texts = [text for file in files for text in read_texts(file)]
-    settings = Settings(generate=generate, longest=longest, runs=runs, threads=threads, texts=texts)
     with Bars() as bars:
-        paths = [open_packed(model, lambda packed: packed.config, bars)[0].path for model in models]
-        found = [measure(*pair, settings, bars) for pair in zip(models, paths, strict=True)]
+        opened = [open_packed(model, lambda packed: packed.config, bars) for model in models]
+        room = min(config.max_position_embeddings for _, config in opened) - generate
+        if room < 1:
+            raise RequestError(f"--generate {generate} leaves no room for a prompt; lower it")
+        settings = Settings(
+            prompt=min(512, longest, room),  # the same for all, to compare them
+            generate=generate,
+            longest=longest,
+            runs=runs,
+            threads=threads,
+            texts=texts,
+        )
+        found = [
+            measure(model, packed.path, settings, bars)
+            for model, (packed, _) in zip(models, opened, strict=True)
+        ]
     told = {"texts": [file.name for file in files], "models": found}
     data = page(told, numbers.name).encode("utf-8", "replace")
     write_whole(numbers, json.dumps(told, indent=1).encode())

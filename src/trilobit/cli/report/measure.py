@@ -31,8 +31,12 @@ _SHORTEST = 64  # tokens of a prompt: less is over before it can be timed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How to measure. longest: tokens of a prompt; texts: for perplexity, which may be none."""
+    """How to measure. texts: for perplexity, which may be none.
 
+    prompt: tokens of it, where its length is not what is measured; longest: else, at most.
+    """
+
+    prompt: int
     generate: int
     longest: int
     runs: int
@@ -78,8 +82,7 @@ def _speeds(name: str, path: Path, context: int, settings: Settings, watch: Watc
     always = ("--generate", settings.generate, "--runs", settings.runs)
     threads = () if settings.threads is None else ("--threads", settings.threads)
     room = min(settings.longest, context - settings.generate)
-    first = ("--prompt", room) if 0 < room < WINDOW else ()
-    main = _bench(path, *always, *threads, *first, "--energy")
+    main = _bench(path, *always, *threads, "--prompt", settings.prompt, "--energy")
     fewer = [n for n in _doublings(1, settings.threads or cores().count) if n != main["threads"]]
     prompts = [n for n in _doublings(_SHORTEST, room) if n != main["prompt_tokens"]]
     more = [("--threads", n, "--prompt", main["prompt_tokens"]) for n in fewer]

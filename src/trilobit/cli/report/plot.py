@@ -11,8 +11,9 @@ Height = Callable[[float], float]  # of a value in a plot
 
 # As wide as a phone's column, so that letters there are not smaller than the page's.
 _WIDTH, _HEIGHT = 400, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 38
 _TICKS = 4
+_FAR_APART = 20  # times: the smaller would lie on the ground
 _CHARACTER = 6.6  # of a tick's text, about, in the same units
 
 
@@ -23,18 +24,16 @@ class Line:
     name: str
     number: int
     points: Sequence[tuple[float, float, float, float]]
-    dashed: bool = False
 
 
 def lines(curves: Sequence[Line], across: str, *, log: bool = False, percent: bool = False) -> str:
-    """Curves over one axis that begins at 0 upwards. across: what x is. log: doublings are steps.
+    """Curves over an axis from 0 upwards, or of powers of ten where they are far apart.
 
+    across: what x is. log: doublings are equal steps to the right.
     Every x that a curve has is a tick, as far as there is room.
     """
     xs = sorted({x for curve in curves for x, *_ in curve.points})
-    highest = max((most for curve in curves for *_, most in curve.points), default=0.0)
-    step = _nice(highest / _TICKS) if highest > 0 else 1.0
-    top = step * max(1, math.ceil(highest / step - 1e-9))
+    scale = _scale([y for curve in curves for _, *ys in curve.points for y in ys])
 
     def right(x: float) -> float:
         first, last, at = (math.log2(v) if log else v for v in (xs[0], xs[-1], x))
@@ -42,9 +41,9 @@ def lines(curves: Sequence[Line], across: str, *, log: bool = False, percent: bo
         return _LEFT + 14 + (_WIDTH - _LEFT - _RIGHT - 28) * share
 
     def down(y: float) -> float:
-        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - y / top)
+        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - scale.share(y))
 
-    parts = [*_rows(step, top, down, percent=percent)]
+    parts = [*_rows(scale.ticks, down, percent=percent)]
     last_end = -math.inf
     for x in xs:
         text = f"{x:,.0f}"
@@ -52,13 +51,12 @@ def lines(curves: Sequence[Line], across: str, *, log: bool = False, percent: bo
         if at - half > last_end + 6:
             parts.append(_text(at, _HEIGHT - _BOTTOM + 17, text, "middle"))
             last_end = at + half
-    parts.append(_text(_WIDTH - _RIGHT, _HEIGHT - 2, across, "end", "axis"))
+    parts.append(_text(_WIDTH - _RIGHT, _HEIGHT - 4, across, "end"))
     for curve in curves:
         dots = [(right(x), down(y)) for x, y, *_ in curve.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in dots)
         name = html.escape(curve.name)
-        dash = " dashed" if curve.dashed else ""
-        inside = [f"<polyline class='line{dash}' points='{path}'/>"]
+        inside = [f"<polyline class='line' points='{path}'/>"]
         for (x, y, least, most), (at, height) in zip(curve.points, dots, strict=True):
             if most > least:
                 inside.append(
@@ -74,36 +72,35 @@ def lines(curves: Sequence[Line], across: str, *, log: bool = False, percent: bo
     return _svg(parts)
 
 
-def columns(names: Sequence[str], stacks: Sequence[Sequence[float]], across: str) -> str:
-    """A column for each stack of shares that make 1. names: of its parts, from below."""
+def columns(names: Sequence[str], stacks: Sequence[Sequence[float]]) -> str:
+    """A column for each layer: shares that make 1. names: of its parts, from below."""
     wide = (_WIDTH - _LEFT - _RIGHT) / len(stacks)
     gap = min(3.0, wide / 5)
     high = _HEIGHT - _TOP - _BOTTOM
-    parts = [*_rows(0.25, 1.0, lambda y: _TOP + high * (1 - y), percent=True)]
+    parts = [*_rows([0.0, 0.25, 0.5, 0.75, 1.0], lambda y: _TOP + high * (1 - y), percent=True)]
     every = max(1, math.ceil(_CHARACTER * 3.5 / wide))
-    for column, stack in enumerate(stacks):
-        x, below = _LEFT + wide * column, 0.0
+    for layer, stack in enumerate(stacks):
+        x, below = _LEFT + wide * layer, 0.0
         for part, (name, share) in enumerate(zip(names, stack, strict=True)):
-            y = _TOP + high * (1 - below - share)
-            parts.append(
-                f"<rect class='p{part}' x='{x + gap / 2:.1f}' y='{y:.1f}' "
-                f"width='{wide - gap:.1f}' height='{high * share:.1f}'>"
-                f"<title>{across} {column}, {html.escape(name)}: {share:.1%}</title></rect>"
-            )
             below += share
-        if column % every == 0:
-            parts.append(_text(x + wide / 2, _HEIGHT - _BOTTOM + 17, str(column), "middle"))
-    parts.append(_text(_WIDTH - _RIGHT, _HEIGHT - 2, across, "end", "axis"))
+            parts.append(
+                f"<rect class='p{part}' x='{x + gap / 2:.1f}' y='{_TOP + high * (1 - below):.1f}' "
+                f"width='{wide - gap:.1f}' height='{high * share:.1f}'>"
+                f"<title>layer {layer}, {html.escape(name)}: {share:.1%}</title></rect>"
+            )
+        if layer % every == 0:
+            parts.append(_text(x + wide / 2, _HEIGHT - _BOTTOM + 17, str(layer), "middle"))
+    parts.append(_text(_WIDTH - _RIGHT, _HEIGHT - 4, "layer", "end"))
     return _svg(parts)
 
 
-def bar(pieces: Sequence[tuple[str, float]], total: float) -> str:
-    """One lying bar of pieces, beside others whose longest has `total`."""
+def bar(pieces: Sequence[tuple[str, float, int]], total: float) -> str:
+    """A lying bar: title, amount and shade of each piece. total: of the longest one beside it."""
     parts, x = [], 0.0
-    for part, (title, amount) in enumerate(pieces):
+    for title, amount, shade in pieces:
         wide = 100 * amount / total if total else 0.0
         parts.append(
-            f"<rect class='s{part}' x='{x:.2f}' width='{max(0.0, wide):.2f}' height='10'>"
+            f"<rect class='s{shade}' x='{x:.2f}' width='{wide:.2f}' height='10'>"
             f"<title>{html.escape(title)}</title></rect>"
         )
         x += wide
@@ -113,17 +110,41 @@ def bar(pieces: Sequence[tuple[str, float]], total: float) -> str:
     )
 
 
-def number(value: float) -> str:
-    """Three digits, and more where a number is larger."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    if value == 0 or 1e-3 <= abs(value):
-        return f"{value:.3g}"
-    mantissa, exponent = f"{value:.2e}".split("e")
+def number(value: float, digits: int = 3) -> str:
+    """So many digits; all of those before the point, but for millions and what is tiny."""
+    if value == 0 or 1e-3 <= abs(value) < 1e7:
+        whole = 10 ** (digits - 1)
+        return f"{value:,.0f}" if abs(value) >= whole else f"{value:.{digits}g}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     return f"{mantissa} × 10{str(int(exponent)).translate(_RAISED)}"
 
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scale:
+    """Upwards from 0, or in powers of ten. ticks: in order; the first and last are the ends."""
+
+    ticks: Sequence[float]
+    powers: bool
+
+    def share(self, y: float) -> float:
+        """How far up a value is."""
+        low, high = self.ticks[0], self.ticks[-1]
+        if self.powers:
+            return math.log10(max(y, low) / low) / math.log10(high / low)
+        return y / high
+
+
+def _scale(values: Sequence[float]) -> _Scale:
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if low > 0 and high / low > _FAR_APART:
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        return _Scale(ticks=[10.0**power for power in range(first, last + 1)], powers=True)
+    step = _nice(high / _TICKS) if high > 0 else 1.0
+    steps = max(1, math.ceil(high / step - 1e-9))
+    return _Scale(ticks=[step * i for i in range(steps + 1)], powers=False)
 
 
 def _nice(step: float) -> float:
@@ -132,20 +153,19 @@ def _nice(step: float) -> float:
     return next(power * n for n in (1, 2, 2.5, 5, 10) if power * n >= step * (1 - 1e-9))
 
 
-def _rows(step: float, top: float, down: Height, *, percent: bool) -> Iterator[str]:
-    for i in range(round(top / step) + 1):
-        y = down(i * step)
-        kind = "base" if i == 0 else "grid"
-        yield f"<line class='{kind}' x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>"
-        value = f"{i * step:.0%}" if percent else f"{i * step:,g}"
+def _rows(ticks: Sequence[float], down: Height, *, percent: bool) -> Iterator[str]:
+    for i, tick in enumerate(ticks):
+        y = down(tick)
+        ends = f"x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}'"
+        yield f"<line class='{'grid' if i else 'base'}' {ends}/>"
+        value = (
+            f"{100 * tick:.3g}%" if percent else f"{tick:,.4g}" if tick < 1000 else f"{tick:,.0f}"
+        )
         yield _text(_LEFT - 8, y + 4, value, "end")
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str:
-    return (
-        f"<text class='{kind}' x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>"
-        f"{html.escape(text)}</text>"
-    )
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}'>{html.escape(text)}</text>"
 
 
 def _svg(parts: Sequence[str]) -> str:

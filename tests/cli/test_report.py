@@ -1,0 +1,198 @@
+"""`trilobit report`: a page that holds what the commands measure, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from conftest import tiny_config
+from program import error_of, fail, result, trilobit
+
+from trilobit.bundled import DEFAULT
+from trilobit.cli import cli
+from trilobit.cli.report import command
+from trilobit.cli.report.page import page
+from trilobit.cli.report.plot import Line, lines, number
+from trilobit.conversion import convert
+from trilobit.synth import synth
+
+STORY = "Once upon a time there was a dog. The dog had a red ball, and it was happy.\n"
+QUICK = ("--runs", "1", "--generate", "2", "--threads", "2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of the bundled model and of one without a tokenizer."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "<story>.txt").write_text(STORY * 20)
+    synth(tiny_config(), folder / "checkpoint", seed=2)
+    convert(folder / "checkpoint", folder / "a & b.trilobit")
+    words = ("report", DEFAULT, folder / "a & b.trilobit", "--text", folder / "<story>.txt")
+    done = trilobit(*words, *QUICK, "--longest", 80, "--out", folder / "page.html")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.endswith(f"report: {folder}/page.html, numbers: {folder}/page.json\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "page.json").read_text(encoding="utf-8"))
+    return found
+
+
+class _Page(HTMLParser):
+    """Its text, and whether all that was opened is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_holds_the_numbers_and_asks_for_nothing(
+    folder: Path, told: dict[str, Any]
+) -> None:
+    text = (folder / "page.html").read_text(encoding="utf-8")
+    assert text == page(told, "page.json")
+    read = _Page(text)
+    assert read.open == []
+    assert not re.search(r"https?:|<script|<link|<img|url\(|@import|<story>", text)
+    assert "<story>.txt" in read.text
+    assert "a & b" in read.text
+    for model in told["models"]:
+        speed = model["speed"]
+        for value in (speed["decode_tokens_per_s"], speed["prefill_tokens_per_s"]):
+            assert f"{number(value)} tokens/s" in read.text
+    # Four of tokens a second, -1/0/+1 of two models, two of activations; a bar of bytes, of memory.
+    assert text.count("<svg viewBox") == 8
+    assert text.count("<svg class='bar'") == 4
+
+
+def test_the_numbers_are_those_of_the_commands(folder: Path, told: dict[str, Any]) -> None:
+    ours, other = told["models"]
+    info = result("info", DEFAULT)
+    del info["damage"]
+    assert ours["info"] == info
+    words = ("--mode", "sliding", "--window", 512)
+    found = result("perplexity", DEFAULT, folder / "<story>.txt", *words)
+    assert {"model": found["model"], **ours["perplexity"]} == found
+    assert other["perplexity"] is None
+    for model in told["models"]:
+        assert [one["threads"] for one in model["by_threads"]] == [1, 2]
+        assert [one["prompt_tokens"] for one in model["by_context"]] == [64, 80]
+        assert model["speed"] in model["by_threads"]
+        assert model["speed"] in model["by_context"]
+        layers = model["info"]["config"]["num_hidden_layers"]
+        assert len(model["shares"]) == layers
+        assert all(sum(shares) == pytest.approx(1) for shares in model["shares"])
+        assert len(model["activity"]) == layers
+    assert ours["activity_of"] == "text"
+    assert other["activity_of"] == "random tokens"
+
+
+def test_what_was_not_measured_says_so(told: dict[str, Any]) -> None:
+    assert "b has no tokenizer to read a text with" in _Page(page(told, "x.json")).text
+    bare = copy.deepcopy(told)
+    bare["texts"] = []
+    for model in bare["models"]:
+        model |= {"perplexity": None, "activity": None, "activity_of": None}
+        model["speed"]["peak_rss_mb"] = 0.0
+        model["speed"]["energy"]["idle_watts"] = None
+        model["speed"]["energy"]["source"] = "no counter here"
+        for phase in ("prefill", "decode"):
+            model["speed"]["energy"][phase] |= {"measured": None, "above_idle": None}
+    text = _Page(page(bare, "x.json")).text
+    assert "Not measured: give a text with --text FILE" in text
+    assert "The peak is not measured" in text
+    assert "Not measured: no counter here" in text
+    assert "activations are not measured; only relu² makes zeros" in text
+    assert "tasks of the papers' tables (ARC, HellaSwag and others) are not measured" in text
+
+
+def test_energy_that_was_measured_stands_beside_the_estimate(told: dict[str, Any]) -> None:
+    counted = copy.deepcopy(told)
+    for model in counted["models"]:
+        energy = model["speed"]["energy"]
+        energy |= {"idle_watts": 5.0, "source": "measured: RAPL package-0"}
+        energy["decode"] |= {"measured": 0.125, "above_idle": 0.0625}
+    text = _Page(page(counted, "x.json")).text
+    assert "Counters: measured: RAPL package-0" in text
+    assert "Writing measured0.125 J0.125 J" in text
+    assert "above idle measured0.0625 J0.0625 J" in text
+    assert "Writing estimated" in text
+
+
+def test_a_curve_begins_at_zero_and_ends_at_its_last_point() -> None:
+    points = [(1.0, 50.0, 40.0, 60.0), (2.0, 100.0, 100.0, 100.0), (4.0, 75.0, 75.0, 75.0)]
+    drawn = lines([Line(name="<m>", number=1, points=points)], "threads", log=True)
+    assert "<m>" not in drawn
+    [path] = re.findall(r"<polyline class='line' points='([^']*)'", drawn)
+    (x1, y1), (x2, y2), (x3, y3) = (map(float, pair.split(",")) for pair in path.split())
+    assert x2 - x1 == pytest.approx(x3 - x2)  # doublings are steps
+    assert y2 < y3 < y1
+    [base] = re.findall(r"class='base' [^>]*y1='([\d.]+)'", drawn)
+    assert (float(base) - y1) * 2 == pytest.approx(float(base) - y2, abs=0.2)
+    assert drawn.count("class='range'") == 1
+
+
+def test_numbers_are_as_long_as_they_tell() -> None:
+    told = {0.0: "0", 0.0271: "0.0271", 8.345: "8.35", 61.9: "61.9", 2666.7: "2,667"}
+    assert {value: number(value) for value in told} == told
+    assert number(3.09e-7) == "3.09 × 10⁻⁷"
+    assert number(1.442e12, 4) == "1.442 × 10¹²"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["bitnet-2"], "bitnet-2: no such model; did you mean bitnet-2b"),
+        ([DEFAULT, "no.trilobit"], "no.trilobit"),
+        ([DEFAULT, "--out", "gone/page.html"], "make its folder first"),
+        ([DEFAULT, "--out", "page.json"], "there the numbers will stand"),
+        ([DEFAULT, "--text", "gone.txt"], "gone.txt"),
+        ([DEFAULT, "--generate", "513"], "--generate 513 leaves no room for a prompt; lower it"),
+        ([DEFAULT, ""], "MODEL is empty"),
+        ([], "Missing argument 'MODEL...'"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_leaves_nothing(
+    tmp_path: Path, words: list[str], reason: str
+) -> None:
+    done = trilobit("report", *words, cwd=tmp_path)
+    assert reason in error_of(done)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_are_named_in_their_places_or_by_an_option() -> None:
+    import click
+
+    def models(*words: str) -> object:
+        return command.make_context("report", list(words), click.Context(cli)).params["models"]
+
+    assert models("a", "b") == models("b", "-m", "a") == ("a", "b")
+
+
+def test_help_is_whole() -> None:
+    assert CliRunner().invoke(cli, ["report", "-h"]).exit_code == 0
+    assert "--out" in fail("report", DEFAULT, "--out")
