@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,10 +14,21 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 
+@contextmanager
+def not_compiled() -> Iterator[None]:
+    """While a model of transformers loads: to compile its layers takes a minute."""
+    # The variable is read when PyTorch's compiler is first imported, which may be during the load;
+    # the stance holds where another test has imported it before.
+    with (
+        mock.patch.dict(os.environ, {"TORCHDYNAMO_DISABLE": "1"}),
+        torch.compiler.set_stance("force_eager"),
+    ):
+        yield
+
+
 def load(folder: Path) -> Any:
-    """The model as anyone would load it, but not compiled: that takes a minute."""
-    # Read when transformers first imports its BitNet layers, which is during the load.
-    with mock.patch.dict(os.environ, {"TORCHDYNAMO_DISABLE": "1"}):
+    """The model as anyone would load it, but not compiled."""
+    with not_compiled():
         return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 

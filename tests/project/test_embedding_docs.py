@@ -11,8 +11,8 @@ import numpy as np
 
 from trilobit import Embedder, similarity
 
-DOCS = Path(__file__).parents[2] / "docs"
-SCRIPT = DOCS / "search.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "search_notes.py"
 NOTES = {
     "plants.md": "# Plants\n\nThe big tree in the park.\nIt is very old.\n\n\n\nA little flower.\n",
     "pets/dog.txt": "The dog ran and ran until the sun went down.\n\nThe dog was kind.\n",
@@ -59,8 +59,8 @@ def test_search_finds_the_paragraphs_by_their_vectors(model_file: Path, tmp_path
 
 
 def test_the_page_shows_the_script_and_runs(model_file: Path) -> None:
-    page = (DOCS / "embeddings.md").read_text(encoding="utf-8")
-    assert "docs/search.py" in page
+    page = (ROOT / "docs" / "embeddings.md").read_text(encoding="utf-8")
+    assert "examples/search_notes.py" in page
     blocks = re.findall(r"^```python\n(.+?)^```$", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 2
     program = "\n".join(blocks).replace('"bitnet-embedding-0.6b"', repr(str(model_file)))

@@ -14,10 +14,12 @@ from trilobit.sampling import SamplingParams
 from trilobit.stream import Stream
 
 
-def read(stream: Stream, shown: Callable[[str], None]) -> bool:
-    """Read a stream to its end, showing it piece by piece; False when Ctrl-C came first."""
+def read(stream: Stream, shown: Callable[[str], None], begun: str = "") -> bool:
+    """Show how a text begins and, as it comes, a stream; False when Ctrl-C ended it."""
     with stream:
         try:
+            if begun:
+                shown(begun)
             for text in stream:
                 shown(text)
         except KeyboardInterrupt:

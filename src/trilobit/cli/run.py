@@ -94,8 +94,7 @@ def command(
         begun = _STORY if asked is None else asked
         stream = llm.stream(begun, params)
     reply = Reply(plain=plain)
-    reply.add(begun)
-    finished = read(stream, reply.add)
+    finished = read(stream, reply.add, begun)
     reply.finish()
     print()
     values = summary(llm, params, stream)

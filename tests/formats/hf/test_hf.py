@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -121,7 +119,7 @@ def assert_same_again(directory: Path, file: Path) -> None:
 
 def load(directory: Path) -> Any:
     """As anyone loads it; nothing may be missing, left over or of another shape."""
-    with mock.patch.dict(os.environ, {"TORCHDYNAMO_DISABLE": "1"}):
+    with stock.not_compiled():
         model, info = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
     assert not any(info.values()), info
     return model
@@ -129,7 +127,7 @@ def load(directory: Path) -> Any:
 
 def layer_codes_and_scale(layer: Any) -> tuple[NDArray[np.int8], np.float32]:
     """What a layer of stock transformers multiplies with."""
-    from transformers.integrations.bitnet import BitLinear, unpack_weights  # see stock.load
+    from transformers.integrations.bitnet import BitLinear, unpack_weights  # see stock.not_compiled
 
     if isinstance(layer, BitLinear):
         with torch.compiler.set_stance("force_eager"):

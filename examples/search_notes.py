@@ -1,7 +1,7 @@
 """Semantic search over a folder of text files. The index is one file of numpy arrays.
 
-    python docs/search.py index notes --model bitnet-embedding-0.6b
-    python docs/search.py find notes "How often does a cactus want water?"
+    python examples/search_notes.py index notes --model bitnet-embedding-0.6b
+    python examples/search_notes.py find notes "How often does a cactus want water?"
 
 Each paragraph of each .txt and .md file has a vector in 8 bits, 1 KB for the 0.6B model. A million
 paragraphs are 1 GB, and one product of a matrix and a vector away: no database is needed.
@@ -39,8 +39,7 @@ def paragraphs(folder: Path) -> list[tuple[str, int, str]]:
 
 def index(folder: Path, model: str) -> None:
     """Make vectors of all paragraphs, and write the index."""
-    found = paragraphs(folder)
-    if not found:
+    if not (found := paragraphs(folder)):
         raise SystemExit(f"{folder}: no text in .txt or .md files")
     vectors = Embedder(model).encode(
         [text for _, _, text in found], precision=PRECISION, truncate=True
@@ -55,7 +54,7 @@ def index(folder: Path, model: str) -> None:
 def find(folder: Path, question: str, count: int) -> None:
     """Print the paragraphs that are nearest to a question."""
     if not (folder / INDEX).exists():
-        raise SystemExit(f"{folder}: has no index; make one: python docs/search.py index {folder}")
+        raise SystemExit(f"{folder}: has no index; make one with the command index")
     with np.load(folder / INDEX) as stored:
         model = str(stored["model"])
         vectors, files, lines, texts = (
@@ -67,23 +66,15 @@ def find(folder: Path, question: str, count: int) -> None:
         print(f"{cosines[row]:.3f}  {files[row]}:{lines[row]}  {' '.join(texts[row].split())[:70]}")
 
 
-def main() -> None:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Semantic search over a folder of text files.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    made = commands.add_parser("index", help="make vectors of all paragraphs")
-    made.add_argument("folder", type=Path)
-    made.add_argument("--model", default="bitnet-embedding-0.6b")
-    asked = commands.add_parser("find", help="list the paragraphs that are nearest to a question")
-    asked.add_argument("folder", type=Path)
-    asked.add_argument("question")
-    asked.add_argument("--count", type=int, default=5)
-    given = parser.parse_args()
-    if given.command == "index":
-        index(given.folder, given.model)
-    else:
-        find(given.folder, given.question, given.count)
-
-
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=["index", "find"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("question", nargs="?", default="")
+    parser.add_argument("--model", default="bitnet-embedding-0.6b", help="of an index")
+    parser.add_argument("--count", type=int, default=5, help="how many paragraphs to find")
+    args = parser.parse_args()
+    if args.command == "index":
+        index(args.folder, args.model)
+    else:
+        find(args.folder, args.question, args.count)
