@@ -25,7 +25,7 @@ from torch.nn.functional import linear
 Weights = Literal["absmean", "sign"]
 
 # Whether products are of the codes, as exact integers, like the engine's. With VNNI that is five
-# times float32's and twice bfloat16's rate (Zen 4), without it a fortieth of float32's (Zen 3).
+# times float32's rate (Zen 4), without it a fortieth (Zen 3). A step in bfloat16 gains nothing.
 _INTEGERS_PAY = bool(torch.cpu.get_capabilities().get("avx512_vnni"))
 
 # The smallest mean |W| and max |x| that are divided by, as published.
@@ -109,7 +109,7 @@ class _QuantisedProduct(torch.autograd.Function):
     `∂w = ∂yᵀ x̂`: the parameter itself, whose rounding is done again there, and x̂ as int8 codes and
     their scales (as floats while λ < 1). The roundings run in place on one copy. They are done in
     float32 whatever the types; the products are of autocast's type where autocast is on. But of a
-    CPU with VNNI the forward one is the integers', of all types the same, and equals
+    CPU with VNNI the forward one in float32 is the integers', and equals
     `trilobit.model.ternary.bit_linear` bit for bit.
     """
 
@@ -132,7 +132,7 @@ class _QuantisedProduct(torch.autograd.Function):
         if share is None:
             kept_TI = codes_TI.to(torch.int8)
             ctx.save_for_backward(weight, kept_TI, t_T1)
-            if _INTEGERS_PAY and device == "cpu":
+            if _INTEGERS_PAY and device == "cpu" and ctx.dtype == torch.float32:
                 y_TO = _integer_product(kept_TI, t_T1, weight, weights)
                 return (y_TO if bias is None else y_TO + bias).to(ctx.dtype)
             x_TI = codes_TI.div_(t_T1).to(ctx.dtype)
