@@ -81,6 +81,21 @@ def test_kernels_are_timed_as_often_as_asked(kernel: Any) -> None:
         assert min(seconds) > 0
 
 
+@pytest.mark.parametrize("order", [_native.Order.rows, _native.Order.columns])
+def test_products_with_what_counts_are_timed(order: _native.Order) -> None:
+    for isa in _native.isas():
+        seconds = _native.sparse_seconds(isa, 4096, 4096, order, 0.1, 2, threads=2, repeats=3)
+        assert len(seconds) == 3
+        assert min(seconds) > 0
+    for refused, share, reason in (
+        (_native.Order.groups, 0.1, "of groups all is read"),
+        (order, -0.1, "share must be 0 to 1"),
+        (order, 1.1, "share must be 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            _native.sparse_seconds(_native.isa(), 64, 64, refused, share, 1)
+
+
 @pytest.mark.parametrize("kernel", [_native.linear_seconds, _native.screen_seconds])
 def test_kernels_of_no_size_are_refused(kernel: Any) -> None:
     with pytest.raises(ValueError, match="must be positive"):
