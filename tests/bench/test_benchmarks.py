@@ -43,12 +43,16 @@ def result_of(name: str, path: Path, *arguments: str | Path) -> dict[str, Any]:
 
 def test_kernels_stand_beside_the_limit_that_binds_them(tmp_path: Path) -> None:
     isa = _native.isas()[-1]
-    arguments = ("--isas", isa, "--threads", 1, "--tokens", 1, "--repeats", 2)
-    found = result_of("kernels.py", tmp_path / "kernels.json", *arguments)
+    arguments = ("--isas", isa, "--layouts", "1.6-bit", "--threads", 1, "--tokens", 1)
+    found = result_of("kernels.py", tmp_path / "kernels.json", *arguments, "--repeats", 2)
     assert {"machine", "commit", "versions", "command"} <= found.keys()
-    assert [(one["kernel"], one["bits"]) for one in found["results"]] == [
-        *((name, bits) for name in ("q, o", "k, v", "gate, up", "down") for bits in (2, 1.6)),
-        ("head, screen", 4),
+    assert [(one["kernel"], one["bits"], one["share"]) for one in found["results"]] == [
+        *(("q, o", 1.6, 1), ("k, v", 1.6, 1), ("gate", 1.6, 1)),
+        *(("up", 1.6, 1), ("up, 50% of the rows", 1.6, 0.5), ("up, 20% of the rows", 1.6, 0.2)),
+        ("down", 1.6, 1),
+        ("down, 33% of the columns", 1.6, 0.33),
+        ("down, 10% of the columns", 1.6, 0.1),
+        ("head, screen", 4, 1),
     ]
     for one in found["results"]:
         rate, limit, weights = one["gb_per_s"], max(one["dram_read_gb_per_s"]), 8 / one["bits"]
