@@ -167,32 +167,36 @@ def windows_python(tools: Path, folder: Path) -> list[str]:
     ]
 
 
-def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path) -> Path:
-    """Build and check one wheel; returns it in `out`."""
-    folder = source.parent / f"{kind}-{target.tag}"
-    folder.mkdir()
-    # The same compiler for both kinds, so that it finds in its cache what they have in common.
+def make_compiler(target: Target, sources: Path, folder: Path) -> dict[str, str]:
+    """Write the compiler for a target into `folder`; returns what CMake has to be told."""
+    # The same one for both kinds, so that it finds in its cache what they have in common.
     (zig,) = (WORK / "tools-abi3/lib").glob("python3.*/site-packages/ziglang/zig")
-    compiler = COMPILER.format(zig=zig, target=target.zig, sources=source.parent, tools=WORK)
+    compiler = COMPILER.format(zig=zig, target=target.zig, sources=sources, tools=WORK)
     commands = {"c++": compiler}
     for tool in ("ar", "ranlib", "dlltool"):
         commands[tool] = f'#!/bin/sh\nexec "{zig}" {tool} "$@"\n'
     for name, text in commands.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-
-    defines = {
+    return {
         "CMAKE_SYSTEM_NAME": target.system,
         "CMAKE_SYSTEM_PROCESSOR": target.processor,
-        "CMAKE_CXX_COMPILER": folder / "c++",
-        "CMAKE_AR": folder / "ar",
-        "CMAKE_RANLIB": folder / "ranlib",
+        "CMAKE_CXX_COMPILER": str(folder / "c++"),
+        "CMAKE_AR": str(folder / "ar"),
+        "CMAKE_RANLIB": str(folder / "ranlib"),
         # Linking a program to try the compiler would compile a C++ library for it first.
         "CMAKE_TRY_COMPILE_TARGET_TYPE": "STATIC_LIBRARY",
         "CMAKE_INSTALL_NAME_TOOL": "/bin/true",  # for macOS; nothing is renamed
-        "TRILOBIT_STUB": source / "_native.pyi",
-        "SKBUILD_SOABI": f"cpython-311-{target.soabi}",
     }
+
+
+def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path) -> Path:
+    """Build and check one wheel; returns it in `out`."""
+    folder = source.parent / f"{kind}-{target.tag}"
+    folder.mkdir()
+    defines = make_compiler(target, source.parent, folder)
+    defines["TRILOBIT_STUB"] = str(source / "_native.pyi")
+    defines["SKBUILD_SOABI"] = f"cpython-311-{target.soabi}"
     if kind == "abi3":
         defines["SKBUILD_SOSABI"] = "" if target.system == "Windows" else "abi3"
     arguments = [f"-D{key}={value}" for key, value in defines.items()]

@@ -94,25 +94,6 @@ def test_module_gives_the_same_bits_on_old_and_new_processors(cpu: str, isa: str
     assert there[-2:] == [isa, here[-1]]
 
 
-@pytest.mark.skipif(
-    not X86 or not os.environ.get("TRILOBIT_RELEASE"), reason="takes minutes: make release-check"
-)
-def test_core_is_right_on_windows(tmp_path: Path) -> None:
-    need("wine")
-    folder = build(
-        "windows",
-        "native_tests",
-        "x86_64-w64-mingw32-g++-posix",
-        CMAKE_SYSTEM_NAME="Windows",
-        CMAKE_SYSTEM_PROCESSOR="AMD64",
-        CMAKE_EXE_LINKER_FLAGS="-static",
-    )
-    wine = {"WINEPREFIX": str(tmp_path), "WINEDEBUG": "-all"}
-    output = run("wine", folder / "native_tests.exe", env=wine)
-    assert " 0 failed" in output
-    assert f"tested: {' '.join(_native.isas())}" in output
-
-
 # ---- nothing of a wider instruction set outside its file ---------------------------------------
 
 

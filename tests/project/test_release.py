@@ -14,8 +14,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import core_builds
 import pytest
+
+from trilobit import _native
 
 ROOT = Path(__file__).parents[2]
 DIST = ROOT / "dist"
@@ -115,15 +119,15 @@ def built() -> dict[str, Path]:
     return kinds
 
 
-def pythons() -> dict[int, Path]:
-    """The Pythons that this machine has, by minor version."""
+def packaging() -> Any:
+    """The program that builds the wheels, as a module."""
     spec = importlib.util.spec_from_file_location("wheels", ROOT / "packaging/wheels.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclass looks there
     spec.loader.exec_module(module)
-    return dict(module.find_pythons())
+    return module
 
 
 @takes_minutes
@@ -132,7 +136,7 @@ def pythons() -> dict[int, Path]:
 def test_wheel_tells_a_story_without_a_compiler(
     built: dict[str, Path], minor: int, tmp_path: Path
 ) -> None:
-    python = pythons().get(minor)
+    python = packaging().find_pythons().get(minor)
     if python is None:
         pytest.skip(f"no Python 3.{minor} here")
     run(python, "-m", "venv", tmp_path / "venv")
@@ -208,3 +212,20 @@ def test_source_archive_builds_a_wheel_that_tells_a_story(
     run(tmp_path / "venv/bin/pip", "install", "-q", sdist, **os.environ)  # by this compiler
     story = run(tmp_path / "venv/bin/trilobit", *STORY, **PATH)
     assert story.startswith("Once upon a time")
+
+
+@takes_minutes
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="wine runs programs of its processor")
+def test_core_is_right_on_windows(tmp_path: Path) -> None:
+    """By the compiler of the wheel, so with its C++ library and that one's way to wait."""
+    core_builds.need("wine")
+    wheels = packaging()
+    wheels.make_tools("abi3")
+    # By libstdc++ of mingw-w64 12 instead, threads that wait for each other stay asleep under wine.
+    defines = wheels.make_compiler(wheels.TARGETS["windows-amd64"], ROOT, tmp_path)
+    compiler = defines.pop("CMAKE_CXX_COMPILER")
+    folder = core_builds.build("windows", "native_tests", compiler, **defines)
+    wine = {"WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all"}
+    output = core_builds.run("wine", folder / "native_tests.exe", env=wine)
+    assert " 0 failed" in output
+    assert f"tested: {' '.join(_native.isas())}" in output
