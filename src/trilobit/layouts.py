@@ -102,9 +102,10 @@ def _seconds(threads: int, order: Order) -> dict[Layout, float]:
     from trilobit import _native
 
     def seconds(layout: Layout) -> list[float]:
-        size, sharing = (_native.isa(), _ROWS, _COLUMNS), (1, threads, 5, native_layout(layout))
+        isa, lies = _native.isa(), native_layout(layout)
         if order == "groups":
-            return _native.linear_seconds(*size, *sharing)
-        return _native.sparse_seconds(*size, native_order(order), _SHARES[order], *sharing)
+            return _native.linear_seconds(isa, _ROWS, _COLUMNS, 1, threads, 5, lies)
+        share, alone = _SHARES[order], native_order(order)
+        return _native.sparse_seconds(isa, _ROWS, _COLUMNS, alone, share, 1, threads, 5, lies)
 
     return {layout: min(seconds(layout)) for layout in LAYOUTS}
