@@ -104,9 +104,18 @@ class AsyncLLM:
         """Token ids of a prompt of any form, which fit the context."""
         return self._prompter.ids(prompt)
 
-    def chat_ids(self, messages: Items[Message], toolbox: Toolbox | None = None) -> list[int]:
-        """Token ids of a conversation, ready for the reply; toolbox: what may be called in it."""
-        return self._prompter.chat_ids(messages, toolbox)
+    def chat_ids(
+        self,
+        messages: Items[Message],
+        toolbox: Toolbox | None = None,
+        *,
+        thinking: bool | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation, ready for the reply; toolbox: what may be called in it.
+
+        thinking: whether to think first, where the model's template knows that.
+        """
+        return self._prompter.chat_ids(messages, toolbox, thinking=thinking)
 
     def chat_text(self, messages: Items[Message], toolbox: Toolbox | None = None) -> str:
         """A conversation as the model's template writes it, ready for the reply."""
