@@ -172,6 +172,22 @@ def _bytes(value: str) -> int:
     metavar="SIZE",
     help="Of all models and caches together, at most: 4G, 512M. What cannot fit is refused.",
 )
+@option(
+    ENGINE,
+    "--prefix-cache",
+    type=FilePath(),
+    metavar="DIR",
+    help="Keep what was computed of texts in this folder, for the next start and other servers.",
+)
+@option(
+    ENGINE,
+    "--prefix-cache-gb",
+    type=int,
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Of that folder; the longest unused goes.",
+)
 @threads_option
 @context_option
 @speculation_option

@@ -141,6 +141,7 @@ class Worker:
             while not self._has_turn(me):
                 me.wait()
             self._end_all(engine)
+            engine.close()
         finally:
             self._line.remove(me)
             self._wake_first()
