@@ -16,8 +16,9 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
-from trilobit.async_llm import AsyncLLM, EventStream
+from trilobit.async_llm import AsyncLLM
 from trilobit.engine.event import Completion, Event, TokenLogprob, Usage
+from trilobit.event_stream import EventStream
 from trilobit.inputs import Message, Prompt
 from trilobit.sampling import SamplingParams
 from trilobit.serve.errors import ApiError
