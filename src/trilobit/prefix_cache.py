@@ -36,6 +36,7 @@ _PART = re.compile(r"\.([0-9a-f]{16}-[0-9a-f]{32}\.kv)\.[0-9]+\.part")
 # What others have written meanwhile is seen when a process has written this part of the limit.
 _UNSEEN = 16
 _MICROSECOND_NS = 1000
+_FOLLOWS = os.utime not in os.supports_follow_symlinks  # only where nothing else can be had
 # Models of one process that write the same block would write the same unfinished file.
 _WRITING = threading.Lock()
 
@@ -158,7 +159,7 @@ class _Files:
         used = time.time_ns()
         for path in paths:
             with suppress(OSError):
-                os.utime(path, ns=(used, used), follow_symlinks=False)
+                os.utime(path, ns=(used, used), follow_symlinks=_FOLLOWS)
             used -= _MICROSECOND_NS
 
     def refuse(self, path: Path, reason: str) -> None:
