@@ -46,7 +46,7 @@ bundled: $(VENV)/.installed ## Write the bundled model anew, in the packed forma
 	done
 
 models: $(VENV)/.developed ## Train the next bundled model from the files of the folder TEXT (hours; goes on if stopped)
-	$(BIN)/trilobit train models/trilobit-stories-5m/next.toml --output build/stories \
+	$(BIN)/trilobit train models/trilobit-stories-5m/recipe.toml --output build/stories \
 		--data $(TEXT)/simple.jsonl.xz --data $(TEXT)/tinystories_more.jsonl.xz \
 		--packed build/trilobit-stories-5m.trilobit
 	$(BIN)/python models/samples.py build/trilobit-stories-5m.trilobit

@@ -236,9 +236,8 @@ void bind_decoder(nb::module_ &m) {
                                         static_cast<double>(a.codes) / numbers);
                 return shares;
             },
-            "Of every layer of a model that skips zeros, so far: the share of gates that were "
-            "open, "
-            "and of down_proj's inputs that were not zero.")
+            "Of every layer of a relu² model, so far: the share of gates that were open, and of "
+            "down_proj's inputs that were not zero.")
         .def_prop_ro_static("BLOCK", [](nb::handle) { return kKvBlock; });
 }
 
