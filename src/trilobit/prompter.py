@@ -27,7 +27,7 @@ from trilobit.sampling import SamplingParams
 from trilobit.text.chat_template import leaves_bos_to_tokenizer, render
 from trilobit.text.grammar import Grammar, Grammars
 from trilobit.text.reasoning import Thoughts, is_begun, thinks
-from trilobit.text.reply import Reply
+from trilobit.text.reply import Part, Reply
 from trilobit.text.tokenizer import Tokenizer, without_tokenizer
 from trilobit.text.tools import Toolbox, form_of, told
 
@@ -165,13 +165,8 @@ class Prompter:
             return done
         salt = f"{done.seed}/{blake2b(repr(ids).encode()).hexdigest()}"
         reply = self.reply(ids, toolbox, reasoning=reasoning, salt=salt)
-        parts = (reply.add(done.text), reply.finish())
-        return replace(
-            done,
-            text="".join(part.text for part in parts),
-            tool_calls=tuple(call for part in parts for call in part.calls),
-            reasoning="".join(part.thought for part in parts),
-        )
+        part = Part.joined((reply.add(done.text), reply.finish()))
+        return replace(done, text=part.text, tool_calls=part.calls, reasoning=part.thought)
 
     def _is_thinking(self, ids: list[int]) -> bool:
         return is_begun(self._tokenizer().decode(ids[-_TAIL:]))

@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pydantic
 import pytest
-from live_server import PATIENCE_S, Live, serving
+from live_server import PATIENCE_S, Live, serving, with_template
 
 from trilobit import LLM, SamplingParams
 from trilobit.bundled import DEFAULT
@@ -201,22 +201,15 @@ def test_what_a_call_returns_goes_back_to_the_model(client: openai.OpenAI) -> No
 @pytest.fixture(scope="module")
 def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     """The bundled model with the template of one that thinks."""
-    from trilobit.conversion import convert
-
-    folder = tmp_path_factory.mktemp("thinking")
-    with LLM() as llm:
-        path = llm.path
-    convert(path, folder / "hf", to="hf")
     # As Qwen 3's: who wants no thought gets an empty one, which the answer stands behind.
     template = (
         "{% for m in messages %}{{ m.content }}\n{% endfor %}"
         "{% if enable_thinking is defined and not enable_thinking %}"
         "<think>\n\n</think>\n\n{% endif %}"
     )
-    (folder / "hf" / "chat_template.jinja").write_text(template)
-    convert(folder / "hf", folder / "thinks.trilobit")
+    path = with_template(tmp_path_factory.mktemp("thinking"), template)
     with (
-        serving(str(folder / "thinks.trilobit")) as server,
+        serving(path) as server,
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", timeout=PATIENCE_S) as made,
     ):
         yield made

@@ -6,7 +6,7 @@ The same parts whatever pieces the text comes in. What looks like a call and is 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -27,6 +27,16 @@ class Part:
     thought: str = ""
     text: str = ""
     calls: tuple[ToolCall, ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Iterable[Part]) -> Part:
+        """All of them as one."""
+        several = list(parts)
+        return cls(
+            thought="".join(part.thought for part in several),
+            text="".join(part.text for part in several),
+            calls=tuple(call for part in several for call in part.calls),
+        )
 
 
 class Reply:
