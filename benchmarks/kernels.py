@@ -3,12 +3,13 @@
     python benchmarks/kernels.py [--isas avx2] [--layouts 2-bit] [--threads 1 2]
                                  [--tokens 1 8 256] [--json FILE]
 
-Products of the projections of the 2B4T shape in each layout of the weights, and the first pass over
-its head, with weights that come from memory, not from a cache. Each shape stands beside the
-machine's own limits, measured just before and just after it: a step must read its weights (GB/s of
-reading memory) and multiply them (GMAC/s of u8 x s8 into 16 bits, or what the instruction set has
-for that). The limit that needs longer is the one that a kernel is near or far from, and its name
-stands in the table.
+Products of the projections of the 2B4T shape, in each layout of the weights and in the order in
+which they lie, and the first pass over its head, with weights that come from memory, not from a
+cache. Of matrices of which rows or columns may be skipped, also products with what counts alone.
+Each shape stands beside the machine's own limits, measured just before and just after it: a step
+must read its weights (GB/s of reading memory) and multiply them (GMAC/s of u8 x s8 into 16 bits, or
+what the instruction set has for that). The limit that needs longer is the one that a kernel is near
+or far from, and its name stands in the table.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ import cli
 from facts import RESULTS, check, facts, measured, write
 
 from trilobit import _native
-from trilobit.layouts import native_layout
-from trilobit.model.packing import LAYOUTS, PLACES, Layout
+from trilobit.layouts import native_layout, native_order
+from trilobit.model.packing import LAYOUTS, PLACES, Layout, Order
 from trilobit.model.shapes import shape
 
 TOKENS = (1, 2, 4, 8, 16, 64, 256)
 MOST_TOKENS = 1 << 12
 SCREEN_TOKENS = 16  # more hidden states than that are seldom sampled in one step
+SKIPPING_TOKENS = 16  # more than that seldom take rows and columns of their own
+# Behind relu² as random weights open the gates, and as training does: shares of rows and columns.
+SHARES: dict[Order, tuple[float, ...]] = {"rows": (0.5, 0.2), "columns": (0.33, 0.1)}
 
 
 @dataclass(frozen=True)
@@ -43,27 +47,52 @@ class Kernel:
     bits: float  # of a weight
     seconds: Callable[[str, int, int, int, int, int], list[float]]
     most_tokens: int = MOST_TOKENS
+    share: float = 1  # of the rows or columns, that counts for a token
 
-    @property
-    def weights(self) -> int:
-        return self.rows * self.columns
+    def read(self, tokens: int) -> float:
+        """Weights that so many tokens read: what counts for any of them."""
+        return self.rows * self.columns * (1 - (1 - self.share) ** tokens)
+
+    def products(self, tokens: int) -> float:
+        return self.rows * self.columns * self.share * tokens
 
 
 def kernels(layouts: list[Layout]) -> Iterator[Kernel]:
     config = shape("2b4t")
     hidden, ffn = config.hidden_size, config.intermediate_size
     kv = config.num_key_value_heads * config.head_dim
-    for name, rows, columns in (
-        ("q, o", hidden, hidden),
-        ("k, v", kv, hidden),
-        ("gate, up", ffn, hidden),
-        ("down", hidden, ffn),
-    ):
+    matrices: tuple[tuple[str, int, int, Order], ...] = (
+        ("q, o", hidden, hidden, "groups"),
+        ("k, v", kv, hidden, "groups"),
+        ("gate", ffn, hidden, "groups"),
+        ("up", ffn, hidden, "rows"),
+        ("down", hidden, ffn, "columns"),
+    )
+    for name, rows, columns, order in matrices:
         for layout in layouts:
-            seconds = partial(_native.linear_seconds, layout=native_layout(layout))
-            yield Kernel(name, rows, columns, 8 / PLACES[layout], seconds)
+            lies = {"layout": native_layout(layout), "order": native_order(order)}
+            bits = 8 / PLACES[layout]
+            yield Kernel(name, rows, columns, bits, partial(_native.linear_seconds, **lies))
+            for share in SHARES.get(order, ()):
+                yield Kernel(
+                    f"{name}, {share:.0%} of the {order}",
+                    rows,
+                    columns,
+                    bits,
+                    partial(_sparse_seconds, share=share, **lies),
+                    SKIPPING_TOKENS,
+                    share,
+                )
     yield Kernel(
         "head, screen", config.vocab_size, hidden, 4, _native.screen_seconds, SCREEN_TOKENS
+    )
+
+
+def _sparse_seconds(
+    isa: str, rows: int, columns: int, tokens: int, threads: int, repeats: int, **how: Any
+) -> list[float]:
+    return _native.sparse_seconds(
+        isa, rows, columns, tokens=tokens, threads=threads, repeats=repeats, **how
     )
 
 
@@ -80,8 +109,8 @@ def measure(
     after = limits(isa, threads)
     dram, int8 = (max(pair) for pair in zip(before, after, strict=True))
     for n, seconds in several.items():
-        gigabytes = kernel.weights * kernel.bits / 8e9
-        gmac = kernel.weights * n / 1e9
+        gigabytes = kernel.read(n) * kernel.bits / 8e9
+        gmac = kernel.products(n) / 1e9
         at_least = {"reads": gigabytes / dram, "products": gmac / int8}
         bound = max(at_least, key=lambda name: at_least[name])
         yield {
@@ -89,6 +118,7 @@ def measure(
             "rows": kernel.rows,
             "columns": kernel.columns,
             "bits": kernel.bits,
+            "share": kernel.share,
             "isa": isa,
             "threads": threads,
             "tokens": n,

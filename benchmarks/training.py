@@ -3,9 +3,10 @@
     python benchmarks/training.py [RECIPE] [--rounds 5] [--threads 1]
 
 Forward and backward pass of a recipe's model and batch, for several kinds of linear layers in turn,
-round by round, so that a busy moment meets all of them; told is the least of the rounds. `share` is
-the products' part of a step if they ran at the rate of the largest one alone. Every tensor that
-autograd saves is counted once, but for parameters, which are there anyway.
+round by round, so that a busy moment meets all of them, and Muon's step in either type; told is the
+least of the rounds. `share` is the products' part of a step if they ran at the rate of the largest
+one alone, in float32. Every tensor that autograd saves is counted once, but for parameters, which
+are there anyway.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import cli
 if TYPE_CHECKING:  # what takes long to load comes behind the options
     import torch
 
+COMPILED = {"BitLinear, compiled": "float32", "BitLinear, compiled, bf16": "bf16"}
 RECIPE = Path(__file__).parents[1] / "models" / "trilobit-stories-5m" / "recipe.toml"
 
 
@@ -72,6 +74,20 @@ def stock_layers(model: torch.nn.Module) -> None:
             model.set_submodule(name, layer)
 
 
+def pass_of(model: Any, ids: torch.Tensor, precision: str) -> Callable[[], None]:
+    """Forward and backward, as the Trainer calls them."""
+    import torch
+
+    model.config.use_cache = False
+
+    def act() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+
+    return act
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", nargs="?", type=Path, default=RECIPE)
@@ -82,6 +98,7 @@ def main() -> None:
 
     from trilobit.train.compiled import compile_layers
     from trilobit.train.objectives.causal import build_model
+    from trilobit.train.optimizer import Muon
     from trilobit.train.recipes import Pretrain, load_recipe
 
     recipe = load_recipe(given.recipe)
@@ -98,24 +115,29 @@ def main() -> None:
         torch.manual_seed(0)
         return build_model(dataclasses.replace(recipe, weights=weights), vocab_size, bos=0, eos=1)
 
-    kinds = {"nn.Linear": model("float"), "transformers' AutoBitLinear": model("float")}
+    kinds = {name: model("float") for name in ("nn.Linear", "transformers' AutoBitLinear")}
     stock_layers(kinds["transformers' AutoBitLinear"])
-    kinds |= {"BitLinear": model("ternary"), "BitLinear, compiled": model("ternary")}
-    compile_layers(kinds["BitLinear, compiled"])
-    kept = {name: kept_bytes(m, ids) for name, m in kinds.items() if "compiled" not in name}
-    best = dict.fromkeys(kinds, float("inf"))
+    kinds |= {name: model("ternary") for name in ("BitLinear", *COMPILED)}
+    for name, precision in COMPILED.items():
+        compile_layers(kinds[name], plain_attention=precision == "bf16")
+    kept = {name: kept_bytes(m, ids) for name, m in kinds.items() if name not in COMPILED}
+    acts = {name: pass_of(m, ids, COMPILED.get(name, "float32")) for name, m in kinds.items()}
+    matrices = [p for p in kinds["BitLinear"].parameters() if p.ndim == 2][1:]
+    for precision, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16)):
+        acts[f"Muon's step, {precision}"] = Muon(matrices, 0.0, 0.0, dtype).step
+    best = dict.fromkeys(acts, float("inf"))
     for number in range(given.rounds + 1):
-        for name, m in kinds.items():
-            took = seconds(lambda m=m: m(input_ids=ids, labels=ids).loss.backward())
+        for name, act in acts.items():
+            took = seconds(act)
             if number:  # the first compiles, and fills caches
                 best[name] = min(best[name], took)
     tokens = ids.numel()
     rate = product_rate(tokens, shape.hidden_size, shape.intermediate_size)
-    matrices = shape.config(vocab_size).parameters
+    weights = shape.config(vocab_size).parameters
     print(f"{windows} windows of {window}; {given.threads} threads; {2e-9 * rate:.1f} GFLOP/s")
     print(f"{'':28} {'s a step':>9} {'tokens/s':>9} {'of float':>9} {'share':>6} {'kept':>9}")
     for name, took in best.items():
-        share = 3 * matrices * tokens / rate / took
+        share = 3 * weights * tokens / rate / took
         size = f"{kept[name] / 1e6:6.1f} MB" if name in kept else ""
         print(
             f"{name:28} {took:9.3f} {tokens / took:9.0f} {took / best['nn.Linear']:9.2f} "

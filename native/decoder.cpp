@@ -11,6 +11,28 @@ namespace {
 constexpr int kSampleRows = 8; // rows of logits held at once while sampling
 constexpr int kFewTokens = 16, kGatedGroups = 8;
 constexpr int kSines = 32; // floats that cost as much as a sine and a cosine
+constexpr int kCodes = 16; // that are counted for the cost of a float
+
+// Counted in lanes as wide as what is counted, which every compiler makes vectors of.
+int open_gates(const float *gate, int n) {
+    int count = 0;
+    for (int i = 0; i < n; ++i) count += gate[i] > 0;
+    return count;
+}
+
+std::int64_t nonzero_codes(const std::int8_t *codes, std::int64_t n) {
+    constexpr std::int64_t kMost = 240; // fit a byte
+    std::int64_t count = 0;
+    for (; n > 0; codes += kMost, n -= kMost) {
+        std::uint8_t some = 0;
+        if (n >= kMost)
+            for (int i = 0; i < kMost; ++i) some += codes[i] != 0;
+        else
+            for (int i = 0; i < n; ++i) some += codes[i] != 0;
+        count += some;
+    }
+    return count;
+}
 
 } // namespace
 
@@ -60,8 +82,8 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
         spread_ = Array<std::int8_t>(n * first.up_proj.weight.line_codes());
         sums_ = Array<std::int32_t>(threads * std::min(n, std::size_t{kFewTokens}) *
                                     first.down_proj.weight.line_codes());
-        activity_.resize(weights.layers.size());
     }
+    if (counts()) activity_.resize(weights.layers.size());
 
     weights_.norm = copy_gain(weights.norm, c.hidden_size);
     for (Layer &l : weights_.layers) {
@@ -110,10 +132,11 @@ void Decoder::forward(const Batch &batch) {
         project(x, hidden_stride_, l.mlp_norm, h,
                 {{&l.gate_proj, gate, ffn_stride_}, {&l.up_proj, nullptr, 0}}, true);
         project_into_stream(gate, ffn_stride_, l.ffn_sub_norm, ffn, l.down_proj, l.mlp_post_norm);
-        if (skips()) {
+        if (counts()) {
+            if (!skips()) count_codes(); // else they were wanted
             Activity &activity = activity_[static_cast<std::size_t>(n)];
             activity.gates += open_gates_.exchange(0);
-            activity.codes += static_cast<std::uint64_t>(nonzero_codes_);
+            activity.codes += nonzero_codes_.exchange(0);
         }
     }
     tokens_seen_ += static_cast<std::uint64_t>(tokens_);
@@ -298,7 +321,12 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
             const int shift = few ? 0 : row; // of the first column of `up`
             for (const Job *job = first; job != last - 1; ++job) rows(*job, begin, stop);
             const int count = std::min(stop * kRows, ffn) - row;
-            const bool done = skipping && skip_closed(up_proj, row, count, scratch);
+            int open = 0;
+            for (int t = 0; counts() && t < tokens_; ++t)
+                open += open_gates(gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row, count);
+            open_gates_ += static_cast<std::uint64_t>(open);
+            const bool done = skipping && !all_is_faster(1.0 * open / tokens_ / count);
+            if (done) skip_closed(up_proj, row, count, scratch);
             if (!done) rows({last[-1].projection, up - shift, width}, begin, stop);
             for (int t = 0; t < tokens_; ++t) {
                 float *gate = gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row;
@@ -313,43 +341,30 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
 }
 
 // Whether a pass over all rows or columns is faster than one over each token's share of them.
-// Taking the codes apart for all tokens costs what so many tokens' products do.
-bool Decoder::all_is_faster(double share) const {
-    constexpr double kTakenApart = 8;
-    return tokens_ > 1 && share > k_.mostly * (1 + kTakenApart / tokens_);
-}
+bool Decoder::all_is_faster(double share) const { return k_.all_is_faster(share, tokens_); }
 
 // In the rows [row, row + count), gate_ becomes act(gate_) * up without the rows of up_proj whose
-// gate is closed, where that is faster; whether it is.
-bool Decoder::skip_closed(const Ternary &up_proj, int row, int count, void *scratch) {
-    const auto gate_of = [&](int t) { return gate_.data() + std::ptrdiff_t{t} * ffn_stride_; };
-    if (tokens_ > 1) {
-        std::ptrdiff_t open = 0;
-        for (int t = 0; t < tokens_; ++t)
-            open += std::count_if(gate_of(t) + row, gate_of(t) + row + count,
-                                  [](float gate) { return gate > 0; });
-        if (all_is_faster(1.0 * open / tokens_ / count)) {
-            open_gates_ += static_cast<std::uint64_t>(open);
-            return false;
-        }
-    }
+// gate is closed.
+void Decoder::skip_closed(const Ternary &up_proj, int row, int count, void *scratch) {
     for (int t = 0; t < tokens_; ++t)
-        open_gates_ += static_cast<std::uint64_t>(k_.gated_rows(
-            up_proj, quantised_, t, spread_.data() + std::ptrdiff_t{t} * up_proj.line_codes(), row,
-            row + count, gate_of(t), scratch));
-    return true;
+        k_.gated_rows(up_proj, quantised_, t,
+                      spread_.data() + std::ptrdiff_t{t} * up_proj.line_codes(), row, row + count,
+                      gate_.data() + std::ptrdiff_t{t} * ffn_stride_, scratch);
 }
 
-std::ptrdiff_t Decoder::nonzero_codes() const {
-    const std::ptrdiff_t size = std::ptrdiff_t{tokens_} * quantised_.columns;
-    return size - std::count(codes_.data(), codes_.data() + size, 0);
+// How many of the codes at work are not zero.
+void Decoder::count_codes() {
+    each_token(quantised_.columns / kCodes, [&](std::ptrdiff_t t) {
+        const std::int64_t n = quantised_.columns; // as many, though tokens lie among each other
+        nonzero_codes_ += static_cast<std::uint64_t>(nonzero_codes(codes_.data() + t * n, n));
+    });
 }
 
 // The same for a matrix in columns: those whose activation is zero are left out. Each thread sums
 // over columns of its own, of few tokens, or takes tokens of its own.
 void Decoder::multiply_columns(const Job &job, bool accumulate) {
     const Ternary &w = job.projection->weight;
-    nonzero_codes_ = nonzero_codes();
+    count_codes();
     const double open = static_cast<double>(nonzero_codes_) / tokens_ / w.columns;
     const double ns = open * tokens_ * ns_of(w);
     const int tokens_of_thread = std::min(capacity_.batch_tokens, kFewTokens);

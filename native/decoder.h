@@ -89,9 +89,11 @@ class Decoder {
         return hidden_out_.data() + std::ptrdiff_t{row} * hidden_stride_;
     }
     std::size_t kv_bytes() const { return attention_.kv_bytes(); }
+    // Keys and values of a block, to be kept elsewhere and put back.
+    std::span<unsigned char> kv_block(int block) { return attention_.block(block); }
     // Keys and values of a head, since the start, that were cut to the range of float16.
     std::uint64_t cut() const { return attention_.cut(); }
-    // Of every layer, if zeros are skipped; and the tokens that it is of.
+    // Of every layer of a relu² model; and the tokens that it is of.
     const std::vector<Activity> &activity() const { return activity_; }
     std::uint64_t tokens_seen() const { return tokens_seen_; }
     const Config &config() const { return config_; }
@@ -118,8 +120,8 @@ class Decoder {
     void multiply(const Job *begin, const Job *end, bool accumulate, bool gated);
     void multiply_columns(const Job &job, bool accumulate);
     bool all_is_faster(double share) const;
-    bool skip_closed(const Ternary &up_proj, int row, int count, void *scratch);
-    std::ptrdiff_t nonzero_codes() const;
+    void skip_closed(const Ternary &up_proj, int row, int count, void *scratch);
+    void count_codes();
     void rotate_and_store(int layer);
     void outputs(const Batch &batch);
     unsigned char *scratch_of(int thread) const {
@@ -129,6 +131,7 @@ class Decoder {
     double step_ns(int tokens) const;
     // Rows of up_proj behind closed gates, and columns of down_proj that meet zeros.
     bool skips() const { return weights_.layers[0].up_proj.weight.order == Order::rows; }
+    bool counts() const { return config_.hidden_act == Activation::relu2 && !in_groups(); }
     bool in_groups() const { return weights_.layers[0].q_proj.weight.group_scales.data; }
 
     Config config_;
@@ -159,8 +162,7 @@ class Decoder {
     Array<std::int32_t> sums_;
     std::vector<Activity> activity_;
     std::uint64_t tokens_seen_ = 0;
-    std::ptrdiff_t nonzero_codes_ = 0;         // of the layer at work
-    std::atomic<std::uint64_t> open_gates_{0}; // of the layer at work
+    std::atomic<std::uint64_t> open_gates_{0}, nonzero_codes_{0}; // of the layer at work
 };
 
 } // namespace trilobit

@@ -182,9 +182,9 @@ struct Kernels {
                           int group_end, float *out, int out_stride, bool accumulate,
                           void *scratch);
     // gate[row] = relu(gate[row])² * (x[t] · w[row]) for the rows of [begin, end), of a matrix in
-    // rows. Those whose gate is not positive are not read; returns how many are. spread: of x[t].
-    int (*gated_rows)(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
-                      int begin, int end, float *gate, void *scratch);
+    // rows. Those whose gate is not positive are not read. spread: of x[t].
+    void (*gated_rows)(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
+                       int begin, int end, float *gate, void *scratch);
     // The codes of token t in the order in which `gated_rows` meets them, [w.line_codes()].
     void (*spread)(const Ternary &w, const Activations &x, int t, std::int8_t *out);
     // sums[row] += Σ code·a of the columns of [begin, end), of a matrix in columns. Those where a
@@ -246,6 +246,12 @@ struct Kernels {
     // The share of rows or columns from which on a pass over all of them takes many tokens sooner
     // than one over each token's own.
     double mostly;
+
+    // Taking the codes apart for all tokens costs what so many tokens' products do.
+    static constexpr double kTakenApart = 8;
+    bool all_is_faster(double share, int tokens) const {
+        return tokens > 1 && share > mostly * (1 + kTakenApart / tokens);
+    }
 
     double ns_of_products(double count) const { return count / products_per_ns; }
     double ns_of_floats(double count) const { return 8 * count / products_per_ns; }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <random>
 #include <vector>
 
 namespace trilobit {
@@ -28,18 +29,20 @@ template <typename F> double median_seconds(int repeats, F &&f) {
     return seconds[static_cast<std::size_t>(repeats / 2)];
 }
 
-// Codes of tokens, as kernels want them; how long they take does not depend on their values.
+// Codes of tokens, as kernels want them, of which a share is not zero.
 struct Tokens {
     Array<std::int8_t> codes;
     Array<float> scales;
     Array<std::int32_t> sums;
     Activations activations;
 
-    Tokens(int tokens, int columns, int tile)
+    Tokens(int tokens, int columns, int tile, double share = 1)
         : codes(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(columns)),
           scales(static_cast<std::size_t>(tokens)), sums(static_cast<std::size_t>(tokens)),
           activations{codes.data(), scales.data(), sums.data(), tokens, columns, tile} {
-        std::memset(codes.data(), 1, codes.size());
+        std::mt19937 random(1);
+        std::bernoulli_distribution there(share);
+        for (std::size_t i = 0; i < codes.size(); ++i) codes.data()[i] = there(random);
     }
 };
 
@@ -98,19 +101,69 @@ double int8_gmac_per_s(const Kernels &kernels, int threads, int repeats) {
     return static_cast<double>(macs[0]) * kRounds * pieces / seconds * 1e-9;
 }
 
-std::vector<double> linear_seconds(const Kernels &kernels, Layout layout, int rows, int columns,
-                                   int tokens, int threads, int repeats) {
+std::vector<double> linear_seconds(const Kernels &kernels, const Ternary &shape, int tokens,
+                                   int threads, int repeats) {
     const float scale = 1;
-    Ternary w{nullptr, &scale, 0, rows, columns, layout};
-    const Tokens x(tokens, padded_columns(columns), kernels.tile_tokens(tokens));
-    Array<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(rows));
+    Ternary w = shape;
+    w.scales = &scale;
+    const Tokens x(tokens, padded_columns(w.columns), kernels.tile_tokens(tokens));
+    Array<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(w.rows));
     Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
     return streamed_seconds(
         w.bytes(), threads, repeats, [&](Pool &pool, const unsigned char *packed) {
             w.packed = packed;
             pool.split(w.groups(), Pool::kLong, [&](int begin, int end, int thread) {
-                kernels.linear(w, x.activations, begin, end, out.data(), rows, false,
+                kernels.linear(w, x.activations, begin, end, out.data(), w.rows, false,
                                scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes);
+            });
+        });
+}
+
+std::vector<double> sparse_seconds(const Kernels &kernels, const Ternary &shape, double share,
+                                   int tokens, int threads, int repeats) {
+    const float scale = 1;
+    Ternary w = shape;
+    w.scales = &scale;
+    const bool rows = w.order == Order::rows;
+    const Tokens x(tokens, padded_columns(w.columns), kernels.tile_tokens(tokens),
+                   rows ? 1 : share);
+    const std::size_t line = static_cast<std::size_t>(w.line_codes()),
+                      n = static_cast<std::size_t>(tokens),
+                      outputs = static_cast<std::size_t>(round_up(w.rows, kRows));
+    Array<std::int8_t> spread(n * line);
+    Array<std::int32_t> sums(static_cast<std::size_t>(threads) * n * line);
+    Array<float> gates(n * outputs), out(n * outputs);
+    Array<unsigned char> scratch(static_cast<std::size_t>(threads) * kScratchBytes);
+    std::mt19937 random(2);
+    std::bernoulli_distribution there(share);
+    for (std::size_t i = 0; i < gates.size(); ++i) gates.data()[i] = there(random);
+    const auto of = [&](int thread) {
+        return scratch.data() + static_cast<std::size_t>(thread) * kScratchBytes;
+    };
+    return streamed_seconds(
+        w.bytes(), threads, repeats, [&](Pool &pool, const unsigned char *packed) {
+            w.packed = packed;
+            if (rows) {
+                for (int t = 0; t < tokens; ++t)
+                    kernels.spread(w, x.activations, t, spread.data() + t * line);
+                std::copy_n(gates.data(), gates.size(), out.data());
+                pool.split(w.rows, Pool::kLong, [&](int begin, int end, int thread) {
+                    for (int t = 0; t < tokens; ++t)
+                        kernels.gated_rows(w, x.activations, t, spread.data() + t * line, begin,
+                                           end, out.data() + t * outputs, of(thread));
+                });
+                return;
+            }
+            pool.split(w.columns, Pool::kLong, [&](int begin, int end, int thread) {
+                for (int t = 0; t < tokens; ++t)
+                    kernels.add_columns(w, x.activations, t, begin, end,
+                                        sums.data() + (thread * n + t) * line, of(thread));
+            });
+            pool.split(w.groups(), Pool::kLong, [&](int begin, int end, int) {
+                for (int t = 0; t < tokens; ++t)
+                    kernels.settle(w, x.activations, t, sums.data() + t * line,
+                                   static_cast<std::ptrdiff_t>(n * line), threads, begin, end,
+                                   out.data(), static_cast<int>(outputs), false);
             });
         });
 }

@@ -12,9 +12,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
+
+from trilobit import LLM
+from trilobit.conversion import convert
 
 PATIENCE_S = 120  # a hang, not a slow machine
 
@@ -60,6 +64,16 @@ class Live:
         """Have it drain; its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
+
+
+def with_template(folder: Path, template: str) -> str:
+    """The path of the bundled model with a chat template, made in a folder."""
+    with LLM() as llm:
+        path = llm.path
+    convert(path, folder / "hf", to="hf")
+    (folder / "hf" / "chat_template.jinja").write_text(template)
+    convert(folder / "hf", folder / "model.trilobit")
+    return str(folder / "model.trilobit")
 
 
 @contextmanager

@@ -33,8 +33,11 @@ struct Tensors {
         return static_cast<const float *>(array.data());
     }
 
+    // alone: the order of a matrix whose shape has lines, [lines, bytes].
     Ternary ternary(const std::string &name, int rows, int columns,
-                    Order order = Order::groups) const {
+                    Order alone = Order::groups) const {
+        const Any array = get(name + ".weight");
+        const Order order = array.ndim() == 2 ? alone : Order::groups;
         Ternary t{nullptr, nullptr, 0, rows, columns, layout, {}, order};
         const std::string scales = name + ".weight_scale";
         if (scales_by == "group") {
@@ -45,7 +48,6 @@ struct Tensors {
             t.scale_step = scales_by == "row";
             t.scales = floats(scales, t.scale_step ? static_cast<std::size_t>(rows) : 1);
         }
-        const Any array = get(name + ".weight");
         require(array.dtype() == nb::dtype<std::uint8_t>() && array.size() == t.bytes(), "tensor '",
                 name, ".weight' is not ", t.bytes(), " packed bytes");
         t.packed = static_cast<const std::uint8_t *>(array.data());
@@ -53,8 +55,8 @@ struct Tensors {
     }
 
     Projection projection(const std::string &name, int rows, int columns,
-                          Order order = Order::groups) const {
-        return {ternary(name, rows, columns, order),
+                          Order alone = Order::groups) const {
+        return {ternary(name, rows, columns, alone),
                 optional(projection_norms, name + ".rms_norm.weight", columns)};
     }
 
@@ -199,10 +201,15 @@ Weights read_weights(const Config &c, const nb::dict &d, const Tensors &t) {
         l.v_proj = t.projection(attn + "v_proj", kv, h);
         l.o_proj = t.projection(attn + "o_proj", h, q);
         l.gate_proj = t.projection(mlp + "gate_proj", f, h);
-        // As tensor_names.py has it
         const bool skips = c.hidden_act == Activation::relu2 && t.scales_by != "group";
         l.up_proj = t.projection(mlp + "up_proj", f, h, skips ? Order::rows : Order::groups);
         l.down_proj = t.projection(mlp + "down_proj", h, f, skips ? Order::columns : Order::groups);
+        const Layer &first = n == 0 ? l : w.layers[0];
+        require(
+            (l.up_proj.weight.order == Order::rows) ==
+                    (l.down_proj.weight.order == Order::columns) &&
+                l.up_proj.weight.order == first.up_proj.weight.order,
+            "up_proj and down_proj lie in groups in some layers, in rows and columns in others");
         l.sliding = !types.empty() && types[static_cast<std::size_t>(n)] == "sliding_attention";
         require(!l.sliding || c.sliding_window > 0, "config: sliding_window must be positive");
         w.layers.push_back(l);

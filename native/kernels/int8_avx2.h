@@ -75,18 +75,39 @@ struct Int8 {
         v[2] = _mm256_unpacklo_epi16(b, d);
         v[3] = _mm256_unpackhi_epi16(b, d);
     }
-    // Every 16 bytes on their own, `apart` from each other.
-    static void store_quarters(std::uint8_t *p, std::ptrdiff_t apart, Vec a) {
-        _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_castsi256_si128(a));
-        _mm_storeu_si128(reinterpret_cast<__m128i *>(p + apart), _mm256_extracti128_si256(a, 1));
+    // 16 bytes of each of four rows: their words at each place side by side, a block from each
+    // other.
+    static void gather(const std::uint8_t *const *rows, std::uint8_t *out) {
+        __m128i r[4];
+        for (int i = 0; i < 4; ++i)
+            r[i] = _mm_loadu_si128(reinterpret_cast<const __m128i *>(rows[i]));
+        const __m128i a = _mm_unpacklo_epi32(r[0], r[1]), b = _mm_unpackhi_epi32(r[0], r[1]);
+        const __m128i c = _mm_unpacklo_epi32(r[2], r[3]), d = _mm_unpackhi_epi32(r[2], r[3]);
+        const __m128i all[] = {_mm_unpacklo_epi64(a, c), _mm_unpackhi_epi64(a, c),
+                               _mm_unpacklo_epi64(b, d), _mm_unpackhi_epi64(b, d)};
+        for (int i = 0; i < 4; ++i)
+            _mm_storeu_si128(reinterpret_cast<__m128i *>(out + i * kBlockBytes), all[i]);
     }
-    // The sums of four rows grow, and of four more each `apart` rows further.
-    static void add_quarters(std::int32_t *sums, std::ptrdiff_t apart, Acc a) {
-        const Acc wide = _mm256_madd_epi16(a, _mm256_set1_epi16(1));
-        __m128i *p = reinterpret_cast<__m128i *>(sums);
-        __m128i *q = reinterpret_cast<__m128i *>(sums + apart);
-        _mm_storeu_si128(p, _mm_add_epi32(_mm_loadu_si128(p), _mm256_castsi256_si128(wide)));
-        _mm_storeu_si128(q, _mm_add_epi32(_mm_loadu_si128(q), _mm256_extracti128_si256(wide, 1)));
+    // 16 bytes of each of four vectors make a block; blocks lie `apart` from each other.
+    static void store_blocks(std::uint8_t *p, std::ptrdiff_t apart, const Vec *v) {
+        store(p, _mm256_permute2x128_si256(v[0], v[1], 0x20));
+        store(p + 32, _mm256_permute2x128_si256(v[2], v[3], 0x20));
+        store(p + apart, _mm256_permute2x128_si256(v[0], v[1], 0x31));
+        store(p + apart + 32, _mm256_permute2x128_si256(v[2], v[3], 0x31));
+    }
+    // Four sums of each of four vectors are those of 16 rows, which grow; `apart` from each other.
+    static void add_blocks(std::int32_t *sums, std::ptrdiff_t apart, const Acc *v) {
+        const auto grow = [](std::int32_t *p, Acc a) {
+            __m256i *q = reinterpret_cast<__m256i *>(p);
+            _mm256_storeu_si256(q, _mm256_add_epi32(_mm256_loadu_si256(q), a));
+        };
+        Acc wide[4];
+        for (int i = 0; i < 4; ++i) wide[i] = _mm256_madd_epi16(v[i], _mm256_set1_epi16(1));
+        v = wide;
+        grow(sums, _mm256_permute2x128_si256(v[0], v[1], 0x20));
+        grow(sums + 8, _mm256_permute2x128_si256(v[2], v[3], 0x20));
+        grow(sums + apart, _mm256_permute2x128_si256(v[0], v[1], 0x31));
+        grow(sums + apart + 8, _mm256_permute2x128_si256(v[2], v[3], 0x31));
     }
     // Of all lanes
     static std::int32_t total(Acc a) {

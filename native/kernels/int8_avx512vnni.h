@@ -60,17 +60,40 @@ struct Int8 {
         v[2] = _mm512_unpacklo_epi16(b, d);
         v[3] = _mm512_unpackhi_epi16(b, d);
     }
-    // Every 16 bytes on their own, `apart` from each other.
-    static void store_quarters(std::uint8_t *p, std::ptrdiff_t apart, Vec a) {
-        alignas(64) std::uint8_t all[64];
-        _mm512_store_si512(all, a);
-        for (int i = 0; i < 4; ++i) std::memcpy(p + i * apart, all + 16 * i, 16);
+    // 16 bytes of each of four rows: their words at each place side by side, a block from each
+    // other.
+    static void gather(const std::uint8_t *const *rows, std::uint8_t *out) {
+        __m128i r[4];
+        for (int i = 0; i < 4; ++i)
+            r[i] = _mm_loadu_si128(reinterpret_cast<const __m128i *>(rows[i]));
+        const __m128i a = _mm_unpacklo_epi32(r[0], r[1]), b = _mm_unpackhi_epi32(r[0], r[1]);
+        const __m128i c = _mm_unpacklo_epi32(r[2], r[3]), d = _mm_unpackhi_epi32(r[2], r[3]);
+        const __m128i all[] = {_mm_unpacklo_epi64(a, c), _mm_unpackhi_epi64(a, c),
+                               _mm_unpacklo_epi64(b, d), _mm_unpackhi_epi64(b, d)};
+        for (int i = 0; i < 4; ++i)
+            _mm_storeu_si128(reinterpret_cast<__m128i *>(out + i * kBlockBytes), all[i]);
     }
-    // The sums of four rows grow, and of four more each `apart` rows further.
-    static void add_quarters(std::int32_t *sums, std::ptrdiff_t apart, Acc a) {
-        alignas(64) std::int32_t all[16];
-        _mm512_store_si512(all, a);
-        for (int i = 0; i < 16; ++i) sums[i / 4 * apart + i % 4] += all[i];
+    // 16 bytes of each of four vectors make a block; blocks lie `apart` from each other.
+    static void store_blocks(std::uint8_t *p, std::ptrdiff_t apart, const Vec *v) {
+        Vec all[4];
+        blocks(v, all);
+        for (int i = 0; i < 4; ++i) store(p + i * apart, all[i]);
+    }
+    // Four sums of each of four vectors are those of 16 rows, which grow; `apart` from each other.
+    static void add_blocks(std::int32_t *sums, std::ptrdiff_t apart, const Acc *v) {
+        Acc all[4];
+        blocks(v, all);
+        for (int i = 0; i < 4; ++i) add_to(sums + i * apart, all[i]);
+    }
+    static void blocks(const Vec *v, Vec *all) {
+        const Vec a = _mm512_shuffle_i32x4(v[0], v[1], 0x44),
+                  b = _mm512_shuffle_i32x4(v[0], v[1], 0xee);
+        const Vec c = _mm512_shuffle_i32x4(v[2], v[3], 0x44),
+                  d = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+        all[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+        all[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        all[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+        all[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
     }
     // Of all lanes
     static std::int32_t total(Acc a) { return _mm512_reduce_add_epi32(a); }

@@ -59,9 +59,26 @@ struct Int8 {
             v[2 * i + 1] = vreinterpretq_u8_u16(all.val[1]);
         }
     }
-    // Every 16 bytes on their own, of which a vector has no more.
-    static void store_quarters(std::uint8_t *p, std::ptrdiff_t, Vec a) { vst1q_u8(p, a); }
-    static void add_quarters(std::int32_t *sums, std::ptrdiff_t, Acc a) { add_to(sums, a); }
+    // 16 bytes of each of four rows: their words at each place side by side, a block from each
+    // other.
+    static void gather(const std::uint8_t *const *rows, std::uint8_t *out) {
+        uint32x4_t r[4];
+        for (int i = 0; i < 4; ++i) r[i] = vreinterpretq_u32_u8(vld1q_u8(rows[i]));
+        const uint32x4x2_t even = vzipq_u32(r[0], r[2]), odd = vzipq_u32(r[1], r[3]);
+        for (int i = 0; i < 2; ++i) {
+            const uint32x4x2_t all = vzipq_u32(even.val[i], odd.val[i]);
+            for (int j = 0; j < 2; ++j)
+                vst1q_u8(out + (2 * i + j) * kBlockBytes, vreinterpretq_u8_u32(all.val[j]));
+        }
+    }
+    // Four vectors make a block.
+    static void store_blocks(std::uint8_t *p, std::ptrdiff_t, const Vec *v) {
+        for (int i = 0; i < 4; ++i) vst1q_u8(p + 16 * i, v[i]);
+    }
+    // The sums of four vectors are those of 16 rows, which grow.
+    static void add_blocks(std::int32_t *sums, std::ptrdiff_t, const Acc *v) {
+        for (int i = 0; i < 4; ++i) add_to(sums + 4 * i, v[i]);
+    }
     // Of all lanes
     static std::int32_t total(Acc a) { return vaddvq_s32(a); }
 };

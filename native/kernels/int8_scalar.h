@@ -66,14 +66,22 @@ struct Int8 {
             for (int j = 0; j < 4; ++j) all[i % 16 / 4].v[i / 16 * 16 + i % 4 * 4 + j] = v[j].v[i];
         std::memcpy(v, all, sizeof all);
     }
-    // Every 16 bytes on their own, `apart` from each other.
-    static void store_quarters(std::uint8_t *p, std::ptrdiff_t apart, const Vec &a) {
-        std::memcpy(p, a.v, 16);
-        std::memcpy(p + apart, a.v + 16, 16);
+    // 16 bytes of each of four rows: their words at each place side by side, a block from each
+    // other.
+    static void gather(const std::uint8_t *const *rows, std::uint8_t *out) {
+        for (int i = 0; i < 4; ++i)
+            for (int b = 0; b < 4; ++b)
+                std::memcpy(out + b * kBlockBytes + i * 4, rows[i] + b * 4, 4);
     }
-    // The sums of four rows grow, and of four more each `apart` rows further.
-    static void add_quarters(std::int32_t *sums, std::ptrdiff_t apart, const Acc &a) {
-        for (int i = 0; i < 8; ++i) sums[i / 4 * apart + i % 4] += a.v[i];
+    // 16 bytes of each of four vectors make a block; blocks lie `apart` from each other.
+    static void store_blocks(std::uint8_t *p, std::ptrdiff_t apart, const Vec *v) {
+        for (int i = 0; i < 8; ++i)
+            std::memcpy(p + i / 4 * apart + i % 4 * 16, v[i % 4].v + i / 4 * 16, 16);
+    }
+    // Four sums of each of four vectors are those of 16 rows, which grow; `apart` from each other.
+    static void add_blocks(std::int32_t *sums, std::ptrdiff_t apart, const Acc *v) {
+        for (int i = 0; i < 32; ++i)
+            sums[i / 16 * apart + i % 16] += v[i % 16 / 4].v[i / 16 * 4 + i % 4];
     }
     // Of all lanes
     static std::int32_t total(const Acc &a) {

@@ -77,12 +77,11 @@ TRILOBIT_NOINLINE void dot_rows(const std::uint8_t *const *rows, int bytes,
 }
 
 template <typename Code>
-inline int gated_rows_of(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
+inline void gated_rows_of(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
                           int begin, int end, float *gate, std::int32_t *list) {
     const int bytes = w.line_bytes();
     const float x_scale = x.scales[t];
     const std::int32_t all = x.sums[t];
-    int open = 0;
     for (int from = begin; from < end; from += kMostLines) {
         const int to = min_of(from + kMostLines, end);
         int count = 0;
@@ -119,14 +118,12 @@ inline int gated_rows_of(const Ternary &w, const Activations &x, int t, const st
                 ++next;
             else
                 gate[row] = 0;
-        open += count;
     }
-    return open;
 }
 
-inline int gated_rows(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
-                      int begin, int end, float *gate, void *scratch) {
-    return (w.layout == Layout::two_bit ? gated_rows_of<TwoBit> : gated_rows_of<BaseThree>)(
+inline void gated_rows(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
+                       int begin, int end, float *gate, void *scratch) {
+    (w.layout == Layout::two_bit ? gated_rows_of<TwoBit> : gated_rows_of<BaseThree>)(
         w, x, t, spread, begin, end, gate, static_cast<std::int32_t *>(scratch));
 }
 
@@ -167,8 +164,8 @@ template <typename Code>
 inline void add_sums(const Int8::Acc *acc, int bytes, std::int32_t *sums) {
     constexpr int kPlaces = Code::kPlaces, kApart = 16 * kPlaces; // rows of 16 bytes
     for (int b = 0; b < bytes; b += Int8::kBytes, sums += kLanesOf16 * kApart)
-        for (int four = 0; four < 4 * kPlaces; ++four) // quarter * places + place: four rows each
-            Int8::add_quarters(sums + 4 * four, kApart, *acc++);
+        for (int group = 0; group < kPlaces; ++group, acc += 4)
+            Int8::add_blocks(sums + group * kRows, kApart, acc);
 }
 
 template <typename Code>

@@ -302,18 +302,25 @@ inline void panel_tokens(const std::uint8_t *panel, int steps, const std::int8_t
     if (tokens > T) panel_tokens(panel, steps, x + T * 4, apart, tokens - T, sums + T * kRows);
 }
 
-// The blocks [begin, begin + count) of a row group of a matrix in rows, as if it lay in groups.
+// The blocks [begin, begin + count) of a row group of a matrix in rows, as if it lay in groups; up
+// to three more, which are padding of the rows.
 inline void gather_group(const Ternary &w, int group, int begin, int count, std::uint8_t *out) {
-    for (int r = 0; r < kRows; ++r) {
-        const std::uint8_t *row = w.line(min_of(group * kRows + r, w.rows - 1)) + begin * 4;
-        for (int b = 0; b < count; ++b) std::memcpy(out + b * kBlockBytes + r * 4, row + b * 4, 4);
+    for (int r = 0; r < kRows; r += 4) {
+        const std::uint8_t *rows[4];
+        for (int i = 0; i < 4; ++i)
+            rows[i] = w.line(min_of(group * kRows + r + i, w.rows - 1)) + begin * 4;
+        for (int b = 0; b < count; b += 4) {
+            Int8::gather(rows, out + b * kBlockBytes + r * 4);
+            for (const std::uint8_t *&row : rows) row += 16;
+        }
     }
 }
 
 template <typename Code>
 inline void panels(const Ternary &w, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride, bool accumulate, std::uint8_t *panel) {
-    constexpr int kPlaces = Code::kPlaces, kPanelBlocks = kPanelColumns / (4 * kPlaces);
+    constexpr int kPlaces = Code::kPlaces;
+    constexpr int kPanelBlocks = kPanelColumns / (4 * kPlaces) / 4 * 4; // as rows are gathered
     std::uint8_t *gathered = panel + kPanelColumns * kRows;
     std::int32_t *sums = reinterpret_cast<std::int32_t *>(gathered + kPanelColumns * kRows / 4);
     const int blocks = w.blocks(), most = max_of(1, kPanelTokens / x.tile) * x.tile;
@@ -359,7 +366,7 @@ inline void panels(const Ternary &w, const Activations &x, int group_begin, int 
     }
 }
 
-constexpr int kBandColumns = 256; // of the panels of a band: 4 KB for each of its row groups
+constexpr int kBandColumns = 512; // of the panels of a band: 8 KB for each of its row groups
 
 // The rows that 16 bytes of a column hold, times the 16 bytes of a vector: whole row groups.
 constexpr int band_groups(int places) { return Int8::kBytes / 16 * places; }
@@ -377,13 +384,16 @@ inline void unpack_band(const Ternary &w, int band, int begin, int count, std::u
             codes[i] = Code::load(w.line(min_of(begin + c + i, w.columns - 1)) +
                                   band * Int8::kBytes);
         Int8::interleave(codes);
+        Int8::Vec four[4]; // of four rows of every group: blocks of 16
         TRILOBIT_UNROLL
         for (int quarter = 0; quarter < 4; ++quarter)
             TRILOBIT_UNROLL
             for (int place = 0; place < kPlaces; ++place) {
-                const int four = quarter * kPlaces + place; // rows of a group
-                Int8::store_quarters(panels + four / 4 * kPanelBytes + c * kRows + four % 4 * 16,
-                                     kPlaces * kPanelBytes, Code::next(codes[quarter], place));
+                const int n = quarter * kPlaces + place;
+                four[n % 4] = Code::next(codes[quarter], place);
+                if (n % 4 == 3)
+                    Int8::store_blocks(panels + n / 4 * kPanelBytes + c * kRows,
+                                       kPlaces * kPanelBytes, four);
             }
     }
 }
@@ -405,10 +415,12 @@ inline void bands(const Ternary &w, const Activations &x, int group_begin, int g
                 unpack_band<Code>(w, first / kGroups, c, count, panels);
                 int fetched = c + kBandColumns; // come while these meet the tokens
                 const int last = min_of(fetched + kBandColumns, w.columns);
+                const int tiles = (to - from) * ((tokens + x.tile - 1) / x.tile);
+                const int at_once = (last - fetched + tiles - 1) / tiles;
                 for (int g = from; g < to; ++g)
                     for (int t = 0; t < tokens; t += x.tile) {
                         const int together = min_of(x.tile, tokens - t);
-                        for (int i = 0; i < kFetched && fetched < last; ++i, ++fetched)
+                        for (int i = 0; i < at_once && fetched < last; ++i, ++fetched)
                             prefetch(w.line(fetched) + first / kGroups * Int8::kBytes);
                         panel_tokens(panels + (g - first) * kPanelBytes, count / 4,
                                      x.codes + std::ptrdiff_t{token + t} * x.columns + c * together,

@@ -95,7 +95,8 @@ class LLM:
         """Of every layer of a relu² model, of all tokens so far: how much of its MLP counted.
 
         The share of gates that were open, and of the inputs of `down_proj` whose code was not 0.
-        Only those rows of `up_proj` and columns of `down_proj` are read. Empty for other models.
+        Where `hidden_size` is 2,048 or more, only those rows of `up_proj` and columns of
+        `down_proj` are read. Empty for other models.
         """
         return self._activity()
 

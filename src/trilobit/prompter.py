@@ -27,7 +27,7 @@ from trilobit.sampling import SamplingParams
 from trilobit.text.chat_template import leaves_bos_to_tokenizer, render
 from trilobit.text.grammar import Grammar, Grammars
 from trilobit.text.reasoning import Thoughts, is_begun, thinks
-from trilobit.text.reply import Reply
+from trilobit.text.reply import Part, Reply
 from trilobit.text.tokenizer import Tokenizer, without_tokenizer
 from trilobit.text.tools import Toolbox, form_of, told
 
@@ -82,8 +82,17 @@ class Prompter:
             eos_token=next((end for end in ends if end), ""),
         )
 
-    def chat_ids(self, messages: Items[Message], toolbox: Toolbox | None = None) -> list[int]:
-        """Token ids of a conversation, ready for the reply; toolbox: what may be called in it."""
+    def chat_ids(
+        self,
+        messages: Items[Message],
+        toolbox: Toolbox | None = None,
+        *,
+        thinking: bool | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation, ready for the reply; toolbox: what may be called in it.
+
+        thinking: whether to think first, where the template knows that.
+        """
         plain, tools = told(checked_messages(messages), toolbox, self.chat_template)
         tokenizer = self._tokenizer()
         ends = [tokenizer.token(i) for i in self.config.eos_token_ids]
@@ -95,6 +104,7 @@ class Prompter:
             bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
             eos_token=next((end for end in ends if end), ""),
             tools=tools,
+            thinking=thinking,
             most_tokens=self.context,
         )
         leaves_bos = template is None or leaves_bos_to_tokenizer(template)
@@ -155,13 +165,8 @@ class Prompter:
             return done
         salt = f"{done.seed}/{blake2b(repr(ids).encode()).hexdigest()}"
         reply = self.reply(ids, toolbox, reasoning=reasoning, salt=salt)
-        parts = (reply.add(done.text), reply.finish())
-        return replace(
-            done,
-            text="".join(part.text for part in parts),
-            tool_calls=tuple(call for part in parts for call in part.calls),
-            reasoning="".join(part.thought for part in parts),
-        )
+        part = Part.joined((reply.add(done.text), reply.finish()))
+        return replace(done, text=part.text, tool_calls=part.calls, reasoning=part.thought)
 
     def _is_thinking(self, ids: list[int]) -> bool:
         return is_begun(self._tokenizer().decode(ids[-_TAIL:]))

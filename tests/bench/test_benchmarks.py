@@ -43,12 +43,16 @@ def result_of(name: str, path: Path, *arguments: str | Path) -> dict[str, Any]:
 
 def test_kernels_stand_beside_the_limit_that_binds_them(tmp_path: Path) -> None:
     isa = _native.isas()[-1]
-    arguments = ("--isas", isa, "--threads", 1, "--tokens", 1, "--repeats", 2)
-    found = result_of("kernels.py", tmp_path / "kernels.json", *arguments)
+    arguments = ("--isas", isa, "--layouts", "1.6-bit", "--threads", 1, "--tokens", 1)
+    found = result_of("kernels.py", tmp_path / "kernels.json", *arguments, "--repeats", 2)
     assert {"machine", "commit", "versions", "command"} <= found.keys()
-    assert [(one["kernel"], one["bits"]) for one in found["results"]] == [
-        *((name, bits) for name in ("q, o", "k, v", "gate, up", "down") for bits in (2, 1.6)),
-        ("head, screen", 4),
+    assert [(one["kernel"], one["bits"], one["share"]) for one in found["results"]] == [
+        *(("q, o", 1.6, 1), ("k, v", 1.6, 1), ("gate", 1.6, 1)),
+        *(("up", 1.6, 1), ("up, 50% of the rows", 1.6, 0.5), ("up, 20% of the rows", 1.6, 0.2)),
+        ("down", 1.6, 1),
+        ("down, 33% of the columns", 1.6, 0.33),
+        ("down, 10% of the columns", 1.6, 0.1),
+        ("head, screen", 4, 1),
     ]
     for one in found["results"]:
         rate, limit, weights = one["gb_per_s"], max(one["dram_read_gb_per_s"]), 8 / one["bits"]
@@ -79,6 +83,21 @@ def test_kernels_are_timed_as_often_as_asked(kernel: Any) -> None:
         seconds = kernel(isa, 4096, 4096, 1, threads=2, repeats=3)
         assert len(seconds) == 3
         assert min(seconds) > 0
+
+
+@pytest.mark.parametrize("order", [_native.Order.rows, _native.Order.columns])
+def test_products_with_what_counts_are_timed(order: _native.Order) -> None:
+    for isa in _native.isas():
+        seconds = _native.sparse_seconds(isa, 4096, 4096, order, 0.1, 2, threads=2, repeats=3)
+        assert len(seconds) == 3
+        assert min(seconds) > 0
+    for refused, share, reason in (
+        (_native.Order.groups, 0.1, "of groups all is read"),
+        (order, -0.1, "share must be 0 to 1"),
+        (order, 1.1, "share must be 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            _native.sparse_seconds(_native.isa(), 64, 64, refused, share, 1)
 
 
 @pytest.mark.parametrize("kernel", [_native.linear_seconds, _native.screen_seconds])

@@ -244,7 +244,7 @@ def test_texts_are_the_same(pairs: dict[str, tuple[LLM, LLM]], name: str, kind: 
     sampling = SAMPLINGS[kind]
     if name == "random":
         sampling = {**sampling, "logit_bias": {**FEW, **sampling.get("logit_bias", {})}}
-    params = SamplingParams(max_tokens=32, seed=5, ignore_eos=True, **sampling)
+    params = SamplingParams(max_tokens=32, seed=11, ignore_eos=True, **sampling)
     got = [fast.generate(prompt, params) for prompt in PROMPTS]
     assert [*map(told, got)] == [told(plain.generate(prompt, params)) for prompt in PROMPTS]
     assert 0 < sum(one.accepted_tokens for one in got) < sum(one.drafted_tokens for one in got)

@@ -67,7 +67,34 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"context": f"The {word} was big. Tom liked the", "continuation": word} for word in WORDS
     ]
     gsm8k = [{"question": f"How many is a {word}?", "answer": "One. #### 1"} for word in WORDS[:3]]
+    letters = ["A", "B", "C", "D"]
+    commonsense = [
+        {"query": f"Question: Who is {word}?\nA. a\nB. b\nC. c\nD. d\nAnswer:", "choices": letters}
+        | {"gold": at % 4}
+        for at, word in enumerate(WORDS)
+    ]
+    winograd = [
+        {"context_options": [f"Tom saw the {word} when Tom", f"Tom saw the {word} when the {word}"]}
+        | {"continuation": "ran away.", "gold": at % 2}
+        for at, word in enumerate(WORDS)
+    ]
+    trivia = [
+        {
+            "question": f"What is a {word}",
+            "answer": {"aliases": [word, word.upper()], "value": word},
+        }
+        for word in WORDS[:3]
+    ]
+    mmlu = [
+        {"question": f"What is a {word}?", "choices": ["a", "b", "c", "d"], "answer": at % 4}
+        | {"subject": ("anatomy", "virology")[at % 3 == 0]}
+        for at, word in enumerate(WORDS)
+    ]
     for name, records in (
+        ("commonsense_qa", commonsense),
+        ("winograd_wsc", winograd),
+        ("trivia_qa_rc.wikipedia.nocontext_validation", trivia),
+        ("mmlu_test", mmlu),
         ("ai2_arc_ARC-Easy_validation", arc),
         ("lambada_openai", lambada),
         ("gsm8k_test", gsm8k),
@@ -75,6 +102,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{name}.jsonl.xz").write_bytes(lzma.compress(lines.encode()))
     return folder
+
+
+FEW = {"gsm8k": 3, "triviaqa": 3}
 
 
 def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
@@ -124,7 +154,7 @@ def test_outputs_are_those_of_the_reference(ours: Harness, theirs: Any) -> None:
 def test_tasks_of_a_folder_score_as_the_reference(
     ours: Harness, theirs: Any, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ["arc_easy", "lambada_openai", "gsm8k"]
+    names = ["arc_easy", "lambada_openai", "gsm8k", "commonsense_qa", "wsc273", "triviaqa"]
     scores = evaluate(ours.llm, names, data=data, shots=1, limit=6)
     # The same tasks, asked of lm-eval's own class.
     monkeypatch.setattr(tasks, "Harness", lambda llm, progress: theirs)
@@ -132,8 +162,19 @@ def test_tasks_of_a_folder_score_as_the_reference(
     assert {one.task for one in scores} == set(names)
     for one, other in zip(scores, wanted, strict=True):
         assert (one.task, one.metric) == (other.task, other.metric)
-        assert (one.questions, one.shots) == (6 if one.task != "gsm8k" else 3, 1)
+        assert (one.questions, one.shots) == (FEW.get(one.task, 6), 1)
         assert one.value == pytest.approx(other.value, rel=1e-2)
+
+
+def test_mmlu_is_the_mean_of_all_questions_of_its_subjects(ours: Harness, data: Path) -> None:
+    *subjects, whole = evaluate(ours.llm, ["mmlu"], data=data)
+    assert [one.task for one in subjects] == ["mmlu_anatomy", "mmlu_virology"]
+    assert [one.questions for one in subjects] == [len(WORDS) - 6, 6]
+    right = sum(one.value * one.questions for one in subjects)
+    assert (whole.task, whole.questions) == ("mmlu", len(WORDS))
+    assert whole.value == pytest.approx(right / len(WORDS))
+    (alone,) = evaluate(ours.llm, ["mmlu_virology"], data=data)
+    assert alone.value == subjects[1].value
 
 
 def test_the_model_is_registered() -> None:
@@ -156,7 +197,11 @@ def test_the_command(bundled: Path, data: Path) -> None:
         (("--tasks", "arc_easy", "--suite", "bitnet-b1.58"), "one of the two"),
         (("--tasks", ","), "names no task"),
         (("--tasks", "no_such_task"), "no_such_task: lm-eval has no such task"),
-        (("--tasks", "mmlu", "--data", "."), "mmlu: data in a folder is known of arc_challenge"),
+        (
+            ("--tasks", "nq_open", "--data", "."),
+            "nq_open: data in a folder is known of arc_challenge",
+        ),
+        (("--tasks", "mmlu", "--data", "."), "no mmlu_test.jsonl (or .xz) for mmlu"),
         (("--tasks", "piqa", "--data", "."), "no piqa_plain_text_validation.jsonl (or .xz)"),
     ],
 )

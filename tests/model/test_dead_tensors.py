@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def _sparse(array: NDArray[Any]) -> None:
 DEAD: dict[str, tuple[dict[str, Callable[[NDArray[Any]], object]], str]] = {
     "zeros": ({LAYER: lambda a: a.fill(0)}, f"'{LAYER}' is all 0"),
     "ones": ({LAYER: lambda a: a.fill(1)}, f"'{LAYER}' is all 1"),
-    "half the rows": ({LAYER: _half}, f"'{LAYER}' has 50% rows of zeros"),
+    # The other half may have some of its own.
+    "half the rows": ({LAYER: _half}, f"'{LAYER}' has 5.% rows of zeros"),
     "few weights": ({LAYER: _sparse}, f"'{LAYER}' has 9.% of 0, the others"),
     "norm": ({tensor_names.FINAL_NORM: lambda a: a.fill(0)}, "'model.norm.weight' is 100% zeros"),
     "embedding": (
@@ -86,8 +88,6 @@ DEAD: dict[str, tuple[dict[str, Callable[[NDArray[Any]], object]], str]] = {
 
 @pytest.mark.parametrize("kind", DEAD)
 def test_verify_names_a_dead_tensor(sound: Path, tmp_path: Path, kind: str) -> None:
-    import re
-
     changes, words = DEAD[kind]
     path = tmp_path / "m.trilobit"
     write_packed(Changed(sound, changes), path)
@@ -106,8 +106,9 @@ def test_info_names_a_dead_tensor(sound: Path, tmp_path: Path) -> None:
     write_packed(Changed(sound, changes), path)
     done = trilobit("info", path)
     assert done.returncode == 0
-    assert f"  looks damaged    {words}" in done.stdout
-    assert json.loads(trilobit("info", path, "--json").stdout)["damage"] == [words]
+    assert re.search(f"  looks damaged    {words}", done.stdout)
+    (damage,) = json.loads(trilobit("info", path, "--json").stdout)["damage"]
+    assert re.fullmatch(words, damage)
     assert "damaged" not in trilobit("info", sound).stdout
 
 

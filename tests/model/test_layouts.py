@@ -17,7 +17,7 @@ from trilobit.formats.packed.form import declare
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.packed.writer import packed_writer
 from trilobit.formats.text_files import TextFiles
-from trilobit.model.packing import LAYOUTS, Layout
+from trilobit.model.packing import LAYOUTS, ORDERS, Layout, Order
 from trilobit.model.shapes import shape
 from trilobit.synth import synth_packed
 
@@ -88,7 +88,7 @@ def test_a_file_in_base_3_becomes_a_checkpoint(files: dict[Layout, Path], tmp_pa
 def test_auto_measures_what_is_too_large_for_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     large, small, grouped = shape("2b4t"), shape("125m"), shape("bonsai-8b")
     measured = {"2-bit": 1.0, "1.6-bit": 0.8}
-    monkeypatch.setattr(layouts, "_seconds", lambda threads: measured)
+    monkeypatch.setattr(layouts, "_seconds", lambda threads, order: measured)
     monkeypatch.setattr(layouts, "memory_bytes", lambda: 10_000_000_000)
     assert layouts.fastest_layout(large, 2) == "1.6-bit"
     assert layouts.fastest_layout(small, 2) == "2-bit"
@@ -98,8 +98,25 @@ def test_auto_measures_what_is_too_large_for_caches(monkeypatch: pytest.MonkeyPa
     assert layouts.fastest_layout(shape("70b"), 2) == "1.6-bit"  # or it would not fit
 
 
-def test_what_is_measured_is_the_time_of_each_layout() -> None:
-    seconds = layouts._seconds(1)
+def test_auto_weighs_matrices_by_how_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = set()
+
+    def seconds(threads: int, order: Order) -> dict[Layout, float]:
+        asked.add(order)
+        return {"2-bit": 1.0, "1.6-bit": 0.5 if order == "groups" else 9.0}
+
+    monkeypatch.setattr(layouts, "_seconds", seconds)
+    monkeypatch.setattr(layouts, "memory_bytes", lambda: None)
+    assert layouts.fastest_layout(shape("2b4t"), 2) == "2-bit"
+    assert asked == set(ORDERS)
+    asked.clear()
+    assert layouts.fastest_layout(shape("700m"), 2) == "1.6-bit"  # which skips nothing
+    assert asked == {"groups"}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_is_measured_is_the_time_of_each_layout(order: Order) -> None:
+    seconds = layouts._seconds(1, order)
     assert set(seconds) == set(LAYOUTS)
     assert all(0 < s < 1 for s in seconds.values())
 

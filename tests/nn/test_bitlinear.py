@@ -119,6 +119,26 @@ def test_forward_equals_the_definition(
     assert (np.abs(_numpy(layer(x)) - expected) <= bound).all()
 
 
+@pytest.mark.parametrize("weights", QUANTISERS)
+@pytest.mark.parametrize(("tokens", "inputs", "outputs"), SHAPES)
+def test_the_product_of_integers_is_the_definition_bit_for_bit(
+    weights: str, tokens: int, inputs: int, outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trilobit.nn.bitlinear._INTEGERS_PAY", True)
+    layer = _layer(inputs, outputs, weights=weights, bias=False)
+    x = _random(tokens, inputs)
+    codes, scale = layer.codes()
+    expected = ternary.bit_linear(x.numpy(), codes.numpy(), scale.numpy())
+    np.testing.assert_array_equal(_numpy(layer(x)), expected)
+
+
+@pytest.fixture(params=[False, True], ids=["floats", "integers"])
+def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of either kind, whatever the processor has."""
+    monkeypatch.setattr("trilobit.nn.bitlinear._INTEGERS_PAY", request.param)
+
+
+@pytest.mark.usefixtures("_products")
 def test_forward_of_bfloat16_equals_the_definition() -> None:
     layer = _layer(130, 33).bfloat16()
     x = _random(5, 130).bfloat16()
@@ -153,6 +173,7 @@ def test_zero_weights_give_the_bias() -> None:
     assert torch.equal(layer(_random(3, 9)), layer.bias.expand(3, 4))
 
 
+@pytest.mark.usefixtures("_products")
 def test_zero_rows_and_zero_tokens_give_zeros() -> None:
     layer = _layer(9, 4, bias=False)
     with torch.no_grad():
@@ -165,6 +186,7 @@ def test_zero_rows_and_zero_tokens_give_zeros() -> None:
     assert output[0].abs().max() > 0
 
 
+@pytest.mark.usefixtures("_products")
 @pytest.mark.parametrize("shape", [(7,), (0, 7), (2, 3, 7)])
 def test_leading_dimensions_are_as_in_a_linear_layer(shape: tuple[int, ...]) -> None:
     layer = _layer(7, 5)
@@ -214,6 +236,7 @@ def test_share_outside_0_to_1_is_refused(share: float) -> None:
         set_quantised_share(_layer(3, 3), share)
 
 
+@pytest.mark.usefixtures("_products")
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("weights", QUANTISERS)
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.75, 1.0])
@@ -292,6 +315,7 @@ def test_autocast_rounds_in_float32_and_multiplies_in_bfloat16() -> None:
     assert (np.abs(_numpy(output) - expected) <= bound).all()
 
 
+@pytest.mark.usefixtures("_products")
 def test_autocast_gradients_are_those_of_float32() -> None:
     layer = _layer(130, 33, rms_norm_eps=1e-6)
     x = _random(5, 130).requires_grad_()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ollama
 import pytest
-from live_server import PATIENCE_S, Live, serving
+from live_server import PATIENCE_S, Live, serving, with_template
 
 from trilobit import LLM, Embedder, SamplingParams
 from trilobit.bundled import DEFAULT
@@ -73,7 +73,7 @@ def test_a_body_streams_by_default_and_needs_no_content_type(
 ) -> None:
     with live.client(headers=headers) as bare:
         answer = bare.post("/api/chat", content=json.dumps(CHAT))
-        refused = bare.post("/api/chat", content=json.dumps(CHAT | {"format": "json"}))
+        refused = bare.post("/api/chat", content=json.dumps(CHAT | {"format": "xml"}))
         foreign = bare.post(
             "/api/chat", content=json.dumps(CHAT), headers={"origin": "https://evil.example"}
         )
@@ -82,8 +82,75 @@ def test_a_body_streams_by_default_and_needs_no_content_type(
     assert "".join(line["message"]["content"] for line in lines) == text
     assert [line for line in lines[:-1] if not line["message"]["content"]]  # signs of life
     assert (refused.status_code, list(refused.json())) == (400, ["error"])
-    assert refused.json()["error"].startswith("format")
+    told = "format: 'xml' is no form of an answer; expected 'json' or a JSON schema"
+    assert refused.json()["error"] == told
     assert foreign.status_code == 403
+
+
+# ---- tools and forms ----------------------------------------------------------------------------
+
+GO = {"type": "object", "properties": {"where": {"enum": ["park", "home"]}}, "required": ["where"]}
+TOOLS: Any = [{"type": "function", "function": {"name": "go", "parameters": GO}}]
+# As Llama's templates: an answer that is an object of these two is a call.
+CALLS = "{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{% endfor %}{# tools parameters #}"
+A_CALL = {
+    "type": "object",
+    "properties": {"name": {"const": "go"}, "parameters": GO},
+    "required": ["name", "parameters"],
+}
+
+
+@pytest.fixture(scope="module")
+def calling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ollama.Client]:
+    """A model that calls: it is held to that by the form of its answer."""
+    path = with_template(tmp_path_factory.mktemp("calling"), CALLS)
+    with (
+        serving(settings={"models": {DEFAULT: path}}) as server,
+        ollama.Client(server.url, timeout=PATIENCE_S, trust_env=False) as made,
+    ):
+        yield made
+
+
+def test_a_model_that_calls_is_heard_whole_and_streamed(calling: ollama.Client) -> None:
+    asked = CHAT | {"tools": TOOLS, "format": A_CALL, "options": {"temperature": 0}}
+    done = calling.chat(**asked)
+    assert (done.message.content, done.done_reason) == ("", "stop")
+    [call] = done.message.tool_calls or []
+    assert call.function.name == "go"
+    assert call.function.arguments["where"] in ("park", "home")
+    parts = list(calling.chat(stream=True, **asked))
+    assert [one.function for part in parts for one in part.message.tool_calls or []] == [
+        call.function
+    ]
+    assert not any(part.message.content for part in parts)
+    # Who offers no tool gets the text.
+    plain = calling.chat(**asked | {"tools": []})
+    assert json.loads(plain.message.content or "")["name"] == "go"
+    assert plain.message.tool_calls is None
+
+
+def test_calls_and_what_they_return_go_back_to_the_model(client: ollama.Client) -> None:
+    asked = CHAT | {"tools": TOOLS}
+    called = {"function": {"name": "go", "arguments": {"where": "park"}}}
+    history = [
+        *MESSAGES,
+        {"role": "assistant", "content": "", "tool_calls": [called]},
+        {"role": "tool", "tool_name": "go", "content": "There is a dog."},
+    ]
+    before = client.chat(**asked).prompt_eval_count or 0
+    after = client.chat(**asked | {"messages": history})
+    assert after.message.content
+    assert (after.prompt_eval_count or 0) > before + 20
+
+
+def test_an_answer_has_the_form_that_is_asked_for(client: ollama.Client) -> None:
+    options = {"temperature": 0}
+    done = client.chat(**CHAT | {"format": GO, "options": options})
+    assert json.loads(done.message.content or "")["where"] in ("park", "home")
+    made = client.generate(DEFAULT, PROMPT, format=GO, options=options)
+    assert json.loads(made.response)["where"] in ("park", "home")
+    parts = client.chat(stream=True, **CHAT | {"format": "json", "options": {"num_predict": 8}})
+    assert "".join(part.message.content or "" for part in parts).startswith("{")
 
 
 def test_models_are_told(live: Live, client: ollama.Client) -> None:
@@ -91,7 +158,7 @@ def test_models_are_told(live: Live, client: ollama.Client) -> None:
     [running] = client.ps().models
     assert (running.model, running.context_length) == (DEFAULT, 512)
     told = client.show(DEFAULT)
-    assert told.capabilities == ["completion"]
+    assert told.capabilities == ["completion", "tools"]
     assert told.modelinfo is not None
     assert told.modelinfo["bitnet.context_length"] == 512
     with live.client() as bare:
@@ -112,8 +179,7 @@ def test_vectors_are_those_of_the_embedder(client: ollama.Client) -> None:
     ("changed", "words"),
     [
         ({"messages": [MESSAGES[0] | {"images": [b"abc"]}]}, "images"),
-        ({"format": "json"}, "format"),
-        ({"tools": [{"type": "function", "function": {"name": "add"}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
         ({"think": True}, "think"),
         ({"options": {"mirostat": 2}}, "mirostat"),
         ({"options": {"num_predict": 5, "temperature": -1}}, "temperature"),

@@ -18,7 +18,10 @@ from trilobit.train.recipes import load_recipe
 
 # torch's compiler does what torch itself warns of.
 @pytest.mark.filterwarnings("ignore")
-def test_a_compiled_step_is_the_same_but_for_rounding(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain_attention", [False, True])
+def test_a_compiled_step_is_the_same_but_for_rounding(
+    plain_attention: bool, tmp_path: Path
+) -> None:
     recipe: Any = load_recipe(write_recipe(tmp_path, RECIPE))
     one = dataclasses.replace(recipe.model, num_hidden_layers=1)
     torch.manual_seed(0)
@@ -30,7 +33,7 @@ def test_a_compiled_step_is_the_same_but_for_rounding(tmp_path: Path) -> None:
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         steps.append((loss.item(), [p.grad.clone() for p in model.parameters()]))
-        compile_layers(model)
+        compile_layers(model, plain_attention=plain_attention)
     (loss, gradients), (compiled_loss, compiled_gradients) = steps
     # Float32 sums in another order; an input beside a rounding tie may get another code.
     assert compiled_loss == pytest.approx(loss, abs=1e-3)

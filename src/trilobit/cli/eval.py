@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from trilobit.bundled import DEFAULT
 from trilobit.cli.command import Command
 from trilobit.cli.options import OpenLLM, llm_options, model_argument
 from trilobit.cli.path import FilePath
 from trilobit.errors import RequestError
 from trilobit.evaluate.suites import SUITES
+
+if TYPE_CHECKING:
+    from trilobit.evaluate.score import TaskScore
 
 
 @click.command(
@@ -22,9 +27,10 @@ from trilobit.evaluate.suites import SUITES
         ("trilobit eval bitnet-2b --suite bitnet-2b4t", "Beside the report's own numbers."),
         ("trilobit eval model.trilobit --tasks arc_easy,piqa --limit 200", "A part of two tasks."),
         ("trilobit eval --tasks hellaswag --data folder bitnet-2b", "Without the Hub."),
+        ("trilobit eval bitnet-embedding-0.6b --tasks stsb --data folder", "Of its vectors."),
     ],
 )
-@model_argument()
+@model_argument(default=DEFAULT)
 @click.option("--tasks", metavar="NAMES", help="lm-eval's tasks or groups, joined by commas.")
 @click.option("--suite", type=click.Choice(list(SUITES)), help="The tasks of a paper's table.")
 @click.option("--data", type=FilePath(file_okay=False), metavar="FOLDER", help="Has their files.")
@@ -48,12 +54,14 @@ def command(
 ) -> None:
     """Measure MODEL by tasks of lm-evaluation-harness: share of right answers, with its error.
 
+    The task stsb is of vectors: their rank correlation with how people find sentences alike.
+
     lm-eval fetches its data from the Hub; with --data they are read from FOLDER, as
     docs/evaluation.md tells. Needs the extra: pip install 'trilobit[eval]'.
     """
     from trilobit.cli.terminal import say
     from trilobit.console import Bars
-    from trilobit.evaluate.tasks import evaluate
+    from trilobit.evaluate.sentences import STSB
 
     if (tasks is None) == (suite is None):
         raise RequestError("give --tasks or --suite, one of the two")
@@ -64,13 +72,20 @@ def command(
     )
     if not names:
         raise RequestError("--tasks names no task; give one, such as arc_easy")
-    with Bars() as bars, open_llm(model) as llm:
-        scores = evaluate(
-            llm, names, data=data, limit=limit, shots=few_shot, chat=chat, progress=bars
-        )
+    scores: list[TaskScore] = []
+    asked = [name for name in names if name != STSB]
+    if asked:
+        from trilobit.evaluate.tasks import evaluate
+
+        with Bars() as bars, open_llm(model) as llm:
+            scores = evaluate(
+                llm, asked, data=data, limit=limit, shots=few_shot, chat=chat, progress=bars
+            )
+    if STSB in names:
+        scores += _stsb(model, data, limit)
     if as_json:
         rows = [dataclasses.asdict(score) for score in scores]
-        print(json.dumps({"model": str(llm.path), "suite": suite, "scores": rows}, allow_nan=False))
+        print(json.dumps({"model": model, "suite": suite, "scores": rows}, allow_nan=False))
         return
     for score in scores:
         error = "" if score.standard_error is None else f" ± {score.standard_error:.4f}"
@@ -83,3 +98,12 @@ def command(
         for name, values in SUITES[suite].published.items():
             pairs = zip(SUITES[suite].tasks, values, strict=True)
             say(f"{name}: " + ", ".join(f"{task} {value / 100:.4f}" for task, value in pairs))
+
+
+def _stsb(model: str, data: Path | None, limit: int | None) -> list[TaskScore]:
+    from trilobit.embedder import Embedder
+    from trilobit.evaluate.sentences import stsb
+
+    if data is None:
+        raise RequestError("stsb is read from a folder with stsb_sts-test.csv; give --data FOLDER")
+    return stsb(Embedder(model), data, limit=limit)

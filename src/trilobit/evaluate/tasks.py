@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import lzma
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,117 +16,26 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from trilobit.errors import FormatError, RequestError
+from trilobit.errors import RequestError
 from trilobit.evaluate.harness import Harness
-from trilobit.formats.files import open_file
+from trilobit.evaluate.local import Record, subjects, task_data
+from trilobit.evaluate.score import TaskScore
 from trilobit.llm import LLM
 from trilobit.progress import Watch
 
-Record = dict[str, Any]
 
-_MOST_RECORDS = 1 << 20
-_MOST_LINE_BYTES = 8 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskScore:
-    """One number of a task. standard_error: None where lm-eval gives none. shots: examples."""
-
-    task: str
-    metric: str
-    value: float
-    standard_error: float | None
-    questions: int
-    shots: int
-
-
-# ---- data in a folder -------------------------------------------------------------------------
-
-
-def _lambada(record: Record) -> Record:
-    if "text" in record:
-        return record
-    return {"text": f"{record['context']} {record['continuation']}"}
-
-
-def _boolq(record: Record) -> Record:
-    return {**record, "label": int(record["label"] if "label" in record else record["answer"])}
-
-
-def _piqa(record: Record) -> Record:
-    return {**record, "label": int(record["label"])}
-
-
-def _same(record: Record) -> Record:
-    return record
-
-
-@dataclass(frozen=True, slots=True)
-class _Local:
-    """Where the data of a task lies in a folder: `<stem>.jsonl` or that with `.xz`."""
-
-    stem: str
-    split: str
-    record: Callable[[Record], Record] = _same
-
-
-# The publishers' own fields, in files named by data set, configuration and split.
-_LOCAL = {
-    "arc_challenge": _Local("ai2_arc_ARC-Challenge_validation", "validation"),
-    "arc_easy": _Local("ai2_arc_ARC-Easy_validation", "validation"),
-    "boolq": _Local("boolq_validation", "validation", _boolq),
-    "gsm8k": _Local("gsm8k_test", "test"),
-    "hellaswag": _Local("hellaswag_validation", "validation"),
-    "lambada_openai": _Local("lambada_openai", "test", _lambada),
-    "openbookqa": _Local("openbookqa_main_validation", "validation"),
-    "piqa": _Local("piqa_plain_text_validation", "validation", _piqa),
-    "sciq": _Local("sciq_validation", "validation"),
-    "winogrande": _Local("winogrande_winogrande_xl_validation", "validation"),
-}
-LOCAL_TASKS = tuple(_LOCAL)
-
-
-def _records(folder: Path, task: str) -> list[Record]:
-    local = _LOCAL[task]
-    paths = [folder / f"{local.stem}.jsonl{suffix}" for suffix in ("", ".xz")]
-    path = next((path for path in paths if path.exists()), None)
-    if path is None:
-        raise RequestError(f"{folder}: no {paths[0].name} (or .xz) for {task}; give its folder")
-    found = []
-    for number, line in enumerate(_lines(path), 1):
-        try:
-            found.append(local.record(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise FormatError(f"{path}: line {number} is no record of {task}; mend it") from None
-    if not found:
-        raise FormatError(f"{path}: holds no record; fetch it again")
-    return found
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    with open_file(path)[0] as file, ExitStack() as stack:
-        lines = stack.enter_context(lzma.open(file)) if path.suffix == ".xz" else file
-        try:
-            for _ in range(_MOST_RECORDS):
-                line = lines.readline(_MOST_LINE_BYTES + 1)
-                if not line:
-                    return
-                if len(line) > _MOST_LINE_BYTES:
-                    raise FormatError(f"{path}: a line of more than {_MOST_LINE_BYTES >> 20} MB")
-                if line.strip():
-                    yield line
-        except (lzma.LZMAError, EOFError) as error:
-            raise FormatError(f"{path}: is no whole .xz file ({error}); fetch it again") from None
-
-
-def _from_folder(folder: Path, task: str, settings: Record) -> Any:
+def _from_folder(folder: Path, task: str, manager: TaskManager) -> Any:
     """A task of lm-eval's settings, with its data from a folder."""
-    split = _LOCAL[task].split
-    data = DatasetDict({split: Dataset.from_list(_records(folder, task))})
+    split, records, changed = task_data(folder, task)
+    settings = load_yaml(manager.task_index[task].yaml_path, resolve_func=True)
+    data = DatasetDict({split: Dataset.from_list(records)})
     # Only this split is there: the questions, and examples among the others of them.
     splits: Record = {"training_split": None, "validation_split": None, "test_split": None}
     splits |= {f"{split}_split": split, "fewshot_split": split}
-    return ConfigurableTask(config={**settings, **splits, "custom_dataset": lambda **_: data})
+    settings = {**settings, **splits, **changed, "custom_dataset": lambda **_: data}
+    return ConfigurableTask(
+        config={key: value for key, value in settings.items() if value is not None or key in splits}
+    )
 
 
 # ---- running ----------------------------------------------------------------------------------
@@ -172,12 +79,11 @@ def evaluate(
         raise RequestError(f"shots is {shots}; expected at least 0")
     wanted: list[Any] = list(tasks)
     if data is not None:
-        for task in tasks:
-            if task not in _LOCAL:
-                raise RequestError(f"{task}: data in a folder is known of {', '.join(_LOCAL)}")
-        files = {task: manager.task_index[task].yaml_path for task in tasks}
-        settings = {task: load_yaml(files[task], resolve_func=True) for task in tasks}
-        wanted = [_from_folder(data, task, settings[task]) for task in tasks]
+        named = [one for task in tasks for one in (subjects(data) if task == "mmlu" else [task])]
+        unknown = next((task for task in named if task not in known), None)
+        if unknown is not None:
+            raise RequestError(f"{data}: lm-eval has no task {unknown}, which a record is of")
+        wanted = [_from_folder(data, task, manager) for task in named]
     found = simple_evaluate(
         Harness(llm, progress=progress),
         tasks=wanted,
@@ -190,7 +96,23 @@ def evaluate(
     )
     if found is None:  # of another process than the first
         return []
-    return list(_scores(found))
+    scores = list(_scores(found))
+    if data is not None and "mmlu" in tasks:
+        scores.append(_mmlu([score for score in scores if score.task.startswith("mmlu_")]))
+    return scores
+
+
+def _mmlu(subjects: list[TaskScore]) -> TaskScore:
+    """All subjects as one, each question with the same weight, as lm-eval's group has it."""
+    questions = sum(score.questions for score in subjects)
+    value = sum(score.value * score.questions for score in subjects) / questions
+    return replace(
+        subjects[0],
+        task="mmlu",
+        value=value,
+        standard_error=math.sqrt(value * (1 - value) / max(questions - 1, 1)),
+        questions=questions,
+    )
 
 
 def _scores(found: Record) -> Iterator[TaskScore]:

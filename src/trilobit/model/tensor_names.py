@@ -22,6 +22,10 @@ SCREEN_SCALES = "lm_head.screen.scales"
 SCREEN_RESIDUALS = "lm_head.screen.residuals"
 SCREEN = (SCREEN_CODES, SCREEN_SCALES, SCREEN_RESIDUALS)
 
+# Shorter rows and columns of weights are not read sooner alone than all of them together: one line
+# of 2,048 weights is eight cache lines. Models that caches hold have shorter ones.
+_LONG_LINE = 2048
+
 
 def norms(config: ModelConfig, layer: int) -> dict[str, int]:
     """RMSNorm gains of a layer, name -> length."""
@@ -61,10 +65,15 @@ def projections(config: ModelConfig, layer: int) -> dict[str, tuple[int, int]]:
 
 
 def order(config: ModelConfig, name: str) -> Order:
-    """How the packed bytes of a projection follow each other.
+    """How we write the packed bytes of a projection: `alone` where that pays, else in groups."""
+    return alone(config, name) if config.hidden_size >= _LONG_LINE else "groups"
 
-    Behind relu² most rows of `up_proj` and columns of `down_proj` meet a zero and are skipped, so
-    they lie alone. Scales by group need groups.
+
+def alone(config: ModelConfig, name: str) -> Order:
+    """How a projection lies of which single rows or columns are read; "groups": that is none.
+
+    Behind relu² most rows of `up_proj` and columns of `down_proj` meet a zero and are skipped.
+    Scales by group need groups.
     """
     if config.hidden_act == "relu2" and config.scales != "group":
         if name.endswith(".up_proj"):

@@ -6,7 +6,7 @@ The same parts whatever pieces the text comes in. What looks like a call and is 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -27,6 +27,16 @@ class Part:
     thought: str = ""
     text: str = ""
     calls: tuple[ToolCall, ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Iterable[Part]) -> Part:
+        """All of them as one."""
+        several = list(parts)
+        return cls(
+            thought="".join(part.thought for part in several),
+            text="".join(part.text for part in several),
+            calls=tuple(call for part in several for call in part.calls),
+        )
 
 
 class Reply:
@@ -89,7 +99,8 @@ class Reply:
                 return said, calls
             # A model may end its answer where the last mark should be.
             found = list(self._calls(body))
-            said += "" if found else BEGIN + body + mark
+            # Behind other calls, one that was cut off is no text: `finish_reason` tells of it.
+            said += "" if found or (self.called and not mark) else BEGIN + body + mark
             calls += found
             self._inside, self._held = False, after
         if last:
@@ -113,8 +124,9 @@ class Reply:
                 break
             length = _length_of_object(rest)
             if length == 0:
-                if last:
-                    self._said = bool(rest) or not self.called
+                if last and self.called:
+                    self._held = ""  # cut off
+                self._said = last and not self.called
                 break
             several = list(self._calls(rest[:length], known=True))
             if not several:

@@ -49,6 +49,15 @@ class ToolCall:
     name: str
     arguments: str
 
+    @property
+    def object(self) -> dict[str, Any]:
+        """The arguments as an object; what a model wrote that is none, as `arguments` of one."""
+        try:
+            value = json.loads(self.arguments or "{}")
+        except (ValueError, RecursionError):
+            value = self.arguments
+        return value if isinstance(value, dict) else {"arguments": value}
+
 
 @dataclass(frozen=True, slots=True)
 class Toolbox:

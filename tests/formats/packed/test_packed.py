@@ -44,6 +44,8 @@ CONFIG = tiny_config(
     max_position_embeddings=64,
     tie_word_embeddings=False,
 )
+# Whose rows of up_proj and columns of down_proj lie alone
+WIDE = dataclasses.replace(CONFIG, hidden_size=2049, hidden_act="relu2")
 TEXT = TextFiles(tokenizer='{"é": 1}'.encode(), chat_template="{{ 雪 }}\n", add_bos=True)
 LAYER = "model.layers.0."
 WEIGHT = f"{LAYER}self_attn.v_proj.weight"  # [6, 11]: padded in both directions
@@ -223,9 +225,9 @@ def read_as_documented(path: Path) -> dict[str, NDArray[Any]]:
             name = f"model.layers.{n}.{name}"
             packed = file.get_tensor(f"{name}.weight")
             r, k = np.ogrid[:rows, :columns]
-            if c["hidden_act"] == "relu2" and name.endswith("up_proj"):
+            if packed.ndim == 2 and name.endswith("up_proj"):
                 codes = packed[r, k // 16 * 4 + k % 4] >> (2 * (k % 16 // 4)) & 3
-            elif c["hidden_act"] == "relu2" and name.endswith("down_proj"):
+            elif packed.ndim == 2 and name.endswith("down_proj"):
                 codes = packed[k, r // 16 * 4 + r % 4] >> (2 * (r % 16 // 4)) & 3
             else:
                 codes = packed[r // 16, k // 16, r % 16, k % 4] >> (2 * (k % 16 // 4)) & 3
@@ -233,8 +235,9 @@ def read_as_documented(path: Path) -> dict[str, NDArray[Any]]:
         return weights
 
 
-def test_the_description_suffices_to_read_the_weights(tmp_path: Path) -> None:
-    parts = random_parts(CONFIG)
+@pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["narrow", "wide"])
+def test_the_description_suffices_to_read_the_weights(config: ModelConfig, tmp_path: Path) -> None:
+    parts = random_parts(config)
     parts.write(tmp_path / "m", "BF16", TEXT)
     weights = read_as_documented(tmp_path / "m")
     assert {f"{name}.weight" for name in weights} == set(parts.codes)
@@ -254,27 +257,29 @@ def test_the_description_suffices_to_read_a_converted_checkpoint(
         assert np.array_equal(weight, (codes.astype(np.float32) - 1) * scale)
 
 
-def older(path: Path, out: Path, version: str) -> None:
-    """The same model as older Trilobits wrote it: all matrices in groups."""
+def rewritten(path: Path, out: Path, version: str, alone: bool) -> None:
+    """The same model with the matrices in groups, or those alone that may be."""
     model = PackedModel(path)
     tensors = load_file(path)
     del tensors[tensor_names.CHECKSUMS]
     for name, (rows, columns) in tensor_names.all_projections(model.config):
         codes = packing.unpack(tensors[f"{name}.weight"], rows, columns, "2-bit", model.order(name))
-        tensors[f"{name}.weight"] = packing.pack(codes)
+        order = tensor_names.alone(model.config, name) if alone else "groups"
+        tensors[f"{name}.weight"] = packing.pack(codes, "2-bit", order)
     save_file(tensors, out, {**model.file.metadata, "version": version})
 
 
-@pytest.mark.parametrize("version", ["2", "3"])
-def test_files_of_older_versions_run_and_are_converted(version: str, tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, hidden_act="relu2")
-    parts = random_parts(config, "F32")
-    parts.write(tmp_path / "new", "F32", TEXT)
-    older(tmp_path / "new", tmp_path / "old", version)
+@pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["narrow", "wide"])
+@pytest.mark.parametrize(("version", "alone"), [("2", False), ("3", False), ("4", True)])
+def test_files_in_other_orders_run_and_are_converted(
+    config: ModelConfig, version: str, alone: bool, tmp_path: Path
+) -> None:
+    random_parts(config, "F32").write(tmp_path / "new", "F32", TEXT)
+    rewritten(tmp_path / "new", tmp_path / "old", version, alone)
     new, old = (PackedModel(tmp_path / name).arrays() for name in ("new", "old"))
     assert new.keys() == old.keys()
     for name in new:
-        assert np.array_equal(new[name].reshape(-1), old[name].reshape(-1)), name
+        assert np.array_equal(new[name], old[name]), name
     convert(tmp_path / "old", tmp_path / "anew.trilobit")
     assert PackedModel(tmp_path / "anew.trilobit").file.metadata["version"] == "4"
     for name, array in PackedModel(tmp_path / "anew.trilobit").arrays().items():

@@ -30,8 +30,7 @@ from trilobit.model.config import ModelConfig
 from trilobit.model.packing import LAYOUTS, Layout, Order
 
 # Versions 2 and 3 have all matrices in groups; version 2 has no checksums.
-_IN_GROUPS = ("2", "3")
-_READABLE = (*_IN_GROUPS, VERSION)
+_READABLE = ("2", "3", VERSION)
 
 # Rows of float tables from this size on are read from the file, where they are wanted one by one:
 # touched in the mapping, each would draw in up to 2 MB. A read costs 1 µs, which matters only
@@ -105,7 +104,6 @@ class PackedModel:
                 "layout; the file is damaged: convert the model again"
             )
         self.layout: Layout = layout
-        self._in_groups = version in _IN_GROUPS
         self._check_tensors()
         tokenizer = tensor_names.TOKENIZER in self.file
         self.text = TextFiles(
@@ -170,7 +168,8 @@ class PackedModel:
                 )
             except FormatError as error:
                 raise FormatError(f"{self.path}: '{name}': {error}") from None
-            forms = ((self.layout, self.order(name)), (layout or self.layout, self._order(name)))
+            wanted = tensor_names.order(self.config, name)
+            forms = ((self.layout, self.order(name)), (layout or self.layout, wanted))
             if forms[0] != forms[1]:
                 weights = arrays[f"{name}.weight"]
                 arrays[f"{name}.weight"] = _repacked(weights, rows, columns, *forms, threads)
@@ -178,11 +177,10 @@ class PackedModel:
         return arrays
 
     def order(self, name: str) -> Order:
-        """How the packed bytes of a projection follow each other in this file."""
-        return "groups" if self._in_groups else self._order(name)
-
-    def _order(self, name: str) -> Order:
-        return tensor_names.order(self.config, name)
+        """How the packed bytes of a projection follow each other in this file: its shape tells."""
+        tensor = f"{name}.weight"
+        lines = tensor in self.file and len(self.file.info(tensor).shape) == 2
+        return tensor_names.alone(self.config, name) if lines else "groups"
 
     def check_scales(self, name: str, scales: NDArray[np.float32]) -> None:
         """FormatError for scales of a matrix that are infinite, not numbers or not positive."""
@@ -301,7 +299,7 @@ def _repacked(
         native_order(old[1]),
         native_order(new[1]),
         threads,
-    )
+    ).reshape(packing.packed_shape(rows, columns, *new))
 
 
 def _codes_are_ternary(packed: NDArray[np.uint8], layout: Layout) -> bool:

@@ -11,19 +11,17 @@ cache otherwise; `trilobit serve --keep-billing-header` leaves it where it is.
 
 from __future__ import annotations
 
-import reprlib
 from typing import Any, Literal
 
 from pydantic import Field
 
+from trilobit.serve.anthropic.blocks import Content, messages, texts
+from trilobit.serve.anthropic.tools import Choice, Tool, toolbox_of
 from trilobit.serve.body import Body
 from trilobit.serve.errors import ApiError
+from trilobit.text.tools import Toolbox
 
 _BILLING = "x-anthropic-billing-header:"
-_OF_TEXT = {"type", "text", "cache_control", "citations"}  # fields of a text block
-_SHOWN = 40  # characters of a name
-
-Content = str | list[dict[str, Any]]
 
 
 class Turn(Body):
@@ -34,15 +32,23 @@ class Turn(Body):
 
 
 class Thinking(Body):
-    """Adaptive: as the model sees fit, and these see none."""
+    """Adaptive: as the model sees fit; what it thinks is told in blocks of its own."""
 
     type: Literal["disabled", "adaptive"]
     display: str | None = Field(default=None, description="Not used.")
 
 
+class Form(Body):
+    """JSON that fits a schema."""
+
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
 class Output(Body):
     """How the answer is made."""
 
+    format: Form | None = None
     effort: str | None = Field(default=None, description="Not used.")
 
 
@@ -52,7 +58,8 @@ class Conversation(Body):
     model: str | None = Field(default=None, description="Default: the server's first model.")
     system: Content = ""
     messages: list[Turn] = Field(min_length=1)
-    tools: list[dict[str, Any]] = Field(default=[], description="None may be given yet.")
+    tools: list[Tool] = Field(default=[])
+    tool_choice: Choice | None = None
     thinking: Thinking | None = None
     output_config: Output | None = None
     cache_control: dict[str, Any] | None = Field(
@@ -60,13 +67,15 @@ class Conversation(Body):
     )
     speed: Literal["standard"] | None = None
 
-    def chat(self, *, billing_header: bool) -> list[dict[str, str]]:
-        """As messages with one text each, the system prompt first; neighbours of a role are one.
+    def toolbox(self) -> Toolbox | None:
+        """What may be called; RequestError for what is no tool."""
+        return toolbox_of(self.tools, self.tool_choice)
 
-        billing_header: keep that line. Raises ApiError for what is no text.
+    def chat(self, *, billing_header: bool) -> list[dict[str, Any]]:
+        """As OpenAI's messages, the system prompt first; neighbours of a role are one.
+
+        billing_header: keep that line. Raises ApiError for what no model here reads.
         """
-        if self.tools:
-            raise ApiError(400, "tools: are not served here yet; leave them out", param="tools")
         if self.messages[-1].role == "assistant":
             raise ApiError(
                 400,
@@ -74,40 +83,25 @@ class Conversation(Body):
                 "the user's",
                 param="messages",
             )
-        system = self.system if isinstance(self.system, str) else _texts("system", self.system)
+        system = texts("system", self.system)
         if not billing_header:
             system = _without_billing(system)
-        turns = [("system", system)] if system else []
+        chat: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        called: dict[str, str] = {}
         for number, turn in enumerate(self.messages):
-            text = _texts(f"messages.{number}.content", turn.content)
-            if turns and turns[-1][0] == turn.role:
-                text = f"{turns.pop()[1]}\n{text}"
-            turns.append((turn.role, text))
-        return [{"role": role, "content": text} for role, text in turns]
+            place = f"messages.{number}.content"
+            for message in messages(place, turn.role, turn.content, called):
+                if chat and _is_text(chat[-1]) and _is_text(message, chat[-1]["role"]):
+                    message = message | {
+                        "content": f"{chat.pop()['content']}\n{message['content']}"
+                    }
+                chat.append(message)
+        return chat
 
 
-def _texts(place: str, content: Content) -> str:
-    """A content as one text; every block is a line of its own."""
-    if isinstance(content, str):
-        return content
-    return "\n".join(_text(f"{place}.{number}", block) for number, block in enumerate(content))
-
-
-def _text(place: str, block: dict[str, Any]) -> str:
-    kind, text = block.get("type"), block.get("text")
-    if kind != "text":
-        shown = reprlib.repr(kind)
-        raise ApiError(
-            400, f"{place}.type: {shown}; models here read only text blocks", param=place
-        )
-    if not isinstance(text, str):
-        raise ApiError(400, f"{place}.text: expected a text", param=place)
-    unknown = [name for name in block if name not in _OF_TEXT and block[name] is not None]
-    if unknown:
-        raise ApiError(
-            400, f"{place}: this server knows no field {unknown[0][:_SHOWN]!r} of text", param=place
-        )
-    return text
+def _is_text(message: dict[str, Any], role: str | None = None) -> bool:
+    """Whether a message is text and no more, of a role."""
+    return message.keys() == {"role", "content"} and role in (None, message["role"])
 
 
 def _without_billing(system: str) -> str:

@@ -13,11 +13,11 @@ from trilobit.engine.event import Completion
 from trilobit.serve.answer import Answer, ask
 from trilobit.serve.body import Json
 from trilobit.serve.errors import ApiError
-from trilobit.serve.openai.fields import Sampling, head, usage
+from trilobit.serve.openai.fields import Effort, Sampling, head, thinking, usage
 from trilobit.serve.openai.logprobs import content_logprobs
 from trilobit.serve.service import service_of
 from trilobit.serve.sse import DONE, STREAMED, Events, event
-from trilobit.text.reply import Reply
+from trilobit.text.reply import Part, Reply
 from trilobit.text.tools import Toolbox, ToolCall
 
 router = APIRouter()
@@ -34,6 +34,10 @@ class ChatBody(Sampling):
     max_tokens: int | None = Field(default=None, ge=1, description="The older name.")
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=_MOST_LOGPROBS)
+    reasoning_effort: Effort | None = Field(
+        default=None,
+        description="Models that can leave thinking out do so for none and minimal; not used else.",
+    )
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
@@ -64,6 +68,7 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
         model=body.model,
         messages=[_message(one) for one in body.messages],
         toolbox=toolbox,
+        thinking=thinking(body.reasoning_effort),
         params=body.params(max_tokens=most, logprobs=body.top_logprobs if body.logprobs else None),
         n=body.n,
         cache_salt=body.cache_salt,
@@ -101,15 +106,13 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 def _choice(
     answer: Answer, body: ChatBody, index: int, done: Completion, reply: Reply
 ) -> dict[str, Any]:
-    parts = (reply.add(done.text), reply.finish())
-    text = "".join(part.text for part in parts)
-    thought = "".join(part.thought for part in parts)
-    calls = [call for part in parts for call in part.calls]
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-    if thought:
-        message["reasoning_content"] = thought
-    if calls:
-        message |= {"content": text or None, "tool_calls": [_call(call) for call in calls]}
+    part = Part.joined((reply.add(done.text), reply.finish()))
+    message: dict[str, Any] = {"role": "assistant", "content": part.text, "refusal": None}
+    if part.thought:
+        message["reasoning_content"] = part.thought
+    if part.calls:
+        calls = [_call(call) for call in part.calls]
+        message |= {"content": part.text or None, "tool_calls": calls}
     with_ids = {"token_ids": done.token_ids} if body.return_token_ids else {}
     return with_ids | {
         "index": index,
@@ -140,18 +143,14 @@ async def _chunks(answer: Answer, body: ChatBody, replies: list[Reply]) -> Async
         yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
     async for index, new in answer:
         reply = replies[index]
-        parts = [reply.add(new.text)]
-        if new.finish_reason:
-            parts.append(reply.finish())
-        if thought := "".join(part.thought for part in parts):
-            yield chunk(index, {"reasoning_content": thought})
-        text = "".join(part.text for part in parts)
+        part = Part.joined([reply.add(new.text), *([reply.finish()] if new.finish_reason else [])])
+        if part.thought:
+            yield chunk(index, {"reasoning_content": part.thought})
         with_ids = {"token_ids": new.token_ids} if body.return_token_ids else {}
-        if text or new.logprobs or with_ids:
+        if part.text or new.logprobs or with_ids:
             logprobs = content_logprobs(answer.llm, new.logprobs)
-            yield chunk(index, {"content": text}, logprobs=logprobs, **with_ids)
-        calls = [call for part in parts for call in part.calls]
-        for number, call in enumerate(calls, reply.called - len(calls)):
+            yield chunk(index, {"content": part.text}, logprobs=logprobs, **with_ids)
+        for number, call in enumerate(part.calls, reply.called - len(part.calls)):
             yield chunk(index, {"tool_calls": [{"index": number} | _call(call)]})
         if new.finish_reason:
             yield chunk(index, {}, finish_reason=_finish_reason(new.finish_reason, reply))

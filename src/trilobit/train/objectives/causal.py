@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import BitNetConfig, BitNetForCausalLM
 
 from trilobit.errors import RecipeError
@@ -75,7 +76,8 @@ class Causal:
             ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
             model = build_model(recipe, self._vocab_size(tokenizer), *ends)
         if recipe.compile:
-            compile_layers(model)
+            plain = recipe.precision == "bf16" and not torch.cuda.is_available()
+            compile_layers(model, plain_attention=plain)
         window, schedule = recipe.data.window, recipe.schedule
         train = TrainingWindows(
             corpus.train,

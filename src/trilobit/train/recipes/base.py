@@ -133,7 +133,8 @@ class Files:
 class Recipe:
     """A run, whatever it learns; each kind adds its own keys.
 
-    precision: of the products; "bf16" is for GPUs. Masters and roundings stay float32.
+    precision: of the products; "bf16" is for GPUs, and for CPUs that multiply it themselves
+        (AVX512_BF16, AMX). Masters and roundings stay float32.
     optimizer: "muon" is Muon for the matrices, AdamW for the rest.
     start: directory of a Hugging Face checkpoint with float weights or masters; its shape and
         its tokenizer are then the run's. Relative to the recipe's folder.

@@ -1,0 +1,17 @@
+"""One number of a task, of lm-eval's or of our own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskScore:
+    """One number of a task. standard_error: None where lm-eval gives none. shots: examples."""
+
+    task: str
+    metric: str
+    value: float
+    standard_error: float | None
+    questions: int
+    shots: int
