@@ -84,7 +84,7 @@ def _speeds(name: str, path: Path, context: int, settings: Settings, watch: Watc
     room = min(settings.longest, context - settings.generate)
     main = _bench(path, *always, *threads, "--prompt", settings.prompt, "--energy")
     fewer = [n for n in _doublings(1, settings.threads or cores().count) if n != main["threads"]]
-    prompts = [n for n in _doublings(_SHORTEST, room) if n != main["prompt_tokens"]]
+    prompts = [n for n in _doublings(_SHORTEST, room) if _are_apart(n, main["prompt_tokens"])]
     more = [("--threads", n, "--prompt", main["prompt_tokens"]) for n in fewer]
     more += [("--threads", main["threads"], "--prompt", n) for n in prompts]
     found = [main]
@@ -103,6 +103,11 @@ def _doublings(least: int, most: int) -> list[int]:
         numbers.append(least)
         least *= 2
     return [*numbers, most] if most > 0 else []
+
+
+def _are_apart(tokens: int, others: int) -> bool:
+    """Whether two prompts differ so much that both are worth their time."""
+    return max(tokens, others) >= 1.2 * min(tokens, others)
 
 
 def _bench(path: Path, *words: object) -> Facts:

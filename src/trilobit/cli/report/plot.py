@@ -12,7 +12,7 @@ Height = Callable[[float], float]  # of a value in a plot
 # As wide as a phone's column, so that letters there are not smaller than the page's.
 _WIDTH, _HEIGHT = 400, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 38
-_TICKS = 4
+_TICKS, _MOST_TICKS = 4, 8
 _FAR_APART = 20  # times: the smaller would lie on the ground
 _CHARACTER = 6.6  # of a tick's text, about, in the same units
 
@@ -27,7 +27,7 @@ class Line:
 
 
 def lines(curves: Sequence[Line], across: str, *, log: bool = False, percent: bool = False) -> str:
-    """Curves over an axis from 0 upwards, or of powers of ten where they are far apart.
+    """Curves over an axis from 0 upwards, or by ratios where they are far apart.
 
     across: what x is. log: doublings are equal steps to the right.
     Every x that a curve has is a tick, as far as there is room.
@@ -124,15 +124,15 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Scale:
-    """Upwards from 0, or in powers of ten. ticks: in order; the first and last are the ends."""
+    """Upwards from 0, or by ratios. ticks: in order; the first and last are the ends."""
 
     ticks: Sequence[float]
-    powers: bool
+    ratios: bool
 
     def share(self, y: float) -> float:
         """How far up a value is."""
         low, high = self.ticks[0], self.ticks[-1]
-        if self.powers:
+        if self.ratios:
             return math.log10(max(y, low) / low) / math.log10(high / low)
         return y / high
 
@@ -141,10 +141,15 @@ def _scale(values: Sequence[float]) -> _Scale:
     low, high = min(values, default=0.0), max(values, default=0.0)
     if low > 0 and high / low > _FAR_APART:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-        return _Scale(ticks=[10.0**power for power in range(first, last + 1)], powers=True)
+        rounds = [n * 10.0**power for power in range(first, last) for n in (1, 2, 5)]
+        rounds.append(10.0**last)
+        begin = max(i for i, tick in enumerate(rounds) if tick <= low)
+        end = min(i for i, tick in enumerate(rounds) if tick >= high)
+        fine = rounds[begin : end + 1]
+        return _Scale(ticks=fine if len(fine) <= _MOST_TICKS else rounds[::3], ratios=True)
     step = _nice(high / _TICKS) if high > 0 else 1.0
     steps = max(1, math.ceil(high / step - 1e-9))
-    return _Scale(ticks=[step * i for i in range(steps + 1)], powers=False)
+    return _Scale(ticks=[step * i for i in range(steps + 1)], ratios=False)
 
 
 def _nice(step: float) -> float:
@@ -158,10 +163,15 @@ def _rows(ticks: Sequence[float], down: Height, *, percent: bool) -> Iterator[st
         y = down(tick)
         ends = f"x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y:.1f}' y2='{y:.1f}'"
         yield f"<line class='{'grid' if i else 'base'}' {ends}/>"
-        value = (
-            f"{100 * tick:.3g}%" if percent else f"{tick:,.4g}" if tick < 1000 else f"{tick:,.0f}"
-        )
+        value = f"{100 * tick:.3g}%" if percent else _amount(tick)
         yield _text(_LEFT - 8, y + 4, value, "end")
+
+
+def _amount(tick: float) -> str:
+    """Short enough for the room beside the axis."""
+    return (
+        f"{tick / 1000:.4g}k" if tick >= 10_000 else f"{tick:,.0f}" if tick >= 10 else f"{tick:g}"
+    )
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
