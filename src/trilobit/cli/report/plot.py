@@ -13,7 +13,7 @@ Height = Callable[[float], float]  # of a value in a plot
 _WIDTH, _HEIGHT = 400, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 38
 _TICKS, _MOST_TICKS = 4, 8
-_FAR_APART = 20  # times: the smaller would lie on the ground
+_FAR_APART = 10  # times: the smaller would lie on the ground
 _CHARACTER = 6.6  # of a tick's text, about, in the same units
 
 
@@ -169,9 +169,7 @@ def _rows(ticks: Sequence[float], down: Height, *, percent: bool) -> Iterator[st
 
 def _amount(tick: float) -> str:
     """Short enough for the room beside the axis."""
-    return (
-        f"{tick / 1000:.4g}k" if tick >= 10_000 else f"{tick:,.0f}" if tick >= 10 else f"{tick:g}"
-    )
+    return f"{tick / 1000:.4g}k" if tick >= 1000 else f"{tick:.4g}"
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
