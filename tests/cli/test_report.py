@@ -18,7 +18,7 @@ from trilobit.bundled import DEFAULT
 from trilobit.cli import cli
 from trilobit.cli.report import command
 from trilobit.cli.report.page import page
-from trilobit.cli.report.plot import Line, lines, number
+from trilobit.cli.report.plot import Line, joules, lines, number
 from trilobit.conversion import convert
 from trilobit.synth import synth
 
@@ -126,7 +126,7 @@ def test_what_was_not_measured_says_so(told: dict[str, Any]) -> None:
     assert "Not measured: give a text with --text FILE" in text
     assert "The peak is not measured" in text
     assert "Not measured: no counter here" in text
-    assert "activations are not measured; only relu² makes zeros" in text
+    assert "activations are not measured; only relu² closes gates" in text
     assert "tasks of the papers' tables (ARC, HellaSwag and others) are not measured" in text
 
 
@@ -138,8 +138,8 @@ def test_energy_that_was_measured_stands_beside_the_estimate(told: dict[str, Any
         energy["decode"] |= {"measured": 0.125, "above_idle": 0.0625}
     text = _Page(page(counted, "x.json")).text
     assert "Counters: measured: RAPL package-0" in text
-    assert "Writing measured0.125 J0.125 J" in text
-    assert "above idle measured0.0625 J0.0625 J" in text
+    assert "Writing measured125 mJ125 mJ" in text
+    assert "above idle measured62.5 mJ62.5 mJ" in text
     assert "Writing estimated" in text
 
 
@@ -159,6 +159,7 @@ def test_a_curve_begins_at_zero_and_ends_at_its_last_point() -> None:
 def test_numbers_are_as_long_as_they_tell() -> None:
     told = {0.0: "0", 0.0271: "0.0271", 8.345: "8.35", 61.9: "61.9", 2666.7: "2,667"}
     assert {value: number(value) for value in told} == told
+    assert [joules(x) for x in (2.5, 3.46e-7, 0.0)] == ["2.5 J", "346 nJ", "0 nJ"]
     assert number(3.09e-7) == "3.09 × 10⁻⁷"
     assert number(1.442e12, 4) == "1.442 × 10¹²"
 

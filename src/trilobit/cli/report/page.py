@@ -20,7 +20,7 @@ from trilobit.cli.report.parts import (
     short,
     table,
 )
-from trilobit.cli.report.plot import number
+from trilobit.cli.report.plot import joules, number
 from trilobit.cli.report.style import STYLE
 from trilobit.cli.units import amount, count, size
 
@@ -228,7 +228,7 @@ def _energy(models: list[Facts]) -> Iterator[str]:
             found = model["speed"]["energy"][phase][key]
             if isinstance(found, dict):
                 found = found["7 nm"]
-            return NOT_MEASURED if found is None else f"{number(found)} J"
+            return NOT_MEASURED if found is None else joules(found)
 
         return text
 
@@ -254,8 +254,8 @@ def _energy(models: list[Facts]) -> Iterator[str]:
 def _layers(models: list[Facts]) -> Iterator[str]:
     yield heading(
         "Inside the layers",
-        "Which weights are −1, 0 and +1, and how much of its MLP a token needs: gates that are "
-        "closed, and inputs whose code is 0, are skipped.",
+        "Which weights are −1, 0 and +1, and how much of its MLP a token needs: what stands behind a "
+        "closed gate, or meets a 0, counts for nothing.",
     )
     names = ("−1", "0", "+1")
     keys = "".join(f"<span class='p{i}'><i></i>{name}</span>" for i, name in enumerate(names))
@@ -270,7 +270,7 @@ def _layers(models: list[Facts]) -> Iterator[str]:
     yield "</div>"
     for model in models:
         if not model["activity"]:
-            told = f"activations are {NOT_MEASURED}; only relu² makes zeros that are skipped"
+            told = f"activations are {NOT_MEASURED}; only relu² closes gates"
         elif model["activity_of"] == "text":
             continue
         else:

@@ -119,6 +119,14 @@ def number(value: float, digits: int = 3) -> str:
     return f"{mantissa} × 10{str(int(exponent)).translate(_RAISED)}"
 
 
+def joules(energy: float) -> str:
+    """In the unit that leaves digits before the point."""
+    for unit, size in (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6)):
+        if abs(energy) >= size:
+            return f"{number(energy / size)} {unit}"
+    return f"{number(energy / 1e-9)} nJ"
+
+
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
