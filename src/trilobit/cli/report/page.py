@@ -254,8 +254,8 @@ def _energy(models: list[Facts]) -> Iterator[str]:
 def _layers(models: list[Facts]) -> Iterator[str]:
     yield heading(
         "Inside the layers",
-        "Which weights are −1, 0 and +1, and how much of its MLP a token needs: what stands behind a "
-        "closed gate, or meets a 0, counts for nothing.",
+        "Which weights are −1, 0 and +1, and how much of its MLP a token needs: what stands behind "
+        "a closed gate, or meets a 0, counts for nothing.",
     )
     names = ("−1", "0", "+1")
     keys = "".join(f"<span class='p{i}'><i></i>{name}</span>" for i, name in enumerate(names))
