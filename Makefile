@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 FUZZ_SECONDS ?= 20
+SOAK_MINUTES ?= 20
 # 0 draws one.
 export FUZZ_SEED ?= 0
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ BUILD_REQUIREMENTS := scikit-build-core nanobind cmake ninja setuptools
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run dev test fuzz check format san bench instructions bundled models wheels docs \
+.PHONY: help run dev test fuzz soak check format san bench instructions bundled models wheels docs \
   release-check clean
 
 help: ## Print this list
@@ -39,6 +40,9 @@ fuzz: $(VENV)/.developed ## Throw mutated files at the readers, FUZZ_SECONDS eac
 	$(BIN)/python tests/fuzz.py yaml $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py tokenizer $(FUZZ_SECONDS)
 	$(BIN)/python tests/fuzz.py template $(FUZZ_SECONDS)
+
+soak: $(VENV)/.developed ## Ask a server for half an hour what breaks servers, SOAK_MINUTES of it plain load (20)
+	$(BIN)/python tests/soak.py $(SOAK_MINUTES)
 
 bundled: $(VENV)/.installed ## Write the bundled model anew, in the packed format as it is now
 	for model in src/trilobit/bundled/*.trilobit; do \

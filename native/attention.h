@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace trilobit {
@@ -34,6 +35,11 @@ class Attention {
     void run(int layer, int window, const float *queries, float *out, int out_stride);
 
     std::size_t kv_bytes() const { return kv_.size(); }
+    // The keys and values of all layers of a block.
+    std::span<unsigned char> block(int number) {
+        return {block(0, false, number, 0), static_cast<std::size_t>(layers_) * kv_heads_ * 2 *
+                                                kv_block_bytes(kv_type_, head_pad_)};
+    }
     // Keys and values of a head, since the start, that were cut to the range of float16.
     std::uint64_t cut() const { return cut_; }
     // About how long one thread takes for a layer of the planned batch.

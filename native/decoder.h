@@ -89,6 +89,8 @@ class Decoder {
         return hidden_out_.data() + std::ptrdiff_t{row} * hidden_stride_;
     }
     std::size_t kv_bytes() const { return attention_.kv_bytes(); }
+    // Keys and values of a block, to be kept elsewhere and put back.
+    std::span<unsigned char> kv_block(int block) { return attention_.block(block); }
     // Keys and values of a head, since the start, that were cut to the range of float16.
     std::uint64_t cut() const { return attention_.cut(); }
     // Of every layer of a relu² model; and the tokens that it is of.

@@ -133,6 +133,22 @@ struct PyDecoder {
         return out;
     }
 
+    std::span<unsigned char> kv_block(int block) {
+        require(block >= 0 && block < decoder->capacity().kv_blocks, "no such block");
+        return decoder->kv_block(block);
+    }
+
+    nb::bytes read_block(int block) {
+        const std::span<const unsigned char> from = kv_block(block);
+        return nb::bytes(from.data(), from.size());
+    }
+
+    void write_block(int block, const Bytes &data) {
+        const std::span<unsigned char> to = kv_block(block);
+        require(data.size() == to.size(), "a block has ", to.size(), " bytes, not ", data.size());
+        std::copy_n(data.data(), to.size(), to.data());
+    }
+
     // How many output rows are meant; all from the first on by nullopt.
     int rows_from(int first, std::optional<int> count) const {
         const int all = decoder->output_count();
@@ -202,6 +218,10 @@ void bind_decoder(nb::module_ &m) {
             "for "
             "each sequence None, or uint32 [rows, words], of which bit i % 32 of word i / 32 says "
             "whether token i may be chosen.")
+        .def("read_block", &PyDecoder::read_block, "block"_a,
+             "Bytes of the keys and values that a block holds, in the order of this version.")
+        .def("write_block", &PyDecoder::write_block, "block"_a, "data"_a,
+             "Put back what `read_block` gave, into any block; ValueError for another size.")
         .def_prop_ro("threads", [](const PyDecoder &d) { return d.decoder->threads(); })
         .def(
             "threads_for",

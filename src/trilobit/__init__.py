@@ -5,6 +5,7 @@ from __future__ import annotations
 from trilobit.errors import (
     ContextOverflow,
     DownloadError,
+    EngineError,
     FormatError,
     OutputError,
     RecipeError,
@@ -17,11 +18,12 @@ TYPE_CHECKING = False  # as of `typing`, which takes longer to load than all of 
 if TYPE_CHECKING:
     from typing import Any
 
-    from trilobit.async_llm import AsyncLLM, EventStream
+    from trilobit.async_llm import AsyncLLM
     from trilobit.conversion import convert
     from trilobit.embedder import Embedder
     from trilobit.engine.event import Completion, Event, Score, TokenLogprob, Usage
     from trilobit.engine.options import EngineOptions
+    from trilobit.event_stream import EventStream
     from trilobit.llm import LLM
     from trilobit.sampling import SamplingParams
     from trilobit.stream import Stream
@@ -38,6 +40,7 @@ __all__ = [
     "ContextOverflow",
     "DownloadError",
     "Embedder",
+    "EngineError",
     "EngineOptions",
     "Event",
     "EventStream",
@@ -72,7 +75,7 @@ _MODULES = {
     "Embedder": "embedder",
     "EngineOptions": "engine.options",
     "Event": "engine.event",
-    "EventStream": "async_llm",
+    "EventStream": "event_stream",
     "SamplingParams": "sampling",
     "Part": "text.reply",
     "Reply": "text.reply",

@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Unpack
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 from trilobit.bundled import DEFAULT
 from trilobit.engine.blocks import KvDtype
 from trilobit.engine.engine import Engine
-from trilobit.engine.event import Completion, Event, Score, TokenLogprob
+from trilobit.engine.event import Completion, Score, TokenLogprob
 from trilobit.engine.options import Options, options_of
 from trilobit.engine.reading import Logprobs, TopLogprobs
 from trilobit.engine.request import Request
 from trilobit.engine.sequence import Sequence
-from trilobit.engine.worker import Worker
+from trilobit.event_stream import EventStream, Mailbox
 from trilobit.inputs import Message, Prompt, TokenIds
 from trilobit.model.config import ModelConfig
 from trilobit.opened import open_model
 from trilobit.progress import Watch
 from trilobit.sampling import SamplingParams
-from trilobit.stream import EventReader
 from trilobit.text.reply import Reply
 from trilobit.text.tokenizer import Tokenizer
 from trilobit.text.tools import Toolbox
@@ -63,9 +61,7 @@ class AsyncLLM:
         self._prompter, self._worker = opened.prompter, opened.worker
         # Threads of their own: grammars that take long are not in the way of anything else.
         self._compilers = ThreadPoolExecutor(_COMPILERS, "trilobit-grammar")
-        self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = (
-            WeakKeyDictionary()
-        )
+        self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = WeakKeyDictionary()
 
     @property
     def context(self) -> int:
@@ -104,9 +100,18 @@ class AsyncLLM:
         """Token ids of a prompt of any form, which fit the context."""
         return self._prompter.ids(prompt)
 
-    def chat_ids(self, messages: Items[Message], toolbox: Toolbox | None = None) -> list[int]:
-        """Token ids of a conversation, ready for the reply; toolbox: what may be called in it."""
-        return self._prompter.chat_ids(messages, toolbox)
+    def chat_ids(
+        self,
+        messages: Items[Message],
+        toolbox: Toolbox | None = None,
+        *,
+        thinking: bool | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation, ready for the reply; toolbox: what may be called in it.
+
+        thinking: whether to think first, where the model's template knows that.
+        """
+        return self._prompter.chat_ids(messages, toolbox, thinking=thinking)
 
     def chat_text(self, messages: Items[Message], toolbox: Toolbox | None = None) -> str:
         """A conversation as the model's template writes it, ready for the reply."""
@@ -273,124 +278,11 @@ class AsyncLLM:
             if sequence.error is not None:
                 raise sequence.error
 
-    def _mailbox(self) -> _Mailbox:
+    def _mailbox(self) -> Mailbox:
         loop = asyncio.get_running_loop()
         if loop not in self._mailboxes:
-            self._mailboxes[loop] = _Mailbox(loop)
+            self._mailboxes[loop] = Mailbox(loop)
         return self._mailboxes[loop]
-
-
-class EventStream:
-    """The output of one request as it comes: `async for event in stream`.
-
-    `completion` tells what has come so far. Closing or dropping it ends the request.
-    """
-
-    def __init__(self, sequence: Sequence, worker: Worker, mailbox: _Mailbox) -> None:
-        self._sequence, self._worker, self._mailbox = sequence, worker, mailbox
-        self._reader = EventReader(sequence)
-        mailbox.open(sequence)
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._reader.ended:
-            raise StopAsyncIteration
-        try:
-            while not self._reader.has_more:
-                await self._mailbox.news_of(self._sequence)
-        except asyncio.CancelledError:
-            self.end()
-            raise
-        if self._sequence.error is not None:
-            self._reader.ended = True
-            raise self._sequence.error
-        return self._reader.take()
-
-    def end(self) -> None:
-        """End the request if it is not over; who reads it elsewhere gets what has come."""
-        if not self._sequence.over:
-            self._worker.abandon([self._sequence])
-        self._mailbox.close(self._sequence)
-
-    async def aclose(self) -> None:
-        """End the request if it is not over."""
-        self.end()
-        self._reader.ended = True
-
-    async def __aenter__(self) -> EventStream:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_reader"):  # not one whose making was interrupted
-            self.end()
-
-    @property
-    def completion(self) -> Completion:
-        """What has come so far."""
-        return self._sequence.completion()
-
-    @property
-    def prompt_tokens_done(self) -> int:
-        """Tokens of the prompt that are computed by now, or were in the cache."""
-        return self._sequence.prompt_tokens_done
-
-
-class _Mailbox:
-    """Wakes the tasks of one event loop when their sequences have news.
-
-    `put` is called on the thread that runs the engine, everything else in the loop.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = ref(loop)  # which is the key to this, and should not live by it
-        self._new: dict[Sequence, None] = {}
-        self._called = False  # `_deliver` will come
-        self._bells: dict[Sequence, asyncio.Event] = {}
-
-    def open(self, sequence: Sequence) -> None:
-        """Let a sequence ring here."""
-        sequence.sink = self.put
-        self._bells[sequence] = asyncio.Event()
-
-    def close(self, sequence: Sequence) -> None:
-        """Its owner listens no more."""
-        bell = self._bells.pop(sequence, None)
-        if bell is not None:
-            bell.set()  # for whoever waits in another task
-
-    async def news_of(self, sequence: Sequence) -> None:
-        """Wait until something has come since the last call."""
-        bell = self._bells[sequence]
-        await bell.wait()
-        bell.clear()
-
-    def put(self, sequence: Sequence) -> None:
-        """Something is new of a sequence."""
-        self._new[sequence] = None
-        if not self._called:
-            self._called = True
-            try:
-                loop = self._loop()
-                if loop is None:
-                    raise RuntimeError("the event loop is gone")
-                loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # it was closed: every sequence of it shall hear that
-                self._called = False
-                raise
-
-    def _deliver(self) -> None:
-        self._called = False  # first: what comes from here on calls again
-        while self._new:
-            sequence, _ = self._new.popitem()
-            if sequence.over:
-                self.close(sequence)
-            elif sequence in self._bells:
-                self._bells[sequence].set()
 
 
 def _salt(text: str | None) -> bytes:

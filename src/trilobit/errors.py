@@ -6,6 +6,7 @@
     ├── RequestError         a prompt, parameter or option that cannot be served
     │   └── ContextOverflow  more tokens than the model's context holds
     ├── RecipeError          a training recipe that cannot be followed
+    ├── EngineError          what runs a model was killed
     ├── DownloadError        a model that cannot be found, or not fetched whole
     └── OutputError          a result could not be written (disk full, no permission)
 
@@ -44,6 +45,10 @@ class ContextOverflow(RequestError):
 
 class RecipeError(TrilobitError):
     """A training recipe that cannot be followed."""
+
+
+class EngineError(TrilobitError):
+    """What runs a model was killed, by nothing that a request can ask for."""
 
 
 class DownloadError(TrilobitError):

@@ -26,9 +26,10 @@ from trilobit.machine import available_cores, warn_of_threads
 from trilobit.model import tensor_names
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout
+from trilobit.prefix_cache import WAITING_BYTES, PrefixCache
 from trilobit.progress import Watch
 from trilobit.prompter import Prompter
-from trilobit.text.grammar import Grammars
+from trilobit.text.grammar import CACHE_BYTES, Grammars
 from trilobit.text.tokenizer import Tokenizer
 
 # From here on a step reads its weights from memory and takes milliseconds, beside which looking for
@@ -36,7 +37,8 @@ from trilobit.text.tokenizer import Tokenizer
 _STREAMED_BYTES = 64_000_000
 # Below this a cache holds the head, and reading all of it costs less than choosing from it.
 _SCREENED_HEAD_BYTES = 16_000_000
-_MB = 1_000_000
+_MB, _GB = 1_000_000, 1_000_000_000
+_GRAMMARS_PART = 16  # of a memory that is bounded, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,9 @@ def open_model(
     name = str(model)  # what the user calls it: its packed file may be in a cache
     threads = available_cores() if options.threads is None else options.threads
     warn_of_threads(threads)
+    grammar_bytes = CACHE_BYTES
+    if options.memory_mb is not None:
+        grammar_bytes = min(CACHE_BYTES, options.memory_mb * _MB // _GRAMMARS_PART)
 
     def read(packed: PackedModel) -> tuple[Prompter, Layout, bool, Mapping[str, NDArray[Any]]]:
         context = options.context_of(packed.config.max_position_embeddings)
@@ -90,7 +95,9 @@ def open_model(
             chat_template=text.chat_template,
             add_bos=text.add_bos,
             context=context,
-            grammars=Grammars(tokenizer, config.vocab_size, config.eos_token_ids)
+            grammars=Grammars(
+                tokenizer, config.vocab_size, config.eos_token_ids, cache_bytes=grammar_bytes
+            )
             if tokenizer
             else None,
         )
@@ -106,8 +113,14 @@ def open_model(
     config = packed.config
     one = blocks_for(prompter.context)
     block = block_bytes(config, options.kv_dtype)
+
+    def fingerprint() -> str:
+        return packed.fingerprint(f"{version('trilobit')} {options.kv_dtype}")
+
     batch_tokens = max(options.max_batch_tokens, options.max_sequences)
-    fixed = packed.file.size_bytes + step_bytes(config, batch_tokens)
+    fixed = packed.file.size_bytes + step_bytes(config, batch_tokens) + grammar_bytes
+    if options.prefix_cache is not None:
+        fixed += WAITING_BYTES
     if layout != packed.layout:  # then they are not read in place
         fixed += packed.file.size_bytes
     wanted = min(options.kv_memory_mb * _MB, _left(options, name, fixed, one * block)) // block
@@ -127,15 +140,26 @@ def open_model(
     speculation = options.speculation
     if speculation is None:
         speculation = packed.file.size_bytes >= _STREAMED_BYTES
+    store = None
+    if options.prefix_cache is not None:
+        store = PrefixCache(
+            Path(options.prefix_cache),
+            limit_bytes=options.prefix_cache_gb * _GB,
+            fingerprint=fingerprint(),
+            block_bytes=block,
+            read=backend.read_block,
+            write=backend.write_block,
+        )
     engine = Engine(
         backend,
         sequences=options.max_sequences,
         speculation=speculation,
         budget_s=options.step_budget_ms / 1000,
+        store=store,
     )
     return OpenedModel(
         path=packed.path,
-        fingerprint=lambda: packed.fingerprint(f"{version('trilobit')} {options.kv_dtype}"),
+        fingerprint=fingerprint,
         config=config,
         options=options,
         prompter=prompter,

@@ -82,8 +82,17 @@ class Prompter:
             eos_token=next((end for end in ends if end), ""),
         )
 
-    def chat_ids(self, messages: Items[Message], toolbox: Toolbox | None = None) -> list[int]:
-        """Token ids of a conversation, ready for the reply; toolbox: what may be called in it."""
+    def chat_ids(
+        self,
+        messages: Items[Message],
+        toolbox: Toolbox | None = None,
+        *,
+        thinking: bool | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation, ready for the reply; toolbox: what may be called in it.
+
+        thinking: whether to think first, where the template knows that.
+        """
         plain, tools = told(checked_messages(messages), toolbox, self.chat_template)
         tokenizer = self._tokenizer()
         ends = [tokenizer.token(i) for i in self.config.eos_token_ids]
@@ -95,6 +104,7 @@ class Prompter:
             bos_token=(tokenizer.token(begin) if begin is not None else None) or "",
             eos_token=next((end for end in ends if end), ""),
             tools=tools,
+            thinking=thinking,
             most_tokens=self.context,
         )
         leaves_bos = template is None or leaves_bos_to_tokenizer(template)

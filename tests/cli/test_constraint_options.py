@@ -37,6 +37,12 @@ def test_an_output_is_what_the_options_ask_for(tmp_path: Path) -> None:
     assert len(json.loads(done.stdout)["token_ids"]) == 10
 
 
+def test_an_output_that_was_cut_says_so() -> None:
+    done = trilobit("--regex", "[a-z]{90}", "--max-tokens", "5")
+    assert done.returncode == 0
+    assert re.fullmatch(r"regex: cut before its end, .* --max-tokens\n", done.stderr)
+
+
 def test_what_cannot_be_followed_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xfd")
     for arguments, told in {

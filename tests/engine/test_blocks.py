@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+import pytest
 from conftest import tiny_config
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -145,7 +147,7 @@ def test_block_bytes_are_those_of_the_decoder(model_file: object) -> None:
     from trilobit.formats.packed.reader import PackedModel
 
     packed = PackedModel(str(model_file))
-    for kv_dtype in ("f16", "f32"):
+    for kv_dtype in ("f16", "f32", "i8"):
         decoder = _native.Decoder(
             packed.config.to_dict(),
             packed.arrays(),
@@ -155,6 +157,14 @@ def test_block_bytes_are_those_of_the_decoder(model_file: object) -> None:
             5,
             kv_dtype,
         )
+        block = decoder.read_block(4)
+        assert len(block) == block_bytes(packed.config, kv_dtype)
+        for number, data in ((5, block), (-1, block), (0, block[:-1]), (0, block + b"x"), (0, b"")):
+            with pytest.raises(ValueError, match=r"no such block|a block has"):
+                decoder.write_block(number, np.frombuffer(data, dtype=np.uint8))
+        changed = bytes(range(256)) * (len(block) // 256)
+        decoder.write_block(3, np.frombuffer(changed, dtype=np.uint8))
+        assert [decoder.read_block(n) for n in (2, 3, 4)] == [block, changed, block]
         assert 5 * block_bytes(packed.config, kv_dtype) <= decoder.kv_bytes
         assert decoder.kv_bytes < 6 * block_bytes(packed.config, kv_dtype)
     assert _native.Decoder.BLOCK == BLOCK

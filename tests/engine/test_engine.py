@@ -276,6 +276,47 @@ def test_output_is_cached_for_the_next_turn(model: PackedModel) -> None:
     assert got == run_each_alone(model, [make_sequence(model, prompt, 20)])[0]
 
 
+def test_what_freed_blocks_hold_reaches_nobody(model: PackedModel) -> None:
+    """Random arrivals, ends and preemptions, with NaN in every block that nobody has."""
+    draw = np.random.default_rng(8)
+    engine = make_engine(model, blocks=24, batch_tokens=48, sequences=6)
+    backend = engine.backend
+    assert isinstance(backend, NativeBackend)
+    poison = b"\xff" * len(backend.read_block(0))
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 0},
+        {"top_k": 5, "top_p": 0.9},
+        {"frequency_penalty": 0.5, "presence_penalty": 0.2, "logprobs": 2},
+        {"logit_bias": {7: 5.0, 9: -100.0}},
+        {"stop": ["e"], "min_p": 0.05},
+    ]
+
+    def some() -> list[Sequence]:
+        each = np.random.default_rng(9)
+        return [
+            make_sequence(model, random_ids(n, int(each.integers(1, 150))), 70, **kinds[n % 5])
+            for n in range(20)
+        ]
+
+    several, waiting = some(), some()
+    left = list(range(len(several)))
+    while engine.has_work or left:
+        if left and draw.random() < 0.2:
+            engine.inbox.append(several[left.pop()])
+            engine.inbox.append(waiting[len(left)])  # which somebody gives up some time
+        for one in waiting:
+            if not one.over and one.computed and draw.random() < 0.05:
+                one.abandoned = True
+                engine.inbox.append(one)
+        engine.step()
+        for block in engine.scheduler.pool._blank:
+            backend.write_block(block, poison)
+    assert any(one.finish_reason == "aborted" for one in waiting)
+    for one, alone in zip(several, some(), strict=True):
+        run(make_engine(model), [alone])
+        assert (one.tokens, one.text, one.logprobs) == (alone.tokens, alone.text, alone.logprobs)
+
+
 def test_logits_amid_running_sequences_disturb_nobody(model: PackedModel) -> None:
     engine = make_engine(model, blocks=blocks_for(LONG))
     prompts = [random_ids(seed, 80) for seed in range(4)]

@@ -157,7 +157,8 @@ def test_an_error_of_one_ends_that_one(shared: AsyncLLM, llm: LLM) -> None:
     wanted = llm.generate(PROMPT, SEEDED).token_ids
 
     async def main() -> None:
-        bad, good = shared.stream(PROMPT, SEEDED), shared.stream(PROMPT, SEEDED)
+        # Long, so that it still runs when its text begins to fail.
+        bad, good = shared.stream(PROMPT, LONG), shared.stream(PROMPT, SEEDED)
 
         def fail(_: int) -> str:
             raise ValueError("no such token")
@@ -181,6 +182,16 @@ def test_a_slow_reader_gets_the_rest_at_once(shared: AsyncLLM, llm: LLM) -> None
     events = run(main())
     assert len(events) <= 3
     assert "".join(event.text for event in events) == llm.generate(PROMPT, SEEDED).text
+
+
+def test_a_stream_that_was_ended_before_anybody_waited_is_over(shared: AsyncLLM) -> None:
+    async def main() -> list[Event]:
+        stream = shared.stream(PROMPT, LONG)
+        stream.end()
+        return [event async for event in stream]
+
+    [event] = run(main())
+    assert event.finish_reason == "aborted"
 
 
 def test_closing_ends_what_runs_with_an_error(model_file: Path) -> None:

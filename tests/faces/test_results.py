@@ -58,6 +58,20 @@ def test_the_stop_reason_says_what_ended_it(llm: LLM) -> None:
     assert (stopped.finish_reason, stopped.stop_reason) == ("stop", stop)
 
 
+def test_logprobs_of_a_prompt_are_those_of_the_score(llm: LLM) -> None:
+    ids = llm.encode(PROMPT)
+    told = llm.prompt_logprobs(PROMPT, 3)
+    assert [one.token_id for one in told] == ids[1:]
+    assert [one.logprob for one in told] == llm.score(PROMPT).logprobs.tolist()
+    for one, row in zip(told, llm.logits(ids), strict=False):
+        best = sorted(range(len(row)), key=lambda i: (-row[i], i))[:3]
+        assert [i for i, _ in one.top] == best
+    assert all(one.top == () for one in llm.prompt_logprobs(ids))
+    for top in (-1, 1 << 20, True):
+        with pytest.raises(RequestError, match="logprobs"):
+            llm.prompt_logprobs(PROMPT, top)
+
+
 @pytest.mark.parametrize("options", [{}, {"speculation": True}, {"max_batch_tokens": 3}])
 def test_logprobs_are_those_of_the_score(llm: LLM, model_file: Path, options: Any) -> None:
     ids = llm.encode(PROMPT)

@@ -13,6 +13,7 @@ EVERY = [
     errors.RequestError,
     errors.ContextOverflow,
     errors.RecipeError,
+    errors.EngineError,
     errors.DownloadError,
     errors.OutputError,
 ]

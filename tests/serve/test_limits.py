@@ -543,6 +543,38 @@ def test_health_fails_while_decoding_is_stuck(monkeypatch: pytest.MonkeyPatch) -
     run(main())
 
 
+def test_an_engine_that_was_killed_fails_health_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = app_of()
+
+    async def main() -> None:
+        llm = await opened(app)
+        forward, steps = llm.engine.backend.forward, iter(range(20))
+
+        def killed(batch: Batch) -> None:
+            if next(steps, None) is None:
+                raise SystemExit
+            forward(batch)
+
+        monkeypatch.setattr(llm.engine.backend, "forward", killed)
+        async with caller(app) as client:
+            asked = [client.post("/v1/completions", json=LONG) for _ in range(4)]
+            streamed = client.post("/v1/completions", json=LONG | {"stream": True})
+            *answers, stream = await asyncio.gather(*asked, streamed)
+            told = [await client.get("/health"), await client.post("/v1/completions", json=LONG)]
+            for one in [*answers, *told]:
+                assert one.status_code == 503
+                assert "was killed (SystemExit)" in one.json()["error"]["message"]
+            assert "was killed (SystemExit)" in stream.text.splitlines()[-2]
+            assert (await client.get("/metrics")).status_code == 200
+        assert app.state.service.queue.taken == 0
+
+    run(main())
+    [line] = [one for one in caplog.messages if "killed" in one]
+    assert line.startswith("the thread that runs the model was killed")
+
+
 def test_a_model_is_not_closed_under_who_uses_it() -> None:
     app = app_of(idle_unload_s=1e-4)
 

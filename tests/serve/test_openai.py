@@ -168,6 +168,14 @@ def test_an_echo_goes_before_what_is_made(client: openai.OpenAI) -> None:
     assert echoed.logprobs.top_logprobs[-20:] == plain.logprobs.top_logprobs
 
 
+def test_no_alternatives_leave_the_token_itself(client: openai.OpenAI) -> None:
+    asked = {"prompt": PROMPT, "echo": True, "logprobs": 0} | GREEDY
+    told = client.completions.create(**asked).choices[0].logprobs
+    assert told is not None
+    pairs = zip(told.tokens, told.token_logprobs, strict=True)
+    assert told.top_logprobs == [None, *({token: logprob} for token, logprob in list(pairs)[1:])]
+
+
 def test_prompts_may_be_token_ids_or_several(client: openai.OpenAI, llm: LLM) -> None:
     ids = [llm.encode(PROMPT), llm.encode("A cat")]
     texts = client.completions.create(prompt=[PROMPT, "A cat"], n=2, **GREEDY)

@@ -201,7 +201,12 @@ def test_what_a_call_returns_goes_back_to_the_model(client: openai.OpenAI) -> No
 @pytest.fixture(scope="module")
 def thinking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     """The bundled model with the template of one that thinks."""
-    template = "{% for m in messages %}{{ m.content }}\n{% endfor %}{# </think> #}"
+    # As Qwen 3's: who wants no thought gets an empty one, which the answer stands behind.
+    template = (
+        "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+        "{% if enable_thinking is defined and not enable_thinking %}"
+        "<think>\n\n</think>\n\n{% endif %}"
+    )
     path = with_template(tmp_path_factory.mktemp("thinking"), template)
     with (
         serving(path) as server,
@@ -224,3 +229,32 @@ def test_thoughts_are_told_apart_where_that_is_asked_for(thinking: openai.OpenAI
     assert "".join(delta.content or "" for delta in deltas) == "Yes."
     thoughts = [(delta.model_extra or {}).get("reasoning_content", "") for delta in deltas]
     assert "".join(thoughts) == "Hm."
+
+
+def test_an_effort_turns_thinking_on_and_off_where_the_template_knows_that(
+    thinking: openai.OpenAI, client: openai.OpenAI
+) -> None:
+    def prompt_tokens(asked: openai.OpenAI, **more: Any) -> int:
+        model = asked.models.list().data[0].id
+        done = asked.chat.completions.create(
+            model=model, messages=MESSAGES, max_tokens=1, temperature=0, **more
+        )
+        assert done.usage is not None
+        return done.usage.prompt_tokens
+
+    usual = prompt_tokens(thinking)
+    for effort in ("low", "medium", "high", "xhigh"):
+        assert prompt_tokens(thinking, reasoning_effort=effort) == usual
+    for effort in ("none", "minimal"):
+        assert prompt_tokens(thinking, reasoning_effort=effort) > usual
+        assert prompt_tokens(client, reasoning_effort=effort) == prompt_tokens(client)
+    model = thinking.models.list().data[0].id
+    tokens = [
+        thinking.responses.create(
+            model=model, input="Who?", max_output_tokens=1, reasoning={"effort": effort}
+        ).usage
+        for effort in ("low", "none")
+    ]
+    assert tokens[0] is not None
+    assert tokens[1] is not None
+    assert tokens[1].input_tokens > tokens[0].input_tokens

@@ -126,16 +126,20 @@ def settled(page: Page) -> None:
     expect(page.locator(".send:not(.stop)")).to_be_visible()
 
 
-def answers_with(page: Page, *texts: str) -> list[dict[str, object]]:
-    """Have the model say these texts, the last one ever again; what it was asked, as it comes."""
+def answers_with(page: Page, *texts: str, thought: str = "") -> list[dict[str, object]]:
+    """Have the model say these texts, the last one ever again; what it was asked, as it comes.
+
+    thought: what it thinks before each.
+    """
     asked: list[dict[str, object]] = []
 
     def answer(route: Route) -> None:
         text = texts[min(len(asked), len(texts) - 1)]
         asked.append(route.request.post_data_json)
         chunks: list[dict[str, object]] = [
-            {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
-            for piece in re.findall(r"\S*\s*", text)
+            {"choices": [{"index": 0, "delta": {field: piece}, "finish_reason": None}]}
+            for field, said in (("reasoning_content", thought), ("content", text))
+            for piece in re.findall(r"\S*\s*", said)
         ]
         chunks += [
             {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
@@ -191,9 +195,9 @@ def test_every_file_has_its_type_and_the_strict_policy(live: Live) -> None:
 def test_models_tell_what_they_are_made_for_before_they_are_opened(live: Live) -> None:
     with live.client() as client:
         told = {model.pop("id"): model for model in client.get("/v1/models").json()["data"]}
-    facts = ("chat", "embeds", "max_model_len")
-    assert [told[CHATTY][fact] for fact in facts] == [True, False, 65536]
-    assert [told[DEFAULT][fact] for fact in facts] == [False, False, 512]
+    facts = ("chat", "generates", "embeds", "max_model_len")
+    assert [told[CHATTY][fact] for fact in facts] == [True, True, True, 65536]
+    assert [told[DEFAULT][fact] for fact in facts] == [False, True, True, 512]
 
 
 def test_no_file_outside_the_page_can_be_had(live: Live) -> None:
@@ -265,6 +269,22 @@ def test_what_is_sent_before_the_models_are_known_is_answered(visit: Visit, live
     held[0].continue_()
     settled(page)
     expect(page.locator(".said")).to_have_text("Hello")
+
+
+def test_a_thought_is_drawn_apart_and_folded_when_the_answer_comes(visit: Visit) -> None:
+    page = visit()
+    asked = answers_with(page, "It is *Tom*.", thought="Who? <img src=x> Perhaps **Tom**.")
+    say(page, "Who is it?")
+    settled(page)
+    thought = page.locator("details.reasoning")
+    assert asked[0]["include_reasoning"] is True
+    expect(thought.locator("div")).to_have_text("Who? <img src=x> Perhaps **Tom**.")
+    expect(thought.locator("div")).to_be_hidden()  # folded
+    expect(page.locator(".message.assistant .prose")).to_have_text("It is Tom.")
+    thought.locator("summary").click()
+    expect(thought.locator("div")).to_be_visible()
+    page.reload()
+    expect(page.locator("details.reasoning div")).to_have_text("Who? <img src=x> Perhaps **Tom**.")
 
 
 def test_stop_stops_it_and_keeps_what_came(visit: Visit, live: Live) -> None:

@@ -215,7 +215,8 @@ def test_a_bad_grammar_is_one_clear_line(
     assert message.isprintable()
     assert len(message) < 420
     assert capfd.readouterr() == ("", "")
-    assert len(grammars) == 0
+    # It is kept, so as not to be tried again, but for what is refused before.
+    assert len(grammars) == (case != "the empty text")
     assert not grammars._compiling
 
 
@@ -288,7 +289,7 @@ def test_what_only_steps_find_too_complex_ends_with_a_clear_line(
 
 
 def test_the_cache_is_bounded_in_bytes(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grammar_module, "_CACHE_BYTES", 20_000_000)
+    monkeypatch.setattr(grammars, "_cache_bytes", 20_000_000)
     for number in range(300):
         grammars.compile(constraint(regex=f"a{{{number}}}b"))
         assert grammars.size_bytes <= 20_000_000
@@ -298,6 +299,24 @@ def test_the_cache_is_bounded_in_bytes(grammars: Grammars, monkeypatch: pytest.M
     # Of one that is larger than all of it, nothing else is kept.
     grammars.compile(constraint(choice=[f"number {number}" for number in range(9000)]))
     assert len(grammars) == 1
+
+
+def test_what_cannot_be_compiled_is_not_tried_again(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(grammar_module, "try_out", lambda source: tried.append(source) or "is bad")
+    wrong = constraint(regex="a" * 3000)
+    for _ in range(3):
+        with pytest.raises(RequestError, match="regex: is bad"):
+            grammars.compile(wrong)
+    assert (len(tried), len(grammars)) == (1, 1)
+    monkeypatch.setattr(grammars, "_cache_bytes", 1_000_000)
+    for number in range(500):
+        with pytest.raises(RequestError, match="regex: is bad"):
+            grammars.compile(constraint(regex="a" * 3000 + str(number)))
+        assert grammars.size_bytes <= 1_000_000
+    assert 50 < len(grammars) < 100
 
 
 def test_a_model_without_an_end_follows_no_grammar(llm: LLM) -> None:

@@ -78,6 +78,14 @@ CASES: list[tuple[str, Form, str, list[tuple[str, str]]]] = [
     ("<tool_call>\nno</tool_call> x", "marked", "<tool_call>\nno</tool_call> x", []),
     ("<tool_call>3</tool_call>", "marked", "<tool_call>3</tool_call>", []),
     ("<tool_call>\n{", "marked", "<tool_call>\n{", []),
+    # Behind a call, one that was cut off is neither a call nor text.
+    (
+        f"<tool_call>\n{A}\n</tool_call>\n<tool_call>\n{B[:12]}",
+        "marked",
+        "",
+        [("a", '{"x": "}{"}')],
+    ),
+    ('{"name": "a"}; {"name": "b", "par', "bare", "", [("a", "{}")]),
     ("a < b <tool", "marked", "a < b <tool", []),
     ("Hello\n", "marked", "Hello\n", []),
     ('{"name": "a", "parameters": {"x": "é"}}', "bare", "", [("a", '{"x": "é"}')]),

@@ -15,6 +15,7 @@ from trilobit.cli.constraint import constraint_options
 from trilobit.cli.model_name import ModelName
 from trilobit.cli.options import OpenLLM, llm_options, sampling_options
 from trilobit.cli.path import FilePath
+from trilobit.cli.terminal import note
 from trilobit.errors import RequestError
 from trilobit.sampling import SamplingParams
 
@@ -95,6 +96,8 @@ def command(
         print(",".join(map(str, stream.completion.token_ids)))
     else:
         print()
+    if params.constraint is not None and stream.completion.finish_reason == "length":
+        note(f"{params.constraint.kind}: cut before its end, so not whole; give more --max-tokens")
     if not finished:
         raise click.exceptions.Exit(130)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from trilobit.bundled import DEFAULT
+from trilobit.cli.access import KEY_VARIABLE, is_loopback, keys_of, origin_of
 from trilobit.cli.command import Command, option
 from trilobit.cli.model_name import ModelName
 from trilobit.cli.options import (
@@ -23,14 +23,12 @@ from trilobit.cli.options import (
     threads_option,
 )
 from trilobit.cli.path import FilePath
-from trilobit.errors import RequestError
 
 if TYPE_CHECKING:
     from trilobit.serve.settings import Settings
 
 _ACCESS = "Who may ask"
 _LIMITS = "Limits"
-_KEY_VARIABLE = "TRILOBIT_API_KEY"
 
 
 def _bytes(value: str) -> int:
@@ -84,7 +82,7 @@ def _bytes(value: str) -> int:
     multiple=True,
     metavar="KEY",
     help="Repeatable. Others see it in "
-    f"the list of processes: better use --api-key-file or {_KEY_VARIABLE}.",
+    f"the list of processes: better use --api-key-file or {KEY_VARIABLE}.",
 )
 @option(_ACCESS, "--api-key-file", type=FilePath(), help="Keys, one a line.")
 @option(_ACCESS, "--no-api-key", is_flag=True, help="Serve other machines without any key.")
@@ -172,6 +170,22 @@ def _bytes(value: str) -> int:
     metavar="SIZE",
     help="Of all models and caches together, at most: 4G, 512M. What cannot fit is refused.",
 )
+@option(
+    ENGINE,
+    "--prefix-cache",
+    type=FilePath(),
+    metavar="DIR",
+    help="Keep what was computed of texts in this folder, for the next start and other servers.",
+)
+@option(
+    ENGINE,
+    "--prefix-cache-gb",
+    type=int,
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Of that folder; the longest unused goes.",
+)
 @threads_option
 @context_option
 @speculation_option
@@ -234,8 +248,8 @@ def _settings(
     from trilobit.engine.options import EngineOptions
     from trilobit.serve.settings import Settings
 
-    every_key = _keys(keys, api_key_file)
-    here = _is_loopback(host)
+    every_key = keys_of(keys, api_key_file)
+    here = is_loopback(host)
     if not here and not every_key and not no_api_key:
         raise click.UsageError(
             f"--host {host} lets other machines in: give --api-key-file, or --no-api-key"
@@ -251,7 +265,7 @@ def _settings(
         keys=every_key,
         # Who has no key gets nothing, by whatever name.
         hosts=None if every_key and not here else frozenset(map(str.lower, (host, *hosts))),
-        origins=tuple(map(_origin, origins)),
+        origins=tuple(map(origin_of, origins)),
         memory_bytes=memory,
         queue=queue,
         body_bytes=body_mb << 20,
@@ -282,33 +296,3 @@ def _named(models: tuple[str, ...]) -> dict[str, str]:
 def _short(model: str) -> str:
     """What a model of a path is asked by."""
     return Path(model).stem if os.path.exists(model) else model
-
-
-def _keys(given: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
-    keys = [*given, *os.environ.get(_KEY_VARIABLE, "").split()]
-    if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8").split()
-        except UnicodeDecodeError:
-            raise RequestError(f"{file}: is no text; expected keys, one a line") from None
-        if not lines:
-            raise RequestError(f"{file}: has no key; write one into it, one a line")
-        keys += lines
-    for key in keys:
-        if not (key.isascii() and key.isprintable() and key and " " not in key):
-            raise RequestError("a key is empty, or has signs that no header can carry")
-    return tuple(dict.fromkeys(keys))
-
-
-def _origin(given: str) -> str:
-    scheme, separator, rest = given.partition("://")
-    if not separator or not rest or "/" in rest or "*" in rest or not scheme:
-        raise click.UsageError(f"--cors {given:.80}: expected an origin, as https://app.example")
-    return given.lower()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, Protocol
 
 from trilobit.model.config import ModelConfig
 
@@ -31,6 +31,30 @@ def key_of(parent: Key, token_ids: Sequence[int]) -> Key:
 def root_of(salt: bytes) -> Key:
     """The key before the first block of sequences with this salt."""
     return blake2b(salt, digest_size=16).digest() if salt else ROOT
+
+
+def keys_of(root: Key, token_ids: Sequence[int]) -> Iterator[Key]:
+    """Names of the full blocks of a text, in order."""
+    key = root
+    for end in range(BLOCK, len(token_ids) + 1, BLOCK):
+        key = key_of(key, token_ids[end - BLOCK : end])
+        yield key
+
+
+class Store(Protocol):
+    """Where blocks are kept beyond the pool, such as `prefix_cache`. May lose any."""
+
+    def load(self, key: Key, block: int) -> bool:
+        """Put what a key names into a block, held by the caller; False where it is not here."""
+
+    def keep(self, key: Key, block: int) -> None:
+        """Keep a block that is known by a key."""
+
+    def used(self, root: Key, token_ids: list[int]) -> None:
+        """Note that a text was asked for that begins with these tokens, full blocks."""
+
+    def close(self) -> None:
+        """Finish what was begun."""
 
 
 class BlockPool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trilobit.engine.backend import Backend
 from trilobit.engine.batch import Batch
-from trilobit.engine.blocks import BlockPool
+from trilobit.engine.blocks import BlockPool, Store
 from trilobit.engine.event import TokenLogprob
 from trilobit.engine.pace import Pace
 from trilobit.engine.reading import rows_at_once, token_logprobs
@@ -32,7 +32,7 @@ class Engine:
 
     sequences: running at once, at most. speculation: try guesses of the next tokens where they are
     expected to pay; changes no token. budget_s: what a step may take while texts are being written;
-    None: any time.
+    None: any time. store: of blocks, beyond the backend's.
 
     inbox: sequences to look at before the next step, new ones and such that were abandoned; any
     thread, signal handler or finaliser may append. news: sequences with something new to read, for
@@ -46,8 +46,9 @@ class Engine:
         sequences: int,
         speculation: bool = False,
         budget_s: float | None = None,
+        store: Store | None = None,
     ) -> None:
-        self.backend = backend
+        self.backend, self._store = backend, store
         self.inbox: deque[Sequence] = deque()
         self.news: deque[Sequence] = deque()
         self.steps = 0  # so far
@@ -101,6 +102,11 @@ class Engine:
                 sequence.error = error
             self.news.append(sequence)
         self._cut_short = True
+
+    def close(self) -> None:
+        """Finish what is kept elsewhere; no step comes any more."""
+        if self._store is not None:
+            self._store.close()
 
     # ---- a step -------------------------------------------------------------------------------
 
@@ -269,5 +275,6 @@ class Engine:
             batch_tokens=self.backend.batch_tokens,
             sequences=self._sequences,
             pace=self._pace,
+            store=self._store,
         )
         self._drafter = Drafter() if self._speculation else None

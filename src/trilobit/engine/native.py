@@ -134,6 +134,14 @@ class NativeBackend:
         """States [count, hidden] of output rows."""
         return self.decoder.hidden(first, count)
 
+    def read_block(self, block: int) -> bytes:
+        """The keys and values of a block."""
+        return self.decoder.read_block(block)
+
+    def write_block(self, block: int, data: bytes | memoryview) -> None:
+        """Put back what `read_block` gave."""
+        self.decoder.write_block(block, np.frombuffer(data, dtype=np.uint8))
+
     def settle(self, *, idle: bool) -> None:
         """Forget a head that full passes have drawn in, once a step or everybody does without."""
         passes = self.decoder.full_passes - self._full_passes

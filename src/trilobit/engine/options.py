@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -32,6 +33,8 @@ class Options(TypedDict, total=False):
     layout: LayoutChoice | None
     speculation: bool | None
     step_budget_ms: int
+    prefix_cache: str | os.PathLike[str] | None
+    prefix_cache_gb: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,9 @@ class EngineOptions:
     then read in place. speculation: where the text repeats itself, several tokens are guessed and
     tried at once. None: with models beyond 64 MB, whose steps are long enough. step_budget_ms: what
     a step may take while a text is being written: prompts, scores and embeddings that run beside it
-    get smaller chunks then.
+    get smaller chunks then. prefix_cache: a folder where keys and values are kept, so that what was
+    computed of a text need not be after a restart, nor by others that share the folder; what is in
+    it tells what was asked. prefix_cache_gb: of the folder (10^9 bytes); the longest unused goes.
 
     Raises RequestError for an impossible value.
     """
@@ -70,6 +75,8 @@ class EngineOptions:
     speculation: bool | None = None
     # A pause of a fifth of a second is just seen in a text that is being written.
     step_budget_ms: int = 200
+    prefix_cache: str | os.PathLike[str] | None = None
+    prefix_cache_gb: int = 10
 
     def __post_init__(self) -> None:
         if self.threads is not None:
@@ -82,6 +89,10 @@ class EngineOptions:
         if self.memory_mb is not None:
             whole("memory_mb", self.memory_mb, 1 << 30)
         whole("step_budget_ms", self.step_budget_ms, 3_600_000)
+        whole("prefix_cache_gb", self.prefix_cache_gb, 1 << 20)
+        if self.prefix_cache is not None and not isinstance(self.prefix_cache, (str, os.PathLike)):
+            shown = reprlib.repr(self.prefix_cache)
+            raise RequestError(f"prefix_cache is {shown}; expected a folder or None")
         _one_of("kv_dtype", self.kv_dtype, ("f16", "f32", "i8"))
         _one_of("head", self.head, ("auto", "screened", "full"))
         if self.layout is not None and self.layout not in (*LAYOUTS, "auto"):

@@ -10,12 +10,13 @@ makes progress.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
 
 from trilobit.engine.batch import Batch
-from trilobit.engine.blocks import BLOCK, BlockPool, blocks_for, key_of
+from trilobit.engine.blocks import BLOCK, BlockPool, Key, Store, blocks_for, key_of
 from trilobit.engine.event import TokenLogprob
 from trilobit.engine.pace import Pace, at_least
 from trilobit.engine.reading import Wants
@@ -23,20 +24,29 @@ from trilobit.engine.sequence import Sequence
 
 # Of a step that nobody bounds.
 _UNBOUNDED_S = float("inf")
+# For blocks from a store, in a step that others wait for.
+_LOADING_S = 0.05
 
 
 class Scheduler:
     """Queues of sequences over a pool of blocks, and the books of what each has computed.
 
     batch_tokens: tokens of one step. sequences: how many run at once, at most. pace: what a step
-    may take while texts are being written; None: any time.
+    may take while texts are being written; None: any time. store: where blocks are kept beyond the
+    pool, if anywhere.
     """
 
     def __init__(
-        self, pool: BlockPool, *, batch_tokens: int, sequences: int, pace: Pace | None = None
+        self,
+        pool: BlockPool,
+        *,
+        batch_tokens: int,
+        sequences: int,
+        pace: Pace | None = None,
+        store: Store | None = None,
     ) -> None:
         assert 1 <= sequences <= batch_tokens
-        self.pool = pool
+        self.pool, self._store = pool, store
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # the oldest first
         self._batch_tokens = batch_tokens
@@ -159,12 +169,14 @@ class Scheduler:
             sequence = self.waiting[0]
             # Rows of tokens that are in the cache would be missing: a reading computes its own.
             reading, tokens = sequence.reading, sequence.tokens
-            blocks, key = self.pool.match(
-                tokens if reading is None else tokens[: reading.first + 1], sequence.root
-            )
+            known = tokens if reading is None else tokens[: reading.first + 1]
+            blocks, key = self.pool.match(known, sequence.root)
+            whole = True
+            if sequence.needed_blocks - len(blocks) <= self.pool.available - owed:
+                whole, key = self._load(known, blocks, key)
             needed = sequence.needed_blocks - len(blocks)
             cached, sequence.computed = sequence.computed, len(blocks) * BLOCK
-            count = self._count(sequence, left, chunks)
+            count = self._count(sequence, left, chunks) if whole else 0
             if needed > self.pool.available - owed or not count:
                 sequence.computed = cached
                 self.pool.release(blocks)
@@ -172,6 +184,8 @@ class Scheduler:
             sequence.blocks, sequence.key = blocks, key
             if sequence.cached_tokens is None:
                 sequence.cached_tokens = sequence.computed
+            if self._store is not None and blocks:
+                self._store.used(sequence.root, tokens[: sequence.computed])
             self.waiting.popleft()
             self.running.append(sequence)
             grown = self._grow(sequence, sequence.computed + count)
@@ -179,6 +193,31 @@ class Scheduler:
             chunks[sequence] = count
             left -= count
             owed += sequence.needed_blocks - len(sequence.blocks)
+
+    def _load(self, tokens: list[int], blocks: list[int], key: Key) -> tuple[bool, Key]:
+        """Add what is in the store behind known blocks, for which there is room.
+
+        Whether it came to the end in the time of this step, and the last block's key. What was
+        loaded by then is known in the pool.
+        """
+        store = self._store
+        if store is None:
+            return True, key
+        end_s = time.perf_counter() + (_LOADING_S if self.running else _UNBOUNDED_S)
+        for end in range((len(blocks) + 1) * BLOCK, len(tokens), BLOCK):
+            longer = key_of(key, tokens[end - BLOCK : end])
+            taken = self.pool.take(1)
+            assert taken is not None
+            [block] = taken
+            if not store.load(longer, block):
+                self.pool.release(taken)
+                break
+            self.pool.publish(block, longer)
+            blocks.append(block)
+            key = longer
+            if time.perf_counter() > end_s:
+                return False, key
+        return True, key
 
     def _grow(self, sequence: Sequence, positions: int) -> bool:
         """Give a sequence blocks for so many positions; False when there are too few."""
@@ -228,6 +267,8 @@ class Scheduler:
             tokens = sequence.tokens[number * BLOCK : (number + 1) * BLOCK]
             sequence.key = key_of(sequence.key, tokens)
             self.pool.publish(sequence.blocks[number], sequence.key)
+            if self._store is not None:
+                self._store.keep(sequence.key, sequence.blocks[number])
 
     def _take_back(self, sequence: Sequence) -> None:
         """Free the blocks that were lent and hold nothing."""

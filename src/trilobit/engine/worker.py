@@ -12,6 +12,7 @@ list, whose first caller has the turn; everything that others may do at any time
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -20,7 +21,9 @@ from weakref import WeakSet
 
 from trilobit.engine.engine import Engine
 from trilobit.engine.sequence import Sequence
-from trilobit.errors import RequestError
+from trilobit.errors import EngineError, RequestError, TrilobitError
+
+_LOG = logging.getLogger("trilobit")
 
 # Who is woken comes at once. Ctrl-C can land in the few lines that wake the next one, though: then
 # those in line look for themselves.
@@ -50,6 +53,7 @@ class Worker:
 
     def __init__(self, engine: Engine) -> None:
         self._engine: Engine | None = engine
+        self._fault: str | None = None  # what it died of
         self._starting = threading.Lock()
         self._reset()
         _all.add(self)
@@ -64,6 +68,8 @@ class Worker:
     @property
     def engine(self) -> Engine:
         """The engine; RequestError after `close`."""
+        if self._fault is not None:
+            raise EngineError(self._fault)
         if self._engine is None:
             raise RequestError("the model was closed; open it again")
         return self._engine
@@ -86,7 +92,7 @@ class Worker:
         if heard:
             self._start()
         if self._engine is None:  # closed meanwhile, by another thread
-            self._end_all(engine)
+            self._end_all(engine, _closed())
 
     def abandon(self, sequences: Iterable[Sequence]) -> None:
         """End sequences that are not over. Never waits, so signal handlers and finalisers may."""
@@ -131,6 +137,9 @@ class Worker:
 
     def close(self) -> None:
         """End all that runs, with an error, and let go of the engine."""
+        self._end(_closed())
+
+    def _end(self, error: TrilobitError) -> None:
         engine = self._engine
         if engine is None:
             return
@@ -140,7 +149,8 @@ class Worker:
             self._line.append(me)
             while not self._has_turn(me):
                 me.wait()
-            self._end_all(engine)
+            self._end_all(engine, error)
+            engine.close()
         finally:
             self._line.remove(me)
             self._wake_first()
@@ -209,8 +219,8 @@ class Worker:
                     self._heard.pop(sequence, None)
             engine.news.popleft()
 
-    def _end_all(self, engine: Engine) -> None:
-        engine.fail(RequestError("the model was closed while it ran; open it again"))
+    def _end_all(self, engine: Engine, error: TrilobitError) -> None:
+        engine.fail(error)
         with suppress(Exception):
             engine.take_in()
         self._tell(engine)
@@ -229,8 +239,17 @@ class Worker:
         """Run steps while somebody listens."""
         while True:
             # What a step raises, its sequences tell.
-            with suppress(Exception):
-                self.run_until(lambda: not self._heard)
+            try:
+                with suppress(Exception):
+                    self.run_until(lambda: not self._heard)
+            except BaseException as error:  # it is being killed, and those who wait shall know
+                self._fault = (
+                    f"the thread that runs the model was killed ({type(error).__name__}); start "
+                    "the program again"
+                )
+                _LOG.critical(self._fault)
+                self._end(EngineError(self._fault))
+                return
             with self._starting:
                 if not self._heard:
                     self._thread = None
@@ -251,6 +270,10 @@ class Worker:
             sequence.sink, sequence.abandoned = None, True
             if self._engine is not None:
                 self._engine.inbox.append(sequence)
+
+
+def _closed() -> RequestError:
+    return RequestError("the model was closed while it ran; open it again")
 
 
 _all: WeakSet[Worker] = WeakSet()

@@ -16,8 +16,9 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
-from trilobit.async_llm import AsyncLLM, EventStream
+from trilobit.async_llm import AsyncLLM
 from trilobit.engine.event import Completion, Event, TokenLogprob, Usage
+from trilobit.event_stream import EventStream
 from trilobit.inputs import Message, Prompt
 from trilobit.sampling import SamplingParams
 from trilobit.serve.errors import ApiError
@@ -164,6 +165,7 @@ async def ask(
     prompts: Items[Prompt] = (),
     messages: Items[Message] | None = None,
     toolbox: Toolbox | None = None,
+    thinking: bool | None = None,
     n: int = 1,
     prompt_logprobs: int | None = None,
     cache_salt: str | None = None,
@@ -171,7 +173,8 @@ async def ask(
     """Ask a model to continue a prompt or several, or to answer messages; it is queued then.
 
     prompt_logprobs: compute those of the prompts first, with so many likeliest tokens in the place
-    of each. toolbox: what may or must be called in answer to messages. What is asked ends with the
+    of each. toolbox: what may or must be called in answer to messages; thinking:
+    whether to think first. What is asked ends with the
     HTTP request, whatever ends that.
 
     Raises ApiError or TrilobitError for what cannot be asked.
@@ -193,7 +196,7 @@ async def ask(
 
     def ids_of_all() -> list[list[int]]:
         if messages is not None:
-            return [llm.chat_ids(messages, toolbox)]
+            return [llm.chat_ids(messages, toolbox, thinking=thinking)]
         return [llm.ids(one) for one in asked]
 
     ids = await asyncio.to_thread(ids_of_all)

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from trilobit.engine.event import Event
+from trilobit.errors import TrilobitError
 from trilobit.serve.host import Host
 from trilobit.serve.queue import Queue
 
@@ -99,7 +100,10 @@ class _Engines(Collector):
         )
         steps = CounterMetricFamily("trilobit_steps", "Steps of the engine", labels=["model"])
         for name, llm in self._host.opened().items():
-            engine = llm.engine
+            try:
+                engine = llm.engine
+            except TrilobitError:  # it was killed, of which /health tells
+                continue
             running.add_metric([name], len(engine.scheduler.running))
             waiting.add_metric([name], len(engine.scheduler.waiting) + len(engine.inbox))
             blocks.add_metric([name], engine.backend.blocks)

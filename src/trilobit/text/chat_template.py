@@ -21,8 +21,12 @@ def render(
     bos_token: str = "",
     eos_token: str = "",
     tools: Sequence[Mapping[str, Any]] | None = None,
+    thinking: bool | None = None,
 ) -> str:
     """A chat as text, ending where the assistant's reply begins. tools: that may be called.
+
+    thinking: whether the reply begins with a thought, where the template lets one choose (Qwen 3's
+    `enable_thinking`); None: as the template has it.
 
     Raises RequestError when the template refuses the messages, is damaged or exceeds its budget.
     """
@@ -43,6 +47,7 @@ def render(
                 eos_token=eos_token,
                 tools=tools,
                 documents=None,
+                **({} if thinking is None else {"enable_thinking": thinking}),
             )
         )
     except RequestError:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _WORD = 32  # tokens in a word of a mask
 # What compiled grammars were seen to take: so much each, and for each character of the source.
 _BYTES_EACH, _BYTES_A_CHARACTER = 500_000, 300
-_CACHE_BYTES = 128_000_000
+CACHE_BYTES = 128_000_000
+_BYTES_OF_FAILURE = 2_000  # and its source, which is the key
 # Up to here a source compiles within about a second, whatever it says.
 _TRUSTED = 2_000
 _LONGEST_REASON = 300
@@ -104,14 +105,23 @@ class Grammars:
     """Compiles grammars for the vocabulary of one model, and keeps those of late.
 
     For any thread: compiling takes up to seconds, so it is nothing for the engine's, or for that
-    of an event loop. end_ids: tokens that end an output.
+    of an event loop. end_ids: tokens that end an output. cache_bytes: of those kept, about. What
+    cannot be compiled is kept too, as finding that out may have taken long.
     """
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, end_ids: Collection[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        end_ids: Collection[int],
+        *,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
         self._tokenizer, self._end_ids = tokenizer, sorted(end_ids)
+        self._cache_bytes = cache_bytes
         self._vocab_size = max(vocab_size, tokenizer.vocab_size)
         self._lock = threading.Lock()
-        self._compiled: OrderedDict[Constraint, Grammar] = OrderedDict()
+        self._compiled: OrderedDict[Constraint, Grammar | str] = OrderedDict()
         self._compiling: dict[Constraint, threading.Lock] = {}
         self._vocabulary: LLTokenizer | None = None
         self._making_vocabulary = threading.Lock()  # which takes a second where it is large
@@ -123,31 +133,44 @@ class Grammars:
     def compile(self, constraint: Constraint) -> Grammar:
         """A grammar, from the cache if it is there. RequestError for one that cannot be used."""
         with self._lock:
-            if (found := self._compiled.get(constraint)) is not None:
-                self._compiled.move_to_end(constraint)
+            found = self._found(constraint)
+            turn = self._compiling.setdefault(constraint, threading.Lock()) if not found else None
+        if turn is not None:
+            with turn:  # who asks for the same meanwhile waits for it
+                found = self._found_or_made(constraint)
+        if isinstance(found, Grammar):
+            return found
+        raise RequestError(found)
+
+    def _found(self, constraint: Constraint) -> Grammar | str | None:
+        found = self._compiled.get(constraint)
+        if found is not None:
+            self._compiled.move_to_end(constraint)
+        return found
+
+    def _found_or_made(self, constraint: Constraint) -> Grammar | str:
+        with self._lock:
+            if (found := self._found(constraint)) is not None:
                 return found
-            turn = self._compiling.setdefault(constraint, threading.Lock())
-        with turn:  # who asks for the same meanwhile waits for it
+        made: Grammar | str
+        try:
+            made = self._made(constraint)
+        except RequestError as error:
+            made = str(error)
+        finally:
             with self._lock:
-                if (found := self._compiled.get(constraint)) is not None:
-                    return found
-            try:
-                made = self._made(constraint)
-                with self._lock:
-                    self._keep(constraint, made)
-            finally:
-                with self._lock:
-                    self._compiling.pop(constraint, None)
+                self._compiling.pop(constraint, None)
+        with self._lock:
+            self._keep(constraint, made)
         return made
 
-    def _keep(self, constraint: Constraint, grammar: Grammar) -> None:
+    def _keep(self, constraint: Constraint, made: Grammar | str) -> None:
         if constraint in self._compiled:  # by another thread meanwhile
             return
-        self._compiled[constraint] = grammar
-        self.size_bytes += _bytes_of(constraint)
-        while self.size_bytes > _CACHE_BYTES and len(self._compiled) > 1:
-            oldest, _ = self._compiled.popitem(last=False)
-            self.size_bytes -= _bytes_of(oldest)
+        self._compiled[constraint] = made
+        self.size_bytes += _bytes_of(constraint, made)
+        while self.size_bytes > self._cache_bytes and len(self._compiled) > 1:
+            self.size_bytes -= _bytes_of(*self._compiled.popitem(last=False))
 
     def _made(self, constraint: Constraint) -> Grammar:
         from llguidance import LLMatcher, LLParserLimits
@@ -197,7 +220,9 @@ class Grammars:
             return self._vocabulary
 
 
-def _bytes_of(constraint: Constraint) -> int:
+def _bytes_of(constraint: Constraint, made: Grammar | str) -> int:
+    if isinstance(made, str):
+        return _BYTES_OF_FAILURE + 4 * len(constraint.text)
     return _BYTES_EACH + _BYTES_A_CHARACTER * len(constraint.text)
 
 

@@ -99,7 +99,8 @@ class Reply:
                 return said, calls
             # A model may end its answer where the last mark should be.
             found = list(self._calls(body))
-            said += "" if found else BEGIN + body + mark
+            # Behind other calls, one that was cut off is no text: `finish_reason` tells of it.
+            said += "" if found or (self.called and not mark) else BEGIN + body + mark
             calls += found
             self._inside, self._held = False, after
         if last:
@@ -123,8 +124,9 @@ class Reply:
                 break
             length = _length_of_object(rest)
             if length == 0:
-                if last:
-                    self._said = bool(rest) or not self.called
+                if last and self.called:
+                    self._held = ""  # cut off
+                self._said = last and not self.called
                 break
             several = list(self._calls(rest[:length], known=True))
             if not several:

@@ -140,9 +140,10 @@ class Tokenizer:
         bos_token: str = "",
         eos_token: str = "",
         tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
         most_tokens: int | None = None,
     ) -> list[int]:
-        """Ids of a chat, ready for the assistant's reply. tools: that may be called in it.
+        """Ids of a chat, ready for the assistant's reply. tools, thinking: as for `render`.
 
         Messages and tools are encoded as text even where they spell a special token. Raises
         RequestError when the template refuses the messages, ContextOverflow as `encode` does.
@@ -154,6 +155,7 @@ class Tokenizer:
             bos_token=bos_token,
             eos_token=eos_token,
             tools=None if tools is None else marked[len(messages) :],
+            thinking=thinking,
         )
         data = utf8(text, "the conversation")
         more = sum(text.count(mark) * len(token.encode()) for mark, token in marks.items())

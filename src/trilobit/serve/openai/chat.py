@@ -13,7 +13,7 @@ from trilobit.engine.event import Completion
 from trilobit.serve.answer import Answer, ask
 from trilobit.serve.body import Json
 from trilobit.serve.errors import ApiError
-from trilobit.serve.openai.fields import Sampling, head, usage
+from trilobit.serve.openai.fields import Effort, Sampling, head, thinking, usage
 from trilobit.serve.openai.logprobs import content_logprobs
 from trilobit.serve.service import service_of
 from trilobit.serve.sse import DONE, STREAMED, Events, event
@@ -34,6 +34,10 @@ class ChatBody(Sampling):
     max_tokens: int | None = Field(default=None, ge=1, description="The older name.")
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=_MOST_LOGPROBS)
+    reasoning_effort: Effort | None = Field(
+        default=None,
+        description="Models that can leave thinking out do so for none and minimal; not used else.",
+    )
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
@@ -64,6 +68,7 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
         model=body.model,
         messages=[_message(one) for one in body.messages],
         toolbox=toolbox,
+        thinking=thinking(body.reasoning_effort),
         params=body.params(max_tokens=most, logprobs=body.top_logprobs if body.logprobs else None),
         n=body.n,
         cache_salt=body.cache_salt,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from trilobit.serve.answer import Answer
 from trilobit.serve.body import Body
 from trilobit.serve.openai.structured import ResponseFormat, StructuredOutputs, constraint
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 _DIGITS = 20  # that no token id has
 
 
@@ -107,6 +108,11 @@ def _bias(given: dict[str, float]) -> Any:
         return int(key) if key.isascii() and key.isdigit() and len(key) < _DIGITS else key
 
     return {token_id(key): value for key, value in given.items()}
+
+
+def thinking(effort: Effort | None) -> bool | None:
+    """Whether an effort is one of thinking; None: as the model does."""
+    return None if effort is None else effort not in ("none", "minimal")
 
 
 def head(answer: Answer, *, prefix: str, kind: str) -> dict[str, Any]:

@@ -47,7 +47,12 @@ class TextLogprobs:
         return self._lists(ids, [None, *(one.logprob for one in logprobs)], [None, *rest])
 
     def _top(self, one: TokenLogprob) -> dict[str, float]:
-        return {text_of(self._llm, token_id): logprob for token_id, logprob in one.top}
+        # The token itself is among them, likely or not, as OpenAI's and vLLM's answers have it.
+        pairs = (*one.top, (one.token_id, one.logprob))
+        told: dict[str, float] = {}
+        for token_id, logprob in pairs:
+            told.setdefault(text_of(self._llm, token_id), logprob)
+        return told
 
     def _lists(
         self,

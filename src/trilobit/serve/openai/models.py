@@ -43,17 +43,25 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         path = known_file(service.host.models[name])
         if path is None or not path.is_file():
             return told
-        positions, chats, embeds = _header(path, path.stat().st_mtime_ns)
+        positions, made_for = _header(path, path.stat().st_mtime_ns)
         context = service.host.options.context_of(positions)
     except (OSError, TrilobitError):  # who asks this model for something is told why
         return told
-    return told | {"max_model_len": context, "chat": chats, "embeds": embeds}
+    return told | {"max_model_len": context} | made_for
 
 
 @lru_cache(maxsize=64)
-def _header(path: Path, _changed_ns: int) -> tuple[int, bool, bool]:
-    """Of a packed file: positions, whether it was made to chat, whether to make vectors."""
+def _header(path: Path, _changed_ns: int) -> tuple[int, dict[str, bool]]:
+    """Of a packed file: positions, and what it may be asked for.
+
+    chat: it was made to. generates: it was not made for vectors only. embeds: it has a tokenizer,
+    which is all that vectors need.
+    """
     packed = PackedModel(path)
     text = packed.text
     positions = packed.config.max_position_embeddings
-    return positions, text.chat_template is not None, text.pooling is not None
+    return positions, {
+        "chat": text.chat_template is not None,
+        "generates": text.pooling is None,
+        "embeds": text.tokenizer is not None,
+    }

@@ -16,7 +16,7 @@ from trilobit.sampling import SamplingParams
 from trilobit.serve.answer import Answer, ask
 from trilobit.serve.body import Body
 from trilobit.serve.errors import ApiError
-from trilobit.serve.openai.fields import Harmless
+from trilobit.serve.openai.fields import Effort, Harmless, thinking
 from trilobit.serve.service import service_of
 from trilobit.serve.sse import STREAMED, Events, event
 
@@ -53,6 +53,13 @@ class Text(Body):
     format: Form | None = None
 
 
+class Reasoning(Body):
+    """How much to think before."""
+
+    effort: Effort | None = None
+    summary: str | None = Field(default=None, description="Not used.")
+
+
 class ResponsesBody(Harmless):
     """What is to be answered."""
 
@@ -64,6 +71,7 @@ class ResponsesBody(Harmless):
     )
     temperature: float = 1.0
     top_p: float = 1.0
+    reasoning: Reasoning | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     text: Text | None = None
@@ -116,7 +124,13 @@ async def responses(body: ResponsesBody, request: Request) -> Response:
         temperature=body.temperature,
         top_p=body.top_p,
     )
-    answer = await ask(request, model=body.model, messages=body.messages(), params=params)
+    answer = await ask(
+        request,
+        model=body.model,
+        messages=body.messages(),
+        thinking=thinking(body.reasoning.effort if body.reasoning else None),
+        params=params,
+    )
     told = _Told(answer, body)
     if body.stream:
         keep_alive_s = service_of(request).settings.keep_alive_s

@@ -12,7 +12,7 @@ export class ServerError extends Error {
 export async function models(key) {
   const response = await ask("v1/models", { key });
   const { data } = await response.json();
-  return data.filter((model) => !model.embeds).map((model) => ({ id: model.id, context: model.max_model_len ?? 0, chat: model.chat !== false }));
+  return data.filter((model) => model.generates !== false).map((model) => ({ id: model.id, context: model.max_model_len ?? 0, chat: model.chat !== false }));
 }
 
 /**

@@ -227,7 +227,7 @@ class App extends Component {
     const way = path({ ...before, leaf: parent });
     const text = joined(way);
     const prompt = lastPart(text, way, model.context, this.state.settings.sampling.max_tokens);
-    const what = before.kind === "text" ? { prompt } : { messages: asMessages(before, way) };
+    const what = before.kind === "text" ? { prompt } : { messages: asMessages(before, way), include_reasoning: true };
     const skipped = before.kind === "text" ? text.length - prompt.length : 0;
     const asked = added({ ...before, model: model.id }, parent, "assistant", "", { reasoning: "", model: model.id, state: "waiting", skipped });
     const controller = new AbortController();
