@@ -141,7 +141,7 @@ def test_calls_and_what_they_return_go_back_to_the_model(client: ollama.Client) 
     ]
     before = client.chat(**asked).prompt_eval_count or 0
     after = client.chat(**asked | {"messages": history})
-    assert after.message.content
+    assert after.eval_count
     assert (after.prompt_eval_count or 0) > before + 20
 
 
