@@ -112,7 +112,7 @@ def test_calls_and_their_results_are_read_as_openais_are(
     live: Live, client: anthropic.Anthropic
 ) -> None:
     done = client.messages.create(**ASKED | {"messages": HISTORY, "tools": TOOLS, "max_tokens": 8})
-    assert done.usage.output_tokens == 8
+    assert 1 <= done.usage.output_tokens <= 8
     function = {"name": "go", "arguments": '{"where": "park"}'}
     call: Any = {"id": "toolu_1", "type": "function", "function": function}
     openais: Any = [
