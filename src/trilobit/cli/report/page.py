@@ -113,7 +113,7 @@ def _speed(models: list[Facts]) -> Iterator[str]:
         "Speed",
         f"The median of {count(first['runs'], 'run')}; a thin line goes from the least to the "
         f"most. {first['prompt_tokens']:,} tokens in and {first['generated_tokens']} out, unless "
-        "the axis says otherwise. Where models are far apart, a step upwards is a ratio.",
+        "the axis says otherwise. Where models are far apart, the axis is logarithmic.",
     )
     fits = any(m["speed"]["decode_fraction_of_dram"] > 1 for m in models)
     yield "<div class='cards'>"

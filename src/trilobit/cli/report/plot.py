@@ -27,7 +27,7 @@ class Line:
 
 
 def lines(curves: Sequence[Line], across: str, *, log: bool = False, percent: bool = False) -> str:
-    """Curves over an axis from 0 upwards, or by ratios where they are far apart.
+    """Curves over an axis from 0 upwards, or a logarithmic one where they are far apart.
 
     across: what x is. log: doublings are equal steps to the right.
     Every x that a curve has is a tick, as far as there is room.
@@ -132,15 +132,15 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Scale:
-    """Upwards from 0, or by ratios. ticks: in order; the first and last are the ends."""
+    """Upwards from 0, or logarithmic. ticks: in order; the first and last are the ends."""
 
     ticks: Sequence[float]
-    ratios: bool
+    logarithmic: bool
 
     def share(self, y: float) -> float:
         """How far up a value is."""
         low, high = self.ticks[0], self.ticks[-1]
-        if self.ratios:
+        if self.logarithmic:
             return math.log10(max(y, low) / low) / math.log10(high / low)
         return y / high
 
@@ -154,10 +154,10 @@ def _scale(values: Sequence[float]) -> _Scale:
         begin = max(i for i, tick in enumerate(rounds) if tick <= low)
         end = min(i for i, tick in enumerate(rounds) if tick >= high)
         fine = rounds[begin : end + 1]
-        return _Scale(ticks=fine if len(fine) <= _MOST_TICKS else rounds[::3], ratios=True)
+        return _Scale(ticks=fine if len(fine) <= _MOST_TICKS else rounds[::3], logarithmic=True)
     step = _nice(high / _TICKS) if high > 0 else 1.0
     steps = max(1, math.ceil(high / step - 1e-9))
-    return _Scale(ticks=[step * i for i in range(steps + 1)], ratios=False)
+    return _Scale(ticks=[step * i for i in range(steps + 1)], logarithmic=False)
 
 
 def _nice(step: float) -> float:
