@@ -380,7 +380,7 @@ def completed(*words: str, cwd: Path | None = None) -> list[str]:
 
 
 def test_completion_knows_commands_options_and_values() -> None:
-    assert completed("r") == ["run", "replay", "rm"]
+    assert completed("r") == ["run", "replay", "rm", "report"]
     assert completed("") == list(_COMMANDS)
     assert completed("run", "--temp") == ["--temperature"]
     assert completed("run", "--kv-dtype", "") == ["f16", "f32", "i8"]
