@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
+import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,8 +181,47 @@ def test_mmlu_is_the_mean_of_all_questions_of_its_subjects(ours: Harness, data: 
     assert alone.value == subjects[1].value
 
 
-def test_the_model_is_registered() -> None:
+def test_the_command_of_lm_eval_knows_the_model(
+    ours: Harness, bundled: Path, tmp_path: Path
+) -> None:
     assert get_model("trilobit") is Harness
+    (tmp_path / "dogs.jsonl").write_text(
+        "".join(
+            json.dumps({"begun": f"The {word}", "ends": [" ran home.", " of two"], "right": 0})
+            + "\n"
+            for word in WORDS
+        )
+    )
+    settings = {
+        "task": "dogs",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": str(tmp_path / "dogs.jsonl")},
+        "test_split": "train",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{begun}}",
+        "doc_to_choice": "ends",
+        "doc_to_target": "right",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc"}],
+    }
+    (tmp_path / "dogs.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "trilobit.evaluate.harness", "run", "--model", "trilobit"),
+            *("--model_args", f"pretrained={bundled},threads=1", "--batch_size", "4"),
+            *("--tasks", "dogs", "--include_path", str(tmp_path)),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    told = re.search(r"^\|dogs *\|.*\|acc *\|[^|]*\|([0-9. ]+)\|", done.stdout, re.MULTILINE)
+    assert told is not None, done.stdout
+    ends = [(f"The {word}", end) for word in WORDS for end in (" ran home.", " of two")]
+    scores = [score for score, _ in ours.loglikelihood(instances("loglikelihood", ends))]
+    right = [one > other for one, other in zip(scores[::2], scores[1::2], strict=True)]
+    assert float(told[1]) == pytest.approx(sum(right) / len(WORDS), abs=1e-4)
 
 
 def test_the_command(bundled: Path, data: Path) -> None:

@@ -5,6 +5,10 @@ of one context the first reads it, and the others find it in the cache.
 
     from lm_eval import simple_evaluate
     simple_evaluate(Harness(LLM("bitnet-2b")), tasks=["arc_easy"])
+
+lm-eval finds no models of other packages by itself. This module is its command, which knows ours:
+
+    python -m trilobit.evaluate.harness run --model trilobit --model_args pretrained=bitnet-2b ...
 """
 
 from __future__ import annotations
@@ -16,8 +20,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.utils import (
+    get_rolling_token_windows,
+    make_disjoint_window,
+    simple_parse_args_string,
+)
 
+from trilobit.bundled import DEFAULT
 from trilobit.errors import RequestError
 from trilobit.llm import LLM
 from trilobit.progress import Watch, steps
@@ -34,14 +43,30 @@ Scored = tuple[float, bool]  # log-likelihood; whether each token was the likeli
 class Harness(TemplateLM):  # type: ignore[misc] # lm_eval has no types
     """`LLM` as lm-eval wants it. RequestError for a model without a tokenizer."""
 
-    def __init__(
-        self, llm: LLM | None = None, *, pretrained: str = "", progress: Watch | None = None
-    ) -> None:
+    def __init__(self, llm: LLM, *, progress: Watch | None = None) -> None:
         super().__init__()
-        self.llm = llm or LLM(pretrained)
+        self.llm = llm
         if self.llm.tokenizer is None:
             raise RequestError(without_tokenizer(self.llm.path, ""))
         self._progress = progress
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> Harness:
+        """What `--model_args` makes: `pretrained`, a model, and options of `LLM`.
+
+        additional_config: batch sizes and a device, which the engine chooses itself.
+        """
+        options = dict(arg_dict)
+        return cls(LLM(options.pop("pretrained", DEFAULT), **options))
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> Harness:
+        """The same of `key=value,key=value`."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     # ---- ids ----------------------------------------------------------------------------------
 
@@ -173,3 +198,9 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 def _chunks(items: list[Any]) -> Iterator[list[Any]]:
     for begin in range(0, len(items), _AT_ONCE):
         yield items[begin : begin + _AT_ONCE]
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
