@@ -19,6 +19,8 @@ from trilobit.evaluate.suites import SUITES
 if TYPE_CHECKING:
     from trilobit.evaluate.score import TaskScore
 
+STSB, HUMANEVAL = "stsb", "humaneval"  # ours; all other tasks are lm-eval's
+
 
 @click.command(
     "eval",
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 @click.option(
     "--few-shot", type=click.IntRange(min=0), metavar="K", help="Examples before each question."
 )
+@click.option(
+    "--run-programs", is_flag=True, help="Let humaneval run what the model writes, in a sandbox."
+)
 @click.option("--chat", is_flag=True, help="Ask through the model's chat template.")
 @llm_options
 @click.option("--json", "as_json", is_flag=True, help="Print all numbers as JSON.")
@@ -48,6 +53,7 @@ def command(
     data: Path | None,
     limit: int | None,
     few_shot: int | None,
+    run_programs: bool,
     chat: bool,
     open_llm: OpenLLM,
     as_json: bool,
@@ -55,13 +61,13 @@ def command(
     """Measure MODEL by tasks of lm-evaluation-harness: share of right answers, with its error.
 
     The task stsb is of vectors: their rank correlation with how people find sentences alike.
+    humaneval runs what the model writes, in a sandbox, and only with --run-programs.
 
     lm-eval fetches its data from the Hub; with --data they are read from FOLDER, as
     docs/evaluation.md tells. Needs the extra: pip install 'trilobit[eval]'.
     """
     from trilobit.cli.terminal import say
     from trilobit.console import Bars
-    from trilobit.evaluate.sentences import STSB
 
     if (tasks is None) == (suite is None):
         raise RequestError("give --tasks or --suite, one of the two")
@@ -72,17 +78,31 @@ def command(
     )
     if not names:
         raise RequestError("--tasks names no task; give one, such as arc_easy")
+    if HUMANEVAL in names and not run_programs:
+        raise RequestError(
+            "humaneval runs the programs that the model writes, in a sandbox; give --run-programs"
+        )
+    folder = data or Path()
+    if {STSB, HUMANEVAL} & set(names) and data is None:
+        raise RequestError("stsb and humaneval are read from a folder; give --data FOLDER")
     scores: list[TaskScore] = []
-    asked = [name for name in names if name != STSB]
-    if asked:
+    asked = [name for name in names if name not in (STSB, HUMANEVAL)]
+    if asked or HUMANEVAL in names:
+        from trilobit.evaluate.humaneval import humaneval
         from trilobit.evaluate.tasks import evaluate
 
         with Bars() as bars, open_llm(model) as llm:
-            scores = evaluate(
-                llm, asked, data=data, limit=limit, shots=few_shot, chat=chat, progress=bars
-            )
+            if asked:
+                scores = evaluate(
+                    llm, asked, data=data, limit=limit, shots=few_shot, chat=chat, progress=bars
+                )
+            if HUMANEVAL in names:
+                scores.append(humaneval(llm, folder, limit=limit, progress=bars))
     if STSB in names:
-        scores += _stsb(model, data, limit)
+        from trilobit.embedder import Embedder
+        from trilobit.evaluate.sentences import stsb
+
+        scores += stsb(Embedder(model), folder, limit=limit)
     if as_json:
         rows = [dataclasses.asdict(score) for score in scores]
         print(json.dumps({"model": model, "suite": suite, "scores": rows}, allow_nan=False))
@@ -98,12 +118,3 @@ def command(
         for name, values in SUITES[suite].published.items():
             pairs = zip(SUITES[suite].tasks, values, strict=True)
             say(f"{name}: " + ", ".join(f"{task} {value / 100:.4f}" for task, value in pairs))
-
-
-def _stsb(model: str, data: Path | None, limit: int | None) -> list[TaskScore]:
-    from trilobit.embedder import Embedder
-    from trilobit.evaluate.sentences import stsb
-
-    if data is None:
-        raise RequestError("stsb is read from a folder with stsb_sts-test.csv; give --data FOLDER")
-    return stsb(Embedder(model), data, limit=limit)
