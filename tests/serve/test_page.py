@@ -251,9 +251,10 @@ def test_an_answer_appears_piece_by_piece(visit: Visit) -> None:
 
 
 def test_what_an_answer_cost_is_told(visit: Visit) -> None:
-    page = visit(sampling={"max_tokens": 400})
+    # Long enough that a busy machine does not show it in a piece or two, of which no rate is told.
+    page = visit(sampling={"max_tokens": 3000})
     say(page, "Hello")
-    expect(page.locator(".cost")).to_contain_text(re.compile(r"400 tokens · [\d,.]+ tokens/s"))
+    expect(page.locator(".cost")).to_contain_text(re.compile(r"3,000 tokens · [\d,.]+ tokens/s"))
     expect(page.locator(".context")).to_contain_text(re.compile(r"\d+ of 65,536 tokens"))
 
 
@@ -768,6 +769,7 @@ def test_the_key_is_asked_for_kept_and_sent(
         if key == "wrong":
             expect(dialog).to_contain_text("did not accept this key")
     expect(dialog).to_have_count(0)
+    expect(page.get_by_label("Model")).to_have_value(DEFAULT)  # before, nothing can be sent
     say(page, "Once upon a time")
     settled(page)
     assert len(page.locator(".manuscript .text").inner_text()) > 30

@@ -116,12 +116,14 @@ def test_students_learn_and_run_everywhere(name: str, request: pytest.FixtureReq
     output: Path = request.getfixturevalue(name)
     losses = _losses(output)
     assert losses[-1] < losses[0] - 0.2
-    tokens = np.load(output / "corpus" / "held_out.npy").astype(np.int64)[:32]
-    theirs = stock.logits(stock.load(output / "packed"), torch.from_numpy(tokens)[None])[0]
+    # Many short windows: behind a rounding tie, which stock transformers breaks otherwise, all that
+    # is left of a window differs (see test_export.py).
+    ids_NT = np.load(output / "corpus" / "held_out.npy").astype(np.int64)[:128].reshape(32, 4)
+    theirs_NTV = stock.logits(stock.load(output / "packed"), torch.from_numpy(ids_NT)).numpy()
     packed = next(output.parent.glob(f"{output.name}.trilobit"))
-    ours = LLM(packed, kv_dtype="f32", threads=1).logits(tokens.tolist())
-    difference = np.abs(ours - theirs.numpy()).max(axis=-1)
-    # Rounding ties, which stock transformers breaks otherwise: see test_export.py.
+    engine = LLM(packed, kv_dtype="f32", threads=1)
+    ours_NTV = np.stack([engine.logits(window.tolist()) for window in ids_NT])
+    difference = np.abs(ours_NTV - theirs_NTV).max(axis=-1)
     assert (difference <= 1e-4).mean() >= 0.8
     assert difference.max() <= 0.1
 
