@@ -25,10 +25,15 @@
 
 #if defined(__GNUC__)
 inline void prefetch(const void *p) { __builtin_prefetch(p); }
+inline void prefetch_to_l2(const void *p) { __builtin_prefetch(p, 0, 2); }
 #elif defined(_M_X64)
 inline void prefetch(const void *p) { _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T0); }
+inline void prefetch_to_l2(const void *p) {
+    _mm_prefetch(static_cast<const char *>(p), _MM_HINT_T1);
+}
 #else
 inline void prefetch(const void *) {}
+inline void prefetch_to_l2(const void *) {}
 #endif
 
 #include "ternary.inl"

@@ -9,14 +9,15 @@
 
 constexpr int kLanesOf16 = Int8::kBytes / 16; // parts of a vector that are interleaved on their own
 constexpr int kMostLines = 8192;              // rows or columns that are listed at once
-constexpr int kLinesAhead = 8;
+constexpr int kLinesAhead = 4;
 constexpr int kRowsTogether = 2;
 constexpr int kQuads = 2;          // of columns that meet a sum in turn before it is stored
 constexpr int kSumBytes = 1 << 11; // of a column that is met at once: its sums stay in a cache
 constexpr std::size_t kListBytes = sizeof(std::int32_t) * (kMostLines + 4 * kQuads);
 
+// Not into the first cache: some lines of ten times 64 bytes are more than it has buffers for.
 inline void fetch_line(const std::uint8_t *line, int bytes) {
-    for (int b = 0; b < bytes; b += kLinePad) prefetch(line + b);
+    for (int b = 0; b < bytes; b += kLinePad) prefetch_to_l2(line + b);
 }
 
 // ---- rows -------------------------------------------------------------------------------------
