@@ -77,6 +77,20 @@ def test_busy_machines_are_measured_beside_the_quiet_one(tmp_path: Path) -> None
             assert (f"{part}_of_quiet" in one) == (loops > 0)
 
 
+def test_a_file_that_llama_cpp_cannot_run_is_one_line_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    done = script(
+        *("busy.py", "--threads", 1, "--prompt", 4, "--generate", 2),
+        *("--gguf", tmp_path / "no.gguf", "--peers-venv", tmp_path / "nowhere"),
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "no.gguf" in line
+    assert "nowhere" in line
+
+
 @pytest.mark.parametrize("kernel", [_native.linear_seconds, _native.screen_seconds])
 def test_kernels_are_timed_as_often_as_asked(kernel: Any) -> None:
     for isa in _native.isas():
