@@ -100,6 +100,7 @@ def _middleware(service: Service) -> list[Middleware]:
         Middleware(Keys, keys=settings.keys),
         Middleware(
             Bodies,
+            queue=service.queue,
             body_bytes=settings.body_bytes,
             bodies_bytes=max(_MOST_BODIES_BYTES, 2 * settings.body_bytes),
             sender_s=settings.sender_s,

@@ -14,6 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trilobit.serve.metrics import Metrics
+from trilobit.serve.queue import ASKING
 
 _log = logging.getLogger("trilobit.requests")
 ANSWERS = "trilobit.answers"  # in a scope: those of the request
@@ -45,7 +46,9 @@ class Journal:
         try:
             await self._app(scope, receive, named)
         finally:
-            route = getattr(scope.get("route"), "path", "none")  # never a path of the client's
+            # never a path of the client's
+            known = scope["path"] if scope["path"] in ASKING else "none"
+            route = getattr(scope.get("route"), "path", known)
             self._metrics.requests.labels(route, str(status)).inc()
             if self._lines:
                 seconds = time.perf_counter() - started_s
