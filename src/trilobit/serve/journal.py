@@ -48,7 +48,7 @@ class Journal:
         finally:
             # never a path of the client's
             known = scope["path"] if scope["path"] in ASKING else "none"
-            route = getattr(scope.get("route"), "path", known)
+            route = str(getattr(scope.get("route"), "path", known))
             self._metrics.requests.labels(route, str(status)).inc()
             if self._lines:
                 seconds = time.perf_counter() - started_s
