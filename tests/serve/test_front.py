@@ -89,7 +89,7 @@ def test_conversations_stay_where_their_beginning_is_known(
             details = done["usage"]["prompt_tokens_details"]
             return done["choices"][0]["message"]["content"], details["cached_tokens"]
 
-        for number in range(12):
+        for number in range(6):
             first = f"{number} dogs. " + "They ran to the park and saw a cat. " * 6
             messages = [{"role": "user", "content": first}]
             said, _ = cached(messages)
@@ -133,7 +133,7 @@ def test_a_server_that_is_killed_loses_its_own_streams_only_and_they_end_with_an
 ) -> None:
     async def main(front: Live, dying: Live) -> list[tuple[str, list[str]]]:
         begun = 0
-        paths = [path for path in LONG for _ in range(12)]
+        paths = [path for path in LONG for _ in range(6)]
 
         async def one(number: int, path: str) -> tuple[str, list[str]]:
             nonlocal begun
@@ -153,7 +153,7 @@ def test_a_server_that_is_killed_loses_its_own_streams_only_and_they_end_with_an
             base_url=front.url, timeout=PATIENCE_S, trust_env=False, limits=limits
         ) as client:
             ended = await asyncio.gather(*(one(*pair) for pair in enumerate(paths)))
-            for number in range(8):  # and what is asked from now on is answered
+            for number in range(4):  # and what is asked from now on is answered
                 body = ONE | {"prompt": f"There were {number} cats"}
                 assert (await client.post("/v1/completions", json=body)).status_code == 200
             health = (await client.get("/health")).json()["servers"]
@@ -195,7 +195,7 @@ def test_a_front_that_is_stopped_ends_its_streams_with_words_and_exits_with_0(
                 async for line in stream.aiter_lines():
                     if not last:
                         begun += 1
-                        if begun == 48:
+                        if begun == 16:
                             front.process.terminate()
                     last = line or last
             return last
@@ -204,7 +204,7 @@ def test_a_front_that_is_stopped_ends_its_streams_with_words_and_exits_with_0(
         async with httpx.AsyncClient(
             base_url=front.url, timeout=PATIENCE_S, trust_env=False, limits=limits
         ) as client:
-            return await asyncio.gather(*map(one, range(48)))
+            return await asyncio.gather(*map(one, range(16)))
 
     with fronting(*pair) as front:
         ended = asyncio.run(main(front))
