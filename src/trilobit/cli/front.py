@@ -22,9 +22,8 @@ _LIMITS = "Limits"
             "Two servers of this machine.",
         ),
         (
-            "trilobit front http://10.0.0.2:8080 http://10.0.0.3:8080 --host 0.0.0.0 "
-            "--api-key-file keys.txt",
-            "Two of others, by key.",
+            "trilobit front http://10.0.0.2:8080 http://10.0.0.3:8080 --port 8000",
+            "Two of other machines.",
         ),
     ],
 )
