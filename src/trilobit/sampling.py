@@ -77,7 +77,7 @@ class SamplingParams:
     json_schema: str | Mapping[str, Any] | bool | None = None
     regex: str | None = None
     grammar: str | None = None
-    choice: Sequence[str] = ()
+    choice: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
@@ -129,7 +129,7 @@ class SamplingParams:
             return Constraint("regex", self.regex)
         if self.grammar is not None:
             return Constraint("grammar", self.grammar)
-        if self.choice:
+        if self.choice is not None:
             return Constraint("choice", json.dumps(self.choice, ensure_ascii=False))
         return None
 
@@ -160,12 +160,10 @@ class SamplingParams:
     def _constraints(self) -> None:
         if self.json_schema is not None:
             self._set("json_schema", _schema(self.json_schema))
-        choice = (self.choice,) if isinstance(self.choice, str) else _items("choice", self.choice)
-        if any(not isinstance(text, str) or not text for text in choice):
-            raise RequestError("choice: every choice must be a non-empty text")
-        self._set("choice", choice)
-        given = [n for n in ("json_schema", "regex", "grammar") if getattr(self, n) is not None]
-        given += ["choice"] if choice else []
+        if self.choice is not None:
+            self._set("choice", _choices(self.choice))
+        names = ("json_schema", "regex", "grammar", "choice")
+        given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
             raise RequestError(f"{' and '.join(given)} are given; an output follows one of them")
         for name in given:
@@ -197,6 +195,15 @@ class SamplingParams:
         if not _is_number(value) or not low <= value <= high:
             raise RequestError(f"{name} is {_short(value)}; expected a number from {low} to {high}")
         self._set(name, float(value))
+
+
+def _choices(given: object) -> tuple[str, ...]:
+    choices = (given,) if isinstance(given, str) else _items("choice", given)
+    if not choices:
+        raise RequestError("choice is an empty list; give one text or more, or leave it out")
+    if any(not isinstance(text, str) or not text for text in choices):
+        raise RequestError("choice: every choice must be a non-empty text")
+    return choices
 
 
 def _items(name: str, value: object) -> tuple[Any, ...]:

@@ -159,6 +159,8 @@ def test_the_servers_own_page_and_a_named_one_may_ask(live: Live, client: httpx.
         (["--api-key", "k", "--no-api-key"], "leave out one"),
         (["--tls-cert", __file__], "give both"),
         (["--tls-cert", __file__, "--tls-key", __file__], "no certificate"),
+        (["--prefix-cache-gb", "5"], "--prefix-cache-gb: of no folder"),
+        (["--prefix-cache", "/tmp", "--prefix-cache-gb", "0"], "prefix_cache_gb is 0"),
         (["--max-sequences", "0"], "max_sequences is 0"),
         (["x=trilobit-stories-5m", "x=trilobit-stories-5m"], "two models are named x"),
         (["no-such-model"], "no-such-model"),

@@ -174,6 +174,71 @@ def test_a_body_that_is_wrong_is_told_in_the_apis_shape(
 
 
 @pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"[" * 20_000, "the body is not JSON"),  # how deep is too deep depends on Python
+        (b"9" * 5000, "the body is not JSON that can be read: a number has too many digits"),
+        (b"\xff", "the body is not JSON: it is no UTF-8 text"),
+        (b"{", "the body is not JSON"),
+    ],
+    ids=["deep", "long", "bytes", "cut"],
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages", "/api/chat"])
+def test_a_body_that_cannot_be_read_is_told_why(
+    client: httpx.Client, path: str, body: bytes, told: str
+) -> None:
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error if isinstance(error, str) else error["message"]).startswith(told)
+
+
+_CALLED = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ({"role": "tool", "tool_call_id": "c2", "content": "x"}, "messages.1.tool_call_id"),
+        ({"role": "tool", "content": "x"}, "messages.1.tool_call_id"),
+        ({"role": "tool", "tool_call_id": "c1", "content": None}, "messages.1.content"),
+        ({"role": "x", "content": "x"}, "messages.1.role"),
+        ({"role": ["user"], "content": "x"}, "messages.1.role"),
+        ({"role": "user", "content": None}, "messages.1.content"),
+        ({"role": "developer"}, "messages.1.content"),
+    ],
+)
+def test_a_message_that_is_none_of_openais_is_refused_by_its_field(
+    client: httpx.Client, message: dict[str, Any], field: str
+) -> None:
+    body = {"messages": [_CALLED, message], "max_tokens": 1}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == field
+    assert error["message"].startswith(f"{field}: ")
+
+
+def test_a_result_stands_behind_its_call(client: httpx.Client) -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": "x"}
+    for messages, status in [([_CALLED, result], 200), ([result, _CALLED], 400)]:
+        body = {"messages": messages, "max_tokens": 1}
+        assert client.post("/v1/chat/completions", json=body).status_code == status
+
+
+def test_two_names_of_one_limit_say_the_same(client: httpx.Client) -> None:
+    body = {"messages": [{"role": "user", "content": PROMPT}], "max_completion_tokens": 1}
+    assert client.post("/v1/chat/completions", json=body | {"max_tokens": 1}).status_code == 200
+    answer = client.post("/v1/chat/completions", json=body | {"max_tokens": 2})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "max_completion_tokens"
+
+
+@pytest.mark.parametrize(
     "field",
     [
         {"n": 0},

@@ -108,6 +108,8 @@ def test_fields_of_other_servers(client: openai.OpenAI) -> None:
     [
         ({"response_format": {"type": "json_schema"}}, "type json_schema needs json_schema"),
         ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"guided_choice": []}, "choice is an empty list"),
+        ({"structured_outputs": {"choice": []}}, "choice is an empty list"),
         ({"guided_regex": "["}, "regex: cannot be used"),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "regex and choice are given"),
         (

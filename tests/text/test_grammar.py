@@ -235,6 +235,10 @@ def test_a_bad_grammar_is_one_clear_line(
         ({"regex": b"a"}, "regex is b'a'; expected a text"),
         ({"grammar": "\ud800"}, "grammar has half a character"),
         ({"choice": ["a", ""]}, "every choice must be a non-empty text"),
+        ({"choice": []}, "choice is an empty list; give one text or more"),
+        ({"choice": ""}, "every choice must be a non-empty text"),
+        ({"grammar": ""}, "grammar has 0 characters"),
+        ({"json_schema": ""}, "json_schema is no JSON"),
         ({"choice": ["a", 3]}, "every choice must be a non-empty text"),
         ({"choice": ["a" * 300_001]}, "choice has 300,001 characters"),
         ({"choice": ["a"], "regex": "a"}, "regex and choice are given; an output follows one"),
@@ -265,6 +269,61 @@ def test_a_schema_that_takes_minutes_is_given_up(
     patterns = {f"^x{i}y": {"type": "string"} for i in range(600)}
     with pytest.raises(RequestError, match="json_schema: takes longer than 1 s to compile"):
         grammars.compile(constraint(json_schema={"type": "object", "patternProperties": patterns}))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"regex": "(b{1001}){1000}"},
+        {"regex": "(?x) (b{9 9 9 9}) {9 9 9}"},
+        {"json_schema": {"type": "string", "pattern": "(b{1001}){1000}"}},
+        {"json_schema": {"type": "integer", "multipleOf": 9999991}},
+        {"grammar": 'start: B\nA: "b"{1001}\nB: A{1000}'},
+    ],
+    ids=str,
+)
+def test_a_short_source_that_counts_far_is_tried_before(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(grammar_trial, "TRIAL_S", 0.05)  # no process begins so fast
+    kind = next(iter(given))
+    with pytest.raises(RequestError, match=f"{kind}: takes longer than 0 s to compile"):
+        grammars.compile(constraint(**given))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"regex": r"[A-Z][a-z]{1,8}( [0-9]{2,4})?"},
+        {"regex": r"[0-9]{4}-[0-9]{2}-[0-9]{2}"},
+        {"json_schema": SCHEMA},
+        {"choice": ["b{1001}", "{1000}{1000}"]},
+    ],
+    ids=str,
+)
+def test_a_short_ordinary_source_needs_no_trial(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(grammar_module, "try_out", lambda _: "is tried")
+    assert grammars.compile(constraint(**given)).start().allowed([]).any()
+
+
+def test_a_trial_ends_at_a_text_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar_trial, "_MOST_FORCED", 100)
+    monkeypatch.setattr(grammar_trial, "TRIAL_S", 60.0)
+    source = grammar_module._source
+    assert grammar_trial.try_out(source(constraint(regex="b{100}"))) is None
+    fault = grammar_trial.try_out(source(constraint(regex="(b{10}){11}")))
+    assert fault == "begins with a text of more than 100 bytes; make it shorter"
+
+
+@pytest.mark.parametrize("case", ["a schema of itself", "left recursion without an end"])
+def test_what_refers_to_itself_without_an_end_is_told_in_words(
+    grammars: Grammars, case: str
+) -> None:
+    with pytest.raises(RequestError, match="refers to itself without an end") as caught:
+        grammars.compile(constraint(**BAD[case]))
+    assert "NoExtension" not in str(caught.value)
 
 
 def test_what_ends_the_process_of_a_trial_ends_nothing_else(

@@ -46,7 +46,7 @@ def constraint_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         schema = None if json_schema is None else _schema(json_schema)
         changed = dataclasses.replace(
-            params, json_schema=schema, regex=regex, choice=choice, min_tokens=min_tokens
+            params, json_schema=schema, regex=regex, choice=choice or None, min_tokens=min_tokens
         )
         command(params=changed, **rest)
 

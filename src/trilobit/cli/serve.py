@@ -144,8 +144,7 @@ def _bytes(value: str) -> int:
     ENGINE,
     "--prefix-cache-gb",
     type=int,
-    default=10,
-    show_default=True,
+    show_default="10",
     metavar="N",
     help="Of that folder; the longest unused goes.",
 )
@@ -199,6 +198,10 @@ def _settings(
     from trilobit.serve.settings import Settings
 
     max_sequences: int = engine.pop("max_sequences")
+    if engine["prefix_cache_gb"] is None:
+        del engine["prefix_cache_gb"]
+    elif engine["prefix_cache"] is None:
+        raise click.UsageError("--prefix-cache-gb: of no folder; name one by --prefix-cache DIR")
     return Settings(
         models=_named(models),
         engine=EngineOptions(

@@ -127,7 +127,7 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
-        return ApiError(error.status_code, str(error.detail), headers=error.headers)
+        return ApiError(error.status_code, _unread(error) or error.detail, headers=error.headers)
     if isinstance(error, MemoryError):
         return ApiError(503, "not enough memory for this request now; ask again later")
     return ApiError(500, "the server failed at this request; its log says where")
@@ -188,6 +188,17 @@ def _invalid(error: RequestValidationError) -> ApiError:
     if len(faults) > _MOST_FAULTS:
         told.append(f"{len(faults) - _MOST_FAULTS} more")
     return ApiError(400, "; ".join(told), param=first or None)
+
+
+def _unread(error: HTTPException) -> str | None:
+    """Why FastAPI could not read a body, if that is it: of these causes it tells nothing."""
+    if error.status_code != 400 or not isinstance(error.__cause__, (ValueError, RecursionError)):
+        return None
+    if isinstance(error.__cause__, RecursionError):
+        return "the body is not JSON that can be read: it is nested too deeply"
+    if isinstance(error.__cause__, UnicodeDecodeError):
+        return "the body is not JSON: it is no UTF-8 text"
+    return "the body is not JSON that can be read: a number has too many digits"
 
 
 def _is_type(part: object) -> bool:

@@ -3,13 +3,15 @@
 llguidance keeps the place of an output in its grammar, and tells which tokens may come next. What
 it is given comes from anybody, so everything is bounded: sources by their size, compiling and each
 step by work that is counted, not by time, so that every machine refuses the same; the compiled ones
-by a cache with a limit in bytes. Large sources are tried in a process of their own before
-(`grammar_trial`): there are short ones that take minutes.
+by a cache with a limit in bytes. Sources that may take long, by their size or by what they count
+to, are tried in a process of their own before (`grammar_trial`): some take minutes.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Collection
@@ -31,9 +33,19 @@ _WORD = 32  # tokens in a word of a mask
 _BYTES_EACH, _BYTES_A_CHARACTER = 500_000, 300
 CACHE_BYTES = 128_000_000
 _BYTES_OF_FAILURE = 2_000  # and its source, which is the key
-# Up to here a source compiles within about a second, whatever it says.
-_TRUSTED = 2_000
+# Up to here a source compiles within about a second: characters, and those times all its counts.
+_TRUSTED, _TRUSTED_WORK = 2_000, 100_000
+# Where a schema counts: `multipleOf` to its number, expressions by their repetitions.
+_COUNTING = re.compile("multipleOf|pattern")
+_COUNT = re.compile(r'(?:[{,]|"multipleOf":)\s*([0-9][0-9.]*)')
+# Expressions of this mode may have spaces and comments in their numbers.
+_EXTENDED = re.compile(r"\(\?[a-zA-Z-]*x")
 _LONGEST_REASON = 300
+# What llguidance says by a name only.
+_WORDS = {
+    "NoExtensionBias": "nothing can stand in it: it refers to itself without an end, or "
+    "contradicts itself",
+}
 # Of schemas, in Lark too, where they stand as "x-guidance".
 JSON_OPTIONS: dict[str, Any] = {
     # One space, or a new line with its indentation: else small models go on with space for ever.
@@ -182,7 +194,7 @@ class Grammars:
             source = _source(constraint)
         except ValueError as error:
             raise RequestError(f"{kind}: cannot be used: {_line(str(error))}") from None
-        if len(constraint.text) > _TRUSTED:
+        if _may_be_dear(constraint):
             fault = try_out(source)
             if fault is not None:
                 raise RequestError(f"{kind}: {fault}")
@@ -226,6 +238,17 @@ def _bytes_of(constraint: Constraint, made: Grammar | str) -> int:
     return _BYTES_EACH + _BYTES_A_CHARACTER * len(constraint.text)
 
 
+def _may_be_dear(constraint: Constraint) -> bool:
+    """Whether compiling may take long: `(b{1000}){1000}` writes a million characters."""
+    kind, text = constraint
+    if len(text) > _TRUSTED or kind == "grammar":  # which may hold all the others, written anyhow
+        return True
+    if kind == "choice" or (kind == "json_schema" and not _COUNTING.search(text)):
+        return False
+    counts = (max(1, int(count.replace(".", ""))) for count in _COUNT.findall(text))
+    return len(text) * math.prod(counts) > _TRUSTED_WORK or bool(_EXTENDED.search(text))
+
+
 def _source(constraint: Constraint) -> str:
     """As llguidance takes it."""
     from llguidance import LLMatcher
@@ -243,7 +266,8 @@ def _source(constraint: Constraint) -> str:
 
 
 def _reason(matcher: LLMatcher) -> str:
-    return _line(matcher.get_error())
+    line = _line(matcher.get_error())
+    return _WORDS.get(line, line)
 
 
 def _line(text: str) -> str:

@@ -1,8 +1,9 @@
-"""Whether a large grammar compiles at all, found out where it may take too long, or too much.
+"""Whether a dear grammar compiles at all, found out where it may take too long, or too much.
 
 Compiling cannot be interrupted, and there are sources of a few thousand characters that take
-minutes: hundreds of patterns, each compared with every other. So it is tried in a process of its
-own, which is ended when its time is over.
+minutes: hundreds of patterns, each compared with every other. Shorter ones still begin with a text
+of millions of characters, which the first step looks for. So both are tried in a process of their
+own, which is ended when its time is over; the vocabulary there is that of bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 
 TRIAL_S = 5.0  # with the start of the process; what is of use takes a second
 _MEMORY_BYTES = 2_000_000_000
+# Of the one text that an output must begin with: as many as the characters of any source.
+_MOST_FORCED = 300_000
 
 # Counted work: of compiling a lexer, of a step. Twice what large schemas were seen to need.
 LIMITS: dict[str, Any] = {
@@ -37,10 +40,14 @@ try:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 except (ImportError, OSError, ValueError):
     pass
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 source, limits = sys.stdin.buffer.read().decode("utf-8"), LLParserLimits(**eval(sys.argv[3]))
 def run():
-    LLMatcher.validate_grammar(source, limits=limits)
+    matcher = LLMatcher(LLTokenizer("byte"), source, log_level=0, limits=limits)
+    if len(matcher.compute_ff_bytes()) > int(sys.argv[4]):
+        print("long")
+        return
+    matcher.compute_bitmask()
     print("done")
 threading.stack_size(1 << 19)
 thread = threading.Thread(target=run)
@@ -58,8 +65,9 @@ def try_out(source: str) -> str | None:
 
     place = str(Path(llguidance.__file__).parent.parent)
     if not sys.executable or not os.path.exists(sys.executable):
-        return "is too large to be compiled here without a trial; shorten it to 2,000 characters"
-    command = [sys.executable, "-I", "-S", "-c", _PROGRAM, place, str(_MEMORY_BYTES), repr(LIMITS)]
+        return "may take too long to be compiled here without a trial; make it shorter and simpler"
+    limits = [str(_MEMORY_BYTES), repr(LIMITS), str(_MOST_FORCED)]
+    command = [sys.executable, "-I", "-S", "-c", _PROGRAM, place, *limits]
     try:
         done = subprocess.run(
             command,
@@ -72,7 +80,9 @@ def try_out(source: str) -> str | None:
     except subprocess.TimeoutExpired:
         return f"takes longer than {TRIAL_S:.0f} s to compile; make it simpler"
     except OSError as error:
-        return f"is too large to be compiled here without a trial, and none can be run ({error})"
+        return f"may take too long to be compiled without a trial, and none can be run ({error})"
+    if done.stdout.strip() == b"long":
+        return f"begins with a text of more than {_MOST_FORCED:,} bytes; make it shorter"
     if done.stdout.strip() != b"done":
         return "takes too much memory to compile, or is nested too deeply; make it simpler"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from trilobit.text.tools import Toolbox, ToolCall
 
 router = APIRouter()
 _MOST_LOGPROBS = 20
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 class ChatBody(Sampling):
@@ -51,6 +53,25 @@ class ChatBody(Sampling):
         """What may be called; RequestError for what is no tool."""
         return toolbox_of(self.tools, self.tool_choice, self.parallel_tool_calls)
 
+    def most_tokens(self) -> int:
+        """How many tokens an answer may have; ApiError where two names say different things."""
+        given = {self.max_completion_tokens, self.max_tokens} - {None}
+        if len(given) > 1:
+            raise ApiError(
+                400,
+                f"max_completion_tokens: is {self.max_completion_tokens}, and max_tokens, its "
+                f"older name, {self.max_tokens}; give one of them",
+                param="max_completion_tokens",
+            )
+        return self.max_completion_tokens or self.max_tokens or (1 << 31) - 1
+
+    def chat(self) -> list[dict[str, Any]]:
+        """The messages as templates know them; ApiError for what is none of OpenAI's."""
+        called: set[str] = set()
+        for number, message in enumerate(self.messages):
+            _check(f"messages.{number}", message, called)
+        return [_message(one) for one in self.messages]
+
 
 @router.post("/v1/chat/completions", responses=STREAMED)
 async def chat_completions(body: ChatBody, request: Request) -> Response:
@@ -58,14 +79,16 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs: needs logprobs: true", param="top_logprobs")
     toolbox = body.toolbox()
-    most = body.max_completion_tokens or body.max_tokens or (1 << 31) - 1
     answer = await ask(
         request,
         model=body.model,
-        messages=[_message(one) for one in body.messages],
+        messages=body.chat(),
         toolbox=toolbox,
         thinking=thinking(body.reasoning_effort),
-        params=body.params(max_tokens=most, logprobs=body.top_logprobs if body.logprobs else None),
+        params=body.params(
+            max_tokens=body.most_tokens(),
+            logprobs=body.top_logprobs if body.logprobs else None,
+        ),
         n=body.n,
         cache_salt=body.cache_salt,
     )
@@ -92,6 +115,32 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
             "usage": usage(answer),
         }
     )
+
+
+def _check(place: str, message: dict[str, Any], called: set[str]) -> None:
+    """Refuse a message by its field. called: ids of the calls so far; those in it are added."""
+    role = message.get("role")
+    if role not in _ROLES:
+        roles = ", ".join(_ROLES[:-1])
+        raise _wrong(f"{place}.role", f"{reprlib.repr(role)}; expected one of {roles}")
+    if message.get("content") is None and role not in ("assistant", "function"):
+        raise _wrong(f"{place}.content", f"is missing or null; a message of {role} has a text")
+    if role == "assistant":
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict) and isinstance(call.get("id"), str):
+                called.add(call["id"])
+    if role == "tool":
+        given = message.get("tool_call_id")
+        if not isinstance(given, str) or given not in called:
+            raise _wrong(
+                f"{place}.tool_call_id",
+                f"{reprlib.repr(given)}; no call of an assistant's message before has this id",
+            )
+
+
+def _wrong(place: str, words: str) -> ApiError:
+    return ApiError(400, f"{place}: {words}", param=place)
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
