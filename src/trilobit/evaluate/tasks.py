@@ -24,10 +24,14 @@ from trilobit.llm import LLM
 from trilobit.progress import Watch
 
 
-def _from_folder(folder: Path, task: str, manager: TaskManager) -> Any:
-    """A task of lm-eval's settings, with its data from a folder."""
+def folder_task(folder: Path, task: str) -> Any:
+    """A task of lm-eval's settings, with its data from a folder; not for groups, such as mmlu.
+
+    Raises RequestError for a task that no file is known of, or whose file is not there; FormatError
+    for a damaged one.
+    """
     split, records, changed = task_data(folder, task)
-    settings = load_yaml(manager.task_index[task].yaml_path, resolve_func=True)
+    settings = load_yaml(_manager().task_index[task].yaml_path, resolve_func=True)
     data = DatasetDict({split: Dataset.from_list(records)})
     # Only this split is there: the questions, and examples among the others of them.
     splits: Record = {"training_split": None, "validation_split": None, "test_split": None}
@@ -83,7 +87,7 @@ def evaluate(
         unknown = next((task for task in named if task not in known), None)
         if unknown is not None:
             raise RequestError(f"{data}: lm-eval has no task {unknown}, which a record is of")
-        wanted = [_from_folder(data, task, manager) for task in named]
+        wanted = [folder_task(data, task) for task in named]
     found = simple_evaluate(
         Harness(llm, progress=progress),
         tasks=wanted,
