@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import lzma
 import os
@@ -30,6 +31,7 @@ with warnings.catch_warnings():
 from trilobit import LLM, RequestError, TrilobitError
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.cli.eval import command
+from trilobit.cli.report import command as report
 from trilobit.conversion import convert
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -225,12 +227,53 @@ def test_the_command_of_lm_eval_knows_the_model(
 
 
 def test_the_command(bundled: Path, data: Path) -> None:
-    arguments = [str(bundled), "--tasks", "arc_easy", "--data", str(data), "--limit", "4"]
+    names = "arc_easy,lambada_openai"  # of one lm-eval prints something while it is measured
+    arguments = [str(bundled), "--tasks", names, "--data", str(data), "--limit", "4"]
     done = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
     found = json.loads(done.stdout)
-    assert [row["metric"] for row in found["scores"]] == ["acc", "acc_norm"]
+    assert [row["metric"] for row in found["scores"]] == ["acc", "acc_norm", "perplexity", "acc"]
+    # Three answers; none to choose among.
+    assert [row["chance"] for row in found["scores"]] == [pytest.approx(1 / 3)] * 2 + [None] * 2
     shown = CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
     assert f"{found['scores'][0]['value']:.4f}" in shown
+    assert "(4 questions, 0 examples, by chance 0.3333)" in shown
+    assert shown.count("by chance") == 2
+
+
+def test_a_report_has_the_scores_that_eval_gives(bundled: Path, data: Path, tmp_path: Path) -> None:
+    quick = ("--runs", "1", "--generate", "2", "--longest", "8", "--threads", "1")
+    asked = ("--tasks", "arc_easy,wsc273", "--limit", "6", "--data", str(data))
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(
+        report, [str(bundled), *quick, *asked, "--out", str(page)], catch_exceptions=False
+    )
+    assert (done.exit_code, done.stdout) == (0, "")
+    found = json.loads(page.with_suffix(".json").read_text())
+    scores = evaluate(LLM(bundled, threads=1), ["arc_easy", "wsc273"], data=data, limit=6)
+    assert found["models"][0]["tasks"] == [dataclasses.asdict(score) for score in scores]
+    assert found["tasks"] == ["arc_easy", "wsc273"]
+    assert "arc_easy, acc <small>6 questions, chance 0.333</small>" in page.read_text()
+    assert "wsc273, acc <small>6 questions, chance 0.5</small>" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--limit", "3"], "--limit and --data are of tasks; name some by --tasks"),
+        (["--tasks", ","], "--tasks names no task"),
+        (["--tasks", "piqa,stsb"], "stsb is not in a report; trilobit eval --tasks stsb"),
+        (["--tasks", "no_such_task"], "no_such_task: lm-eval has no such task"),
+        (["--tasks", "piqa", "--data", "."], "no piqa_plain_text_validation.jsonl (or .xz)"),
+    ],
+)
+def test_tasks_of_a_report_are_looked_at_before_its_measurements(
+    bundled: Path, tmp_path: Path, words: list[str], reason: str
+) -> None:
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(report, [str(bundled), *words, "--out", str(page)])
+    assert isinstance(done.exception, TrilobitError)
+    assert reason in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
