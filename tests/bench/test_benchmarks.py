@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 BUNDLED = "trilobit-stories-5m"
 SCRIPTS = [
     *("busy.py", "gaps.py", "kernels.py", "speculation.py", "instructions.py", "head.py"),
-    *("peers.py", "gguf_llamacpp.py", "plot.py", "serving.py", "training.py"),
+    *("peers.py", "gguf_llamacpp.py", "llama_perplexity.py", "plot.py", "serving.py"),
+    "training.py",
 ]
 
 
@@ -329,6 +330,7 @@ def test_ctrl_c_while_instructions_are_counted_is_quiet(tmp_path: Path) -> None:
         ("peers.py", "gguf", "gguf"),
         ("plot.py", "matplotlib", "matplotlib"),
         ("gguf_llamacpp.py", "llama_cpp", "llama-cpp-python"),
+        ("llama_perplexity.py", "llama_cpp", "llama-cpp-python"),
     ],
 )
 def test_what_is_not_installed_is_one_line(

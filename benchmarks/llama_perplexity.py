@@ -1,0 +1,179 @@
+"""Is `trilobit perplexity` what llama-perplexity gives of the same GGUF? Needs llama-cpp-python.
+
+    python benchmarks/llama_perplexity.py [MODEL] [--text FILE] [--program llama-perplexity]
+
+Writes the model as a TQ2_0 file and measures it in windows of 512 tokens: by Trilobit, from
+llama.cpp's logits by llama-perplexity's own definition, and by that program, where --program says
+where it is. Without --text the model writes stories to be measured on.
+
+llama.cpp has no relu² BitNet, so the weights run as its `bitnet`, with SiLU. It rounds activations
+in blocks of 256 inputs; Trilobit, as the papers do, by token. For `down_proj`, which has more
+inputs, that is another model. So two files are measured: "whole", and "256 neurons", the first
+256 of each MLP, where a token's inputs are one block. "In blocks" is stock transformers, made to
+round as llama.cpp does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cli
+import numpy as np
+from facts import check, facts, write
+from gguf_llamacpp import SHAPES, Reshaped
+from numpy.typing import NDArray
+
+from trilobit import LLM, SamplingParams, _native
+from trilobit.conversion import convert
+from trilobit.evaluate.perplexity import perplexity
+from trilobit.evaluate.texts import read_texts
+from trilobit.formats.gguf.writer import write_gguf
+from trilobit.hub.models import known_file
+
+WINDOW, BLOCK = 512, 256
+HALF = WINDOW // 2
+
+
+class OneBlock(Reshaped):
+    """The first 256 neurons of each MLP: no product has more inputs."""
+
+    def __init__(self, path: Path, changes: dict[str, Any]) -> None:
+        super().__init__(path, changes)
+        self._wide = self.config.intermediate_size
+        self.config = replace(self.config, intermediate_size=BLOCK)
+
+    def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        codes, scales = super().projection(name)
+        rows, columns = (BLOCK if size == self._wide else size for size in codes.shape)
+        return np.ascontiguousarray(codes[:rows, :columns]), scales
+
+    def gain(self, name: str) -> NDArray[np.float32]:
+        gain = super().gain(name)
+        return gain[:BLOCK] if gain.size == self._wide else gain
+
+
+def by_logits(gguf: Path, text: str) -> tuple[float, list[list[int]]]:
+    """Perplexity as llama-perplexity has it, of llama.cpp's logits; and the windows' ids."""
+    import llama_cpp
+
+    exact = llama_cpp.GGML_TYPE_F32  # keys and values
+    model = llama_cpp.Llama(
+        str(gguf), n_ctx=WINDOW, n_batch=WINDOW, n_threads=1, type_k=exact, type_v=exact,
+        logits_all=True, verbose=False,
+    )  # fmt: skip
+    ids = model.tokenize(text.encode(), add_bos=True)
+    windows, nats = [], []
+    for at in range(0, len(ids) // WINDOW * WINDOW, WINDOW):
+        windows.append([model.token_bos(), *ids[at + 1 : at + WINDOW]])
+        model.reset()
+        model.eval(windows[-1])
+        logits = np.array(model.scores[HALF : WINDOW - 1], dtype=np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        scored = logits[np.arange(len(logits)), windows[-1][HALF + 1 :]]
+        nats.append(np.log(np.exp(logits).sum(axis=1)) - scored)
+    return float(np.exp(np.concatenate(nats).mean())), windows
+
+
+def by_program(program: Path, gguf: Path, text: Path) -> float:
+    """What the program prints of it."""
+    words = ("-c", WINDOW, "-b", WINDOW, "-t", 1, "-ctk", "f32", "-ctv", "f32", "-fa", "off")
+    done = subprocess.run(
+        [program, "-m", gguf, "-f", text, *map(str, words)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = re.search(r"Final estimate: PPL = ([0-9.]+)", done.stdout + done.stderr)
+    return float(found[1]) if found else cli.fail(f"{program}: says no perplexity")
+
+
+def by_blocks(packed: Path, windows: list[list[int]]) -> float:
+    """Stock transformers, with the inputs of its linear layers rounded in blocks."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        torch.compiler.set_stance("force_eager")
+        convert(packed, Path(folder) / "stock")
+        model = AutoModelForCausalLM.from_pretrained(Path(folder) / "stock").eval()
+        for layer in model.model.layers:
+            whole = layer.mlp.down_proj.forward  # without a bias: a sum over parts of its input
+            layer.mlp.down_proj.forward = partial(_by_parts, whole)
+        nats = []
+        for ids in windows:
+            logits = model(torch.tensor([ids])).logits[0, HALF : WINDOW - 1].double()
+            scored = torch.tensor(ids[HALF + 1 :])[:, None]
+            nats.append(-torch.log_softmax(logits, -1).gather(-1, scored))
+        return float(torch.cat(nats).mean().exp())
+
+
+def _by_parts(whole: Any, inputs: Any) -> Any:
+    total = 0
+    for begin in range(0, inputs.shape[-1], BLOCK):
+        part = inputs.new_zeros(inputs.shape)
+        part[..., begin : begin + BLOCK] = inputs[..., begin : begin + BLOCK]
+        total = total + whole(part)
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="?", default="trilobit-stories-5m")
+    parser.add_argument("--text", type=Path, help="to measure on; else the model writes some")
+    parser.add_argument("--characters", type=cli.whole(), default=1 << 18, help="of it, at most")
+    parser.add_argument("--stories", type=cli.whole(), default=40, help="to write, without --text")
+    parser.add_argument("--program", type=Path, help="llama-perplexity, where it is built")
+    parser.add_argument("--json", type=Path, help="write the results here")
+    arguments = parser.parse_args()
+    check(arguments.json)
+    import llama_cpp  # --help does without it
+
+    original = known_file(arguments.model)
+    if original is None:
+        parser.error(f"{arguments.model}: not here; pull it first")
+    if arguments.text is None:
+        params = [SamplingParams(max_tokens=300, seed=seed) for seed in range(arguments.stories)]
+        with LLM(original) as llm:
+            done = llm.generate(["Once upon a time"] * len(params), params)
+        text = "\n".join(f"Once upon a time{one.text}" for one in done)
+    else:
+        text = "\n".join(read_texts(arguments.text))[: arguments.characters]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "text.txt"
+        plain.write_text(text, encoding="utf-8")
+        for what, shape in (("whole", Reshaped), ("256 neurons", OneBlock)):
+            gguf, packed = Path(folder) / f"{what}.gguf", Path(folder) / f"{what}.trilobit"
+            write_gguf(shape(original, SHAPES["bitnet"]), gguf, ternary="tq2_0")
+            convert(gguf, packed)
+            with LLM(packed, threads=1, kv_dtype="f32") as llm:
+                ours = perplexity(llm, [text], window=WINDOW)
+            logits, windows = by_logits(gguf, text)
+            program = arguments.program and by_program(arguments.program, gguf, plain)
+            row = {
+                "model": what,
+                "windows": ours.windows,
+                "tokens": ours.tokens,
+                "trilobit": round(ours.by_token, 5),
+                "llama.cpp's logits": round(logits, 5),
+                "llama-perplexity": program,
+                "transformers, in blocks": round(by_blocks(packed, windows), 5),
+            }
+            rows.append(row)
+            print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    if arguments.json:
+        about = {**facts(), "isa": _native.isa(), "weights": original.stem, "type": "TQ2_0"}
+        about["versions"] |= {"llama-cpp-python": llama_cpp.__version__}
+        about["versions"] |= {name: version(name) for name in ("transformers", "torch")}
+        write(arguments.json, {**about, "results": rows})
+
+
+if __name__ == "__main__":
+    cli.run(main)
