@@ -184,6 +184,10 @@ def test_gpus_count_beside_the_processor_and_are_no_measure_alone(tmp_path: Path
     ]
     [reason] = asked(tmp_path, tmp_path)
     assert "NVML GPU 0 (NVIDIA Stand-in) counts, but not the processor, which does the w" in reason
+    # What a battery gives has the GPUs of a laptop in it.
+    battery = tmp_path / "laptop/class/power_supply/BAT0"
+    write(battery, type="Battery", status="Discharging", power_now=0)
+    assert asked(tmp_path, tmp_path / "laptop") == [["battery BAT0", 0]]
     # Without NVIDIA's driver nothing is wrong.
     library.write_text("no library")
     assert len(asked(tmp_path, tmp_path / "sys")) == 2

@@ -2,8 +2,8 @@
 
 The processor's packages and their memory by RAPL (Linux' powercap, of Intel and AMD), the sockets
 by amd_energy (hwmon), or a battery that is being discharged: the first of them that is there.
-Beside it NVIDIA's GPUs by NVML, where `nvidia-ml-py` is installed. The work is the processor's, not
-theirs; so alone they are no measure of it.
+Beside a processor's counters NVIDIA's GPUs by NVML, where `nvidia-ml-py` is installed. The work is
+the processor's, not theirs; so alone they are no measure of it.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def counters(sys_folder: Path = Path("/sys")) -> tuple[list[Counter], str]:
         except (OSError, ValueError) as error:
             reasons.append(str(error))
         else:
-            if found:
-                return [*found, *_gpus()], ""
+            if found:  # what a battery gives has the GPUs in it
+                return found if find is _batteries else [*found, *_gpus()], ""
     reasons += [f"{gpu.name} counts, but not the processor, which does the work" for gpu in _gpus()]
     nothing = "this machine (or its hypervisor) shows no energy counter in /sys"
     return [], "; ".join(reasons) or nothing
