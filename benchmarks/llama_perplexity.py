@@ -2,9 +2,10 @@
 
     python benchmarks/llama_perplexity.py [MODEL] [--text FILE] [--program llama-perplexity]
 
-Writes the model as a TQ2_0 file and measures it in windows of 512 tokens: by Trilobit, from
-llama.cpp's logits by llama-perplexity's own definition, and by that program, where --program says
-where it is. Without --text the model writes stories to be measured on.
+Writes the model as a TQ2_0 file and measures it in windows of 512 tokens: by Trilobit; by that
+program, where --program says where it is; and from llama.cpp's logits, by the program's definition
+and by what `trilobit perplexity` makes of logits. Without --text the model writes stories to be
+measured on.
 
 llama.cpp has no relu² BitNet, so the weights run as its `bitnet`, with SiLU. It rounds activations
 in blocks of 256 inputs; Trilobit, as the papers do, by token. For `down_proj`, which has more
@@ -19,11 +20,12 @@ import argparse
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cli
 import numpy as np
@@ -60,26 +62,49 @@ class OneBlock(Reshaped):
         return gain[:BLOCK] if gain.size == self._wide else gain
 
 
-def by_logits(gguf: Path, text: str) -> tuple[float, list[list[int]]]:
-    """Perplexity as llama-perplexity has it, of llama.cpp's logits; and the windows' ids."""
-    import llama_cpp
+class Theirs:
+    """llama.cpp, in the place of an `LLM` that `perplexity` asks: by its own logits and ids."""
 
-    exact = llama_cpp.GGML_TYPE_F32  # keys and values
-    model = llama_cpp.Llama(
-        str(gguf), n_ctx=WINDOW, n_batch=WINDOW, n_threads=1, type_k=exact, type_v=exact,
-        logits_all=True, verbose=False,
-    )  # fmt: skip
-    ids = model.tokenize(text.encode(), add_bos=True)
-    windows, nats = [], []
-    for at in range(0, len(ids) // WINDOW * WINDOW, WINDOW):
-        windows.append([model.token_bos(), *ids[at + 1 : at + WINDOW]])
-        model.reset()
-        model.eval(windows[-1])
-        logits = np.array(model.scores[HALF : WINDOW - 1], dtype=np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        scored = logits[np.arange(len(logits)), windows[-1][HALF + 1 :]]
-        nats.append(np.log(np.exp(logits).sum(axis=1)) - scored)
-    return float(np.exp(np.concatenate(nats).mean())), windows
+    context = WINDOW
+
+    def __init__(self, gguf: Path) -> None:
+        import llama_cpp
+
+        exact = llama_cpp.GGML_TYPE_F32  # keys and values
+        self._model = llama_cpp.Llama(
+            str(gguf), n_ctx=WINDOW, n_batch=WINDOW, n_threads=1, type_k=exact, type_v=exact,
+            logits_all=True, verbose=False,
+        )  # fmt: skip
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._model.tokenize(text.encode(), add_bos=True)
+        return ids
+
+    def score(self, windows: list[list[int]], *, first: list[int]) -> Iterator[Score]:
+        for ids, begin in zip(windows, first, strict=True):
+            self._model.reset()
+            self._model.eval(ids)
+            logits = np.array(self._model.scores[begin - 1 : len(ids) - 1], dtype=np.float64)
+            logits -= logits.max(axis=1, keepdims=True)
+            chosen = logits[np.arange(len(logits)), ids[begin:]]
+            yield Score(chosen - np.log(np.exp(logits).sum(axis=1)))
+
+
+class Score(NamedTuple):
+    """Log-probabilities of the tokens of a window that are scored."""
+
+    logprobs: NDArray[np.float64]
+
+
+def by_definition(theirs: Theirs, text: str) -> tuple[float, list[list[int]]]:
+    """Of llama.cpp's logits, written down from llama-perplexity's source; and the windows."""
+    [begin], ids = theirs.encode(""), theirs.encode(text)
+    windows = [
+        [begin, *ids[at + 1 : at + WINDOW]] for at in range(0, len(ids) // WINDOW * WINDOW, WINDOW)
+    ]
+    scores = theirs.score(windows, first=[HALF + 1] * len(windows))
+    nats = np.concatenate([-score.logprobs for score in scores])
+    return float(np.exp(nats.mean())), windows
 
 
 def by_program(program: Path, gguf: Path, text: Path) -> float:
@@ -155,15 +180,18 @@ def main() -> None:
             convert(gguf, packed)
             with LLM(packed, threads=1, kv_dtype="f32") as llm:
                 ours = perplexity(llm, [text], window=WINDOW)
-            logits, windows = by_logits(gguf, text)
+            theirs: Any = Theirs(gguf)
+            defined, windows = by_definition(theirs, text)
+            same = perplexity(theirs, [text], window=WINDOW)
             program = arguments.program and by_program(arguments.program, gguf, plain)
             row = {
                 "model": what,
                 "windows": ours.windows,
                 "tokens": ours.tokens,
                 "trilobit": round(ours.by_token, 5),
-                "llama.cpp's logits": round(logits, 5),
                 "llama-perplexity": program,
+                "llama.cpp's logits": round(defined, 5),
+                "llama.cpp's logits, by trilobit": round(same.by_token, 5),
                 "transformers, in blocks": round(by_blocks(packed, windows), 5),
             }
             rows.append(row)
