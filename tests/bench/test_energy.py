@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from trilobit.bench.energy import (
     PROCESSES,
     Energy,
     Phase,
+    estimates,
     full_precision,
     matrix_joules,
     measure_energy,
@@ -28,6 +30,8 @@ from trilobit.cli.bench import energy_lines as told
 from trilobit.model.shapes import shape
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux has counters in /sys")
+
+ROOT = Path(__file__).parents[2]
 
 # What pynvml asks of NVIDIA's library: three GPUs, the second too old to count energy, which use
 # 1.5 J and 2.5 J from each time they are asked to the next.
@@ -275,6 +279,39 @@ def test_operations_of_2b4t() -> None:
         (config.ternary_parameters * 0.007 + token.float16_products * 0.5) * 1e-12
     )
     assert full_precision(token).joules("7 nm") > 6 * token.joules("7 nm")
+
+
+def test_the_float16_twin_multiplies_where_ours_adds() -> None:
+    """Of the same shape: as many operations, all of them products of float16."""
+    config = shape("2b4t")
+    head, attention = 128256 * 2560, 2 * 30 * 20 * 128 * 5  # the fifth token of eight
+    prefill, decode = estimates(config, prompt=8, generate=8)
+    for phase, heads in ((prefill, head / 8), (decode, head)):
+        products = attention + heads
+        ours = config.ternary_parameters * 0.007 + products * (0.16 + 0.34)
+        twin = (config.ternary_parameters + products) * (0.16 + 0.34)
+        assert phase["7 nm"] == pytest.approx((ours * 1e-12, twin * 1e-12))
+
+
+def test_the_energy_in_the_readme_is_the_estimate_that_it_says() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    told = re.search(
+        r"([\d.]+) mJ to decode a token, (\d+) % less than the ([\d.]+) of the same shape in float16; "
+        r"([\d.]+) to prefill one, (\d+) % less than ([\d.]+)\.",
+        text,
+    )
+    assert told is not None
+    decode, less_decode, twin_decode, prefill, less_prefill, twin_prefill = map(
+        float, told.groups()
+    )
+    assert f"mJ/token, **estimated** | {told[1]} | {told[1]} | {told[1]} |" in text
+    for phase, numbers in zip(
+        estimates(shape("2b4t"), prompt=512, generate=128),
+        ((prefill, less_prefill, twin_prefill), (decode, less_decode, twin_decode)),
+        strict=True,
+    ):
+        ours, twin = phase["7 nm"]
+        assert (1e3 * ours, 100 * (1 - ours / twin), 1e3 * twin) == pytest.approx(numbers, rel=5e-3)
 
 
 def test_ternary_embeddings_are_added_up_too() -> None:

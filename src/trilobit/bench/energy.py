@@ -11,6 +11,7 @@ Moving data, most of the energy of a real machine, is not in it.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -71,6 +72,24 @@ def full_precision(ternary: Operations) -> Operations:
     """The same model with weights of float16."""
     products = ternary.int8_additions + ternary.float16_products
     return Operations(int8_additions=0, float16_products=products)
+
+
+def estimates(
+    config: ModelConfig, *, prompt: int, generate: int
+) -> Iterator[dict[Process, tuple[float, float]]]:
+    """Joules a token of prefill, then of decode: (ours, with float16 weights), by process.
+
+    Of a prompt's tokens the last alone wants its logits; attention is that of the middle one.
+    """
+    for position, share in ((prompt // 2, 1 / prompt), (generate // 2, 1.0)):
+        without, whole = (operations(config, position, head=head) for head in (False, True))
+        twins = full_precision(without), full_precision(whole)
+        yield {p: (_mix(without, whole, share, p), _mix(*twins, share, p)) for p in PROCESSES}
+
+
+def _mix(without: Operations, whole: Operations, share: float, process: Process) -> float:
+    """Joules where `share` of the tokens want their logits."""
+    return (1 - share) * without.joules(process) + share * whole.joules(process)
 
 
 def matrix_joules(products: int, arithmetic: Arithmetic, process: Process) -> tuple[float, float]:
@@ -139,27 +158,18 @@ def measure_energy(
             measured, source = [], f"a counter could not be read ({error})"
     idle_watts = measured[0].joules / measured[0].seconds if measured else None
     made = []
-    for number, (position, share) in enumerate(((prompt // 2, 1 / prompt), (generate // 2, 1.0))):
+    for number, estimated in enumerate(estimates(llm.config, prompt=prompt, generate=generate)):
         joules = above = None
         if idle_watts is not None:
             used = measured[number + 1]
             joules = used.joules / tokens[number]
             above = (used.joules - idle_watts * used.seconds) / tokens[number]
-        without, whole = (operations(llm.config, position, head=head) for head in (False, True))
         made.append(
             Phase(
                 measured=joules,
                 above_idle=above,
-                estimated={p: _mix(without, whole, share, p) for p in PROCESSES},
-                estimated_float16={
-                    p: _mix(full_precision(without), full_precision(whole), share, p)
-                    for p in PROCESSES
-                },
+                estimated={process: ours for process, (ours, _) in estimated.items()},
+                estimated_float16={process: twin for process, (_, twin) in estimated.items()},
             )
         )
     return Energy(source=source, idle_watts=idle_watts, prefill=made[0], decode=made[1])
-
-
-def _mix(without: Operations, whole: Operations, share: float, process: Process) -> float:
-    """Joules where `share` of the tokens want their logits."""
-    return (1 - share) * without.joules(process) + share * whole.joules(process)
