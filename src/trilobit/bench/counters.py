@@ -198,9 +198,9 @@ def used_by(counted: list[Counter], work: Callable[[], object]) -> Used:
         while not done.wait(_EVERY_S) and not failed:
             read()
 
+    begun = time.perf_counter()  # before a battery's own clock, or it would seem to give too much
     read()
     joules = 0.0
-    begun = time.perf_counter()
     watcher = threading.Thread(target=watch, name="trilobit-energy", daemon=True)
     watcher.start()
     try:
