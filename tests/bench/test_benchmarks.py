@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 BUNDLED = "trilobit-stories-5m"
 SCRIPTS = [
     *("busy.py", "gaps.py", "kernels.py", "speculation.py", "instructions.py", "head.py"),
-    *("peers.py", "gguf_llamacpp.py", "plot.py", "serving.py", "training.py"),
+    *("peers.py", "gguf_llamacpp.py", "plot.py", "serving.py", "training.py", "evaluation.py"),
 ]
 
 
