@@ -7,7 +7,7 @@ and zero-shot: Trilobit, and transformers from a checkpoint that `convert` has m
 Compares every log-likelihood, output and score. They differ where a rounding tie falls (an
 activation in the middle between two int8 codes, docs/exactness.md). How much that may be, tells a
 third: the same transformers with its other attention ("eager", the same sums in another order). Of
-mmlu a part of --limit is asked in each of its subjects. About a minute a task.
+mmlu a part of --limit is asked in each of its subjects. A few minutes a task.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def told(row: dict[str, Any]) -> str:
 
 
 def others(path: Path | None, names: list[str]) -> list[dict[str, Any]]:
-    """Rows of other tasks that a result has from before: all of them take hours on a slow machine."""
+    """Rows of other tasks that a result has from before: all at once take an hour."""
     if path is None or not path.exists():
         return []
     rows = json.loads(path.read_text(encoding="utf-8"))["results"]
