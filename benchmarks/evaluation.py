@@ -7,12 +7,13 @@ and zero-shot: Trilobit, and transformers from a checkpoint that `convert` has m
 Compares every log-likelihood, output and score. They differ where a rounding tie falls (an
 activation in the middle between two int8 codes, docs/exactness.md). How much that may be, tells a
 third: the same transformers with its other attention ("eager", the same sums in another order). Of
-mmlu a part of --limit is asked in each of its subjects. About a minute a task.
+mmlu a part of --limit is asked in each of its subjects. A few minutes a task.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import tempfile
 import warnings
@@ -153,6 +154,14 @@ def told(row: dict[str, Any]) -> str:
     return f"{row['task']:14} {row['questions']:4} questions: {scores or 'no score'}; {far}"
 
 
+def others(path: Path | None, names: list[str]) -> list[dict[str, Any]]:
+    """Rows of other tasks that a result has from before: all at once take an hour."""
+    if path is None or not path.exists():
+        return []
+    rows = json.loads(path.read_text(encoding="utf-8"))["results"]
+    return [row for row in rows if row["task"] not in names]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="has the files of the tasks")
@@ -161,7 +170,7 @@ def main() -> None:
     parser.add_argument("--limit", type=cli.whole(), default=200, help="questions of each task")
     parser.add_argument("--batch", type=cli.whole(), default=8, help="of the hf models")
     parser.add_argument("--threads", type=cli.whole(1, cli.MOST_THREADS), default=1)
-    parser.add_argument("--json", type=Path, help="write the results here, after each task")
+    parser.add_argument("--json", type=Path, help="written after each task; has others' rows kept")
     arguments = parser.parse_args()
     check(arguments.json)
     names = arguments.tasks.split(",")
@@ -174,9 +183,9 @@ def main() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     about = facts()
     about["versions"] |= {name: version(name) for name in ("lm_eval", "transformers", "torch")}
-    about |= {"model": path.stem, "shots": 0, "limit": arguments.limit, "isa": _native.isa()}
+    about |= {"model": path.stem, "shots": 0, "isa": _native.isa()}
     about["tolerance"] = {"absolute": ABSOLUTE, "relative": RELATIVE}
-    manager, rows = TaskManager(), []
+    manager, rows = TaskManager(), others(arguments.json, names)
     with (
         tempfile.TemporaryDirectory() as folder,
         LLM(path, threads=arguments.threads, kv_dtype="f32") as llm,
@@ -197,7 +206,7 @@ def main() -> None:
                 row = programs_row(models, arguments.folder, arguments.limit)
             else:
                 row = task_row(models, manager, arguments.folder, name, arguments.limit)
-            rows.append(row)
+            rows.append({**row, "limit": arguments.limit})
             print(told(row), flush=True)
             if arguments.json:
                 write(arguments.json, {**about, "results": rows})

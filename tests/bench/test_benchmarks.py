@@ -20,7 +20,7 @@ BUNDLED = "trilobit-stories-5m"
 SCRIPTS = [
     *("busy.py", "gaps.py", "kernels.py", "speculation.py", "instructions.py", "head.py"),
     *("peers.py", "gguf_llamacpp.py", "llama_perplexity.py", "plot.py", "serving.py"),
-    "training.py",
+    *("training.py", "evaluation.py"),
 ]
 
 
