@@ -176,7 +176,7 @@ class Prompter:
         ids: TokenIds
         most = self.context + beyond
         if isinstance(prompt, str):
-            ids = self._with_bos(self._tokenizer().encode(prompt, most_tokens=most))
+            ids = self._with_bos(self._tokenizer().encode(prompt, most_tokens=self.context))
         else:
             ids = prompt
         if not is_items(ids):
