@@ -84,8 +84,8 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
     @property
     def max_length(self) -> int:
-        """Tokens that are read; one more is foretold."""
-        return self.llm.context - 1
+        """Tokens that are read; one more may be foretold."""
+        return self.llm.context
 
     @property
     def tokenizer_name(self) -> str:
