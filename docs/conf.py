@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ python_use_unqualified_type_names = True
 
 html_theme = "furo"
 html_title = "Trilobit"
+html_static_path = ["web"]
+if (_COMPILED := Path(__file__).parents[1] / "build/web").exists():  # by `make docs`
+    html_static_path.append(str(_COMPILED))
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

@@ -222,7 +222,9 @@ def test_core_is_right_on_windows(tmp_path: Path) -> None:
     wheels = packaging()
     wheels.make_tools("abi3")
     # By libstdc++ of mingw-w64 12 instead, threads that wait for each other stay asleep under wine.
-    defines = wheels.make_compiler(wheels.TARGETS["windows-amd64"], ROOT, tmp_path)
+    defines = wheels.make_compiler(
+        wheels.TARGETS["windows-amd64"], wheels.find_zig(), ROOT, tmp_path
+    )
     compiler = defines.pop("CMAKE_CXX_COMPILER")
     folder = core_builds.build("windows", "native_tests", compiler, **defines)
     wine = {"WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all"}
