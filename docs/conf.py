@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sphinx.util import logging
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
@@ -43,7 +45,12 @@ _OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)")
 
 
 def _link_sources(app: Sphinx, page: str, text: list[str]) -> None:
-    """Lead links that leave this folder to where the sources are published."""
+    """Lead links that leave this folder to where the sources are published, if there are such."""
+    for path in _OUTSIDE.findall(text[0]):
+        if not (Path(app.srcdir).parent / path).exists():
+            logging.getLogger(__name__).warning(
+                "link to ../%s, which is not there", path, location=page
+            )
     urls = dict(
         line.split(", ", 1) for line in metadata.metadata("trilobit").get_all("Project-URL") or []
     )

