@@ -64,6 +64,8 @@ export class Engine {
   // temperature: 0 takes the likeliest. seed: a BigInt below 2^64.
   *generate(ids, { most = 256, temperature = 0.7, seed = 0n } = {}) {
     const { eos_token_ids: ends } = this.model.config;
+    if (ids.length > this.positions)
+      throw new Error(`a text of ${ids.length} tokens; this model has room for ${this.positions}`);
     const [low, high] = [seed & 0xffffffffn, seed >> 32n].map(Number);
     this.core.begin(this.session, temperature, low, high);
     let position = 0;

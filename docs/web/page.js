@@ -4,23 +4,20 @@ const form = document.getElementById("story"), { begin, seed, temperature, tell 
 const text = document.getElementById("story-text");
 const status = document.getElementById("story-status");
 const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
-const tell_of = (what) => { status.textContent = what; };
+const say = (what) => { status.textContent = what; };
 
-worker.onerror = () => tell_of("This browser cannot run the core.");
+worker.onerror = () => say("This browser cannot run the core.");
 worker.onmessage = ({ data: { ready, error, piece, done } }) => {
-  if (error) return tell_of(`The model could not be started: ${error}`);
-  if (ready) {
-    form.dataset.isa = ready;
-    tell_of(`The model is here (${ready}).`);
-    tell.disabled = false;
-  }
+  if (error) say(error);
+  if (ready) say(`The model is here (${ready}).`);
+  if (ready) form.dataset.isa = ready;
+  tell.disabled = !(ready || done || (error && form.dataset.isa));
   if (piece) text.textContent += piece;
   if (!done) return;
   form.dataset.ids = JSON.stringify(done.ids);
   const rate = Math.round(done.ids.length / done.seconds);
   const took = done.seconds.toFixed(2);
-  tell_of(`${done.ids.length} tokens in ${took} s: ${rate} a second, on this machine's processor.`);
-  tell.disabled = false;
+  say(`${done.ids.length} tokens in ${took} s: ${rate} a second, on this machine's processor.`);
 };
 
 form.onsubmit = (event) => {
@@ -28,7 +25,7 @@ form.onsubmit = (event) => {
   tell.disabled = true;
   delete form.dataset.ids;
   text.textContent = begin.value;
-  tell_of("");
+  say("");
   worker.postMessage({
     text: begin.value, most: 256, temperature: temperature.valueAsNumber,
     seed: BigInt(seed.value),

@@ -14,10 +14,17 @@ const engine = (async () => {
   postMessage({ ready: started.isa });
   return started;
 })();
-engine.catch((error) => postMessage({ error: error.message }));
+engine.catch((error) => postMessage({ error: `The model does not start: ${error.message}` }));
 
-onmessage = async ({ data: { text, most, temperature, seed } }) => {
-  const started = await engine;
+onmessage = async ({ data }) => {
+  try {
+    tell(await engine, data);
+  } catch (error) {
+    postMessage({ error: `No story: ${error.message}` });
+  }
+};
+
+function tell(started, { text, most, temperature, seed }) {
   const decoder = new TextDecoder();
   const ids = [];
   const begin = performance.now();
@@ -28,4 +35,4 @@ onmessage = async ({ data: { text, most, temperature, seed } }) => {
   }
   const seconds = (performance.now() - begin) / 1e3;
   postMessage({ piece: decoder.decode(), done: { ids, seconds } });
-};
+}

@@ -231,6 +231,10 @@ def test_the_page_tells_the_same_story_as_python(
     assert ids == list(wanted.token_ids)[: -1 if ends else None]
     assert page.locator("#story-text").text_content() == "The little dog" + wanted.text
     assert "a second" in page.locator("#story-status").inner_text()
+    page.fill("input[name=begin]", "\U0001fad6" * 200)  # a token a byte
+    page.click("button[name=tell]")
+    expect(page.locator("#story-status")).to_contain_text("room for 512")
+    expect(page.locator("button[name=tell]")).to_be_enabled()
     assert faults == []
     context.close()
 
