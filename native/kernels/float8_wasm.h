@@ -22,14 +22,14 @@ inline F8 div(F8 x, F8 y) { return {wasm_f32x4_div(x.a, y.a), wasm_f32x4_div(x.b
 // and once more by `fuse` where rounding twice may show, which is rare.
 inline v128_t upper(v128_t x) { return wasm_i32x4_shuffle(x, x, 2, 3, 2, 3); }
 inline v128_t fused_pair(v128_t x, v128_t y, v128_t z, v128_t *doubtful) {
-    const v128_t product = wasm_f64x2_mul(wasm_f64x2_promote_low_f32x4(x),
-                                          wasm_f64x2_promote_low_f32x4(y));
+    const v128_t product =
+        wasm_f64x2_mul(wasm_f64x2_promote_low_f32x4(x), wasm_f64x2_promote_low_f32x4(y));
     const v128_t sum = wasm_f64x2_add(product, wasm_f64x2_promote_low_f32x4(z));
     const v128_t middle = wasm_i64x2_eq(wasm_v128_and(sum, wasm_i64x2_const_splat(0x1fffffff)),
                                         wasm_i64x2_const_splat(0x10000000));
-    const v128_t small = wasm_v128_and(
-        wasm_f64x2_lt(wasm_f64x2_abs(sum), wasm_f64x2_const_splat(0x1p-126)),
-        wasm_f64x2_ne(sum, wasm_f64x2_const_splat(0)));
+    const v128_t small =
+        wasm_v128_and(wasm_f64x2_lt(wasm_f64x2_abs(sum), wasm_f64x2_const_splat(0x1p-126)),
+                      wasm_f64x2_ne(sum, wasm_f64x2_const_splat(0)));
     *doubtful = wasm_v128_or(*doubtful, wasm_v128_or(middle, small));
     return wasm_f32x4_demote_f64x2_zero(sum);
 }
@@ -90,16 +90,13 @@ inline F8 load_bf16(const std::uint16_t *p) {
             wasm_i16x8_shuffle(zero, h, 0, 12, 0, 13, 0, 14, 0, 15)};
 }
 inline v128_t to_f16(v128_t x) {
-    const v128_t sign =
-        wasm_v128_and(wasm_u32x4_shr(x, 16), wasm_i32x4_const_splat(0x8000));
+    const v128_t sign = wasm_v128_and(wasm_u32x4_shr(x, 16), wasm_i32x4_const_splat(0x8000));
     const v128_t magnitude = wasm_v128_and(x, wasm_i32x4_const_splat(0x7fffffff));
-    const v128_t small =
-        wasm_i32x4_sub(wasm_f32x4_add(magnitude, wasm_f32x4_const_splat(0.5f)),
-                       wasm_i32x4_const_splat(0x3f000000));
+    const v128_t small = wasm_i32x4_sub(wasm_f32x4_add(magnitude, wasm_f32x4_const_splat(0.5f)),
+                                        wasm_i32x4_const_splat(0x3f000000));
     const v128_t odd = wasm_v128_and(wasm_u32x4_shr(magnitude, 13), wasm_i32x4_const_splat(1));
     const v128_t normal = wasm_u32x4_shr(
-        wasm_i32x4_add(wasm_i32x4_add(magnitude, odd),
-                       wasm_i32x4_const_splat(0xfff - 0x38000000)),
+        wasm_i32x4_add(wasm_i32x4_add(magnitude, odd), wasm_i32x4_const_splat(0xfff - 0x38000000)),
         13);
     const auto where = [&](v128_t condition, int value, v128_t otherwise) {
         return wasm_v128_bitselect(wasm_i32x4_splat(value), otherwise, condition);

@@ -22,9 +22,9 @@ int main(int argc, char **argv) {
         bool wanted = argc == 1;
         for (int i = 1; i < argc; ++i) wanted |= std::strcmp(argv[i], k->name) == 0;
         if (!wanted) continue;
-        for (const auto part : {test::test_ternary, test::test_sparse, test::test_groups,
-                                test::test_float, test::test_attention, test::test_screen,
-                                test::test_limits, test::test_decoder})
+        for (const auto part :
+             {test::test_ternary, test::test_sparse, test::test_groups, test::test_float,
+              test::test_attention, test::test_screen, test::test_limits, test::test_decoder})
             part(*k, check);
 #if !defined(__wasi__)
         test::test_rows(*k, check);

@@ -24,11 +24,11 @@ constexpr int kBatchTokens = 128;
 
 // As docs/web/engine.js writes it, in words of four bytes.
 struct Description {
-    std::int32_t vocab_size, hidden_size, intermediate_size, num_hidden_layers,
-        num_attention_heads, num_key_value_heads, head_dim, positions;
+    std::int32_t vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
+        num_key_value_heads, head_dim, positions;
     float rms_norm_eps;
     std::int32_t base3, lines; // the layout; up_proj in rows, down_proj in columns
-    std::int32_t embedding; // a Float
+    std::int32_t embedding;    // a Float
     const float *inv_freq, *norm;
     const void *embed_tokens, *lm_head;
     const std::uint8_t *screen_codes;
@@ -47,8 +47,8 @@ struct LayerTensors {
 };
 
 Config config_of(const Description &d) {
-    return {d.vocab_size,          d.hidden_size, d.intermediate_size, d.num_hidden_layers,
-            d.num_attention_heads, d.num_key_value_heads, d.head_dim, d.rms_norm_eps};
+    return {d.vocab_size,          d.hidden_size,         d.intermediate_size, d.num_hidden_layers,
+            d.num_attention_heads, d.num_key_value_heads, d.head_dim,          d.rms_norm_eps};
 }
 
 Weights weights_of(const Description &d, const LayerTensors *tensors) {
@@ -67,8 +67,8 @@ Weights weights_of(const Description &d, const LayerTensors *tensors) {
     w.lm_head.all = {d.lm_head, type, d.vocab_size, h};
     if (d.screen_codes) {
         const int columns = round_up(h, kScreenPad);
-        w.screen = {d.screen_codes, d.screen_scales, d.screen_residuals, d.vocab_size, columns,
-                    std::min(columns & -columns, 512)};
+        w.screen = {d.screen_codes, d.screen_scales, d.screen_residuals,
+                    d.vocab_size,   columns,         std::min(columns & -columns, 512)};
     }
     w.norm = d.norm;
     w.inv_freq = d.inv_freq;
