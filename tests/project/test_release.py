@@ -256,20 +256,30 @@ def test_source_archive_builds_a_wheel_that_tells_a_story(
     assert story.startswith("Once upon a time")
 
 
+def core_tests(target: str, folder: Path) -> Path:
+    """The core's test program by the compiler of a wheel, so with its C and C++ libraries."""
+    wheels = packaging()
+    wheels.make_tools("abi3")
+    defines = wheels.make_compiler(wheels.TARGETS[target], wheels.find_zig(), ROOT, folder)
+    compiler = defines.pop("CMAKE_CXX_COMPILER")
+    return core_builds.build(target, "native_tests", compiler, **defines)
+
+
 @takes_minutes
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="wine runs programs of its processor")
 def test_core_is_right_on_windows(tmp_path: Path) -> None:
-    """By the compiler of the wheel, so with its C++ library and that one's way to wait."""
     core_builds.need("wine")
-    wheels = packaging()
-    wheels.make_tools("abi3")
     # By libstdc++ of mingw-w64 12 instead, threads that wait for each other stay asleep under wine.
-    defines = wheels.make_compiler(
-        wheels.TARGETS["windows-amd64"], wheels.find_zig(), ROOT, tmp_path
-    )
-    compiler = defines.pop("CMAKE_CXX_COMPILER")
-    folder = core_builds.build("windows", "native_tests", compiler, **defines)
+    folder = core_tests("windows-amd64", tmp_path)
     wine = {"WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all"}
     output = core_builds.run("wine", folder / "native_tests.exe", env=wine)
     assert " 0 failed" in output
     assert f"tested: {' '.join(_native.isas())}" in output
+
+
+@takes_minutes
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="a program of x86-64")
+def test_core_is_right_with_musl(tmp_path: Path) -> None:
+    """Linked in, as Linux needs nothing else for it."""
+    done = core_builds.native_tests(core_tests("musl-x86_64", tmp_path))
+    assert done["tested"] == done["available"] == _native.isas()
