@@ -28,6 +28,7 @@ extern const Kernels k_avx2, k_avxvnni, k_avx512vnni;
 extern const Kernels k_neon;
 #elif TRILOBIT_WASM
 extern const Kernels k_simd128, k_relaxed;
+bool relaxed_is_exact(); // with k_relaxed
 #endif
 
 namespace {
@@ -87,10 +88,10 @@ std::vector<const Kernels *> detect() {
 #elif TRILOBIT_ARM64
     found.push_back(&k_neon); // every Apple and Windows arm64 machine has dot products
 #elif TRILOBIT_WASM
-    // An engine refuses a module with instructions that it lacks, so there is one module for each.
+    // An engine refuses a module with instructions that it lacks, so there is one without these.
     found.push_back(&k_simd128);
 #if TRILOBIT_RELAXED_SIMD
-    found.push_back(&k_relaxed);
+    if (relaxed_is_exact()) found.push_back(&k_relaxed);
 #endif
 #endif
     return found;

@@ -16,10 +16,16 @@ inline F8 sub(F8 x, F8 y) { return {wasm_f32x4_sub(x.a, y.a), wasm_f32x4_sub(x.b
 inline F8 mul(F8 x, F8 y) { return {wasm_f32x4_mul(x.a, y.a), wasm_f32x4_mul(x.b, y.b)}; }
 inline F8 div(F8 x, F8 y) { return {wasm_f32x4_div(x.a, y.a), wasm_f32x4_div(x.b, y.b)}; }
 
+#if defined(__wasm_relaxed_simd__)
+// One rounding, where relaxed.cpp finds that the engine has it so.
+inline F8 fma(F8 x, F8 y, F8 z) {
+    return {wasm_f32x4_relaxed_madd(x.a, y.a, z.a), wasm_f32x4_relaxed_madd(x.b, y.b, z.b)};
+}
+#else
 #include "fuse.h"
 
-// No fused product has the same bits in every browser: this computes with doubles, two at a time,
-// and once more by `fuse` where rounding twice may show, which is rare.
+// There is no fused product: this computes with doubles, two at a time, and once more by `fuse`
+// where rounding twice may show, which is rare.
 inline v128_t upper(v128_t x) { return wasm_i32x4_shuffle(x, x, 2, 3, 2, 3); }
 inline v128_t fused_pair(v128_t x, v128_t y, v128_t z, v128_t *doubtful) {
     const v128_t product =
@@ -27,16 +33,16 @@ inline v128_t fused_pair(v128_t x, v128_t y, v128_t z, v128_t *doubtful) {
     const v128_t sum = wasm_f64x2_add(product, wasm_f64x2_promote_low_f32x4(z));
     const v128_t middle = wasm_i64x2_eq(wasm_v128_and(sum, wasm_i64x2_const_splat(0x1fffffff)),
                                         wasm_i64x2_const_splat(0x10000000));
-    const v128_t small =
-        wasm_v128_and(wasm_f64x2_lt(wasm_f64x2_abs(sum), wasm_f64x2_const_splat(0x1p-126)),
-                      wasm_f64x2_ne(sum, wasm_f64x2_const_splat(0)));
-    *doubtful = wasm_v128_or(*doubtful, wasm_v128_or(middle, small));
+    *doubtful = wasm_v128_or(*doubtful, middle);
     return wasm_f32x4_demote_f64x2_zero(sum);
 }
 inline v128_t fused(v128_t x, v128_t y, v128_t z, v128_t *doubtful) {
     const v128_t low = fused_pair(x, y, z, doubtful),
                  high = fused_pair(upper(x), upper(y), upper(z), doubtful);
-    return wasm_i32x4_shuffle(low, high, 0, 1, 4, 5);
+    const v128_t all = wasm_i32x4_shuffle(low, high, 0, 1, 4, 5);
+    const v128_t small = wasm_f32x4_le(wasm_f32x4_abs(all), wasm_f32x4_const_splat(0x1p-126f));
+    *doubtful = wasm_v128_or(*doubtful, small);
+    return all;
 }
 __attribute__((noinline)) inline F8 fuse(F8 x, F8 y, F8 z) {
     float v[4][8];
@@ -51,6 +57,7 @@ inline F8 fma(F8 x, F8 y, F8 z) {
     const F8 r = {fused(x.a, y.a, z.a, &doubtful), fused(x.b, y.b, z.b, &doubtful)};
     return wasm_v128_any_true(doubtful) ? fuse(x, y, z) : r;
 }
+#endif
 
 // As on x86: the second where one is no number.
 inline F8 max(F8 x, F8 y) { return {wasm_f32x4_pmax(y.a, x.a), wasm_f32x4_pmax(y.b, x.b)}; }
