@@ -234,9 +234,13 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
 def check(target: Target, kind: str, tools: Path, wheel: Path) -> None:
     """Let the auditors say that the wheel needs no more than its name does."""
     if target.system == "Linux":
-        told = " ".join(run(tools / "bin/auditwheel", "show", wheel).split())
-        # Where glibc is, auditwheel knows no tag of musl; but what such a wheel may ask for.
-        wanted = '{ "libc.so": null }' if target.tag.startswith("musl") else f'"{target.tag}"'
+        show = [tools / "bin/auditwheel", "show", wheel]
+        wanted = f'"{target.tag}"'
+        if target.tag.startswith("musl"):
+            # Where glibc is, auditwheel knows no tag of musl; but what such a wheel may ask for.
+            show += ["--ldpaths", "/none-of-this-machine"]
+            wanted = '{ "libc.so": null }'
+        told = " ".join(run(*show).split())
         if wanted not in told:
             sys.exit(f"{wheel.name} needs more than {target.tag}:\n{told}")
     if kind == "abi3":
