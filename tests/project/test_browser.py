@@ -20,12 +20,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import tiny_config
 from core_builds import run
 from tokenizers import Tokenizer
 
-from trilobit import LLM, SamplingParams
+from trilobit import LLM, SamplingParams, convert
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.model import rope
+from trilobit.synth import synth
 
 pytest.importorskip("playwright")
 from browsers import chromium
@@ -88,7 +90,7 @@ def page(browser: Browser) -> Iterator[Page]:
         opened.close()
 
 
-def tokenizer_json() -> bytes:
+def bundled_tokenizer() -> bytes:
     data = bundled_models()[DEFAULT].read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     begin, end = json.loads(data[8 : 8 + length])["tokenizer.json"]["data_offsets"]
@@ -96,7 +98,7 @@ def tokenizer_json() -> bytes:
 
 
 def test_a_page_makes_the_same_ids_of_a_text_and_the_same_text_of_ids(page: Page) -> None:
-    raw = tokenizer_json()
+    raw = bundled_tokenizer()
     reference = Tokenizer.from_str(raw.decode())
     told: list[tuple[list[int], list[list[int]]]] = page.evaluate(
         """async ([raw, texts]) => {
@@ -237,6 +239,48 @@ def test_the_page_tells_the_same_story_as_python(
     expect(page.locator("button[name=tell]")).to_be_enabled()
     assert faults == []
     context.close()
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "odd sizes": {},
+    "weights in 1.6 bits": {"layout": "1.6-bit"},
+    "rows and columns alone": {"hidden_size": 2048, "intermediate_size": 512},
+    "a head of its own": {"tie_word_embeddings": False},
+}
+
+
+@takes_minutes
+@pytest.mark.parametrize("shape", SHAPES)
+def test_other_models_run_in_a_page_too(
+    browser: Browser, site: str, shape: str, tokenizer_json: Path, tmp_path: Path
+) -> None:
+    changes = dict(SHAPES[shape])
+    layout = changes.pop("layout", None)
+    synth(tiny_config(**changes), tmp_path / "tiny", seed=3)
+    (tmp_path / "tiny/tokenizer.json").write_bytes(tokenizer_json.read_bytes())
+    packed = tmp_path / "tiny.trilobit"
+    convert(tmp_path / "tiny", packed, layout=layout)
+    with LLM(packed) as llm:
+        ids = llm.encode(TEXTS[0])
+        params = SamplingParams(max_tokens=40, temperature=0.7, seed=5, ignore_eos=True)
+        wanted = list(llm.generate(ids, params).token_ids)
+    page = browser.new_page()
+    page.route("**/tiny.trilobit", lambda route: route.fulfill(body=packed.read_bytes()))
+    page.goto(f"{site}/_static/page.css")
+    for core in ("trilobit.wasm", "trilobit-relaxed.wasm"):
+        told = page.evaluate(
+            """async ([core, text]) => {
+                const { Engine } = await import("./engine.js");
+                const get = async (name) => (await fetch(name)).arrayBuffer();
+                const engine = await Engine.load(await get(core), await get("tiny.trilobit"));
+                engine.model.config.eos_token_ids = [];
+                const ids = engine.encode(text);
+                return [ids, [...engine.generate(ids, { most: 40, seed: 5n })]];
+            }""",
+            [core, TEXTS[0]],
+        )
+        assert told == [list(ids), wanted], core
+    page.close()
 
 
 def without_relaxed(route: Any) -> None:
