@@ -141,13 +141,17 @@ def command(
                     "packed": str(packed) if packed else None,
                     "steps": result.steps,
                     "held_out_bits_per_byte": result.held_out_bits_per_byte,
+                    "held_out_accuracy": result.held_out_accuracy,
                     "held_out_loss": result.held_out_loss,
                     "held_out_perplexity": result.held_out_perplexity,
                 }
             )
         )
         return
-    told = f"perplexity {result.held_out_perplexity:.3f}"
+    if result.held_out_accuracy is not None:
+        told = f"loss {result.held_out_loss:.4f}, {result.held_out_accuracy:.1%} told apart,"
+    else:
+        told = f"perplexity {result.held_out_perplexity:.3f}"
     if result.held_out_bits_per_byte is not None:
         told = f"{result.held_out_bits_per_byte:.4f} bits a byte, {told}"
     print(f"held-out {told} after {count(result.steps, 'step')}")

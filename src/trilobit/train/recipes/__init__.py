@@ -12,6 +12,7 @@ from pathlib import Path
 from trilobit.errors import RecipeError
 from trilobit.train.recipes.base import Recipe, Schedule
 from trilobit.train.recipes.distill import Distill
+from trilobit.train.recipes.dpo import Dpo
 from trilobit.train.recipes.plain import read_values, shown
 from trilobit.train.recipes.pretrain import Data, Pretrain, Shape
 from trilobit.train.recipes.sft import Sft
@@ -20,6 +21,7 @@ __all__ = [
     "KINDS",
     "Data",
     "Distill",
+    "Dpo",
     "Pretrain",
     "Recipe",
     "Schedule",
@@ -29,7 +31,7 @@ __all__ = [
     "recipe_of",
 ]
 
-KINDS: dict[str, type[Recipe]] = {recipe.kind: recipe for recipe in (Pretrain, Sft, Distill)}
+KINDS: dict[str, type[Recipe]] = {recipe.kind: recipe for recipe in (Pretrain, Sft, Dpo, Distill)}
 
 
 def load_recipe(path: Path) -> Recipe:
