@@ -16,6 +16,7 @@ from trilobit.cli.command import Command
 from trilobit.cli.path import FilePath
 from trilobit.cli.units import count
 from trilobit.errors import RecipeError, TrilobitError
+from trilobit.train.presets import PRESETS
 
 
 class _Train(Command):
@@ -43,10 +44,16 @@ class _Train(Command):
         ("trilobit train recipe.toml", "As the recipe says; again after a crash: go on."),
         ("trilobit train recipe.toml --data stories.jsonl", "With text of your own."),
         ("trilobit train recipe.toml --packed model.trilobit", "To run it afterwards."),
+        ("trilobit train --preset 700m", "The recipe of a published size, to be changed."),
         ("trilobit train report runs/a runs/b", "Their curves as one page: report.html."),
     ],
 )
-@click.argument("recipe_file", metavar="RECIPE", type=FilePath())
+@click.argument("recipe_file", metavar="[RECIPE]", required=False, type=FilePath())
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help="Instead of RECIPE: that of a published size. Without --data it is printed.",
+)
 @click.option(
     "--data",
     "data_files",
@@ -77,7 +84,8 @@ class _Train(Command):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    recipe_file: Path,
+    recipe_file: Path | None,
+    preset: str | None,
     data_files: tuple[Path, ...],
     output: Path | None,
     weights: str | None,
@@ -94,6 +102,14 @@ def command(
     from trilobit.formats.whole_file import check_place
     from trilobit.train.recipes import load_recipe
 
+    if (recipe_file is None) == (preset is None):
+        raise click.UsageError("give a RECIPE, or --preset with the name of a size")
+    if preset is not None:
+        recipe_file = PRESETS[preset]
+        if not data_files:
+            print(recipe_file.read_text(encoding="utf-8"), end="")
+            return
+    assert recipe_file is not None
     _check_extra()
     recipe = load_recipe(recipe_file)
     if data_files:
