@@ -27,6 +27,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from trilobit.errors import OutputError, RecipeError
 from trilobit.formats.hf.writer import write_hf
+from trilobit.formats.pooling import Pooling
 from trilobit.train.checkpoint import check, claim, fill, last_checkpoint, remedy_of, step_of
 from trilobit.train.export import Trained, save_masters
 from trilobit.train.interrupt import Interrupt
@@ -34,16 +35,18 @@ from trilobit.train.launch import check_memory, launched_alone, threads_worth, t
 from trilobit.train.lock import locked
 from trilobit.train.monitor import Progress
 from trilobit.train.objectives.causal import Causal
+from trilobit.train.objectives.contrastive import Contrastive
 from trilobit.train.objectives.distilled import Distilled
 from trilobit.train.objectives.preferences import Preferred
 from trilobit.train.objectives.replies import Supervised
-from trilobit.train.recipes import Distill, Dpo, Pretrain, Recipe, Sft
+from trilobit.train.recipes import Distill, Dpo, Embed, Pretrain, Recipe, Sft
 
 # What learns what a kind of recipe asks for.
 OBJECTIVES: dict[str, Any] = {
     Pretrain.kind: Causal,
     Sft.kind: Supervised,
     Dpo.kind: Preferred,
+    Embed.kind: Contrastive,
     Distill.kind: Distilled,
 }
 
@@ -124,7 +127,7 @@ def train(
                 measured = trainer.final_evaluation()
         _check_learned(measured["eval_loss"], trainer.guessing_loss)
         if first_process:
-            _export(recipe, model, trainer.processing_class, output)
+            _export(recipe, model, trainer.processing_class, output, objective.pooling)
     return Result(
         model=output / "model",
         packed=None if recipe.weights == "float" else output / "packed",
@@ -197,8 +200,10 @@ def _told_in_a_line(output: Path) -> Iterator[None]:
         ) from error
 
 
-def _export(recipe: Recipe, model: Any, tokenizer: Any, output: Path) -> None:
-    fill(output / "model", lambda path: save_masters(model, tokenizer, path))
+def _export(
+    recipe: Recipe, model: Any, tokenizer: Any, output: Path, pooling: Pooling | None
+) -> None:
+    fill(output / "model", lambda path: save_masters(model, tokenizer, path, pooling))
     if recipe.weights != "float":
-        source = Trained(model, tokenizer, output)
+        source = Trained(model, tokenizer, output, pooling)
         fill(output / "packed", lambda path: write_hf(source, path))

@@ -107,6 +107,28 @@ def preferences(path: Path) -> Iterator[tuple[int, Preference]]:
             yield number, Preference(before, last["content"], rejected[-1]["content"])
 
 
+def alike(path: Path) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Line number and two texts of each line of a .jsonl: `anchor` and `positive`, which are alike.
+
+    Raises RecipeError as `documents` does, and for a text that is empty.
+    """
+    if _kind(path) != ".jsonl":
+        raise RecipeError(
+            f"{path}: a file of texts that are alike has a name that ends in .jsonl (or .xz)"
+        )
+    with _opened(path) as file:
+        for number, record in _records(path, file, "anchor"):
+            anchor, positive = (
+                _checked(record.get(key), f"'{key}'", path, number).strip()
+                for key in ("anchor", "positive")
+            )
+            if not anchor or not positive:
+                raise RecipeError(
+                    f"{path}: line {number + 1}: 'anchor' or 'positive' is empty; mend or remove it"
+                )
+            yield number, (anchor, positive)
+
+
 def names(recipe: Recipe) -> str:
     """The files of a recipe, for a message: a few of them."""
     paths = recipe.data_files()

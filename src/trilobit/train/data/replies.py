@@ -20,6 +20,7 @@ from trilobit.errors import ContextOverflow, RecipeError, RequestError
 from trilobit.prompter import Prompter
 from trilobit.train.data.documents import (
     Message,
+    alike,
     conversations,
     names,
     preferences,
@@ -148,6 +149,12 @@ def chosen_and_rejected(
             yield [(given, _reply(prompter, reply)) for reply in replies]
 
 
+def two_alike(recipe: Recipe, prompter: Prompter, held_out: bool) -> Iterator[list[Example]]:
+    """The texts of each of the recipe's pairs that are alike, without replies."""
+    for _, texts in _lines(recipe, alike, held_out=held_out):
+        yield [(prompter.encode(text), []) for text in texts]
+
+
 def _given(prompter: Prompter, messages: list[Message], where: str) -> list[int] | None:
     try:
         return prompter.chat_ids(messages)
@@ -182,7 +189,7 @@ def _key(recipe: Recipe, prompter: Prompter, eos_id: int) -> str:
 
 
 class Pairs:
-    """Examples by twos: the chosen reply, and the rejected one."""
+    """Examples by twos: the chosen reply and the rejected one, or two texts that are alike."""
 
     def __init__(self, examples: Examples) -> None:
         self._examples = examples
@@ -230,8 +237,8 @@ class HeldOutReplies(Dataset[Row]):
 
 
 def side_by_side(pairs: list[Pair]) -> Row:
-    """Pairs as one batch: all that were chosen, then all that were rejected."""
-    return padded([chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs])
+    """Pairs as one batch: all that come first, then all that come second."""
+    return padded([first for first, _ in pairs] + [second for _, second in pairs])
 
 
 def padded(examples: list[Row]) -> Row:

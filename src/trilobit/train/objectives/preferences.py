@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
-from transformers import Trainer
 
 from trilobit.train.data.replies import Pairs, TrainingReplies, chosen_and_rejected, side_by_side
 from trilobit.train.data.windows import UNCOUNTED
 from trilobit.train.objectives.frozen import frozen
+from trilobit.train.objectives.pairs import PairTrainer
 from trilobit.train.objectives.replies import Supervised
 from trilobit.train.recipes import Dpo
-from trilobit.train.trainer import RunMixin
 
 
 class Preferred(Supervised):
@@ -60,17 +59,14 @@ class Preferred(Supervised):
         )
 
 
-class PreferenceTrainer(RunMixin, Trainer):
-    """Its losses are means over pairs; it tells what share of held-out pairs it tells apart."""
+class PreferenceTrainer(PairTrainer):
+    """Tells a pair apart where the chosen reply has gained more than the rejected one."""
 
     guessing_loss = math.log(2)
 
     def __init__(self, *, reference: Any, beta: float, **rest: Any) -> None:
         super().__init__(**rest)
         self._reference, self._beta = frozen(reference, self.args, "reference"), beta
-        # Means over the pairs of a step's parts, which are equal, and no sums over its tokens.
-        self.model_accepts_loss_kwargs = False
-        self._right: list[Tensor] = []
 
     def compute_loss(
         self,
@@ -87,17 +83,9 @@ class PreferenceTrainer(RunMixin, Trainer):
         margins = log_probability(outputs.logits, labels) - log_probability(reference, labels)
         chosen, rejected = margins.chunk(2)
         if not model.training:
-            self._right.append((chosen > rejected).float())
+            self.told_apart(chosen > rejected)
         loss = -logsigmoid(self._beta * (chosen - rejected)).mean()
         return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Hand on what is logged, with the share of pairs that are told apart."""
-        if "eval_loss" in logs:
-            everywhere = self.accelerator.gather(torch.cat(self._right))
-            logs["eval_accuracy"] = float(everywhere.mean())
-            self._right.clear()
-        super().log(logs, start_time)
 
 
 def log_probability(logits: Tensor, labels: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trilobit.errors import RecipeError
+from trilobit.formats.pooling import Pooling
 from trilobit.model.config import ModelConfig
 from trilobit.prompter import Prompter
 from trilobit.text.tokenizer import Tokenizer
@@ -42,7 +43,7 @@ class Supervised:
         self._recipe = recipe
         folder = recipe.start_folder()
         assert folder is not None
-        self._start = start = Start(folder, template=TEMPLATE)
+        self._start = start = Start(folder, template=self._template)
         start.check_rows(recipe.weights)
         if recipe.data.window > self.config.max_position_embeddings:
             raise RecipeError(
@@ -64,10 +65,17 @@ class Supervised:
         )
         self._replies: Replies | None = None
 
+    # Of chats, where the model has none.
+    _template: str | None = TEMPLATE
     # What the files hold.
     _groups: Groups = staticmethod(every_reply)
     # Of models that are looked at only.
     frozen_parameters = 0
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How a vector is made of a text, where that is learned."""
+        return None
 
     @property
     def config(self) -> ModelConfig:

@@ -13,6 +13,7 @@ from trilobit.errors import RecipeError
 from trilobit.train.recipes.base import Recipe, Schedule
 from trilobit.train.recipes.distill import Distill
 from trilobit.train.recipes.dpo import Dpo
+from trilobit.train.recipes.embed import Embed
 from trilobit.train.recipes.plain import read_values, shown
 from trilobit.train.recipes.pretrain import Data, Pretrain, Shape
 from trilobit.train.recipes.sft import Sft
@@ -22,6 +23,7 @@ __all__ = [
     "Data",
     "Distill",
     "Dpo",
+    "Embed",
     "Pretrain",
     "Recipe",
     "Schedule",
@@ -31,7 +33,9 @@ __all__ = [
     "recipe_of",
 ]
 
-KINDS: dict[str, type[Recipe]] = {recipe.kind: recipe for recipe in (Pretrain, Sft, Dpo, Distill)}
+KINDS: dict[str, type[Recipe]] = {
+    recipe.kind: recipe for recipe in (Pretrain, Sft, Dpo, Embed, Distill)
+}
 
 
 def load_recipe(path: Path) -> Recipe:
