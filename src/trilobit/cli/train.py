@@ -14,6 +14,7 @@ import click
 
 from trilobit.cli.command import Command
 from trilobit.cli.path import FilePath
+from trilobit.cli.processes import Processes, launched
 from trilobit.cli.units import count
 from trilobit.errors import RecipeError, TrilobitError
 from trilobit.train.presets import PRESETS
@@ -44,6 +45,7 @@ class _Train(Command):
         ("trilobit train recipe.toml", "As the recipe says; again after a crash: go on."),
         ("trilobit train recipe.toml --data stories.jsonl", "With text of your own."),
         ("trilobit train recipe.toml --packed model.trilobit", "To run it afterwards."),
+        ("trilobit train recipe.toml --processes 2", "On two GPUs."),
         ("trilobit train --preset 700m", "The recipe of a published size, to be changed."),
         ("trilobit train report runs/a runs/b", "Their curves as one page: report.html."),
     ],
@@ -75,6 +77,30 @@ class _Train(Command):
     type=click.IntRange(min=1, max=1024),
     help="CPU threads. Default: as many physical cores as the model is worth.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1, max=1024),
+    default=1,
+    show_default=True,
+    help="Of this machine, which share every step: as many as it has GPUs.",
+)
+@click.option(
+    "--nodes",
+    type=click.IntRange(min=1, max=65536),
+    default=1,
+    show_default=True,
+    help="Machines that train together, each with the same command but for --node-rank.",
+)
+@click.option(
+    "--node-rank",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Which of the nodes this is.",
+)
+@click.option(
+    "--main", metavar="HOST:PORT", help="Where several nodes meet: a free port of node 0."
+)
 @click.option("--fresh", is_flag=True, help="Delete an earlier run's checkpoints; do not resume.")
 @click.option(
     "--packed",
@@ -91,6 +117,10 @@ def command(
     weights: str | None,
     max_steps: int | None,
     threads: int | None,
+    processes: int,
+    nodes: int,
+    node_rank: int,
+    main: str | None,
     fresh: bool,
     packed: Path | None,
     as_json: bool,
@@ -126,6 +156,9 @@ def command(
     output = output or Path("runs") / (recipe.name + suffix)
     if packed is not None and packed.parent != output:  # which need not be there yet
         check_place(packed)
+    together = Processes(here=processes, nodes=nodes, node=node_rank, main=main)
+    if not together.alone and not launched():
+        sys.exit(together.run(sys.argv[1:]))
     if os.environ.get("RANK", "0") == "0":
         # PyTorch takes seconds to load.
         print(f"{recipe.name}: {recipe.schedule.steps:,} steps in {output}", file=sys.stderr)
