@@ -325,7 +325,7 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
             for (int t = 0; counts() && t < tokens_; ++t)
                 open += open_gates(gate_.data() + std::ptrdiff_t{t} * ffn_stride_ + row, count);
             open_gates_ += static_cast<std::uint64_t>(open);
-            const bool done = skipping && !all_is_faster(1.0 * open / tokens_ / count);
+            const bool done = skipping && !all_is_faster(up_proj, 1.0 * open / tokens_ / count);
             if (done) skip_closed(up_proj, row, count, scratch);
             if (!done) rows({last[-1].projection, up - shift, width}, begin, stop);
             for (int t = 0; t < tokens_; ++t) {
@@ -341,7 +341,9 @@ void Decoder::multiply(const Job *first, const Job *last, bool accumulate, bool 
 }
 
 // Whether a pass over all rows or columns is faster than one over each token's share of them.
-bool Decoder::all_is_faster(double share) const { return k_.all_is_faster(share, tokens_); }
+bool Decoder::all_is_faster(const Ternary &w, double share) const {
+    return k_.all_is_faster(w.layout, share, tokens_);
+}
 
 // In the rows [row, row + count), gate_ becomes act(gate_) * up without the rows of up_proj whose
 // gate is closed.
@@ -370,7 +372,7 @@ void Decoder::multiply_columns(const Job &job, bool accumulate) {
     const int tokens_of_thread = std::min(capacity_.batch_tokens, kFewTokens);
     const std::ptrdiff_t apart = std::ptrdiff_t{tokens_of_thread} * w.line_codes();
     const auto sums = [&](int thread) { return sums_.data() + thread * apart; };
-    if (all_is_faster(open)) {
+    if (all_is_faster(w, open)) {
         const auto piece = [&](int begin, int end, int thread) {
             k_.linear(w, quantised_, begin, end, job.out, job.stride, accumulate,
                       scratch_of(thread));

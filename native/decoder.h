@@ -119,7 +119,7 @@ class Decoder {
                              const Projection &projection, const float *post_norm);
     void multiply(const Job *begin, const Job *end, bool accumulate, bool gated);
     void multiply_columns(const Job &job, bool accumulate);
-    bool all_is_faster(double share) const;
+    bool all_is_faster(const Ternary &w, double share) const;
     void skip_closed(const Ternary &up_proj, int row, int count, void *scratch);
     void count_codes();
     void rotate_and_store(int layer);

@@ -244,13 +244,13 @@ struct Kernels {
     // and eighths of the work on a float.
     double products_per_ns;
     // The share of rows or columns from which on a pass over all of them takes many tokens sooner
-    // than one over each token's own.
-    double mostly;
+    // than one over each token's own, by layout.
+    double mostly[2];
 
     // Taking the codes apart for all tokens costs what so many tokens' products do.
     static constexpr double kTakenApart = 8;
-    bool all_is_faster(double share, int tokens) const {
-        return tokens > 1 && share > mostly * (1 + kTakenApart / tokens);
+    bool all_is_faster(Layout layout, double share, int tokens) const {
+        return tokens > 1 && share > mostly[static_cast<int>(layout)] * (1 + kTakenApart / tokens);
     }
 
     double ns_of_products(double count) const { return count / products_per_ns; }

@@ -81,5 +81,5 @@ constexpr Kernels table(const char *name, double products_per_ns) {
             read,
             multiply,
             products_per_ns,
-            Int8::kMostly};
+            {Int8::kMostly, Int8::kMostlyBaseThree}};
 }

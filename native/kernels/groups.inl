@@ -41,27 +41,23 @@ inline void quantise_groups(const float *x, int n, const WideActivations &out, i
 }
 
 constexpr int kMaxScales = 1 << 12; // of a row of the widest matrix that a config may have
-static_assert(sizeof(float) * kRows * kMaxScales <= kScratchBytes);
+static_assert(sizeof(float) * (kRows + 4) * kMaxScales <= kScratchBytes);
+static_assert(kRows * sizeof(float) == kBlockBytes); // as Int8::gather has it
 
-// The scales of a row as floats: out[i * step].
-template <Float type> inline void load_scales(const Dense &scales, int row, float *out, int step) {
-    const std::ptrdiff_t start = std::ptrdiff_t{row} * scales.columns;
-    for (int i = 0; i < scales.columns; i += kFloatPad) {
-        const int count = min_of(scales.columns - i, kFloatPad);
-        F8 low, high;
-        load_tail<type>(scales.data, start + i, count, &low, &high);
-        float part[kFloatPad];
-        store8(part, low);
-        store8(part + 8, high);
-        for (int j = 0; j < count; ++j) out[(i + j) * step] = part[j];
-    }
-}
-
-inline void load_scales(const Dense &scales, int row, float *out, int step) {
-    switch (scales.type) {
-    case Float::f32: return load_scales<Float::f32>(scales, row, out, step);
-    case Float::f16: return load_scales<Float::f16>(scales, row, out, step);
-    case Float::bf16: return load_scales<Float::bf16>(scales, row, out, step);
+// The scales of a row group as floats: out[group of columns][row], and of up to three groups more.
+// Beyond the last row stands that once more. lines: for four rows of scales.
+inline void load_scales(const Dense &scales, int group, float *out, float *lines) {
+    for (int r = 0; r < kRows; r += 4) {
+        const std::uint8_t *four[4];
+        for (int i = 0; i < 4; ++i) {
+            float *line = lines + i * kMaxScales;
+            embed(scales, min_of(group * kRows + r + i, scales.rows - 1), line);
+            four[i] = reinterpret_cast<const std::uint8_t *>(line);
+        }
+        for (int g = 0; g < scales.columns; g += 4) {
+            Int8::gather(four, reinterpret_cast<std::uint8_t *>(out + g * kRows + r));
+            for (const std::uint8_t *&line : four) line += 16;
+        }
     }
 }
 
@@ -114,10 +110,7 @@ inline void linear_groups(const Ternary &w, const WideActivations &x, int group_
     for (int group = group_begin; group < group_end; ++group) {
         const int rows = min_of(kRows, w.rows - group * kRows);
         const std::uint8_t *packed = w.packed + std::ptrdiff_t{group} * w.blocks() * kBlockBytes;
-        for (int i = rows; i < kRows; ++i)
-            for (int g = 0; g < w.scale_groups(); ++g) scales[g * kRows + i] = 0;
-        for (int r = 0; r < rows; ++r)
-            load_scales(w.group_scales, group * kRows + r, scales + r, kRows);
+        load_scales(w.group_scales, group, scales, scales + kRows * kMaxScales);
         for (int token = 0; token < x.tokens(); token += most) {
             const int tokens = min_of(most, x.tokens() - token);
             float acc[Int8::kTileTokens / 2 * kRows] = {};
@@ -136,7 +129,7 @@ inline void embed_groups(const Ternary &table, int row, float *out) {
                                  std::ptrdiff_t{row / kRows} * table.blocks() * kBlockBytes +
                                  row % kRows * 4;
     float scales[kMaxScales];
-    load_scales(table.group_scales, row, scales, 1);
+    embed(table.group_scales, row, scales);
     for (int i = 0; i < table.columns; ++i) {
         const std::uint8_t byte = packed[i / block_columns_of(Layout::two_bit) * kBlockBytes + i % 4];
         const int code = byte >> 2 * (i % block_columns_of(Layout::two_bit) / 4) & 3;

@@ -11,7 +11,7 @@ struct Int8 {
     static constexpr int kStreamTokens = 40; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
     static constexpr bool kFractions = false; // int16 does not hold products of fractions
-    static constexpr double kMostly = 0.28;
+    static constexpr double kMostly = 0.38, kMostlyBaseThree = 0.2;
     using Vec = __m256i;
     using Acc = __m256i;
 
@@ -46,7 +46,13 @@ struct Int8 {
     static Vec triple(Vec a) { return _mm256_add_epi8(a, _mm256_add_epi8(a, a)); }
     static Acc zero() { return _mm256_setzero_si256(); }
     static Acc dot(Acc sum, Vec u8, Vec s8) {
-        return _mm256_add_epi16(sum, _mm256_maddubs_epi16(u8, s8));
+        const Vec pairs = _mm256_maddubs_epi16(u8, s8);
+#if defined(__GNUC__) // which would put each new sum elsewhere and move it back
+        __asm__("vpaddw %1, %0, %0" : "+x"(sum) : "x"(pairs));
+        return sum;
+#else
+        return _mm256_add_epi16(sum, pairs);
+#endif
     }
     // Pin a value to one register where it stands: gcc keeps the old and the new value of every
     // sum of a tile alive at once otherwise, and sends half of them through memory.

@@ -10,7 +10,7 @@ struct Int8 {
     static constexpr int kStreamTokens = 1 << 24; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 12;
     static constexpr bool kFractions = true; // dot() takes bytes up to 255
-    static constexpr double kMostly = 0.2;
+    static constexpr double kMostly = 0.32, kMostlyBaseThree = 0.26;
     using Vec = __m512i;
     using Acc = __m512i;
 

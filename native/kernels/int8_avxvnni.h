@@ -10,7 +10,7 @@ struct Int8 {
     static constexpr int kStreamTokens = 40; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
     static constexpr bool kFractions = true; // dot() takes bytes up to 255
-    static constexpr double kMostly = 0.2;
+    static constexpr double kMostly = 0.2, kMostlyBaseThree = 0.2;
     using Vec = __m256i;
     using Acc = __m256i;
 

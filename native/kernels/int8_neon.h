@@ -10,7 +10,7 @@ struct Int8 {
     static constexpr int kStreamTokens = 24; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
     static constexpr bool kFractions = false; // products are of signed bytes
-    static constexpr double kMostly = 0.2;
+    static constexpr double kMostly = 0.2, kMostlyBaseThree = 0.2;
     using Vec = uint8x16_t;
     using Acc = int32x4_t;
 

@@ -10,7 +10,7 @@ struct Int8 {
     static constexpr int kStreamTokens = 24; // from here on unpacking once for all pays
     static constexpr int kPanelTileTokens = 6;
     static constexpr bool kFractions = true; // dot() takes bytes up to 255
-    static constexpr double kMostly = 0.6;
+    static constexpr double kMostly = 0.6, kMostlyBaseThree = 0.6;
     struct Vec {
         std::uint8_t v[32];
     };

@@ -9,15 +9,31 @@
 
 constexpr int kLanesOf16 = Int8::kBytes / 16; // parts of a vector that are interleaved on their own
 constexpr int kMostLines = 8192;              // rows or columns that are listed at once
-constexpr int kLinesAhead = 4;
-constexpr int kRowsTogether = 2;
+constexpr int kRowsTogether = 4, kRowsAhead = 8;
 constexpr int kQuads = 2;          // of columns that meet a sum in turn before it is stored
 constexpr int kSumBytes = 1 << 11; // of a column that is met at once: its sums stay in a cache
 constexpr std::size_t kListBytes = sizeof(std::int32_t) * (kMostLines + 4 * kQuads);
 
-// Not into the first cache: some lines of ten times 64 bytes are more than it has buffers for.
+// The first lines. The others come cache line by cache line while those before them are met: more
+// at once than a core has buffers for would hold it up. Not into the first cache, which is small.
 inline void fetch_line(const std::uint8_t *line, int bytes) {
     for (int b = 0; b < bytes; b += kLinePad) prefetch_to_l2(line + b);
+}
+
+inline void fetch_along(const std::uint8_t *line, int at) {
+    if (at % kLinePad == 0) prefetch_to_l2(line + at);
+}
+
+// In base 3, where products of bytes add up in 32 bits, digits need not be taken apart (see
+// fraction_tile): their sums come out of those of the fractions at them and behind them.
+template <typename Code>
+constexpr bool kOfFractions = Code::kPlaces == BaseThree::kPlaces && Int8::kFractions;
+constexpr int kMostFractions = 1 << 14; // of which 256 Σ d·a fits into 32 bits
+
+inline std::int32_t digits(std::int32_t at, std::int32_t behind) {
+    const std::uint32_t products =
+        3 * static_cast<std::uint32_t>(at) - static_cast<std::uint32_t>(behind);
+    return static_cast<std::int32_t>(products) >> 8;
 }
 
 // ---- rows -------------------------------------------------------------------------------------
@@ -39,13 +55,15 @@ inline void spread(const Ternary &w, const Activations &x, int t, std::int8_t *o
         }
 }
 
-// Σ code·a of R rows.
+// Σ code·a of R rows, while R others are fetched.
 template <typename Code, int R>
-TRILOBIT_NOINLINE void dot_rows(const std::uint8_t *const *rows, int bytes,
-                                const std::int8_t *spread, std::int32_t *sums) {
+TRILOBIT_NOINLINE void dot_rows(const std::uint8_t *const *rows, const std::uint8_t *const *ahead,
+                                int bytes, const std::int8_t *spread, std::int32_t *sums) {
     constexpr int kPlaces = Code::kPlaces;
-    constexpr int kMostBytes = Code::kSteps / kPlaces * Int8::kBytes;
-    constexpr int kChains = 2;
+    constexpr bool kFractions = kOfFractions<Code>;
+    constexpr int kMostBytes =
+        kFractions ? kMostFractions / 8 : Code::kSteps / kPlaces * Int8::kBytes;
+    constexpr int kChains = kFractions || R == 1 ? 2 : 1; // a product takes some cycles
     for (int r = 0; r < R; ++r) sums[r] = 0;
     for (int b = 0; b < bytes;) {
         const int end = bytes - b > kMostBytes ? b + kMostBytes : bytes;
@@ -57,23 +75,37 @@ TRILOBIT_NOINLINE void dot_rows(const std::uint8_t *const *rows, int bytes,
         for (; b < end; b += Int8::kBytes) {
             Int8::Vec codes[R];
             TRILOBIT_UNROLL
-            for (int r = 0; r < R; ++r) codes[r] = Code::load(rows[r] + b);
+            for (int r = 0; r < R; ++r) {
+                codes[r] = Code::load(rows[r] + b);
+                fetch_along(ahead[r], b);
+            }
             TRILOBIT_UNROLL
             for (int place = 0; place < kPlaces; ++place) {
                 const Int8::Vec x = Int8::load(spread);
                 spread += Int8::kBytes;
                 TRILOBIT_UNROLL
                 for (int r = 0; r < R; ++r) {
-                    Int8::Acc &sum = acc[r][place % kChains];
-                    sum = Int8::dot(sum, Code::next(codes[r], place), x);
+                    Int8::Acc &sum = acc[r][kFractions ? 0 : place % kChains];
+                    if constexpr (kFractions) {
+                        Int8::Acc &behind = acc[r][1];
+                        sum = Int8::dot(sum, codes[r], x);
+                        codes[r] = Int8::triple(codes[r]);
+                        behind = Int8::dot(behind, codes[r], x);
+                        Int8::keep(behind);
+                    } else {
+                        sum = Int8::dot(sum, Code::next(codes[r], place), x);
+                    }
                     Int8::keep(sum);
                 }
             }
         }
         TRILOBIT_UNROLL
         for (int r = 0; r < R; ++r)
-            TRILOBIT_UNROLL
-            for (int c = 0; c < kChains; ++c) sums[r] += Int8::total(acc[r][c]);
+            if constexpr (kFractions)
+                sums[r] += digits(Int8::total(acc[r][0]), Int8::total(acc[r][1]));
+            else
+                TRILOBIT_UNROLL
+                for (int c = 0; c < kChains; ++c) sums[r] += Int8::total(acc[r][c]);
     }
 }
 
@@ -90,7 +122,7 @@ inline void gated_rows_of(const Ternary &w, const Activations &x, int t, const s
             list[count] = row;
             count += gate[row] > 0;
         }
-        for (int i = 0; i < min_of(kLinesAhead, count); ++i) fetch_line(w.line(list[i]), bytes);
+        for (int i = 0; i < min_of(kRowsAhead, count); ++i) fetch_line(w.line(list[i]), bytes);
         const auto write = [&](int i, std::int32_t sum) {
             const int row = list[i];
             const float up = static_cast<float>(sum - all) * (x_scale * w.scales[row * w.scale_step]);
@@ -99,18 +131,17 @@ inline void gated_rows_of(const Ternary &w, const Activations &x, int t, const s
         int i = 0;
         std::int32_t sums[kRowsTogether];
         for (; i + kRowsTogether <= count; i += kRowsTogether) {
-            const std::uint8_t *rows[kRowsTogether];
+            const std::uint8_t *rows[kRowsTogether], *ahead[kRowsTogether];
             for (int r = 0; r < kRowsTogether; ++r) {
                 rows[r] = w.line(list[i + r]);
-                if (i + r + kLinesAhead < count)
-                    fetch_line(w.line(list[i + r + kLinesAhead]), bytes);
+                ahead[r] = w.line(list[min_of(i + r + kRowsAhead, count - 1)]);
             }
-            dot_rows<Code, kRowsTogether>(rows, bytes, spread, sums);
+            dot_rows<Code, kRowsTogether>(rows, ahead, bytes, spread, sums);
             for (int r = 0; r < kRowsTogether; ++r) write(i + r, sums[r]);
         }
         for (; i < count; ++i) {
             const std::uint8_t *row = w.line(list[i]);
-            dot_rows<Code, 1>(&row, bytes, spread, sums);
+            dot_rows<Code, 1>(&row, &row, bytes, spread, sums);
             write(i, *sums);
         }
         // Closed: also a gate that is no number.
@@ -130,12 +161,15 @@ inline void gated_rows(const Ternary &w, const Activations &x, int t, const std:
 
 // ---- columns ----------------------------------------------------------------------------------
 
+// Of a quarter: a place's codes have one, fractions one more, behind the last place.
+template <typename Code> constexpr int kSums = Code::kPlaces + kOfFractions<Code>;
+
 // The sums of kQuads times four columns grow, for the rows in [0, bytes) of them: acc[vector of
-// bytes][quarter][place], a lane a row.
+// bytes][quarter][kSums], a lane a row. As many others are fetched meanwhile.
 template <typename Code>
-TRILOBIT_NOINLINE void meet_columns(const std::uint8_t *const *columns, int bytes,
+TRILOBIT_NOINLINE void meet_columns(const std::uint8_t *const *columns,
+                                    const std::uint8_t *const *ahead, int bytes,
                                     const std::int8_t *x, Int8::Acc *acc) {
-    constexpr int kPlaces = Code::kPlaces;
     Int8::Vec four[kQuads];
     TRILOBIT_UNROLL
     for (int q = 0; q < kQuads; ++q) four[q] = Int8::broadcast(x + 4 * q);
@@ -144,29 +178,58 @@ TRILOBIT_NOINLINE void meet_columns(const std::uint8_t *const *columns, int byte
         TRILOBIT_UNROLL
         for (int q = 0; q < kQuads; ++q) {
             TRILOBIT_UNROLL
-            for (int c = 0; c < 4; ++c) codes[q][c] = Code::load(columns[4 * q + c] + b);
+            for (int c = 0; c < 4; ++c) {
+                codes[q][c] = Code::load(columns[4 * q + c] + b);
+                fetch_along(ahead[4 * q + c], b);
+            }
             Int8::interleave(codes[q]);
         }
         TRILOBIT_UNROLL
         for (int quarter = 0; quarter < 4; ++quarter)
             TRILOBIT_UNROLL
-            for (int place = 0; place < kPlaces; ++place) {
+            for (int place = 0; place < kSums<Code>; ++place) {
                 Int8::Acc sum = *acc;
                 TRILOBIT_UNROLL
-                for (int q = 0; q < kQuads; ++q)
-                    sum = Int8::dot(sum, Code::next(codes[q][quarter], place), four[q]);
+                for (int q = 0; q < kQuads; ++q) {
+                    Int8::Vec &bytes = codes[q][quarter];
+                    if constexpr (kOfFractions<Code>) {
+                        sum = Int8::dot(sum, bytes, four[q]);
+                        bytes = Int8::triple(bytes);
+                    } else {
+                        sum = Int8::dot(sum, Code::next(bytes, place), four[q]);
+                    }
+                }
                 *acc++ = sum;
             }
     }
+}
+
+// The sums of digits, lane by lane, of fractions at them and, behind those, of the next.
+inline void add_up(const Int8::Acc *fractions, Int8::Acc *out) {
+    std::int32_t at[kLanes], behind[kLanes];
+    std::memcpy(at, fractions, sizeof at);
+    std::memcpy(behind, fractions + 1, sizeof behind);
+    for (int lane = 0; lane < kLanes; ++lane) at[lane] = digits(at[lane], behind[lane]);
+    std::memcpy(out, at, sizeof at);
 }
 
 // The rows of [0, bytes) of columns: their sums, whatever lanes they are in.
 template <typename Code>
 inline void add_sums(const Int8::Acc *acc, int bytes, std::int32_t *sums) {
     constexpr int kPlaces = Code::kPlaces, kApart = 16 * kPlaces; // rows of 16 bytes
-    for (int b = 0; b < bytes; b += Int8::kBytes, sums += kLanesOf16 * kApart)
-        for (int group = 0; group < kPlaces; ++group, acc += 4)
-            Int8::add_blocks(sums + group * kRows, kApart, acc);
+    for (int b = 0; b < bytes; b += Int8::kBytes, sums += kLanesOf16 * kApart) {
+        Int8::Acc all[4 * kPlaces];
+        for (int quarter = 0; quarter < 4; ++quarter, acc += kSums<Code> - kPlaces)
+            for (int place = 0; place < kPlaces; ++place, ++acc) {
+                Int8::Acc &sum = all[quarter * kPlaces + place];
+                if constexpr (kOfFractions<Code>)
+                    add_up(acc, &sum);
+                else
+                    sum = *acc;
+            }
+        for (int group = 0; group < kPlaces; ++group)
+            Int8::add_blocks(sums + group * kRows, kApart, all + 4 * group);
+    }
 }
 
 template <typename Code>
@@ -175,9 +238,9 @@ inline void add_columns_of(const Ternary &w, const Activations &x, int t, int be
     constexpr int kTogether = 4 * kQuads;
     // Lists are padded to whole quads: a product with 0 adds nothing, of whatever column.
     constexpr int kMost = Int8::kSteps < kMostLines ? 4 * Int8::kSteps : kMostLines;
-    static_assert(kMost % kTogether == 0);
+    static_assert(kMost % kTogether == 0 && kMostLines <= kMostFractions);
     Int8::Acc *acc = reinterpret_cast<Int8::Acc *>(scratch);
-    std::int32_t *list = reinterpret_cast<std::int32_t *>(scratch + kSumBytes * 4 * Code::kPlaces);
+    std::int32_t *list = reinterpret_cast<std::int32_t *>(scratch + kSumBytes * 4 * kSums<Code>);
     std::int8_t *codes = reinterpret_cast<std::int8_t *>(list) + kListBytes;
     const std::ptrdiff_t step = 4 * x.tokens_beside(t);
     for (int from = begin; from < end; from += kMostLines) {
@@ -196,20 +259,19 @@ inline void add_columns_of(const Ternary &w, const Activations &x, int t, int be
         }
         for (int first = 0; first < w.line_bytes(); first += kSumBytes) {
             const int bytes = min_of(kSumBytes, w.line_bytes() - first);
-            for (int i = 0; i < min_of(kLinesAhead, count); ++i)
+            for (int i = 0; i < kTogether; ++i)
                 fetch_line(w.line(list[i]) + first, bytes);
             for (int i = 0; i < count;) {
                 const int stop = min_of(i + kMost, count);
-                for (int v = 0; v < bytes / Int8::kBytes * 4 * Code::kPlaces; ++v)
+                for (int v = 0; v < bytes / Int8::kBytes * 4 * kSums<Code>; ++v)
                     acc[v] = Int8::zero();
                 for (; i < stop; i += kTogether) {
-                    const std::uint8_t *columns[kTogether];
+                    const std::uint8_t *columns[kTogether], *ahead[kTogether];
                     for (int c = 0; c < kTogether; ++c) {
                         columns[c] = w.line(list[i + c]) + first;
-                        if (i + c + kLinesAhead < count)
-                            fetch_line(w.line(list[i + c + kLinesAhead]) + first, bytes);
+                        ahead[c] = w.line(list[min_of(i + c + kTogether, count - 1)]) + first;
                     }
-                    meet_columns<Code>(columns, bytes, codes + i, acc);
+                    meet_columns<Code>(columns, ahead, bytes, codes + i, acc);
                 }
                 add_sums<Code>(acc, bytes, sums + std::ptrdiff_t{first} * Code::kPlaces);
             }

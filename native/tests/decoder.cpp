@@ -468,9 +468,9 @@ void test_decoder(const Kernels &kernels, Check &check) {
     exactness(k, kBitNet, KvType::f32, 0x44e09560a6a9337d, check);
     exactness(k, kBitNet, KvType::i8, 0x6e579a400a363d70, check);
     exactness(k, kBitNet, KvType::f16, 0x440ce118bbd99f29, check);
-    for (const double mostly : {0.0, k.mostly, 2.0}) { // of several tokens: all, some, their own
+    for (const double mostly : {0.0, k.mostly[0], 2.0}) { // of several tokens: all, some, their own
         Kernels skipping = k;
-        skipping.mostly = mostly;
+        skipping.mostly[0] = mostly;
         exactness(skipping, kBitNet, KvType::f16, 0x440ce118bbd99f29, check, true);
     }
     exactness(k, kLlama, KvType::f16, 0xc8dc47a2520f95b1, check);

@@ -12,7 +12,8 @@ namespace trilobit::test {
 namespace {
 
 constexpr Layout kLayouts[] = {Layout::two_bit, Layout::base3};
-constexpr int kShapes[][2] = {{1, 1}, {5, 100}, {17, 130}, {150, 257}, {700, 96}, {33, 2561}};
+constexpr int kShapes[][2] = {{1, 1},    {5, 100},   {17, 130}, {150, 257},
+                              {700, 96}, {33, 2561}, {2, 10500}};
 constexpr int kCounts[] = {1, 2, 7, 41};
 
 // Which of n numbers are there.

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 BUNDLED = "trilobit-stories-5m"
 SCRIPTS = [
     *("busy.py", "gaps.py", "kernels.py", "speculation.py", "instructions.py", "head.py"),
-    *("peers.py", "gguf_llamacpp.py", "plot.py", "serving.py", "training.py"),
+    *("peers.py", "gguf_llamacpp.py", "plot.py", "serving.py", "serving_peer.py", "training.py"),
 ]
 
 
@@ -75,6 +75,20 @@ def test_busy_machines_are_measured_beside_the_quiet_one(tmp_path: Path) -> None
             rate = one[f"{part}_tokens_per_s"]
             assert 0 < rate["least"] <= rate["median"] <= rate["most"]
             assert (f"{part}_of_quiet" in one) == (loops > 0)
+
+
+def test_a_file_that_llama_cpp_cannot_run_is_one_line_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    done = script(
+        *("busy.py", "--threads", 1, "--prompt", 4, "--generate", 2),
+        *("--gguf", tmp_path / "no.gguf", "--peers-venv", tmp_path / "nowhere"),
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "no.gguf" in line
+    assert "nowhere" in line
 
 
 @pytest.mark.parametrize("kernel", [_native.linear_seconds, _native.screen_seconds])

@@ -49,7 +49,7 @@ TEMPLATE = (
 QUESTION = "What did the dog see?"
 FEW = ("--max-tokens", "6", "--seed", "3", "--threads", "1")
 TAKE_A_MODEL = [
-    name for name in _COMMANDS if name not in ("list", "replay", "serve", "synth", "train")
+    name for name in _COMMANDS if name not in ("front", "list", "replay", "serve", "synth", "train")
 ]
 
 

@@ -9,12 +9,16 @@ import random
 import socket
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from live_server import PATIENCE_S, Live, serving
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from trilobit import AsyncLLM
 from trilobit.bundled import DEFAULT
@@ -22,7 +26,8 @@ from trilobit.engine.batch import Batch
 from trilobit.engine.options import EngineOptions
 from trilobit.machine import peak_rss_mb
 from trilobit.serve.app import create_app
-from trilobit.serve.errors import ApiError
+from trilobit.serve.connection import Connection
+from trilobit.serve.errors import ApiError, response_of
 from trilobit.serve.settings import Settings
 from trilobit.serve.sse import Events
 from trilobit.text.stops import StopStrings
@@ -323,7 +328,7 @@ def test_who_finds_no_place_is_told_when_to_come_again() -> None:
 
     async def main() -> None:
         async with caller(app) as client:
-            with app.state.service.queue.place(1):
+            with app.state.service.queue.place():
                 assert (await client.post("/v1/completions", json=LONG)).status_code == 200
                 both = await client.post("/v1/completions", json=LONG | {"n": 2})
                 assert both.status_code == 429
@@ -333,6 +338,139 @@ def test_who_finds_no_place_is_told_when_to_come_again() -> None:
             assert never.status_code == 400
             assert (await client.post("/v1/completions", json=LONG | {"n": 2})).status_code == 200
         assert app.state.service.queue.taken == 0
+
+    run(main())
+
+
+async def unread() -> dict[str, Any]:
+    raise AssertionError("the body is read")
+
+
+async def status_of(app: FastAPI, path: str, receive: Any) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and JSON of what is answered to a POST."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": headers,
+    }
+    await app(scope, receive, send)
+    told = {key.decode(): value.decode() for key, value in sent[0]["headers"]}
+    return sent[0]["status"], told, json.loads(b"".join(one["body"] for one in sent[1:]))
+
+
+SHAPES = {
+    "/v1/messages": lambda told: told["error"]["type"] == "rate_limit_error" and told["type"],
+    "/api/chat": lambda told: isinstance(told["error"], str),
+    "/v1/responses": lambda told: told["error"]["code"] == "queue_full",
+}
+
+
+def test_all_that_takes_places_is_refused_before_its_body_is_read() -> None:
+    app = app_of(queue=0, engine=EngineOptions(max_sequences=1))
+    paths = [
+        path
+        for path, methods in app.openapi()["paths"].items()
+        if "post" in methods and path not in ("/tokenize", "/detokenize", "/apply-template")
+    ]
+    others = {"/v1/messages/count_tokens", "/api/show"}
+
+    async def main() -> None:
+        with app.state.service.queue.place():
+            for path in sorted({*paths} - others):
+                status, headers, told = await status_of(app, path, unread)
+                assert status == 429, path
+                assert int(headers["retry-after"]) >= 1
+                assert SHAPES.get(path, lambda told: told["error"])(told), path
+            async with caller(app) as client:
+                for path in others:
+                    assert (await client.post(path, json={})).status_code == 400
+                counted = (await client.get("/metrics")).text
+                wrong = await client.post("/v1/completions/", json={})
+        assert 'trilobit_requests_total{route="/v1/completions",status="429"} 1.0' in counted
+        assert wrong.status_code != 429
+
+    assert others < {*paths}
+    run(main())
+
+
+def test_those_whom_a_crowd_leaves_no_place_are_told_before_anybody_is_answered() -> None:
+    app = app_of(queue=4, engine=EngineOptions(max_sequences=4))
+    ended: list[int] = []
+
+    async def ask() -> None:
+        body = json.dumps({"prompt": PROMPT, "max_tokens": 1}).encode()
+
+        async def receive() -> dict[str, Any]:
+            if body not in seen:
+                seen.append(body)
+                return {"type": "http.request", "body": body, "more_body": False}
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        seen: list[bytes] = []
+        ended.append((await status_of(app, "/v1/completions", receive))[0])
+
+    async def main() -> None:
+        await asyncio.gather(*(ask() for _ in range(32)))
+        assert ended == [429] * 24 + [200] * 8
+        assert app.state.service.queue.taken == 0
+
+    run(main())
+
+
+def test_who_sends_slowly_keeps_no_place() -> None:
+    app = app_of(queue=0, engine=EngineOptions(max_sequences=1))
+    parts: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": await parts.get(), "more_body": True}
+
+    async def main() -> None:
+        slow = asyncio.ensure_future(status_of(app, "/v1/completions", receive))
+        await parts.put(b"{")
+        while not parts.empty():
+            await asyncio.sleep(0)
+        async with caller(app) as client:
+            body = {"prompt": PROMPT, "max_tokens": 1}
+            assert (await client.post("/v1/completions", json=body)).status_code == 200
+        slow.cancel()
+
+    run(main())
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_connection_that_was_refused_is_kept_if_the_rest_of_its_body_comes(comes: bool) -> None:
+    async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+        await response_of(ApiError(429, "no place"), scope["path"])(scope, receive, send)
+
+    async def main() -> None:
+        config = uvicorn.Config(refusing)
+        config.load()
+        made = partial(
+            Connection, config, ServerState(), {}, header_s=0.2, reader_s=PATIENCE_S, most=9
+        )
+        server = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(POST + b"Content-Length: 100000\r\n\r\n" + b"x" * 10)
+        assert (await reader.readuntil(b"no place")).startswith(b"HTTP/1.1 429")
+        if comes:
+            await asyncio.sleep(0.1)
+            writer.write(b"x" * 99_990)
+            await asyncio.sleep(0.2)  # beyond the deadline of the rest
+            writer.write(POST + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}")
+            assert b"HTTP/1.1 429" in await reader.read()
+        else:
+            assert b"HTTP" not in await reader.read()  # it is cut
+        writer.close()
+        server.close()
 
     run(main())
 
@@ -550,7 +688,7 @@ def test_an_engine_that_was_killed_fails_health_and_says_why(
 
     async def main() -> None:
         llm = await opened(app)
-        forward, steps = llm.engine.backend.forward, iter(range(20))
+        forward, steps = llm.engine.backend.forward, iter(range(200))
 
         def killed(batch: Batch) -> None:
             if next(steps, None) is None:

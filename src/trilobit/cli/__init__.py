@@ -30,6 +30,7 @@ _COMMANDS = {
     "generate": "Continue a prompt, for people and for programs.",
     "chat": "Talk to a model in the terminal.",
     "serve": "Serve models by HTTP, in the APIs that clients speak.",
+    "front": "Pass on what is asked to several servers, by one address.",
     "replay": "Ask again what a server was asked, and compare every byte.",
     "embed": "Print vectors of texts, to search and compare them.",
     "info": "Explain a model file: shape, parameters, bits per weight, bytes by part.",
@@ -50,7 +51,8 @@ _COMMANDS = {
 _EXTRAS = {
     **dict.fromkeys(("datasets", "lm_eval"), "eval"),
     **dict.fromkeys(
-        ("fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"), "server"
+        ("fastapi", "h11", "httpx", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+        "server",
     ),
 }
 

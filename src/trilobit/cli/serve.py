@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trilobit.bundled import DEFAULT
-from trilobit.cli.access import KEY_VARIABLE, is_loopback, keys_of, origin_of
+from trilobit.cli.access import access_of, listen, where_options, who_options
 from trilobit.cli.command import Command, option
 from trilobit.cli.model_name import ModelName
 from trilobit.cli.options import (
@@ -27,7 +27,6 @@ from trilobit.cli.path import FilePath
 if TYPE_CHECKING:
     from trilobit.serve.settings import Settings
 
-_ACCESS = "Who may ask"
 _LIMITS = "Limits"
 
 
@@ -52,17 +51,7 @@ def _bytes(value: str) -> int:
 )
 @click.argument("models", nargs=-1, type=ModelName(), metavar="[[NAME=]MODEL]...")
 @model_option
-@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8080,
-    show_default=True,
-    metavar="N",
-    help="0 takes a free one.",
-)
-@click.option("--tls-cert", type=FilePath(), help="Certificate (PEM), for https.")
-@click.option("--tls-key", type=FilePath(), help="Its private key (PEM).")
+@where_options
 @click.option("--no-page", is_flag=True, help="Leave out the chat page.")
 @click.option(
     "--keep-billing-header",
@@ -75,33 +64,7 @@ def _bytes(value: str) -> int:
     help="Keep all texts that are asked and answered in this file, for `trilobit replay`.",
 )
 @click.option("--json-logs", is_flag=True, help="A line of JSON on stderr for every request.")
-@option(
-    _ACCESS,
-    "--api-key",
-    "keys",
-    multiple=True,
-    metavar="KEY",
-    help="Repeatable. Others see it in "
-    f"the list of processes: better use --api-key-file or {KEY_VARIABLE}.",
-)
-@option(_ACCESS, "--api-key-file", type=FilePath(), help="Keys, one a line.")
-@option(_ACCESS, "--no-api-key", is_flag=True, help="Serve other machines without any key.")
-@option(
-    _ACCESS,
-    "--allow-host",
-    "hosts",
-    multiple=True,
-    metavar="NAME",
-    help="A name that this machine is asked by, such as that of a proxy. Repeatable.",
-)
-@option(
-    _ACCESS,
-    "--cors",
-    "origins",
-    multiple=True,
-    metavar="ORIGIN",
-    help="A page that may ask: https://app.example. Repeatable.",
-)
+@who_options
 @option(
     _LIMITS,
     "--queue",
@@ -204,24 +167,11 @@ def command(
     Until Ctrl-C or SIGTERM. NAME=MODEL gives a model another name to be asked by. The first is
     opened now, the others when they are asked for.
     """
-    if (tls_cert is None) != (tls_key is None):
-        raise click.UsageError("--tls-cert and --tls-key: give both, or none")
     from trilobit.serve.app import create_app
-    from trilobit.serve.server import address_of, bind, check_tls, run
 
     settings = _settings(models or (DEFAULT,), host, **options)
-    tls = (str(tls_cert), str(tls_key)) if tls_cert and tls_key else None
-    if tls is not None:
-        check_tls(*tls)
-    with bind(host, port) as sock:
-        address = address_of(sock, tls=tls is not None)
-        names = ", ".join(settings.models)
-        run(
-            create_app(settings),
-            sock,
-            ready=lambda: print(f"Serving {names} at {address}", flush=True),
-            tls=tls,
-        )
+    names = ", ".join(settings.models)
+    listen(lambda: create_app(settings), names, host, port, tls_cert, tls_key)
 
 
 def _settings(
@@ -248,24 +198,13 @@ def _settings(
     from trilobit.engine.options import EngineOptions
     from trilobit.serve.settings import Settings
 
-    every_key = keys_of(keys, api_key_file)
-    here = is_loopback(host)
-    if not here and not every_key and not no_api_key:
-        raise click.UsageError(
-            f"--host {host} lets other machines in: give --api-key-file, or --no-api-key"
-        )
-    if every_key and no_api_key:
-        raise click.UsageError("--no-api-key: there are keys; leave out one or the other")
     max_sequences: int = engine.pop("max_sequences")
     return Settings(
         models=_named(models),
         engine=EngineOptions(
             max_sequences=max_sequences, max_batch_tokens=max(256, max_sequences), **engine
         ),
-        keys=every_key,
-        # Who has no key gets nothing, by whatever name.
-        hosts=None if every_key and not here else frozenset(map(str.lower, (host, *hosts))),
-        origins=tuple(map(origin_of, origins)),
+        **access_of(host, keys, api_key_file, hosts, origins, no_api_key=no_api_key),
         memory_bytes=memory,
         queue=queue,
         body_bytes=body_mb << 20,

@@ -184,14 +184,13 @@ async def ask(
     name = service.host.name(model)
     asked = [prompt] if prompt is not None else list(prompts)
     choices = n * (1 if messages is not None else len(asked))
-    if choices > service.settings.choices:
+    most = min(service.settings.choices, service.queue.places)
+    if choices > most:
         raise ApiError(
-            400,
-            f"n: {choices} choices for all prompts; this server gives {service.settings.choices}",
-            param="n",
+            400, f"n: {choices} choices for all prompts; this server gives {most}", param="n"
         )
     stack = exits(request)
-    stack.enter_context(service.queue.place(choices))
+    stack.enter_context(service.queue.place(choices - 1))  # it has one already
     llm = await stack.enter_async_context(service.host.llm(name))
 
     def ids_of_all() -> list[list[int]]:

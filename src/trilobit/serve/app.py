@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -27,6 +29,7 @@ from trilobit.serve.journal import Journal
 from trilobit.serve.limits import Bodies
 from trilobit.serve.openai import chat, completions, embeddings, models, responses
 from trilobit.serve.page import add_page
+from trilobit.serve.queue import Queue
 from trilobit.serve.service import Service
 from trilobit.serve.settings import Settings
 
@@ -62,18 +65,8 @@ def create_app(settings: Settings) -> FastAPI:
         default_response_class=Json,
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
-        middleware=_middleware(service),
-        exception_handlers=dict.fromkeys(
-            (
-                ApiError,
-                TrilobitError,
-                RequestValidationError,
-                HTTPException,
-                MemoryError,
-                Exception,
-            ),
-            _told,
-        ),
+        middleware=guards(settings, service.queue, service.metrics.requests),
+        exception_handlers=HANDLERS,
     )
     app.state.service = service
     for router in _ROUTERS:
@@ -83,8 +76,8 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _middleware(service: Service) -> list[Middleware]:
-    settings = service.settings
+def guards(settings: Settings, queue: Queue, requests: Counter) -> list[Middleware]:
+    """What every request passes. requests: where they are counted by route and status."""
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.origins,
@@ -93,13 +86,14 @@ def _middleware(service: Service) -> list[Middleware]:
         max_age=600,
     )
     return [
-        Middleware(Journal, metrics=service.metrics, lines=settings.json_logs),
+        Middleware(Journal, requests=requests, lines=settings.json_logs),
         Middleware(Faults),
         Middleware(Origins, hosts=settings.hosts, origins=settings.origins),
         *([cors] if settings.origins else []),
         Middleware(Keys, keys=settings.keys),
         Middleware(
             Bodies,
+            queue=queue,
             body_bytes=settings.body_bytes,
             bodies_bytes=max(_MOST_BODIES_BYTES, 2 * settings.body_bytes),
             sender_s=settings.sender_s,
@@ -112,3 +106,8 @@ async def _told(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError) and not is_json(request.headers):
         told = ApiError(415, "send JSON, with the header content-type: application/json")
     return response_of(told, request.url.path)
+
+
+HANDLERS: Any = dict.fromkeys(
+    (ApiError, TrilobitError, RequestValidationError, HTTPException, MemoryError, Exception), _told
+)

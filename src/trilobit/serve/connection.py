@@ -43,8 +43,15 @@ class Connection(H11Protocol):
         """Take what came; between requests, a header is expected from its first byte on."""
         if self._deadline is None and self._between_requests():
             self._expect_header()
+        refused = self._is_answered()  # and this is of a body that nobody reads
         super().data_received(data)
-        if not self._between_requests():
+        if self._is_answered():
+            return
+        if refused and self._between_requests():
+            self._forget()
+            if self.conn.trailing_data[0]:
+                self._expect_header()
+        elif not self._between_requests():
             self._forget()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -67,7 +74,8 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, whose header may have begun to come already."""
         super().on_response_complete()
-        if self._deadline is None and self._between_requests() and self.conn.trailing_data[0]:
+        begun = self._between_requests() and self.conn.trailing_data[0]
+        if self._deadline is None and (begun or self._is_answered()):
             self._expect_header()
 
     def send_400_response(self, msg: str) -> None:
@@ -76,6 +84,10 @@ class Connection(H11Protocol):
 
     def _between_requests(self) -> bool:
         return self.conn.their_state is h11.IDLE
+
+    def _is_answered(self) -> bool:
+        """Whether there is an answer to a request that is not all here yet."""
+        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
 
     def _expect_header(self) -> None:
         self._deadline = self.loop.call_later(self._header_s, self._late)

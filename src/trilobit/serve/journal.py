@@ -11,9 +11,10 @@ import secrets
 import time
 from typing import Any
 
+from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from trilobit.serve.metrics import Metrics
+from trilobit.serve.queue import ASKING
 
 _log = logging.getLogger("trilobit.requests")
 ANSWERS = "trilobit.answers"  # in a scope: those of the request
@@ -22,8 +23,8 @@ ANSWERS = "trilobit.answers"  # in a scope: those of the request
 class Journal:
     """Counts requests, names them (`x-request-id`), and writes JSON lines."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, lines: bool) -> None:
-        self._app, self._metrics, self._lines = app, metrics, lines
+    def __init__(self, app: ASGIApp, *, requests: Counter, lines: bool) -> None:
+        self._app, self._requests, self._lines = app, requests, lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, and note what became of it."""
@@ -45,8 +46,10 @@ class Journal:
         try:
             await self._app(scope, receive, named)
         finally:
-            route = getattr(scope.get("route"), "path", "none")  # never a path of the client's
-            self._metrics.requests.labels(route, str(status)).inc()
+            route = scope["path"]
+            if route not in ASKING:  # never a path of the client's
+                route = getattr(scope.get("route"), "path", "none")
+            self._requests.labels(route, str(status)).inc()
             if self._lines:
                 seconds = time.perf_counter() - started_s
                 _log.info(json.dumps(_line(scope, name, route, status, seconds)))

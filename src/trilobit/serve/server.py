@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from trilobit.errors import RequestError
 from trilobit.serve.connection import Connection
 from trilobit.serve.errors import log_fault
-from trilobit.serve.service import Service
+from trilobit.serve.settings import Settings
 
 _REMEDIES = {
     errno.EADDRINUSE: "stop what listens there, or take another --port",
@@ -35,6 +35,18 @@ _FILES = 64  # descriptors that are no connections
 _HEADER_BYTES = 32 << 10
 _IDLE_S = 75  # a kept connection; longer than proxies keep theirs, so that they close first
 _LAST_WORDS_S = 5  # for errors to reach their readers
+
+
+class Served(Protocol):
+    """What an app has as `state.service`."""
+
+    settings: Settings
+
+    def begin(self) -> None:
+        """Make ready; what cannot be opened is told here."""
+
+    def end_all(self) -> None:
+        """Have every answer end now, with words."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -81,7 +93,7 @@ def _no_one() -> str:
 
 
 def run(
-    app: FastAPI,
+    app: Starlette,
     sock: socket.socket,
     *,
     ready: Callable[[], None],
@@ -92,8 +104,7 @@ def run(
     ready: called when requests are answered. tls: files of the certificate and its key. A second
     signal ends it at once.
     """
-    service = app.state.service
-    assert isinstance(service, Service)
+    service: Served = app.state.service
     settings = service.settings
     config = uvicorn.Config(
         app,
@@ -119,7 +130,7 @@ def run(
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     if settings.json_logs:
         logging.getLogger("trilobit.requests").setLevel(logging.INFO)
-    service.host.open_first()
+    service.begin()
     _Server(config, service, ready).run(sockets=[sock])
 
 
@@ -144,7 +155,7 @@ def _connections() -> int:
 class _Server(uvicorn.Server):
     """As uvicorn's, but a drain that was asked for is no death by a signal: it ends well."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, service: Served, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._service, self._ready = service, ready
 

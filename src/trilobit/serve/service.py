@@ -67,6 +67,10 @@ class Service:
             self._answers.discard(answer)
             answer.end(ApiError(503, "the request is over"))
 
+    def begin(self) -> None:
+        """Open what is open from the start."""
+        self.host.open_first()
+
     def end_all(self) -> None:
         """Have every answer end now, with words."""
         for answer in list(self._answers):

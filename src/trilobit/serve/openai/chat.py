@@ -13,7 +13,7 @@ from trilobit.engine.event import Completion
 from trilobit.serve.answer import Answer, ask
 from trilobit.serve.body import Json
 from trilobit.serve.errors import ApiError
-from trilobit.serve.openai.fields import Effort, Sampling, head, thinking, usage
+from trilobit.serve.openai.fields import Effort, Sampling, head, thinking, toolbox_of, usage
 from trilobit.serve.openai.logprobs import content_logprobs
 from trilobit.serve.service import service_of
 from trilobit.serve.sse import DONE, STREAMED, Events, event
@@ -49,11 +49,7 @@ class ChatBody(Sampling):
 
     def toolbox(self) -> Toolbox | None:
         """What may be called; RequestError for what is no tool."""
-        if not self.tools:
-            if self.tool_choice not in ("auto", "none"):
-                raise ApiError(400, "tool_choice: needs tools", param="tool_choice")
-            return None
-        return Toolbox(self.tools, self.tool_choice, self.parallel_tool_calls)
+        return toolbox_of(self.tools, self.tool_choice, self.parallel_tool_calls)
 
 
 @router.post("/v1/chat/completions", responses=STREAMED)

@@ -74,7 +74,6 @@ async def embed(
         )
     stack = exits(request)
     name = service.host.name(model)
-    stack.enter_context(service.queue.place(1))
     embedder = await stack.enter_async_context(service.host.embedder(name))
     gone = threading.Event()
     stack.callback(gone.set)

@@ -9,7 +9,9 @@ from pydantic import Field
 from trilobit.sampling import SamplingParams
 from trilobit.serve.answer import Answer
 from trilobit.serve.body import Body
+from trilobit.serve.errors import ApiError
 from trilobit.serve.openai.structured import ResponseFormat, StructuredOutputs, constraint
+from trilobit.text.tools import Toolbox
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 _DIGITS = 20  # that no token id has
@@ -113,6 +115,17 @@ def _bias(given: dict[str, float]) -> Any:
 def thinking(effort: Effort | None) -> bool | None:
     """Whether an effort is one of thinking; None: as the model does."""
     return None if effort is None else effort not in ("none", "minimal")
+
+
+def toolbox_of(
+    tools: list[dict[str, Any]] | None, choice: str | dict[str, Any], parallel: bool
+) -> Toolbox | None:
+    """What may be called; ApiError or RequestError for what is none, or needs one."""
+    if tools:
+        return Toolbox(tools, choice, parallel)
+    if choice not in ("auto", "none"):
+        raise ApiError(400, "tool_choice: needs tools", param="tool_choice")
+    return None
 
 
 def head(answer: Answer, *, prefix: str, kind: str) -> dict[str, Any]:

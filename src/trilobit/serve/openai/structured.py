@@ -9,7 +9,7 @@ from pydantic import Field
 from trilobit.serve.body import Body
 from trilobit.serve.errors import ApiError
 
-_ANY_OBJECT = {"type": "object"}
+ANY_OBJECT = {"type": "object"}
 
 
 class NamedSchema(Body):
@@ -71,7 +71,7 @@ def _of_format(wanted: ResponseFormat | None) -> dict[str, Any]:
     if wanted is None or wanted.type == "text":
         return {}
     if wanted.type == "json_object":
-        return {"json_schema": _ANY_OBJECT}
+        return {"json_schema": ANY_OBJECT}
     if wanted.json_schema is None or wanted.json_schema.schema_ is None:
         raise ApiError(
             400,
