@@ -895,7 +895,7 @@ def test_one_process_of_accelerate_is_told_of(
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # as `accelerate launch --cpu` sets it
     recipe = write_recipe(tmp_path)
     outcome = train(recipe, tmp_path / "run", "--max-steps", "11")
-    assert "1 thread; one process (accelerate launch --cpu starts no more; torchrun" in outcome.err
+    assert "1 thread; one process (accelerate launch --cpu starts no more; --proc" in outcome.err
 
 
 class _Foreign(Trainer):

@@ -145,10 +145,7 @@ def _opening(text: str, parameters: int, last: Path | None) -> str:
     if last:
         text += f"; going on from {last.name}"
     if launched_alone():
-        text += (
-            "; one process (accelerate launch --cpu starts no more; "
-            "torchrun --nproc-per-node N does)"
-        )
+        text += "; one process (accelerate launch --cpu starts no more; --processes N does)"
     return text
 
 

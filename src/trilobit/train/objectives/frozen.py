@@ -17,6 +17,6 @@ def frozen(model: Any, args: TrainingArguments, what: str) -> Any:
     if args.n_gpu > 1:
         raise RecipeError(
             f"a {what} and several GPUs in one process do not go together; start a process for "
-            "each: torchrun --nproc-per-node N -m trilobit train ..."
+            "each: trilobit train --processes N"
         )
     return model.requires_grad_(False).eval().to(args.device)
