@@ -19,8 +19,10 @@ from trilobit.formats.tables import Table, row_blocks
 from trilobit.model import tensor_names
 from trilobit.progress import Steps
 
+# Neurons of a trained relu² MLP that are never positive fade by weight decay: 30 % were seen.
+_MOST_ZERO_ROWS = 0.45
 # Tokens that no text has (padding of the vocabulary) are a few in a hundred rows.
-_MOST_ZERO_ROWS = 0.25
+_MOST_ZERO_TOKENS = 0.25
 # A share of -1, 0 or 1 beside the median of all matrices: layers of one model differ by a tenth.
 _FARTHEST_SHARE = 0.4
 _MOST_ZERO_GAINS = 0.5
@@ -75,7 +77,7 @@ class Judge:
             alike = alike and bool((part == first).all())
         if rows > 1 and alike:
             self._found.append(f"'{name}' has the same numbers in every row")
-        elif zeros > _MOST_ZERO_ROWS * rows:
+        elif zeros > _MOST_ZERO_TOKENS * rows:
             self._found.append(f"'{name}' has {zeros / rows:.0%} rows of zeros")
 
     @property

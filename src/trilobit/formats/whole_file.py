@@ -108,17 +108,20 @@ class WholeFile:
         size_bytes: int,
         elsewhere: str = "choose another place",
     ) -> None:
-        if path.exists() and not path.is_file():
-            # A rename would put the file in the place of /dev/null; "." and "/" have no name.
+        # A rename would put the file in the place of /dev/null, or of /dev/stdout, which may be a
+        # link to a file; "." and "/" have no name.
+        device = path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",))
+        if device or (path.exists() and not path.is_file()):
             raise OutputError(f"{path}: a directory, pipe or device; choose another place")
         self.path, self.size_bytes, self._start = path, size_bytes, start
-        self._temporary, self._elsewhere = part_of(path), elsewhere
+        self._place = Path(os.path.realpath(path))  # a link stays, and leads to the file
+        self._temporary, self._elsewhere = part_of(self._place), elsewhere
         self._hold: Hold | None = None
 
     def __enter__(self) -> WholeFile:
         try:
-            remove_leftovers(self.path)
-            check_space(self.path, self.size_bytes)
+            remove_leftovers(self._place)
+            check_space(self._place, self.size_bytes)
             self._file = open(self._temporary, "wb")
             self._hold = Hold(self._temporary)
             self._file.write(self._start)
@@ -142,7 +145,7 @@ class WholeFile:
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 self._file.close()
-                os.replace(self._temporary, self.path)
+                os.replace(self._temporary, self._place)
         except OSError as failure:
             raise self._failure(failure) from None
         finally:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from trilobit import OutputError
-from trilobit.formats.whole_file import WholeFile, check_place
+from trilobit.formats.whole_file import WholeFile, check_place, write_whole
 
 
 @pytest.mark.parametrize("place", ["", ".", "..", "/", "inside", "/dev/null"])
@@ -44,3 +46,32 @@ def test_it_replaces_what_was_there_whole_or_not_at_all(
         write()
     assert path.read_bytes() == (b"old" if failure else b"new")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_and_leads_to_what_was_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "there" / "target", tmp_path / "link"
+    target.parent.mkdir()
+    target.write_text("before")
+    link.symlink_to(target)
+    write_whole(link, b"after")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"after"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "there"]
+    target.unlink()
+    write_whole(link, b"anew")
+    assert target.read_bytes() == b"anew"
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="no link in /dev")
+def test_links_in_dev_stay(tmp_path: Path) -> None:
+    code = "from pathlib import Path; from trilobit.formats.whole_file import write_whole as w\n"
+    with (tmp_path / "out").open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-c", code + "w(Path('/dev/stdout'), b'')"],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert "OutputError: /dev/stdout: a directory, pipe or device; choose another" in done.stderr
+    assert Path("/dev/stdout").is_symlink()
