@@ -391,6 +391,19 @@ def test_damaged_data_are_refused(
         evaluate(ours.llm, ["lambada_openai"], data=tmp_path)
 
 
+def test_what_lm_eval_can_ask_no_questions_of_is_one_line(
+    ours: Harness, data: Path, tmp_path: Path
+) -> None:
+    record = {"goal": "To eat", "sol1": "sit", "sol2": "stand", "label": 9}
+    (tmp_path / "piqa_plain_text_validation.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(RequestError, match=r"lm-eval can ask no questions of piqa .*records whole"):
+        evaluate(ours.llm, ["piqa"], data=tmp_path)
+    with pytest.raises(RequestError, match=r"of arc_easy \(ValueError: .*more of them than exampl"):
+        evaluate(ours.llm, ["arc_easy"], data=data, limit=1, shots=5000)
+    with pytest.raises(RequestError, match="the model has no chat template"):
+        evaluate(ours.llm, ["arc_easy"], data=data, limit=1, chat=True)
+
+
 def test_a_model_without_a_tokenizer_is_refused(model_file: Path) -> None:
     with LLM(model_file) as llm:
         if llm.tokenizer is None:

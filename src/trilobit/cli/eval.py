@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,10 @@ def command(
     folder = data or Path()
     if {STSB, HUMANEVAL} & set(names) and data is None:
         raise RequestError("stsb and humaneval are read from a folder; give --data FOLDER")
+    if STSB in names and few_shot is not None:
+        raise RequestError("stsb has no examples before its questions; leave --few-shot out")
+    # lm-eval's bars, beside ours; to be said before it is loaded.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     scores: list[TaskScore] = []
     asked = [name for name in names if name not in (STSB, HUMANEVAL)]
     if asked or HUMANEVAL in names:

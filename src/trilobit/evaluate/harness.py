@@ -165,7 +165,8 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 if room < 1:
                     raise RequestError(
                         f"a task wants {ours.max_tokens} tokens, and the context is "
-                        f"{self.llm.context}; raise context"
+                        f"{self.llm.context}; raise it (this model's ends at "
+                        f"{self.llm.config.max_position_embeddings}), or take another model"
                     )
                 prompts.append(self.tok_encode(context)[-room:])
                 params.append(ours)

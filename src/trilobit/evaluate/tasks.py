@@ -7,23 +7,27 @@ import logging
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lm_eval.evaluator
 from datasets import Dataset, DatasetDict, disable_progress_bars
 from lm_eval import simple_evaluate
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from trilobit.errors import RequestError
+from trilobit.errors import RequestError, TrilobitError
 from trilobit.evaluate.harness import Harness
 from trilobit.evaluate.local import Record, subjects, task_data
 from trilobit.evaluate.score import TaskScore
 from trilobit.llm import LLM
 from trilobit.progress import Watch
+
+# It asks git, of the folder where the user happens to be, and git complains.
+lm_eval.evaluator.get_git_commit_hash = lambda: None
 
 _CHOSEN = ("acc", "acc_norm")  # metrics of answers that are chosen among some
 
@@ -72,7 +76,27 @@ def wanted_tasks(tasks: list[str], data: Path | None) -> list[Any]:
     unknown = next((task for task in named if task not in known), None)
     if unknown is not None:
         raise RequestError(f"{data}: lm-eval has no task {unknown}, which a record is of")
-    return [folder_task(data, task) for task in named]
+    made = []
+    for task in named:
+        with _in_a_line(task, data):
+            made.append(folder_task(data, task))
+    return made
+
+
+@contextmanager
+def _in_a_line(task: str, data: Path | None) -> Iterator[None]:
+    """As RequestError what lm-eval raises of itself, over records that it can make nothing of."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, TrilobitError):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        where = f"{data}: " if data is not None else ""
+        raise RequestError(
+            f"{where}lm-eval can ask no questions of {task} ({type(error).__name__}: {reason}); "
+            "are its records whole, and more of them than examples before each question?"
+        ) from error
 
 
 def evaluate(
@@ -91,14 +115,18 @@ def evaluate(
     task; None takes all. shots: examples before each question; None takes the task's own number.
     chat: put every question through the model's chat template.
 
-    Raises RequestError for an unknown task, FormatError for a damaged file.
+    Raises RequestError for an unknown task, for records that lm-eval can make no questions of, and
+    for a chat template that the model has not; FormatError for a damaged file.
     """
+    if chat and not llm.has_chat_template:
+        raise RequestError("the model has no chat template; ask its questions as they are")
     if limit is not None and limit < 1:
         raise RequestError(f"limit is {limit}; expected at least 1")
     if shots is not None and shots < 0:
         raise RequestError(f"shots is {shots}; expected at least 0")
     wanted = wanted_tasks(tasks, data)
-    with redirect_stdout(sys.stderr):  # it tells of its bootstrap there
+    # It tells of its bootstrap on stdout.
+    with redirect_stdout(sys.stderr), _in_a_line(", ".join(tasks), data):
         found = simple_evaluate(
             Harness(llm, progress=progress),
             tasks=wanted,
