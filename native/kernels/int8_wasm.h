@@ -15,7 +15,7 @@ struct Int8 {
 #else
     static constexpr bool kFractions = true; // dot() takes bytes up to 255
 #endif
-    static constexpr double kMostly = 0.28;
+    static constexpr double kMostly = 0.28, kMostlyBaseThree = 0.28;
     using Vec = v128_t;
     using Acc = v128_t;
 
