@@ -31,7 +31,7 @@ def test_what_is_no_file_is_refused(
 
 def test_standard_output_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError, match="^-: no file can be whole on standard output; name one$"):
+    with pytest.raises(OutputError, match=r"^-: no file can be whole on standard output; name one$"):
         check_place(Path("-"))
     assert not any(tmp_path.iterdir())
 
