@@ -31,8 +31,9 @@ def test_what_is_no_file_is_refused(
 
 def test_standard_output_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError, match=r"^-: no file can be whole on standard output; name one$"):
+    with pytest.raises(OutputError) as error:
         check_place(Path("-"))
+    assert str(error.value) == "-: no file can be whole on standard output; name one"
     assert not any(tmp_path.iterdir())
 
 
