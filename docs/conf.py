@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sphinx.util import logging
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -31,6 +34,9 @@ python_use_unqualified_type_names = True
 
 html_theme = "furo"
 html_title = "Trilobit"
+html_static_path = ["web"]
+if (_COMPILED := Path(__file__).parents[1] / "build/web").exists():  # by `make docs`
+    html_static_path.append(str(_COMPILED))
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
@@ -39,7 +45,12 @@ _OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)")
 
 
 def _link_sources(app: Sphinx, page: str, text: list[str]) -> None:
-    """Lead links that leave this folder to where the sources are published."""
+    """Lead links that leave this folder to where the sources are published, if there are such."""
+    for path in _OUTSIDE.findall(text[0]):
+        if not (Path(app.srcdir).parent / path).exists():
+            logging.getLogger(__name__).warning(
+                "link to ../%s, which is not there", path, location=page
+            )
     urls = dict(
         line.split(", ", 1) for line in metadata.metadata("trilobit").get_all("Project-URL") or []
     )

@@ -15,6 +15,8 @@
 #if defined(__linux__)
 #include <sys/auxv.h>
 #endif
+#elif defined(__wasm__)
+#define TRILOBIT_WASM 1
 #endif
 
 namespace trilobit {
@@ -24,6 +26,9 @@ extern const Kernels k_scalar;
 extern const Kernels k_avx2, k_avxvnni, k_avx512vnni;
 #elif TRILOBIT_ARM64
 extern const Kernels k_neon;
+#elif TRILOBIT_WASM
+extern const Kernels k_simd128, k_relaxed;
+bool relaxed_is_exact(); // with k_relaxed
 #endif
 
 namespace {
@@ -82,6 +87,12 @@ std::vector<const Kernels *> detect() {
     if (getauxval(AT_HWCAP) >> 20 & 1) found.push_back(&k_neon); // HWCAP_ASIMDDP
 #elif TRILOBIT_ARM64
     found.push_back(&k_neon); // every Apple and Windows arm64 machine has dot products
+#elif TRILOBIT_WASM
+    // An engine refuses a module with instructions that it lacks, so there is one without these.
+    found.push_back(&k_simd128);
+#if TRILOBIT_RELAXED_SIMD
+    if (relaxed_is_exact()) found.push_back(&k_relaxed);
+#endif
 #endif
     return found;
 }

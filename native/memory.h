@@ -7,7 +7,7 @@
 #include <memory>
 #include <new>
 
-#if __has_include(<sys/mman.h>)
+#if __has_include(<sys/mman.h>) && !defined(__wasi__)
 #include <sys/mman.h>
 #endif
 
@@ -17,7 +17,7 @@ template <typename T> class Array {
   public:
     Array() = default;
     explicit Array(std::size_t size) : memory_(std::calloc(size * sizeof(T) + kAlign, 1)) {
-        if (!memory_) throw std::bad_alloc();
+        if (!memory_) run_out();
         const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
         data_ = reinterpret_cast<T *>((address + kAlign - 1) / kAlign * kAlign);
         size_ = size;
@@ -32,6 +32,14 @@ template <typename T> class Array {
     static constexpr std::size_t kAlign = 64;             // a cache line, and the widest vector
     static constexpr std::uintptr_t kPage = 1 << 16;      // a multiple of every system's
     static constexpr std::uintptr_t kLargePage = 1 << 21; // of x86-64, and often of Arm
+
+    [[noreturn]] static void run_out() {
+#if defined(__cpp_exceptions)
+        throw std::bad_alloc();
+#else
+        std::abort(); // WebAssembly's has none
+#endif
+    }
 
     // Rows of a batch's outputs, and blocks of a long context, lie pages apart: looking those up
     // took 2 to 6 % of a step.

@@ -20,6 +20,17 @@
 
 namespace trilobit {
 
+#if defined(__wasi__) // no threads: whoever asks does all by itself
+class Workers {
+  public:
+    using Task = void (*)(void *context, int piece, int thread);
+
+    static std::shared_ptr<Workers> shared(int) { return std::make_shared<Workers>(); }
+    int count() const { return 0; }
+    bool run(int, Task, void *) { return false; }
+    void revive() {}
+};
+#else
 class Workers {
   public:
     using Task = void (*)(void *context, int piece, int thread);
@@ -59,6 +70,7 @@ class Workers {
     alignas(64) std::atomic<int> unfinished_{0}; // pieces
     std::atomic<bool> awaited_{false};           // the caller sleeps until there are none
 };
+#endif
 
 // An engine's way to them. `ns`: about how long one thread takes for all of a part or step, which
 // decides whether sharing it is worth while.

@@ -1,8 +1,8 @@
 #include "sampler.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
+#include <limits>
 
 namespace trilobit {
 namespace {
@@ -146,7 +146,7 @@ void Sampler::filter(std::vector<Candidate> &candidates) const {
         double total = 0;
         for (const Candidate &one : c) total += double{weight(one)};
         // Sort only as far as the mass reaches. A top_p that rounds to 0 keeps the first.
-        const double wanted = std::max(double{s.top_p}, DBL_MIN) * total;
+        const double wanted = std::max(double{s.top_p}, std::numeric_limits<double>::min()) * total;
         double mass = 0;
         std::size_t kept = 0, sorted = 0;
         while (kept < c.size() && mass < wanted) {

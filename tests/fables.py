@@ -114,11 +114,16 @@ def arguments(recipe: Path, output: Path, *more: str) -> list[str]:
 
 
 def train(recipe: Path, output: Path, *more: str) -> Outcome:
-    """`trilobit train`, in this process, to save the seconds that torch takes to load."""
+    """`trilobit train` with a recipe."""
+    return command(*arguments(recipe, output, *more))
+
+
+def command(*words: str) -> Outcome:
+    """`trilobit`, in this process, to save the seconds that torch takes to load."""
     out, err = io.StringIO(), io.StringIO()
     code: Any = 0
     with (
-        mock.patch.object(sys, "argv", ["trilobit", *arguments(recipe, output, *more)]),
+        mock.patch.object(sys, "argv", ["trilobit", *words]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         _as_before(),

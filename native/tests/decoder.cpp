@@ -442,6 +442,7 @@ void exactness(const Kernels &k, const Family &family, KvType kv_type, std::uint
     same_logits(*mixed, *whole, check);
 }
 
+#if !defined(__wasi__)
 // Small steps stay on one thread; the same with many tokens, or larger ones, do not.
 void shares_what_is_worth_it(const Kernels &slow, Check &check) {
     Kernels fast = slow;
@@ -457,6 +458,7 @@ void shares_what_is_worth_it(const Kernels &slow, Check &check) {
     Run long_run(slow, model.config(), model.weights(), 3, KvType::f16);
     check.that(long_run.decoder().threads_for(1) == 3, "where products are slow, all are long");
 }
+#endif
 
 } // namespace
 
@@ -464,7 +466,9 @@ void shares_what_is_worth_it(const Kernels &slow, Check &check) {
 void test_decoder(const Kernels &kernels, Check &check) {
     Kernels k = kernels;
     k.products_per_ns = 1e-6; // so slow that everything is worth sharing
+#if !defined(__wasi__)
     shares_what_is_worth_it(k, check);
+#endif
     exactness(k, kBitNet, KvType::f32, 0x44e09560a6a9337d, check);
     exactness(k, kBitNet, KvType::i8, 0x6e579a400a363d70, check);
     exactness(k, kBitNet, KvType::f16, 0x440ce118bbd99f29, check);

@@ -203,9 +203,10 @@ class AsyncLLM:
 
     async def score(self, text: Prompt, *, first: int = 1) -> Score:
         """Log-probability of every token of a text from `first` on, after those before it."""
-        ids = self._prompter.ids(text)
+        ids = self._prompter.ids(text, beyond=1)
         reading = Logprobs(ids, first)
-        request = Request(prompt=ids, params=SamplingParams(), seed=0, limit=len(ids))
+        read = ids[:-1] or ids  # the last one is foretold only
+        request = Request(prompt=read, params=SamplingParams(), seed=0, limit=len(read))
         await self._run([Sequence(request, reading=reading)])
         return reading.score()
 

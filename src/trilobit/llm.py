@@ -229,19 +229,21 @@ class LLM:
         """Log-probability of every token of a text (or of token ids) after those before it.
 
         first: the number of the first token to score, counted from 0; one for each text, or one for
-        all. What stands before it is read only, and taken from the cache where that has it.
+        all. What stands before it is read only, and taken from the cache where that has it. The
+        last token is foretold and never read, so a text may have one more than the context.
         Of several texts, a list. Streams that run meanwhile go on (`step_budget_ms`).
         """
         if is_items(text) and len(text) == 0:
             raise RequestError("there is nothing to score; give at least one token")
-        several = self._prompter.several_ids(text)
+        several = self._prompter.several_ids(text, beyond=1)
         firsts = [first] * len(several) if isinstance(first, int) else first
         if not is_items(firsts):
             raise RequestError(f"first is {first!r:.40}; give a number, or one for each text")
         if len(firsts) != len(several):
             raise RequestError(f"first has {len(firsts)} numbers for {len(several)} texts")
         readings = [Logprobs(*pair) for pair in zip(several, firsts, strict=True)]
-        self._run([self._reading(*pair) for pair in zip(several, readings, strict=True)])
+        read = [ids[:-1] or ids for ids in several]
+        self._run([self._reading(*pair) for pair in zip(read, readings, strict=True)])
         scores = [reading.score() for reading in readings]
         return scores if is_several(text) else scores[0]
 

@@ -171,9 +171,10 @@ class Prompter:
     def _is_thinking(self, ids: list[int]) -> bool:
         return is_begun(self._tokenizer().decode(ids[-_TAIL:]))
 
-    def ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt of any form, which fit the context."""
+    def ids(self, prompt: Prompt, *, beyond: int = 0) -> list[int]:
+        """Token ids of a prompt of any form, which fit the context and `beyond` tokens more."""
         ids: TokenIds
+        most = self.context + beyond
         if isinstance(prompt, str):
             ids = self._with_bos(self._tokenizer().encode(prompt, most_tokens=self.context))
         else:
@@ -184,7 +185,7 @@ class Prompter:
         checked = checked_ids(ids, self.config.vocab_size)
         if not checked:
             raise RequestError("the prompt is empty; give at least one token")
-        if len(checked) > self.context:
+        if len(checked) > most:
             remedy = " or raise context" if self.context < self._longest_context else ""
             raise ContextOverflow(
                 f"the prompt has {len(checked)} tokens, the context {self.context}; shorten the "
@@ -192,10 +193,10 @@ class Prompter:
             )
         return checked
 
-    def several_ids(self, prompts: Prompt | Items[Prompt]) -> list[list[int]]:
+    def several_ids(self, prompts: Prompt | Items[Prompt], *, beyond: int = 0) -> list[list[int]]:
         """Of one prompt, or of several."""
         several = cast(Items[Prompt], prompts) if is_several(prompts) else [cast(Prompt, prompts)]
-        return [self.ids(prompt) for prompt in several]
+        return [self.ids(prompt, beyond=beyond) for prompt in several]
 
     def several_chats(
         self, messages: Items[Message] | Items[Items[Message]], toolbox: Toolbox | None = None

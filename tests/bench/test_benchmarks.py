@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 BUNDLED = "trilobit-stories-5m"
 SCRIPTS = [
     *("busy.py", "gaps.py", "kernels.py", "speculation.py", "instructions.py", "head.py"),
-    *("peers.py", "gguf_llamacpp.py", "plot.py", "serving.py", "serving_peer.py", "training.py"),
+    *("peers.py", "gguf_llamacpp.py", "llama_perplexity.py", "plot.py", "serving.py"),
+    *("serving_peer.py", "training.py", "evaluation.py"),
 ]
 
 
@@ -337,12 +338,26 @@ def test_ctrl_c_while_instructions_are_counted_is_quiet(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == INTERRUPTED
 
 
+def test_perplexity_is_llama_cpp_s(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    found = result_of("llama_perplexity.py", tmp_path / "found.json", "--stories", "8")
+    whole, one_block = found["results"]
+    for row in (whole, one_block):
+        theirs = row["llama.cpp's logits"]
+        assert row["llama.cpp's logits, by trilobit"] == pytest.approx(theirs, rel=1e-5)
+        # Ties move a token's logarithm by some 1e-2, of 510.
+        assert row["transformers, in blocks"] == pytest.approx(theirs, rel=1e-3)
+    assert one_block["trilobit"] == pytest.approx(one_block["llama.cpp's logits"], rel=1e-3)
+    assert whole["trilobit"] == pytest.approx(whole["llama.cpp's logits"], rel=5e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "module", "package"),
     [
         ("peers.py", "gguf", "gguf"),
         ("plot.py", "matplotlib", "matplotlib"),
         ("gguf_llamacpp.py", "llama_cpp", "llama-cpp-python"),
+        ("llama_perplexity.py", "llama_cpp", "llama-cpp-python"),
     ],
 )
 def test_what_is_not_installed_is_one_line(

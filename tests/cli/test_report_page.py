@@ -90,6 +90,8 @@ def test_the_page_holds_the_numbers_and_asks_for_nothing(
 
 
 def test_the_numbers_are_those_of_the_commands(folder: Path, told: dict[str, Any]) -> None:
+    assert told["tasks"] == []
+    assert [model["tasks"] for model in told["models"]] == [None, None]
     ours, other = told["models"]
     info = result("info", DEFAULT)
     del info["damage"]
@@ -129,7 +131,20 @@ def test_what_was_not_measured_says_so(told: dict[str, Any]) -> None:
     assert "The peak is not measured" in text
     assert "Not measured: no counter here" in text
     assert "activations are not measured; only relu² closes gates" in text
-    assert "tasks of the papers' tables (ARC, HellaSwag and others) are not measured" in text
+    assert "Not measured: the tasks of the papers' tables" in text
+    assert "--tasks arc_easy,hellaswag --limit 200" in text
+
+
+def test_tasks_stand_beside_chance_and_models_that_read_none_say_so(told: dict[str, Any]) -> None:
+    asked = copy.deepcopy(told)
+    score = {"task": "<arc>", "metric": "acc", "value": 0.31254, "standard_error": 0.032}
+    score |= {"questions": 200, "shots": 0, "chance": 0.25}
+    free = {**score, "task": "free", "value": 0.0, "standard_error": None, "chance": None}
+    asked["models"][0]["tasks"] = [score, {**free, "shots": 5}]
+    text = _Page(page(asked, "x.json")).text
+    assert "<arc>, acc 200 questions, chance 0.250.3125 ± 0.032not measured" in text
+    assert "free, acc 200 questions, 5 examples before each0not measured" in text
+    assert "b has no tokenizer to read a task with" in text
 
 
 def test_energy_that_was_measured_stands_beside_the_estimate(told: dict[str, Any]) -> None:

@@ -55,6 +55,20 @@ def test_every_precision_is_scored_by_its_own_cosines(model_file: Path, folder: 
     assert len({score.value for score in stsb(embedder, folder, limit=4)}) >= 1
 
 
+def test_few_pairs_have_no_error(model_file: Path, folder: Path) -> None:
+    embedder = Embedder(model_file, threads=1)
+    for pairs in (1, 3):
+        assert {score.standard_error for score in stsb(embedder, folder, limit=pairs)} == {None}
+    assert all(score.standard_error is not None for score in stsb(embedder, folder, limit=4))
+
+
+def test_examples_of_sentences_are_refused(model_file: Path, folder: Path) -> None:
+    arguments = [str(model_file), "--tasks", "stsb", "--data", str(folder), "--few-shot", "3"]
+    done = CliRunner().invoke(command, arguments)
+    assert isinstance(done.exception, RequestError)
+    assert "leave --few-shot out" in str(done.exception)
+
+
 def test_the_command_prints_them(model_file: Path, folder: Path) -> None:
     arguments = [str(model_file), "--tasks", "stsb", "--data", str(folder)]
     shown = CliRunner().invoke(command, arguments, catch_exceptions=False).stdout

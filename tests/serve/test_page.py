@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -18,9 +17,10 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from browsers import chromium
 from conftest import tiny_config
 from live_server import Live, serving
-from playwright.sync_api import Browser, BrowserContext, Error, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, Route, expect
 
 from trilobit.bundled import DEFAULT
 from trilobit.conversion import convert
@@ -61,16 +61,8 @@ def live(chat_model: Path) -> Iterator[Live]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if program is None:
-        if os.environ.get("TRILOBIT_REQUIRE_CROSS"):
-            pytest.fail("chromium not found, and TRILOBIT_REQUIRE_CROSS asks for it")
-        pytest.skip("chromium not found")
-    with sync_playwright() as driver:
-        # The sandbox cannot be had as root, as in CI; the pages are our own.
-        found = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 class Visit:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -294,7 +295,7 @@ def test_ctrl_c_keeps_the_last_step_and_exits_with_130(run: Run, tmp_path: Path)
     _wait_for(lambda: (output / "log.jsonl").exists(), process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "Traceback" not in err
     step = max(int(name.removeprefix("checkpoint-")) for name in _checkpoints(output))
     # Of the step that was being made, not of the last multiple of 13.
@@ -648,38 +649,26 @@ def test_accumulated_parts_are_the_batch(tmp_path: Path) -> None:
     assert whole[-1] < whole[0] - 0.5
 
 
+def _together(*words: str, **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "trilobit", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
 def test_two_processes_share_the_batch(run: Run, tmp_path: Path) -> None:
-    """What `accelerate launch` sets up: the same run, on two processes."""
     output = tmp_path / "two"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    processes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "trilobit"),
-                *arguments(run.recipe, output, "--max-steps", "15", "--json"),
-            ],
-            env={
-                **os.environ,
-                "ACCELERATE_USE_CPU": "true",
-                "OMP_NUM_THREADS": "1",
-                "WORLD_SIZE": "2",
-                "RANK": rank,
-                "LOCAL_RANK": rank,
-                "MASTER_ADDR": "localhost",
-                "MASTER_PORT": port,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    (first_out, first_err), (second_out, second_err) = (p.communicate() for p in processes)
-    assert [p.returncode for p in processes] == [0, 0], first_err + second_err
-    assert json.loads(first_out)["steps"] == 15
-    assert second_out == second_err == ""
+    more = ("--max-steps", "15", "--json", "--processes", "2")
+    process = _together(*arguments(run.recipe, output, *more))
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert err.startswith("2 processes; here number 0 to 1\nfables: 15 steps in")
+    assert err.count("reading the text") == err.count("step 15/15: loss") == 1
+    assert json.loads(out)["steps"] == 15
     # One tells, and the losses are those of the whole batch: see accumulated parts.
     alone = tmp_path / "alone"
     assert train(run.recipe, alone, "--max-steps", "15").code == 0
@@ -699,6 +688,81 @@ def test_a_wrong_recipe_is_one_line_before_anything_is_written(tmp_path: Path) -
     error = one_error(train(recipe, tmp_path / "run"))
     assert error.startswith(f"{recipe}: unknown key 'data.windows'; known here: files, vali")
     assert not (tmp_path / "run").exists()
+
+
+def test_two_nodes_train_as_one_machine(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "two"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        main = f"localhost:{free.getsockname()[1]}"
+    nodes = ("--max-steps", "15", "--nodes", "2", "--main", main)
+    words = arguments(run.recipe, output, *nodes, "--node-rank")
+    processes = [_together(*words, rank) for rank in "01"]
+    (_, first), (_, second) = (process.communicate() for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], first + second
+    assert "step 15/15: held-out" in first
+    assert second == "2 processes; here number 1\n"
+    alone = tmp_path / "alone"
+    assert train(run.recipe, alone, "--max-steps", "15").code == 0
+    assert _losses(output) == pytest.approx(_losses(alone), abs=2e-3)
+
+
+def test_one_of_several_processes_that_fails_ends_all_with_one_line(
+    run: Run, tmp_path: Path
+) -> None:
+    nowhere = str(tmp_path / "no.jsonl")
+    more = ("--data", nowhere, "--processes", "2")
+    process = _together(*arguments(run.recipe, tmp_path / "run", *more))
+    _, err = process.communicate()
+    assert process.returncode == 2
+    assert err.splitlines()[-1].startswith(f"error: {nowhere}: cannot read the training text")
+    assert err.count("error:") == 1
+    assert "Traceback" not in err
+
+
+def test_a_process_that_is_killed_ends_all_with_one_line(run: Run, tmp_path: Path) -> None:
+    words = arguments(run.recipe, tmp_path / "run", "--processes", "2")
+    with _together(*words) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("step "))
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        err = process.stderr.read()
+    assert process.returncode == 2
+    assert err.splitlines()[-1] == (
+        "error: process 1 was ended by signal 9; run the same command again to go on from the last "
+        "checkpoint"
+    )
+    assert "Traceback" not in err
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def test_ctrl_c_ends_all_processes_quietly(run: Run, tmp_path: Path) -> None:
+    words = arguments(run.recipe, tmp_path / "run", "--processes", "2")
+    ready = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell may have it ignored
+    with _together(*words, start_new_session=True, preexec_fn=ready) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("step "))
+        os.killpg(process.pid, signal.SIGINT)
+        err = process.stderr.read()
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--nodes", "2"), "several nodes must meet; give --main HOST:PORT, a free port of node 0"),
+        (("--node-rank", "1"), "--node-rank is 1; of 1 nodes the last is 0"),
+        (("--nodes", "2", "--main", "here"), "--main is 'here'; give HOST:PORT"),
+        (("--nodes", "2", "--main", "a:70000"), "--main is 'a:70000'; give HOST:PORT"),
+    ],
+)
+def test_nodes_that_cannot_meet_are_one_line(
+    run: Run, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    assert one_error(train(run.recipe, tmp_path / "run", *words)).startswith(message)
 
 
 def test_a_batch_that_cannot_be_shared_is_one_line(
@@ -833,7 +897,7 @@ def test_one_process_of_accelerate_is_told_of(
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # as `accelerate launch --cpu` sets it
     recipe = write_recipe(tmp_path)
     outcome = train(recipe, tmp_path / "run", "--max-steps", "11")
-    assert "1 thread; one process (accelerate launch --cpu starts no more; torchrun" in outcome.err
+    assert "1 thread; one process (accelerate launch --cpu starts no more; --proc" in outcome.err
 
 
 class _Foreign(Trainer):

@@ -179,16 +179,17 @@ def command(
         "all else"
     )
     if speed.energy:
-        for line in _energy(speed.energy):
+        for line in energy_lines(speed.energy):
             print(line)
 
 
-def _energy(found: Energy) -> Iterator[str]:
+def energy_lines(found: Energy) -> Iterator[str]:
+    """Each number with what it is, measured or estimated, and where it comes from."""
     for label, phase in (("prefill", found.prefill), ("decode", found.decode)):
         if phase.measured is not None and phase.above_idle is not None:
             yield (
                 f"{label:8}{phase.measured:.3g} J/token, {phase.above_idle:.3g} above idle "
-                f"({found.source})"
+                f"({found.idle_watts:.3g} W; {found.source})"
             )
     if found.idle_watts is None:
         yield f"energy is not measured here: {found.source}"

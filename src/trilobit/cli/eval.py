@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,13 +72,7 @@ def command(
 
     if (tasks is None) == (suite is None):
         raise RequestError("give --tasks or --suite, one of the two")
-    names = (
-        list(SUITES[suite].tasks)
-        if suite is not None
-        else [name.strip() for name in (tasks or "").split(",") if name.strip()]
-    )
-    if not names:
-        raise RequestError("--tasks names no task; give one, such as arc_easy")
+    names = list(SUITES[suite].tasks) if suite is not None else task_names(tasks or "")
     if HUMANEVAL in names and not run_programs:
         raise RequestError(
             "humaneval runs the programs that the model writes, in a sandbox; give --run-programs"
@@ -85,6 +80,10 @@ def command(
     folder = data or Path()
     if {STSB, HUMANEVAL} & set(names) and data is None:
         raise RequestError("stsb and humaneval are read from a folder; give --data FOLDER")
+    if STSB in names and few_shot is not None:
+        raise RequestError("stsb has no examples before its questions; leave --few-shot out")
+    # lm-eval's bars, beside ours; to be said before it is loaded.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     scores: list[TaskScore] = []
     asked = [name for name in names if name not in (STSB, HUMANEVAL)]
     if asked or HUMANEVAL in names:
@@ -111,10 +110,23 @@ def command(
         error = "" if score.standard_error is None else f" ± {score.standard_error:.4f}"
         say(
             f"{score.task:20} {score.metric:28} {score.value:.4f}{error}  "
-            f"({score.questions} questions, {score.shots} examples)"
+            f"({score.questions} questions, {score.shots} examples{_by_chance(score)})"
         )
     if suite is not None:
         say(f"published: {SUITES[suite].source}")
         for name, values in SUITES[suite].published.items():
             pairs = zip(SUITES[suite].tasks, values, strict=True)
             say(f"{name}: " + ", ".join(f"{task} {value / 100:.4f}" for task, value in pairs))
+
+
+def task_names(text: str) -> list[str]:
+    """What --tasks names; RequestError if that is none."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise RequestError("--tasks names no task; give one, such as arc_easy")
+    return list(dict.fromkeys(names))
+
+
+def _by_chance(score: TaskScore) -> str:
+    """What blind guessing gives, where it is known."""
+    return "" if score.chance is None else f", by chance {score.chance:.4f}"

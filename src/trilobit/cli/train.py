@@ -14,8 +14,10 @@ import click
 
 from trilobit.cli.command import Command
 from trilobit.cli.path import FilePath
+from trilobit.cli.processes import Processes, launched
 from trilobit.cli.units import count
 from trilobit.errors import RecipeError, TrilobitError
+from trilobit.train.presets import PRESETS
 
 
 class _Train(Command):
@@ -43,10 +45,17 @@ class _Train(Command):
         ("trilobit train recipe.toml", "As the recipe says; again after a crash: go on."),
         ("trilobit train recipe.toml --data stories.jsonl", "With text of your own."),
         ("trilobit train recipe.toml --packed model.trilobit", "To run it afterwards."),
+        ("trilobit train recipe.toml --processes 2", "On two GPUs."),
+        ("trilobit train --preset 700m", "The recipe of a published size, to be changed."),
         ("trilobit train report runs/a runs/b", "Their curves as one page: report.html."),
     ],
 )
-@click.argument("recipe_file", metavar="RECIPE", type=FilePath())
+@click.argument("recipe_file", metavar="[RECIPE]", required=False, type=FilePath())
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    help="Instead of RECIPE: that of a published size. Without --data it is printed.",
+)
 @click.option(
     "--data",
     "data_files",
@@ -68,6 +77,30 @@ class _Train(Command):
     type=click.IntRange(min=1, max=1024),
     help="CPU threads. Default: as many physical cores as the model is worth.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1, max=1024),
+    default=1,
+    show_default=True,
+    help="Of this machine, which share every step: as many as it has GPUs.",
+)
+@click.option(
+    "--nodes",
+    type=click.IntRange(min=1, max=65536),
+    default=1,
+    show_default=True,
+    help="Machines that train together, each with the same command but for --node-rank.",
+)
+@click.option(
+    "--node-rank",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Which of the nodes this is.",
+)
+@click.option(
+    "--main", metavar="HOST:PORT", help="Where several nodes meet: a free port of node 0."
+)
 @click.option("--fresh", is_flag=True, help="Delete an earlier run's checkpoints; do not resume.")
 @click.option(
     "--packed",
@@ -77,12 +110,17 @@ class _Train(Command):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    recipe_file: Path,
+    recipe_file: Path | None,
+    preset: str | None,
     data_files: tuple[Path, ...],
     output: Path | None,
     weights: str | None,
     max_steps: int | None,
     threads: int | None,
+    processes: int,
+    nodes: int,
+    node_rank: int,
+    main: str | None,
     fresh: bool,
     packed: Path | None,
     as_json: bool,
@@ -94,6 +132,14 @@ def command(
     from trilobit.formats.whole_file import check_place
     from trilobit.train.recipes import load_recipe
 
+    if (recipe_file is None) == (preset is None):
+        raise click.UsageError("give a RECIPE, or --preset with the name of a size")
+    if preset is not None:
+        recipe_file = PRESETS[preset]
+        if not data_files:
+            print(recipe_file.read_text(encoding="utf-8"), end="")
+            return
+    assert recipe_file is not None
     _check_extra()
     recipe = load_recipe(recipe_file)
     if data_files:
@@ -110,6 +156,9 @@ def command(
     output = output or Path("runs") / (recipe.name + suffix)
     if packed is not None and packed.parent != output:  # which need not be there yet
         check_place(packed)
+    together = Processes(here=processes, nodes=nodes, node=node_rank, main=main)
+    if not together.alone and not launched():
+        sys.exit(together.run(sys.argv[1:]))
     if os.environ.get("RANK", "0") == "0":
         # PyTorch takes seconds to load.
         print(f"{recipe.name}: {recipe.schedule.steps:,} steps in {output}", file=sys.stderr)
@@ -141,13 +190,17 @@ def command(
                     "packed": str(packed) if packed else None,
                     "steps": result.steps,
                     "held_out_bits_per_byte": result.held_out_bits_per_byte,
+                    "held_out_accuracy": result.held_out_accuracy,
                     "held_out_loss": result.held_out_loss,
                     "held_out_perplexity": result.held_out_perplexity,
                 }
             )
         )
         return
-    told = f"perplexity {result.held_out_perplexity:.3f}"
+    if result.held_out_accuracy is not None:
+        told = f"loss {result.held_out_loss:.4f}, {result.held_out_accuracy:.1%} told apart,"
+    else:
+        told = f"perplexity {result.held_out_perplexity:.3f}"
     if result.held_out_bits_per_byte is not None:
         told = f"{result.held_out_bits_per_byte:.4f} bits a byte, {told}"
     print(f"held-out {told} after {count(result.steps, 'step')}")

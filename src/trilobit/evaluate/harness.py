@@ -84,8 +84,8 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm_eval has no types
 
     @property
     def max_length(self) -> int:
-        """Tokens that are read; one more is foretold."""
-        return self.llm.context - 1
+        """Tokens that are read; one more may be foretold."""
+        return self.llm.context
 
     @property
     def tokenizer_name(self) -> str:
@@ -165,7 +165,8 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                 if room < 1:
                     raise RequestError(
                         f"a task wants {ours.max_tokens} tokens, and the context is "
-                        f"{self.llm.context}; raise context"
+                        f"{self.llm.context}; raise it (this model's ends at "
+                        f"{self.llm.config.max_position_embeddings}), or take another model"
                     )
                 prompts.append(self.tok_encode(context)[-room:])
                 params.append(ours)

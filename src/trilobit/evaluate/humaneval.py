@@ -24,11 +24,8 @@ from trilobit.progress import Watch, steps
 HUMANEVAL = "humaneval"
 _FILE = "human_eval.jsonl"
 _FIELDS = ("prompt", "test", "entry_point")
-_OUTPUT = {
-    "until": ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
-    "max_gen_toks": 1024,
-    "do_sample": False,
-}
+_ENDS = ["\nclass", "\ndef", "\n#", "\nif", "\nprint"]
+_MOST_OUTPUT = 1024  # tokens
 
 
 def humaneval(
@@ -43,11 +40,7 @@ def humaneval(
     """
     tasks = _tasks(folder)[:limit]
     check_sandbox()
-    requests = [
-        Instance("generate_until", {}, (prompt, dict(_OUTPUT)), number)
-        for number, (prompt, _, _) in enumerate(tasks)
-    ]
-    written = Harness(llm, progress=progress).generate_until(requests)
+    written = Harness(llm, progress=progress).generate_until(_requests(tasks, _MOST_OUTPUT))
     tell = steps(progress, "Running what was written")
     passed = 0
     for done, ((prompt, test, name), text) in enumerate(zip(tasks, written, strict=True), 1):
@@ -63,6 +56,22 @@ def humaneval(
         questions=len(tasks),
         shots=0,
     )
+
+
+def output_requests(folder: Path, limit: int | None, *, most_tokens: int) -> list[Instance]:
+    """What lm-eval's models are asked to write, in at most so many tokens; not to be run.
+
+    Raises as `humaneval` does, but for the sandbox.
+    """
+    return _requests(_tasks(folder)[:limit], most_tokens)
+
+
+def _requests(tasks: list[tuple[str, str, str]], most_tokens: int) -> list[Instance]:
+    options = {"until": _ENDS, "max_gen_toks": most_tokens, "do_sample": False}
+    return [
+        Instance("generate_until", {}, (prompt, dict(options)), number)
+        for number, (prompt, _, _) in enumerate(tasks)
+    ]
 
 
 def _tasks(folder: Path) -> list[tuple[str, str, str]]:

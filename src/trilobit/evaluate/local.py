@@ -118,7 +118,10 @@ def task_data(folder: Path, task: str) -> tuple[str, list[Record], Record]:
             raise RequestError(f"{folder}: {_MMLU_FILE.stem}.jsonl has no subject {subject}")
         return _MMLU_FILE.split, found, {"fewshot_config": None}
     if task not in _LOCAL:
-        raise RequestError(f"{task}: data in a folder is known of {', '.join(LOCAL_TASKS)}")
+        raise RequestError(
+            f"{task}: data in a folder is known of {', '.join(LOCAL_TASKS)}, stsb and humaneval; "
+            "take one of them, or leave --data out"
+        )
     local = _LOCAL[task]
     return local.split, _records(_path(folder, local, task), local, task), local.settings
 

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskScore:
-    """One number of a task. standard_error: None where lm-eval gives none. shots: examples."""
+    """One number of a task.
+
+    standard_error: None where lm-eval gives none. shots: examples before each question. chance:
+    what blind guessing gives, where answers are chosen among some; else None.
+    """
 
     task: str
     metric: str
@@ -15,3 +19,4 @@ class TaskScore:
     standard_error: float | None
     questions: int
     shots: int
+    chance: float | None = None

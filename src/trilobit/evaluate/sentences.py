@@ -43,7 +43,12 @@ def stsb(embedder: Embedder, folder: Path, *, limit: int | None = None) -> list[
         ]
         value = spearman(np.einsum("nk,nk->n", *both), likeness)
         # Fisher's transformation; of ranks by Bonett and Wright (2000).
-        error = math.sqrt((1 + value * value / 2) / max(len(pairs) - 3, 1)) * (1 - value * value)
+        several = len(pairs) - 3
+        error = (
+            math.sqrt((1 + value * value / 2) / several) * (1 - value * value)
+            if several > 0
+            else None
+        )
         scores.append(
             TaskScore(
                 task=STSB,

@@ -5,29 +5,41 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lm_eval.evaluator
 from datasets import Dataset, DatasetDict, disable_progress_bars
 from lm_eval import simple_evaluate
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from trilobit.errors import RequestError
+from trilobit.errors import RequestError, TrilobitError
 from trilobit.evaluate.harness import Harness
 from trilobit.evaluate.local import Record, subjects, task_data
 from trilobit.evaluate.score import TaskScore
 from trilobit.llm import LLM
 from trilobit.progress import Watch
 
+# It asks git, of the folder where the user happens to be, and git complains.
+lm_eval.evaluator.get_git_commit_hash = lambda: None
 
-def _from_folder(folder: Path, task: str, manager: TaskManager) -> Any:
-    """A task of lm-eval's settings, with its data from a folder."""
+_CHOSEN = ("acc", "acc_norm")  # metrics of answers that are chosen among some
+
+
+def folder_task(folder: Path, task: str) -> Any:
+    """A task of lm-eval's settings, with its data from a folder; not for groups, such as mmlu.
+
+    Raises RequestError for a task that no file is known of, or whose file is not there; FormatError
+    for a damaged one.
+    """
     split, records, changed = task_data(folder, task)
-    settings = load_yaml(manager.task_index[task].yaml_path, resolve_func=True)
+    settings = load_yaml(_manager().task_index[task].yaml_path, resolve_func=True)
     data = DatasetDict({split: Dataset.from_list(records)})
     # Only this split is there: the questions, and examples among the others of them.
     splits: Record = {"training_split": None, "validation_split": None, "test_split": None}
@@ -47,6 +59,46 @@ def _manager() -> TaskManager:
     return TaskManager()
 
 
+def wanted_tasks(tasks: list[str], data: Path | None) -> list[Any]:
+    """Tasks as lm-eval takes them: their names, or with their records of a folder.
+
+    Raises as `evaluate` does.
+    """
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    disable_progress_bars()
+    known = set(_manager().all_tasks)
+    for task in tasks:
+        if task not in known:
+            raise RequestError(f"{task}: lm-eval has no such task; `lm_eval ls tasks` lists them")
+    if data is None:
+        return list(tasks)
+    named = [one for task in tasks for one in (subjects(data) if task == "mmlu" else [task])]
+    unknown = next((task for task in named if task not in known), None)
+    if unknown is not None:
+        raise RequestError(f"{data}: lm-eval has no task {unknown}, which a record is of")
+    made = []
+    for task in named:
+        with _in_a_line(task, data):
+            made.append(folder_task(data, task))
+    return made
+
+
+@contextmanager
+def _in_a_line(task: str, data: Path | None) -> Iterator[None]:
+    """As RequestError what lm-eval raises of itself, over records that it can make nothing of."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, TrilobitError):
+            raise
+        reason = " ".join(str(error).split())[:120]
+        where = f"{data}: " if data is not None else ""
+        raise RequestError(
+            f"{where}lm-eval can ask no questions of {task} ({type(error).__name__}: {reason}); "
+            "are its records whole, and more of them than examples before each question?"
+        ) from error
+
+
 def evaluate(
     llm: LLM,
     tasks: list[str],
@@ -63,37 +115,28 @@ def evaluate(
     task; None takes all. shots: examples before each question; None takes the task's own number.
     chat: put every question through the model's chat template.
 
-    Raises RequestError for an unknown task, FormatError for a damaged file.
+    Raises RequestError for an unknown task, for records that lm-eval can make no questions of, and
+    for a chat template that the model has not; FormatError for a damaged file.
     """
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    disable_progress_bars()
-
-    manager = _manager()
-    known = set(manager.all_tasks)
-    for task in tasks:
-        if task not in known:
-            raise RequestError(f"{task}: lm-eval has no such task; `lm_eval ls tasks` lists them")
+    if chat and not llm.has_chat_template:
+        raise RequestError("the model has no chat template; ask its questions as they are")
     if limit is not None and limit < 1:
         raise RequestError(f"limit is {limit}; expected at least 1")
     if shots is not None and shots < 0:
         raise RequestError(f"shots is {shots}; expected at least 0")
-    wanted: list[Any] = list(tasks)
-    if data is not None:
-        named = [one for task in tasks for one in (subjects(data) if task == "mmlu" else [task])]
-        unknown = next((task for task in named if task not in known), None)
-        if unknown is not None:
-            raise RequestError(f"{data}: lm-eval has no task {unknown}, which a record is of")
-        wanted = [_from_folder(data, task, manager) for task in named]
-    found = simple_evaluate(
-        Harness(llm, progress=progress),
-        tasks=wanted,
-        num_fewshot=shots,
-        limit=limit,
-        task_manager=manager,
-        apply_chat_template=chat,
-        log_samples=False,
-        bootstrap_iters=1000,
-    )
+    wanted = wanted_tasks(tasks, data)
+    # It tells of its bootstrap on stdout.
+    with redirect_stdout(sys.stderr), _in_a_line(", ".join(tasks), data):
+        found = simple_evaluate(
+            Harness(llm, progress=progress),
+            tasks=wanted,
+            num_fewshot=shots,
+            limit=limit,
+            task_manager=_manager(),
+            apply_chat_template=chat,
+            log_samples=True,  # they tell how many answers each question has
+            bootstrap_iters=1000,
+        )
     if found is None:  # of another process than the first
         return []
     scores = list(_scores(found))
@@ -129,4 +172,15 @@ def _scores(found: Record) -> Iterator[TaskScore]:
                 standard_error=float(error) if isinstance(error, int | float) else None,
                 questions=int(found["n-samples"].get(task, {}).get("effective", 0)),
                 shots=int(found["n-shot"].get(task, 0)),
+                chance=_chance(found, task) if metric in _CHOSEN else None,
             )
+
+
+def _chance(found: Record, task: str) -> float | None:
+    """The mean of one over the number of answers, of the questions that were asked."""
+    settings = found["configs"].get(task, {})
+    # A task that counts by itself may take several answers for right ones.
+    if settings.get("output_type") != "multiple_choice" or settings.get("process_results"):
+        return None
+    answers = [len(question["filtered_resps"]) for question in found["samples"][task]]
+    return sum(1 / several for several in answers) / len(answers)

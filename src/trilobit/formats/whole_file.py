@@ -108,6 +108,8 @@ class WholeFile:
         size_bytes: int,
         elsewhere: str = "choose another place",
     ) -> None:
+        if path == Path("-"):
+            raise OutputError("-: no file can be whole on standard output; name one")
         # A rename would put the file in the place of /dev/null, or of /dev/stdout, which may be a
         # link to a file; "." and "/" have no name.
         device = path.is_symlink() and path.absolute().parts[1:2] in (("dev",), ("proc",))

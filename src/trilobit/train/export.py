@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from trilobit.errors import FormatError, RecipeError
 from trilobit.formats.hf.config import model_config
+from trilobit.formats.hf.pooling import write_pooling
 from trilobit.formats.hf.reader import pack_hf, stores_less_one
+from trilobit.formats.pooling import Pooling
 from trilobit.formats.text_files import TextFiles
 from trilobit.formats.whole_directory import new_directory
 from trilobit.model.config import ModelConfig
@@ -37,14 +39,18 @@ from trilobit.train.checkpoint import errno_in
 class Trained:
     """A model in memory as the writers read it (`formats/source.py`).
 
-    path: names it in messages, and its last part is its label.
+    path: names it in messages, and its last part is its label. pooling: of a model that makes
+    vectors of texts.
     Raises UnsupportedModel for an architecture that we do not run.
     """
 
     float_dtype = "F32"
 
-    def __init__(self, model: Any, tokenizer: Any, path: Path) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, path: Path, pooling: Pooling | None = None
+    ) -> None:
         self._model, self._tokenizer, self._path = model, tokenizer, path
+        self._pooling = pooling
         raw = json.loads(model.config.to_json_string(use_diff=False))
         raw["quantization_config"] = _quantisation(model, "offline")
         raw["architectures"] = [type(model).__name__]
@@ -75,6 +81,7 @@ class Trained:
             tokenizer=data,
             chat_template=self._tokenizer.chat_template,
             add_bos=bos_id is not None and prefix == [bos_id],
+            pooling=self._pooling,
         )
 
     def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -107,13 +114,19 @@ class Trained:
         return array
 
 
-def save_masters(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_masters(model: Any, tokenizer: Any, folder: Path, pooling: Pooling | None = None) -> None:
     """The model with its float32 masters ("online"), or as it is if nothing is ternary.
 
-    tokenizer: None for a model without one.
+    tokenizer: None for a model without one. pooling: of a model that makes vectors of texts.
     """
     model.save_pretrained(folder)
     _save_tokenizer(tokenizer, folder)
+    if pooling is not None:
+        write_pooling(folder, pooling, model_config(model.config.to_dict(), str(folder)))
+        settings = folder / "tokenizer_config.json"
+        values = json.loads(settings.read_text(encoding="utf-8"))
+        values["add_eos_token"] = bool(pooling.end_ids)
+        settings.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     _complete_config(model, folder, "online")
 
 

@@ -27,7 +27,8 @@ class Progress(TrainerCallback):
 
     A line of the log: step, tokens (seen so far), loss (mean since the line before),
     learning_rate, weight_decay, grad_norm, tokens_per_s; or step, held_out_loss,
-    held_out_perplexity, and of text held_out_bits_per_byte.
+    held_out_perplexity, and of text held_out_bits_per_byte; of preferences held_out_accuracy
+    instead.
     window_tokens: of a window, on the average; to be set before the run begins.
     """
 
@@ -99,17 +100,8 @@ class Progress(TrainerCallback):
             entry |= self._training_entry(state, logs)
             self._told["training"] = self._training_line(args, state, entry)
         elif "eval_loss" in logs:
-            loss = logs["eval_loss"]
-            entry |= {
-                "held_out_loss": round(loss, 4),
-                # More than this is noise, and more still no float.
-                "held_out_perplexity": round(math.exp(min(loss, 50.0)), 3),
-            }
-            told = f"held-out perplexity {entry['held_out_perplexity']:.2f}"
-            if "eval_bits_per_byte" in logs:
-                entry["held_out_bits_per_byte"] = round(logs["eval_bits_per_byte"], 4)
-                told = f"held-out {entry['held_out_bits_per_byte']:.3f} bits a byte, {told[9:]}"
-            self._told["held_out"] = told
+            measured, self._told["held_out"] = _held_out(logs)
+            entry |= measured
             if self._evaluation_began:
                 self._evaluation_s = time.monotonic() - self._evaluation_began
                 self._paused_s += self._evaluation_s
@@ -157,6 +149,22 @@ class Progress(TrainerCallback):
             evaluation_s = self._evaluation_s or self._held_out_tokens / rate / 3
             left_s += evaluation_s * _evaluations_left(state, int(args.eval_steps or 0))
         return f"loss {entry['loss']:.4f}, {rate:.0f} tokens/s, {_duration(left_s)} left"
+
+
+def _held_out(logs: dict[str, float]) -> tuple[dict[str, float], str]:
+    """What was measured of the held-out text, and the same in words."""
+    loss = logs["eval_loss"]
+    entry = {"held_out_loss": round(loss, 4)}
+    if "eval_accuracy" in logs:
+        entry["held_out_accuracy"] = round(logs["eval_accuracy"], 4)
+        return entry, f"held-out loss {loss:.4f}, {entry['held_out_accuracy']:.1%} told apart"
+    # More than this is noise, and more still no float.
+    entry["held_out_perplexity"] = perplexity = round(math.exp(min(loss, 50.0)), 3)
+    told = f"perplexity {perplexity:.2f}"
+    if "eval_bits_per_byte" in logs:
+        entry["held_out_bits_per_byte"] = round(logs["eval_bits_per_byte"], 4)
+        told = f"{entry['held_out_bits_per_byte']:.3f} bits a byte, {told}"
+    return entry, f"held-out {told}"
 
 
 def _evaluations_left(state: TrainerState, every: int) -> int:

@@ -23,7 +23,8 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 # Key of the log -> what it is, and whether it is told of the held-out text.
 _CURVES = {
     "held_out_bits_per_byte": "Held-out bits a byte",
-    "held_out_loss": "Held-out loss by token",
+    "held_out_accuracy": "Share of held-out pairs told apart",
+    "held_out_loss": "Held-out loss",
     "loss": "Training loss",
     "learning_rate": "Learning rate",
     "grad_norm": "Length of the gradient",

@@ -27,6 +27,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from trilobit.errors import OutputError, RecipeError
 from trilobit.formats.hf.writer import write_hf
+from trilobit.formats.pooling import Pooling
 from trilobit.train.checkpoint import check, claim, fill, last_checkpoint, remedy_of, step_of
 from trilobit.train.export import Trained, save_masters
 from trilobit.train.interrupt import Interrupt
@@ -34,14 +35,18 @@ from trilobit.train.launch import check_memory, launched_alone, threads_worth, t
 from trilobit.train.lock import locked
 from trilobit.train.monitor import Progress
 from trilobit.train.objectives.causal import Causal
+from trilobit.train.objectives.contrastive import Contrastive
 from trilobit.train.objectives.distilled import Distilled
+from trilobit.train.objectives.preferences import Preferred
 from trilobit.train.objectives.replies import Supervised
-from trilobit.train.recipes import Distill, Pretrain, Recipe, Sft
+from trilobit.train.recipes import Distill, Dpo, Embed, Pretrain, Recipe, Sft
 
 # What learns what a kind of recipe asks for.
 OBJECTIVES: dict[str, Any] = {
     Pretrain.kind: Causal,
     Sft.kind: Supervised,
+    Dpo.kind: Preferred,
+    Embed.kind: Contrastive,
     Distill.kind: Distilled,
 }
 
@@ -51,8 +56,9 @@ class Result:
     """Where a finished run's model lies, and how well it predicts the held-out text.
 
     packed: None for a float model. held_out_bits_per_byte: what the loss is by byte of the text,
-    whatever the tokenizer; None where no text is continued. first_process: whether this process
-    is to tell of it.
+    whatever the tokenizer; None where no text is continued. held_out_accuracy: the share of pairs
+    whose better reply it prefers; None where nothing is compared. first_process: whether this
+    process is to tell of it.
     """
 
     model: Path
@@ -60,12 +66,16 @@ class Result:
     steps: int
     held_out_loss: float
     held_out_bits_per_byte: float | None
+    held_out_accuracy: float | None
     first_process: bool
 
     @property
-    def held_out_perplexity(self) -> float:
-        """exp of the held-out loss, a mean by token, of all but those that begin a document."""
-        return math.exp(self.held_out_loss)
+    def held_out_perplexity(self) -> float | None:
+        """exp of the held-out loss, a mean by token, of all but those that begin a document.
+
+        None where the loss is no mean by token.
+        """
+        return math.exp(self.held_out_loss) if self.held_out_accuracy is None else None
 
 
 def train(
@@ -115,15 +125,16 @@ def train(
                 if interrupt.asked:
                     raise KeyboardInterrupt
                 measured = trainer.final_evaluation()
-        _check_learned(measured["eval_loss"], model.config.vocab_size)
+        _check_learned(measured["eval_loss"], trainer.guessing_loss)
         if first_process:
-            _export(recipe, model, trainer.processing_class, output)
+            _export(recipe, model, trainer.processing_class, output, objective.pooling)
     return Result(
         model=output / "model",
         packed=None if recipe.weights == "float" else output / "packed",
         steps=trainer.state.global_step,
         held_out_loss=measured["eval_loss"],
         held_out_bits_per_byte=measured.get("eval_bits_per_byte"),
+        held_out_accuracy=measured.get("eval_accuracy"),
         first_process=first_process,
     )
 
@@ -134,16 +145,12 @@ def _opening(text: str, parameters: int, last: Path | None) -> str:
     if last:
         text += f"; going on from {last.name}"
     if launched_alone():
-        text += (
-            "; one process (accelerate launch --cpu starts no more; "
-            "torchrun --nproc-per-node N does)"
-        )
+        text += "; one process (accelerate launch --cpu starts no more; --processes N does)"
     return text
 
 
-def _check_learned(held_out_loss: float, vocab_size: int) -> None:
+def _check_learned(held_out_loss: float, guessing: float) -> None:
     """RecipeError for a model that is worse than guessing: that is no result to be handed on."""
-    guessing = math.log(vocab_size)
     # A new model is a little worse than guessing evenly, and a run may be short.
     if held_out_loss <= guessing + 1:
         return
@@ -190,8 +197,10 @@ def _told_in_a_line(output: Path) -> Iterator[None]:
         ) from error
 
 
-def _export(recipe: Recipe, model: Any, tokenizer: Any, output: Path) -> None:
-    fill(output / "model", lambda path: save_masters(model, tokenizer, path))
+def _export(
+    recipe: Recipe, model: Any, tokenizer: Any, output: Path, pooling: Pooling | None
+) -> None:
+    fill(output / "model", lambda path: save_masters(model, tokenizer, path, pooling))
     if recipe.weights != "float":
-        source = Trained(model, tokenizer, output)
+        source = Trained(model, tokenizer, output, pooling)
         fill(output / "packed", lambda path: write_hf(source, path))

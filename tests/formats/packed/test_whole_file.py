@@ -29,6 +29,14 @@ def test_what_is_no_file_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["inside"]
 
 
+def test_standard_output_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError) as error:
+        check_place(Path("-"))
+    assert str(error.value) == "-: no file can be whole on standard output; name one"
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("failure", [None, ValueError, KeyboardInterrupt])
 def test_it_replaces_what_was_there_whole_or_not_at_all(
     tmp_path: Path, failure: type[BaseException] | None

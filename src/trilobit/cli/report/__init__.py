@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from trilobit.cli.command import Command, option
+from trilobit.cli.eval import HUMANEVAL, STSB, task_names
 from trilobit.cli.model_name import ModelName
 from trilobit.cli.options import ENGINE, THREADS_HELP, model_option
 from trilobit.cli.path import FilePath
@@ -21,6 +22,7 @@ from trilobit.errors import OutputError, RequestError
     examples=[
         ("trilobit report bitnet-2b --text wiki.test.raw", "One model, in report.html."),
         ("trilobit report bitnet-2b falcon3-1b --out page.html", "Two, side by side."),
+        ("trilobit report bitnet-2b --tasks arc_easy,piqa --limit 200", "With tasks of lm-eval."),
     ],
 )
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=ModelName())
@@ -40,6 +42,16 @@ from trilobit.errors import OutputError, RequestError
     multiple=True,
     type=FilePath(),
     help="Measure perplexity and activations on it: text or .jsonl, plain or .xz. Repeatable.",
+)
+@click.option("--tasks", metavar="NAMES", help="Measure lm-eval's tasks, joined by commas.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="Questions of each task; all of them."
+)
+@click.option(
+    "--data",
+    metavar="FOLDER",
+    type=FilePath(file_okay=False),
+    help="Has the files of the tasks; else the Hub.",
 )
 @click.option(
     "--generate",
@@ -70,6 +82,9 @@ def command(
     models: tuple[str, ...],
     out: Path,
     files: tuple[Path, ...],
+    tasks: str | None,
+    limit: int | None,
+    data: Path | None,
     generate: int,
     longest: int,
     runs: int,
@@ -93,6 +108,7 @@ def command(
     for path in (out, numbers):
         check_place(path)
     texts = [text for file in files for text in read_texts(file)]
+    names = _names(tasks, limit, data)
     with Bars() as bars:
         opened = [open_packed(model, lambda packed: packed.config, bars) for model in models]
         room = min(config.max_position_embeddings for _, config in opened) - generate
@@ -105,13 +121,33 @@ def command(
             runs=runs,
             threads=threads,
             texts=texts,
+            tasks=names,
+            limit=limit,
+            data=data,
         )
         found = [
             measure(model, packed.path, settings, bars)
             for model, (packed, _) in zip(models, opened, strict=True)
         ]
-    told = {"texts": [file.name for file in files], "models": found}
-    data = page(told, numbers.name).encode("utf-8", "replace")
+    told = {"texts": [file.name for file in files], "tasks": names, "models": found}
+    made = page(told, numbers.name).encode("utf-8", "replace")
     write_whole(numbers, json.dumps(told, indent=1).encode())
-    write_whole(out, data)
+    write_whole(out, made)
     print(f"report: {out}, numbers: {numbers}", file=sys.stderr)
+
+
+def _names(tasks: str | None, limit: int | None, data: Path | None) -> list[str]:
+    """Of the tasks, which all can be asked; RequestError for others."""
+    if tasks is None:
+        if limit is not None or data is not None:
+            raise RequestError("--limit and --data are of tasks; name some by --tasks")
+        return []
+    from trilobit.evaluate.tasks import wanted_tasks
+
+    names = task_names(tasks)
+    if own := sorted({STSB, HUMANEVAL} & set(names)):
+        raise RequestError(
+            f"{own[0]} is not in a report; trilobit eval --tasks {own[0]} measures it"
+        )
+    wanted_tasks(names, data)
+    return names

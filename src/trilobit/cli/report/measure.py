@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,10 @@ _SHORTEST = 64  # tokens of a prompt: less is over before it can be timed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How to measure. texts: for perplexity, which may be none.
+    """How to measure. texts: for perplexity; tasks: of lm-eval. Either may be none.
+
+    limit: questions of each task; None takes all. data: a folder with their files, else the Hub is
+    asked.
 
     prompt: tokens of it, where its length is not what is measured; longest: else, at most.
     """
@@ -42,21 +45,27 @@ class Settings:
     runs: int
     threads: int | None
     texts: Sequence[str]
+    tasks: Sequence[str] = ()
+    limit: int | None = None
+    data: Path | None = None
 
 
 def measure(name: str, path: Path, settings: Settings, watch: Watch) -> Facts:
     """All of one model, as JSON values; None is what was not measured.
 
-    info, speed, perplexity: as those commands print them. by_threads, by_context: more of `bench`,
-    in order, with the one in `speed`. shares: of -1, 0 and 1 in each layer. activity: of each layer
-    of a relu² model, the gates that were open and the inputs of down_proj that were not 0.
+    info, speed, perplexity, tasks: as those commands print them (`eval` the tasks). by_threads,
+    by_context: more of `bench`, in order, with the one in `speed`. shares: of -1, 0 and 1 in each
+    layer. activity: of each layer of a relu² model, the gates that were open and the inputs of
+    down_proj that were not 0.
 
     Raises RequestError where `bench` or `perplexity` say that it cannot be.
     """
     info = file_facts(path)
-    scored = activity = None
+    scored = activity = tasks = None
     if settings.texts and info["tokenizer"]:
         scored, activity = _read(name, path, settings, watch)
+    if settings.tasks and info["tokenizer"]:
+        tasks = _tasks(name, path, settings, watch)
     speeds = _speeds(name, path, info["context"], settings, watch)
     speed = speeds[0]
     on_text = bool(activity)
@@ -69,6 +78,7 @@ def measure(name: str, path: Path, settings: Settings, watch: Watch) -> Facts:
         "by_threads": _curve(speeds, "threads", "prompt_tokens"),
         "by_context": _curve(speeds, "prompt_tokens", "threads"),
         "perplexity": scored,
+        "tasks": tasks,
         "activity": activity or None,
         "activity_of": ("text" if on_text else "random tokens") if activity else None,
         "shares": _shares(name, path, watch),
@@ -144,6 +154,18 @@ def _read(
         window = min(WINDOW, llm.context)
         found = perplexity(llm, settings.texts, mode="sliding", window=window, progress=tell)
         return perplexity_facts(found), llm.activity()
+
+
+def _tasks(name: str, path: Path, settings: Settings, watch: Watch) -> list[Facts]:
+    from trilobit.evaluate.tasks import evaluate  # of an extra, which others do without
+
+    def tell(progress: Progress) -> None:
+        watch(replace(progress, what=f"Tasks of {name}"))
+
+    with LLM(path, threads=settings.threads) as llm:
+        asked = list(settings.tasks)
+        scores = evaluate(llm, asked, data=settings.data, limit=settings.limit, progress=tell)
+    return [asdict(score) for score in scores]
 
 
 def _shares(name: str, path: Path, watch: Watch) -> list[tuple[float, float, float]]:

@@ -20,7 +20,8 @@ from trilobit.cli.report.parts import (
     short,
     table,
 )
-from trilobit.cli.report.plot import joules, number
+from trilobit.cli.report.plot import joules
+from trilobit.cli.report.quality import perplexities, scores
 from trilobit.cli.report.style import STYLE
 from trilobit.cli.units import amount, count, size
 
@@ -50,7 +51,8 @@ def page(told: Facts, numbers: str) -> str:
         _shape(models),
         _speed(models),
         _memory(models),
-        _quality(models, told["texts"]),
+        perplexities(models, told["texts"]),
+        scores(models),
         _energy(models),
         _layers(models),
     )
@@ -63,9 +65,8 @@ def page(told: Facts, numbers: str) -> str:
         f"{legend(models) if len(models) > 1 else ''}</header>\n"
         f"{''.join(''.join(section) for section in sections)}"
         f"<footer>All numbers stand in <code>{safe(numbers)}</code>, as <code>trilobit "
-        "info</code>, <code>bench</code> and <code>perplexity</code> print them with "
-        "<code>--json</code>. The tasks of the papers' tables (ARC, HellaSwag and others) are not "
-        "measured here; <code>trilobit eval</code> does.</footer></div></body></html>\n"
+        "info</code>, <code>bench</code>, <code>perplexity</code> and <code>eval</code> print them "
+        "with <code>--json</code>.</footer></div></body></html>\n"
     )
 
 
@@ -174,42 +175,6 @@ def _memory(models: list[Facts]) -> Iterator[str]:
 
     rows = {"Keys and values of a token": cache(1), "of the whole context": cache(0)}
     yield table(models, rows)
-
-
-def _quality(models: list[Facts], texts: list[str]) -> Iterator[str]:
-    yield heading(
-        "How well it foretells text",
-        f"Of {', '.join(texts)}, every token once. Less is better; bits per byte compare models "
-        "of different tokenizers."
-        if texts
-        else "Not measured: give a text with --text FILE.",
-    )
-    if not texts:
-        return
-
-    def cell(key: str, spread: str = "") -> Cell:
-        def text(model: Facts) -> str:
-            found = model["perplexity"] or {}
-            if found.get(key) is None:
-                return NOT_MEASURED
-            error = found.get(spread)
-            return number(found[key], 4) + (f" ± {number(error, 2)}" if error is not None else "")
-
-        return text
-
-    yield table(
-        models,
-        {
-            "Bits per byte": cell("bits_per_byte"),
-            "Perplexity by token": cell("perplexity", "standard_error"),
-            "Perplexity by word": cell("perplexity_by_word"),
-            "Tokens scored": cell("tokens"),
-            "Tokens read together": cell("window"),
-        },
-    )
-    for model in models:
-        if model["perplexity"] is None:
-            yield f"<p class='note'>{safe(short(model))} has no tokenizer to read a text with.</p>"
 
 
 def _energy(models: list[Facts]) -> Iterator[str]:

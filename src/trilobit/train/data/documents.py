@@ -12,7 +12,7 @@ import lzma
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from trilobit.errors import FormatError, RecipeError
 from trilobit.formats.files import open_file
@@ -25,6 +25,16 @@ BLOCK_CHARACTERS = 4000
 _LONGEST_BLOCK = 8 * BLOCK_CHARACTERS
 # The Bible has 4.4 MB. A tokenizer needs a hundred times as much memory.
 MAX_LINE_BYTES = 8 << 20
+
+Message = dict[str, str]  # role, content
+
+
+class Preference(NamedTuple):
+    """Messages, the reply to them that is preferred, and one that is not."""
+
+    messages: list[Message]
+    chosen: str
+    rejected: str
 
 
 def documents(path: Path, source: str | None = None) -> Iterator[tuple[int, str]]:
@@ -54,7 +64,7 @@ def documents(path: Path, source: str | None = None) -> Iterator[tuple[int, str]
                 yield number, text.strip()
 
 
-def conversations(path: Path) -> Iterator[tuple[int, list[dict[str, str]]]]:
+def conversations(path: Path) -> Iterator[tuple[int, list[Message]]]:
     """Line number and messages of each line of a .jsonl: `role` and `content`, in `messages`.
 
     Raises RecipeError as `documents` does, and for what is no conversation.
@@ -65,19 +75,58 @@ def conversations(path: Path) -> Iterator[tuple[int, list[dict[str, str]]]]:
         )
     with _opened(path) as file:
         for number, record in _records(path, file, "messages"):
-            found = record["messages"]
-            if not isinstance(found, list) or not all(map(_is_message, found)):
-                raise RecipeError(
-                    f"{path}: line {number + 1}: 'messages' is no list of objects with the texts "
-                    "'role' and 'content'; mend or remove it"
-                )
-            yield (
-                number,
-                [
-                    {k: _checked(m[k], f"'{k}'", path, number) for k in ("role", "content")}
-                    for m in found
-                ],
+            yield number, _messages(record["messages"], "messages", path, number)
+
+
+def preferences(path: Path) -> Iterator[tuple[int, Preference]]:
+    """Line number and contents of each line of a .jsonl: `chosen` and `rejected`, and `prompt`.
+
+    All three are lists of messages, as trl has them; without `prompt` it is what the two begin
+    with in common. Raises RecipeError as `documents` does, and for what has no two replies.
+    """
+    if _kind(path) != ".jsonl":
+        raise RecipeError(f"{path}: a file of preferences has a name that ends in .jsonl (or .xz)")
+    with _opened(path) as file:
+        for number, record in _records(path, file, "chosen"):
+            prompt = _messages(record.get("prompt") or [], "prompt", path, number)
+            chosen, rejected = (
+                [*prompt, *_messages(record.get(key), key, path, number)]
+                for key in ("chosen", "rejected")
             )
+            *before, last = chosen or [{}]
+            if (
+                not before
+                or rejected[:-1] != before
+                or {last["role"], rejected[-1]["role"]} != {"assistant"}
+                or last["content"].strip() == rejected[-1]["content"].strip()
+            ):
+                raise RecipeError(
+                    f"{path}: line {number + 1}: 'chosen' and 'rejected' must be two different "
+                    "replies of the assistant to the same messages; mend or remove it"
+                )
+            yield number, Preference(before, last["content"], rejected[-1]["content"])
+
+
+def alike(path: Path) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Line number and two texts of each line of a .jsonl: `anchor` and `positive`, which are alike.
+
+    Raises RecipeError as `documents` does, and for a text that is empty.
+    """
+    if _kind(path) != ".jsonl":
+        raise RecipeError(
+            f"{path}: a file of texts that are alike has a name that ends in .jsonl (or .xz)"
+        )
+    with _opened(path) as file:
+        for number, record in _records(path, file, "anchor"):
+            anchor, positive = (
+                _checked(record.get(key), f"'{key}'", path, number).strip()
+                for key in ("anchor", "positive")
+            )
+            if not anchor or not positive:
+                raise RecipeError(
+                    f"{path}: line {number + 1}: 'anchor' or 'positive' is empty; mend or remove it"
+                )
+            yield number, (anchor, positive)
 
 
 def names(recipe: Recipe) -> str:
@@ -157,6 +206,18 @@ def _records(path: Path, file: IO[bytes], key: str) -> Iterator[tuple[int, dict[
                 f"{path}: line {number + 1} is no JSON object with a '{key}'; mend or remove it"
             ) from error
         yield number, record
+
+
+def _messages(found: object, key: str, path: Path, number: int) -> list[Message]:
+    if not isinstance(found, list) or not all(map(_is_message, found)):
+        raise RecipeError(
+            f"{path}: line {number + 1}: '{key}' is no list of objects with the texts 'role' and "
+            "'content'; mend or remove it"
+        )
+    return [
+        {k: _checked(message[k], f"'{k}'", path, number) for k in ("role", "content")}
+        for message in found
+    ]
 
 
 def _is_message(value: object) -> bool:

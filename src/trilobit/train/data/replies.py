@@ -6,10 +6,10 @@ it is to reply there: the same template, the same tokenizer, the same code (`pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,11 +18,27 @@ from torch.utils.data import Dataset
 
 from trilobit.errors import ContextOverflow, RecipeError, RequestError
 from trilobit.prompter import Prompter
-from trilobit.train.data.documents import conversations, names, sum_of_files
+from trilobit.train.data.documents import (
+    Message,
+    alike,
+    conversations,
+    names,
+    preferences,
+    sum_of_files,
+)
 from trilobit.train.data.kept import kept
 from trilobit.train.data.tokens import TokenFile, Tokens, token_dtype
 from trilobit.train.data.windows import UNCOUNTED
 from trilobit.train.recipes import Recipe
+
+Row = dict[str, torch.Tensor]  # input_ids, labels
+Pair = tuple[Row, Row]
+_Item = TypeVar("_Item", covariant=True)
+
+
+class _Listed(Protocol[_Item]):
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> _Item: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +51,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> Row:
         start, reply, end = self.places[index]
         ids = torch.from_numpy(self.tokens[start:end].astype(np.int64))
         labels = ids.clone()
@@ -52,12 +68,26 @@ class Replies:
     left_out: int
 
 
-def prepare(
-    recipe: Recipe, folder: Path, prompter: Prompter, eos_id: int, *, begun: bool
-) -> Replies:
-    """Make the examples of the recipe's conversations in `folder`, or map them.
+_Line = TypeVar("_Line")
+# What is given, and the reply to it.
+Example = tuple[list[int], list[int]]
+# Of a recipe, what belongs together: it is all held out or none of it is, left out or not.
+Groups = Callable[[Recipe, Prompter, bool], Iterator[list[Example]]]
 
-    Raises what `kept` does, and RecipeError for conversations that cannot be used.
+
+def prepare(
+    recipe: Recipe,
+    folder: Path,
+    prompter: Prompter,
+    eos_id: int,
+    *,
+    begun: bool,
+    groups: Groups,
+) -> Replies:
+    """Make the examples of the recipe's files in `folder`, or map them.
+
+    groups: what the files hold.
+    Raises what `kept` does, and RecipeError for files that cannot be used.
     """
 
     def write(partial: Path) -> dict[str, Any]:
@@ -66,14 +96,15 @@ def prepare(
         for part, held_out in (("train", False), ("held_out", True)):
             places: list[tuple[int, int, int]] = []
             with TokenFile(partial / f"{part}.npy", dtype, None, None) as file:
-                for given, reply in _examples(recipe, prompter, held_out=held_out):
-                    ids = [*given, *reply, eos_id]
-                    if len(ids) > recipe.data.window:
-                        left_out += 1
+                for group in groups(recipe, prompter, held_out):
+                    if any(len(g) + len(r) >= recipe.data.window for g, r in group):
+                        left_out += len(group)
                         continue
-                    start = places[-1][2] if places else 0
-                    places.append((start, start + len(given), start + len(ids)))
-                    file.append(ids)
+                    for given, reply in group:
+                        ids = [*given, *reply, eos_id]
+                        start = places[-1][2] if places else 0
+                        places.append((start, start + len(given), start + len(ids)))
+                        file.append(ids)
             if not places:
                 what = "held out" if held_out else "to train on"
                 raise RecipeError(
@@ -95,59 +126,94 @@ def prepare(
     return Replies(train=train, held_out=held_out, left_out=about["left_out"])
 
 
-def _examples(
-    recipe: Recipe, prompter: Prompter, *, held_out: bool
-) -> Iterator[tuple[list[int], list[int]]]:
-    """What is given, and the reply to it, of every reply of the assistant."""
-    for path, number, messages in _conversations(recipe, held_out=held_out):
+def every_reply(recipe: Recipe, prompter: Prompter, held_out: bool) -> Iterator[list[Example]]:
+    """Every reply of the assistant in the recipe's conversations."""
+    for where, messages in _lines(recipe, conversations, held_out=held_out):
         for place, message in enumerate(messages):
             if message["role"] != "assistant" or place == 0:
                 continue
-            try:
-                given = prompter.chat_ids(messages[:place])
-            except ContextOverflow:
+            given = _given(prompter, messages[:place], where)
+            if given is None:
                 break  # those behind it are longer still
-            except RequestError as error:
-                raise RecipeError(f"{path}: line {number + 1}: {error}") from None
-            tokenizer = prompter.tokenizer
-            assert tokenizer is not None
-            yield given, tokenizer.encode(message["content"].strip())
+            yield [(given, _reply(prompter, message["content"]))]
 
 
-def _conversations(
-    recipe: Recipe, *, held_out: bool
-) -> Iterator[tuple[Path, int, list[dict[str, str]]]]:
+def chosen_and_rejected(
+    recipe: Recipe, prompter: Prompter, held_out: bool
+) -> Iterator[list[Example]]:
+    """The two replies of each of the recipe's preferences: the better one comes first."""
+    for where, preference in _lines(recipe, preferences, held_out=held_out):
+        given = _given(prompter, preference.messages, where)
+        if given is not None:
+            replies = (preference.chosen, preference.rejected)
+            yield [(given, _reply(prompter, reply)) for reply in replies]
+
+
+def two_alike(recipe: Recipe, prompter: Prompter, held_out: bool) -> Iterator[list[Example]]:
+    """The texts of each of the recipe's pairs that are alike, without replies."""
+    for _, texts in _lines(recipe, alike, held_out=held_out):
+        yield [(prompter.encode(text), []) for text in texts]
+
+
+def _given(prompter: Prompter, messages: list[Message], where: str) -> list[int] | None:
+    try:
+        return prompter.chat_ids(messages)
+    except ContextOverflow:
+        return None
+    except RequestError as error:
+        raise RecipeError(f"{where}: {error}") from None
+
+
+def _reply(prompter: Prompter, text: str) -> list[int]:
+    assert prompter.tokenizer is not None
+    return prompter.tokenizer.encode(text.strip())
+
+
+def _lines(
+    recipe: Recipe, read: Callable[[Path], Iterator[tuple[int, _Line]]], *, held_out: bool
+) -> Iterator[tuple[str, _Line]]:
+    """What a recipe's files hold, by line, and where it stands."""
     validation = recipe.validation_file()
-    if validation and held_out:
-        for number, messages in conversations(validation):
-            yield validation, number, messages
-        return
-    for path in recipe.data_files():
-        for number, messages in conversations(path):
-            apart = not validation and number % recipe.data.held_out_every == 0
-            if apart == held_out:
-                yield path, number, messages
+    for path in [validation] if validation and held_out else recipe.data_files():
+        for number, line in read(path):
+            if validation or (number % recipe.data.held_out_every == 0) == held_out:
+                yield f"{path}: line {number + 1}", line
 
 
 def _key(recipe: Recipe, prompter: Prompter, eos_id: int) -> str:
     digest: Any = sum_of_files(recipe)
     data = recipe.data
-    cut = (data.held_out_every, data.validation is not None, data.window, eos_id)
+    cut = (recipe.kind, data.held_out_every, data.validation is not None, data.window, eos_id)
     digest.update(repr((cut, prompter.chat_template, prompter.add_bos)).encode())
     return str(digest.hexdigest())
 
 
-class TrainingReplies(Dataset[dict[str, torch.Tensor]]):
+class Pairs:
+    """Examples by twos: the chosen reply and the rejected one, or two texts that are alike."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples) // 2
+
+    def __getitem__(self, index: int) -> Pair:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._examples[2 * index], self._examples[2 * index + 1]
+
+
+class TrainingReplies(Dataset[_Item], Generic[_Item]):
     """`count` examples: all of them again and again, each time shuffled anew by seed and place."""
 
-    def __init__(self, examples: Examples, *, count: int, seed: int) -> None:
+    def __init__(self, examples: _Listed[_Item], *, count: int, seed: int) -> None:
         self._examples, self._count, self._seed = examples, count, seed
         self._drawn: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> _Item:
         epoch, place = divmod(index, len(self._examples))
         if self._drawn is None or self._drawn[0] != epoch:
             generator = np.random.default_rng([self._seed, epoch])
@@ -155,7 +221,7 @@ class TrainingReplies(Dataset[dict[str, torch.Tensor]]):
         return self._examples[int(self._drawn[1][place])]
 
 
-class HeldOutReplies(Dataset[dict[str, torch.Tensor]]):
+class HeldOutReplies(Dataset[Row]):
     """The held-out examples in order."""
 
     def __init__(self, examples: Examples) -> None:
@@ -166,11 +232,16 @@ class HeldOutReplies(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> Row:
         return self._examples[index]
 
 
-def padded(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def side_by_side(pairs: list[Pair]) -> Row:
+    """Pairs as one batch: all that come first, then all that come second."""
+    return padded([first for first, _ in pairs] + [second for _, second in pairs])
+
+
+def padded(examples: list[Row]) -> Row:
     """Examples of several lengths as one batch; what is added behind them is not looked at."""
     length = max(len(example["input_ids"]) for example in examples)
     batch = {"input_ids": 0, "labels": UNCOUNTED}

@@ -10,6 +10,7 @@ import torch
 from transformers import BitNetConfig, BitNetForCausalLM
 
 from trilobit.errors import RecipeError
+from trilobit.formats.pooling import Pooling
 from trilobit.model.config import ModelConfig
 from trilobit.nn import swap_linears
 from trilobit.train.compiled import compile_layers
@@ -43,6 +44,8 @@ class Causal:
 
     # Of models that are looked at only.
     frozen_parameters = 0
+    # No vectors of texts are learned.
+    pooling: Pooling | None = None
 
     @property
     def config(self) -> ModelConfig:

@@ -16,6 +16,7 @@ from trilobit.errors import RecipeError
 from trilobit.model.config import ModelConfig
 from trilobit.train.data.tokens import GivenTokenizer
 from trilobit.train.objectives.causal import Causal, CausalTrainer
+from trilobit.train.objectives.frozen import frozen
 from trilobit.train.recipes import Distill
 from trilobit.train.start import Start
 
@@ -76,12 +77,7 @@ class DistillTrainer(CausalTrainer):
 
     def __init__(self, *, teacher: Any, share: float, temperature: float, **rest: Any) -> None:
         super().__init__(**rest)
-        if self.args.n_gpu > 1:
-            raise RecipeError(
-                "a teacher and several GPUs in one process do not go together; start a process for "
-                "each: torchrun --nproc-per-node N -m trilobit train ..."
-            )
-        self._teacher = teacher.requires_grad_(False).eval().to(self.args.device)
+        self._teacher = frozen(teacher, self.args, "teacher")
         self._share, self._temperature = share, temperature
 
     def compute_loss(

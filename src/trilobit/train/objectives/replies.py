@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from trilobit.errors import RecipeError
+from trilobit.formats.pooling import Pooling
 from trilobit.model.config import ModelConfig
 from trilobit.prompter import Prompter
 from trilobit.text.tokenizer import Tokenizer
 from trilobit.train.data.replies import (
+    Groups,
     HeldOutReplies,
     Replies,
     TrainingReplies,
+    every_reply,
     padded,
     prepare,
 )
 from trilobit.train.objectives.tokens import TokenTrainer
 from trilobit.train.recipes import Sft
 from trilobit.train.start import Start
+from trilobit.train.trainer import RunMixin
 
 # For a model that was never taught to chat. A line's end parts tokens, so that a reply has the same
 # tokens where it is to be written and where it was written before.
@@ -39,7 +43,7 @@ class Supervised:
         self._recipe = recipe
         folder = recipe.start_folder()
         assert folder is not None
-        self._start = start = Start(folder, template=TEMPLATE)
+        self._start = start = Start(folder, template=self._template)
         start.check_rows(recipe.weights)
         if recipe.data.window > self.config.max_position_embeddings:
             raise RecipeError(
@@ -61,8 +65,17 @@ class Supervised:
         )
         self._replies: Replies | None = None
 
+    # Of chats, where the model has none.
+    _template: str | None = TEMPLATE
+    # What the files hold.
+    _groups: Groups = staticmethod(every_reply)
     # Of models that are looked at only.
     frozen_parameters = 0
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How a vector is made of a text, where that is learned."""
+        return None
 
     @property
     def config(self) -> ModelConfig:
@@ -72,7 +85,7 @@ class Supervised:
     def prepare(self, folder: Path, *, begun: bool) -> str:
         """Make the examples in `folder`, or map them; what is there, in words."""
         self._replies = replies = prepare(
-            self._recipe, folder, self._prompter, self._eos_id, begun=begun
+            self._recipe, folder, self._prompter, self._eos_id, begun=begun, groups=self._groups
         )
         left_out = f" ({replies.left_out:,} are too long)" if replies.left_out else ""
         return (
@@ -86,7 +99,7 @@ class Supervised:
         assert self._replies is not None, "prepare comes first"
         return len(self._replies.train.tokens) / len(self._replies.train)
 
-    def trainer(self, **life: Any) -> TokenTrainer:
+    def trainer(self, **life: Any) -> RunMixin:
         """A trainer of the model on what was prepared. life: arguments of the trainer."""
         recipe, replies = self._recipe, self._replies
         assert replies is not None, "prepare comes first"

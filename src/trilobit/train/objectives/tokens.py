@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,12 @@ class TokenTrainer(RunMixin, Trainer):
 
     eval_dataset: has `counted_tokens`, those of all its examples that are to be predicted.
     """
+
+    @property
+    def guessing_loss(self) -> float:
+        """The loss of guessing evenly."""
+        ours: Any = self.model
+        return math.log(ours.config.vocab_size)
 
     def compute_loss(
         self,

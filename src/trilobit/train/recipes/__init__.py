@@ -12,6 +12,8 @@ from pathlib import Path
 from trilobit.errors import RecipeError
 from trilobit.train.recipes.base import Recipe, Schedule
 from trilobit.train.recipes.distill import Distill
+from trilobit.train.recipes.dpo import Dpo
+from trilobit.train.recipes.embed import Embed
 from trilobit.train.recipes.plain import read_values, shown
 from trilobit.train.recipes.pretrain import Data, Pretrain, Shape
 from trilobit.train.recipes.sft import Sft
@@ -20,6 +22,8 @@ __all__ = [
     "KINDS",
     "Data",
     "Distill",
+    "Dpo",
+    "Embed",
     "Pretrain",
     "Recipe",
     "Schedule",
@@ -29,7 +33,9 @@ __all__ = [
     "recipe_of",
 ]
 
-KINDS: dict[str, type[Recipe]] = {recipe.kind: recipe for recipe in (Pretrain, Sft, Distill)}
+KINDS: dict[str, type[Recipe]] = {
+    recipe.kind: recipe for recipe in (Pretrain, Sft, Dpo, Embed, Distill)
+}
 
 
 def load_recipe(path: Path) -> Recipe:
