@@ -85,6 +85,7 @@ CASES: list[tuple[str, Form, str, list[tuple[str, str]]]] = [
         "",
         [("a", '{"x": "}{"}')],
     ),
+    (f"<tool_call>\n{A}\n</tool_call>\n<t", "marked", "", [("a", '{"x": "}{"}')]),
     ('{"name": "a"}; {"name": "b", "par', "bare", "", [("a", "{}")]),
     ("a < b <tool", "marked", "a < b <tool", []),
     ("Hello\n", "marked", "Hello\n", []),

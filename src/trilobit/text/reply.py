@@ -105,7 +105,9 @@ class Reply:
             self._inside, self._held = False, after
         if last:
             rest, self._held = self._held, ""
-            return said + (rest if not self.called else rest.strip()), calls
+            if self.called:  # and so is the beginning of its mark
+                rest = rest[: len(rest) - overlap(rest, BEGIN)].strip()
+            return said + rest, calls
         # Space may be what stands before a call, which is none of the text.
         cut = len(self._held) - overlap(self._held, BEGIN)
         cut = len(self._held[:cut].rstrip())
