@@ -50,7 +50,7 @@ PROMPTS = (
 
 def params(constraint: str, sampling: str = "hot", **more: Any) -> SamplingParams:
     return SamplingParams(
-        **{"max_tokens": 120, **SAMPLINGS[sampling], **CONSTRAINTS[constraint], **more}
+        **{"max_tokens": 400, **SAMPLINGS[sampling], **CONSTRAINTS[constraint], **more}
     )
 
 
