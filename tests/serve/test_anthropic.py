@@ -174,5 +174,5 @@ def test_an_error_on_the_way_ends_a_stream_in_its_shape() -> None:
         anthropic.Anthropic(base_url=server.url, api_key="x", max_retries=0) as client,
         pytest.raises(anthropic.APIStatusError, match="took longer") as caught,
     ):
-        list(client.messages.create(stream=True, **GREEDY))
+        list(client.messages.create(stream=True, **GREEDY | {"max_tokens": 400}))
     assert caught.value.body["error"]["type"] == "overloaded_error"  # type: ignore[index]

@@ -208,4 +208,4 @@ def test_an_error_on_the_way_ends_a_stream_in_its_shape() -> None:
         ollama.Client(server.url, timeout=PATIENCE_S, trust_env=False) as client,
         pytest.raises(ollama.ResponseError, match="took longer"),
     ):
-        list(client.chat(stream=True, **CHAT))
+        list(client.chat(stream=True, **CHAT | {"options": {"num_predict": 400}}))
