@@ -109,7 +109,7 @@ def test_the_model_writes_what_is_run(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "human_eval.jsonl").write_text(json.dumps(DOUBLE))
     ran: list[str] = []
     monkeypatch.setattr(tasks, "runs_through", lambda program: ran.append(program) or True)
-    monkeypatch.setitem(tasks._OUTPUT, "max_gen_toks", 12)
+    monkeypatch.setattr(tasks, "_MOST_OUTPUT", 12)
     words = ["--tasks", "humaneval", "--data", str(tmp_path), "--json", "-m", DEFAULT]
     done = CliRunner().invoke(command, [*words, "--run-programs"], catch_exceptions=False)
     assert json.loads(done.stdout)["scores"][0]["value"] == 1

@@ -112,7 +112,9 @@ class Processes:
         self, started: list[subprocess.Popen[bytes]], told: list[IO[bytes]], failed: list[int]
     ) -> int:
         # Whoever waits for one that failed fails, too, and says less: the first to speak is heard.
-        local = failed[0]
+        local = min(
+            failed, key=lambda one: started[one].returncode >= 0
+        )  # signals come from outside
         code = started[local].returncode
         if code < 0:
             print(

@@ -14,6 +14,7 @@ A run's folder:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,13 @@ from trilobit.formats.pooling import Pooling
 from trilobit.train.checkpoint import check, claim, fill, last_checkpoint, remedy_of, step_of
 from trilobit.train.export import Trained, save_masters
 from trilobit.train.interrupt import Interrupt
-from trilobit.train.launch import check_memory, launched_alone, threads_worth, training_arguments
+from trilobit.train.launch import (
+    check_memory,
+    launched_alone,
+    processes,
+    threads_worth,
+    training_arguments,
+)
 from trilobit.train.lock import locked
 from trilobit.train.monitor import Progress
 from trilobit.train.objectives.causal import Causal
@@ -41,6 +48,8 @@ from trilobit.train.objectives.preferences import Preferred
 from trilobit.train.objectives.replies import Supervised
 from trilobit.train.recipes import Distill, Dpo, Embed, Pretrain, Recipe, Sft
 
+# In the words of gloo and NCCL.
+_OF_OTHERS = re.compile("connection|peer|gloo|nccl", re.IGNORECASE)
 # What learns what a kind of recipe asks for.
 OBJECTIVES: dict[str, Any] = {
     Pretrain.kind: Causal,
@@ -183,6 +192,10 @@ def _told_in_a_line(output: Path) -> Iterator[None]:
             "schedule.batch_windows"
         ) from error
     except RuntimeError as error:
+        if processes() > 1 and _OF_OTHERS.search(str(error)):
+            raise RecipeError(
+                "another process of the run has ended; what it told says why"
+            ) from error
         if "allocate memory" not in str(error):
             raise
         raise RecipeError(
