@@ -11,14 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from trilobit.errors import FormatError
 from trilobit.formats import json_text
 from trilobit.model.config import ModelConfig
-
-if TYPE_CHECKING:
-    pass
 
 Mode = Literal["last", "mean"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -62,7 +59,6 @@ def from_json(text: str, config: ModelConfig) -> Pooling:
 
 
 def are_prompts(prompts: Any, default: Any) -> bool:
-    """Whether these are texts by name, with a default among them or none."""
     """Whether these are texts by name, and the name of one of them or None."""
     if not isinstance(prompts, dict):
         return False

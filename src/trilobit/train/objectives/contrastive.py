@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from trilobit.formats.pooling import Pooling
-from trilobit.train.data.replies import Pairs, TrainingReplies, side_by_side, two_alike
-from trilobit.train.objectives.pairs import PairTrainer
-from trilobit.train.objectives.replies import Supervised
+from trilobit.train.data.replies import two_alike
+from trilobit.train.objectives.pairs import Paired, PairTrainer
 from trilobit.train.recipes import Embed
 
 
-class Contrastive(Supervised):
+class Contrastive(Paired):
     """The model of a recipe, and the pairs of texts that it learns from."""
 
     _groups = staticmethod(two_alike)
@@ -36,28 +35,8 @@ class Contrastive(Supervised):
         """The last token's state, of the token that ends a text."""
         return Pooling(end_ids=(self._eos_id,))
 
-    @property
-    def window_tokens(self) -> float:
-        """Tokens of a pair, on the average."""
-        return 2 * super().window_tokens
-
-    def trainer(self, **life: Any) -> ContrastiveTrainer:
-        """A trainer of the model on what was prepared. life: arguments of the trainer."""
-        recipe, texts = self._embed, self._replies
-        assert texts is not None, "prepare comes first"
-        schedule = recipe.schedule
-        return ContrastiveTrainer(
-            temperature=recipe.temperature,
-            recipe=recipe,
-            model=self._start.model(recipe.weights),
-            processing_class=self._start.hugging_face_tokenizer(),
-            data_collator=side_by_side,
-            train_dataset=TrainingReplies(
-                Pairs(texts.train), count=schedule.steps * schedule.batch_windows, seed=recipe.seed
-            ),
-            eval_dataset=Pairs(texts.held_out),
-            **life,
-        )
+    def _trainer(self, **arguments: Any) -> ContrastiveTrainer:
+        return ContrastiveTrainer(temperature=self._embed.temperature, **arguments)
 
 
 class ContrastiveTrainer(PairTrainer):

@@ -8,7 +8,36 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from trilobit.train.data.replies import Pairs, TrainingReplies, side_by_side
+from trilobit.train.objectives.replies import Supervised
 from trilobit.train.trainer import RunMixin
+
+
+class Paired(Supervised):
+    """The model of a recipe, and the pairs that it learns from."""
+
+    @property
+    def window_tokens(self) -> float:
+        """Tokens of a pair, on the average."""
+        return 2 * super().window_tokens
+
+    def trainer(self, **life: Any) -> RunMixin:
+        """A trainer of the model on what was prepared. life: arguments of the trainer."""
+        recipe, texts = self._recipe, self._replies
+        assert texts is not None, "prepare comes first"
+        count = recipe.schedule.steps * recipe.schedule.batch_windows
+        return self._trainer(
+            recipe=recipe,
+            model=self._start.model(recipe.weights),
+            processing_class=self._start.hugging_face_tokenizer(),
+            data_collator=side_by_side,
+            train_dataset=TrainingReplies(Pairs(texts.train), count=count, seed=recipe.seed),
+            eval_dataset=Pairs(texts.held_out),
+            **life,
+        )
+
+    def _trainer(self, **arguments: Any) -> PairTrainer:
+        raise NotImplementedError
 
 
 class PairTrainer(RunMixin, Trainer):

@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from trilobit.train.data.replies import Pairs, TrainingReplies, chosen_and_rejected, side_by_side
+from trilobit.train.data.replies import chosen_and_rejected
 from trilobit.train.data.windows import UNCOUNTED
 from trilobit.train.objectives.frozen import frozen
-from trilobit.train.objectives.pairs import PairTrainer
-from trilobit.train.objectives.replies import Supervised
+from trilobit.train.objectives.pairs import Paired, PairTrainer
 from trilobit.train.recipes import Dpo
 
 
-class Preferred(Supervised):
+class Preferred(Paired):
     """The model of a recipe, its reference, and the pairs of replies that it learns from."""
 
     _groups = staticmethod(chosen_and_rejected)
@@ -32,31 +31,9 @@ class Preferred(Supervised):
         self._dpo = recipe
         self.frozen_parameters = self.config.parameters
 
-    @property
-    def window_tokens(self) -> float:
-        """Tokens of a pair, on the average."""
-        return 2 * super().window_tokens
-
-    def trainer(self, **life: Any) -> PreferenceTrainer:
-        """A trainer of the model on what was prepared. life: arguments of the trainer."""
-        recipe, replies = self._dpo, self._replies
-        assert replies is not None, "prepare comes first"
-        schedule = recipe.schedule
-        return PreferenceTrainer(
-            recipe=recipe,
-            model=self._start.model(recipe.weights),
-            reference=self._start.model(recipe.weights),
-            beta=recipe.beta,
-            processing_class=self._start.hugging_face_tokenizer(),
-            data_collator=side_by_side,
-            train_dataset=TrainingReplies(
-                Pairs(replies.train),
-                count=schedule.steps * schedule.batch_windows,
-                seed=recipe.seed,
-            ),
-            eval_dataset=Pairs(replies.held_out),
-            **life,
-        )
+    def _trainer(self, **arguments: Any) -> PreferenceTrainer:
+        reference = self._start.model(self._dpo.weights)
+        return PreferenceTrainer(reference=reference, beta=self._dpo.beta, **arguments)
 
 
 class PreferenceTrainer(PairTrainer):
