@@ -81,6 +81,8 @@ class Processes:
                     "LOCAL_WORLD_SIZE": self.here,
                     "MASTER_ADDR": host,
                     "MASTER_PORT": port,
+                    # The run chooses its threads itself; accelerate warns where none are said.
+                    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
                 }
                 told.append(stack.enter_context(tempfile.TemporaryFile()))
                 started.append(
