@@ -69,13 +69,29 @@ def test_a_stream_adds_up_to_the_message(client: anthropic.Anthropic, text: str)
     assert done.usage.output_tokens == 20
 
 
-def test_a_quiet_stream_is_kept_alive_by_pings(live: Live) -> None:
-    asked = {"messages": MESSAGES, "max_tokens": 20, "stream": True}
-    with live.client(headers={"x-api-key": "secret"}) as bare:
-        text = bare.post("/v1/messages", json=asked).text
-    assert text.startswith("event: message_start\n")
-    assert 'event: ping\ndata: {"type":"ping"}\n\n' in text
-    assert text.rindex("event: ping") < text.index("event: message_stop")
+def test_a_quiet_stream_is_kept_alive_by_pings() -> None:
+    long = {"messages": MESSAGES, "stream": True, "n": 64, "max_tokens": 400, "ignore_eos": True}
+    asked = {"messages": MESSAGES, "stream": True, "max_tokens": 20}
+    settings: dict[str, Any] = {
+        "models": {DEFAULT: DEFAULT},
+        "keep_alive_s": 0.01,
+        "engine": {"max_sequences": 1},
+    }
+    with (
+        serving(settings=settings) as server,
+        server.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=long) as before,
+    ):
+        runs = before.iter_lines()  # kept, as it ends the request when it goes
+        assert any('"delta":{"content":' in line for line in runs)  # so all others wait
+        with client.stream("POST", "/v1/messages", json=asked) as waits:
+            lines = waits.iter_lines()
+            assert next(lines) == "event: message_start"
+            while (line := next(lines)) != "event: ping":
+                assert line != "event: message_stop"
+            assert next(lines) == 'data: {"type":"ping"}'
+            before.close()
+            assert "event: message_stop" in lines
 
 
 def test_a_stop_sequence_ends_a_message_and_is_named(

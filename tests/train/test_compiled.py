@@ -46,8 +46,12 @@ def test_what_has_no_layers_is_refused() -> None:
         compile_layers(torch.nn.Linear(2, 2))
 
 
-def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_told(tmp_path: Path) -> None:
     recipe: Any = load_recipe(write_recipe(tmp_path, RECIPE))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "none")))
-    with pytest.raises(RecipeError, match=r"compile needs a C\+\+ compiler: install g\+\+"):
-        compile_layers(build_model(recipe, 64, bos=0, eos=1))
+    model = build_model(recipe, 64, bos=0, eos=1)
+    # Not by setattr and back: torch's settings would take the old value for one that they lack.
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, str(tmp_path / "none"))}),
+        pytest.raises(RecipeError, match=r"compile needs a C\+\+ compiler: install g\+\+"),
+    ):
+        compile_layers(model)
