@@ -13,6 +13,7 @@ from trilobit.errors import RecipeError
 from trilobit.formats.pooling import Pooling
 from trilobit.model.config import ModelConfig
 from trilobit.nn import swap_linears
+from trilobit.train.adapter import learner, start_of
 from trilobit.train.compiled import compile_layers
 from trilobit.train.data.bpe import as_hugging_face
 from trilobit.train.data.tokens import Corpus, GivenTokenizer, prepare
@@ -32,7 +33,7 @@ class Causal:
     def __init__(self, recipe: Pretrain) -> None:
         self._recipe = recipe
         folder = recipe.start_folder()
-        self._start = Start(folder) if folder else None
+        self._start = start_of(recipe, folder) if folder else None
         self._corpus: Corpus | None = None
         if recipe.data.window > self.config.max_position_embeddings:
             raise RecipeError(
@@ -116,7 +117,7 @@ class Causal:
         return len(tokenizer)
 
     def _student(self, start: Start) -> Any:
-        return start.model(self._recipe.weights)
+        return learner(self._recipe, start)
 
     def _trainer(self, **arguments: Any) -> CausalTrainer:
         return CausalTrainer(**arguments)

@@ -25,6 +25,7 @@ class Distill(Pretrain):
     """
 
     kind: ClassVar[str] = "distill"
+    adapts: ClassVar[bool] = False
 
     teacher: str
     teacher_share: float = 0.5

@@ -138,6 +138,8 @@ class Pretrain(Recipe):
             raise RecipeError(
                 f"key 'model' {both}; give either [model] or start, the folder of a checkpoint"
             )
+        if self.compile and self.adapter is not None:
+            raise RecipeError("compile has no place beside an adapter; leave it out")
         if self.model is not None and self.data.window > self.model.max_position_embeddings:
             raise RecipeError(
                 f"data.window is {self.data.window}, longer than the model's context: "
