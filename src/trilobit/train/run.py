@@ -67,9 +67,9 @@ class Result:
     """Where a finished run's model lies, and how well it predicts the held-out text.
 
     packed: None for a float model and for an adapter. held_out_bits_per_byte: what the loss is by
-    byte of the text, whatever the tokenizer; None where no text is continued. held_out_accuracy: the share of pairs
-    whose better reply it prefers; None where nothing is compared. first_process: whether this
-    process is to tell of it.
+    byte of the text, whatever the tokenizer; None where no text is continued. held_out_accuracy:
+    the share of pairs whose better reply it prefers; None where nothing is compared. first_process:
+    whether this process is to tell of it.
     """
 
     model: Path
