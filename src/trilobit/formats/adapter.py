@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class Adapter:
     def __contains__(self, name: str) -> bool:
         return name in self._pairs
 
-    @property
+    @cached_property
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """What the core takes: NAME.adapter_a `[R, I]` and NAME.adapter_b `[O, R]`.
 

@@ -120,8 +120,8 @@ class Data(Files):
 class Pretrain(Recipe):
     """A whole pre-training run: from a random model of `model`'s shape, or from `start`.
 
-    z_loss: share of log² Z that is added to the loss of a token, where Z sums the exponentials of its
-        logits, so that they do not drift (PaLM, arXiv 2204.02311, section 5, with 1e-4).
+    z_loss: share of log² Z that is added to the loss of a token, where Z sums the exponentials of
+        its logits, so that they do not drift (PaLM, arXiv 2204.02311, section 5, with 1e-4).
     compile: let torch.compile make one of the small operations of a layer. It takes half a minute
         of a core, and rounds otherwise than without.
     """
