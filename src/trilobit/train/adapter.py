@@ -6,6 +6,7 @@ and it must be: raw activations differ by orders of magnitude from token to toke
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def learner(recipe: Recipe, start: Start) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    adapted: Any = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.23 for a property by its older name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        adapted: Any = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = str(start.folder)
     adapted.base_digest = start.digest
     return adapted
