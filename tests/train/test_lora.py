@@ -42,6 +42,7 @@ REPLIES = """
 kind = "sft"
 name = "replies"
 start = "base.trilobit"
+log_every = 1
 [adapter]
 rank = 4
 targets = ["q_proj", "v_proj"]
@@ -93,8 +94,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_its_loss_falls_and_the_engine_computes_what_was_learned(folder: Path) -> None:
     lines = (folder / "lora" / "log.jsonl").read_text().splitlines()
     losses = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
-    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.3
-    read = HELD_OUT[0][:80]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.15
+    read = HELD_OUT[0][:40]
     packed = folder / "base.trilobit"
     with LLM(packed) as base, LLM(packed, adapter=folder / "lora" / "adapter") as adapted:
         assert adapted.score(read).total > base.score(read).total + 5
@@ -164,7 +165,7 @@ def test_it_merges_into_masters_and_says_that_they_are_rounded_anew(
     outcome = command("convert", str(base), str(out), "--adapter", str(folder / "lora" / "adapter"))
     assert outcome.code == 0, outcome.err
     assert "rounded anew" in outcome.err
-    read = HELD_OUT[0][:80]
+    read = HELD_OUT[0][:40]
     with LLM(folder / "base.trilobit") as plain, LLM(out) as merged:
         assert merged.score(read).total != plain.score(read).total
 
@@ -196,7 +197,11 @@ def test_replies_and_preferences_are_learned_by_adapters(folder: Path, tmp_path:
         ('name = "lora"', 'name = "lora"\nweights = "sign"', "weights is 'sign'"),
         ('name = "lora"', 'name = "lora"\ncompile = true', "compile has no place"),
         ('name = "lora"', 'name = "lora"\nkind = "embed"', "has no place in kind 'embed'"),
-        ('start = "base.trilobit"', "", "key 'model' is missing"),
+        (
+            'start = "base.trilobit"',
+            "",
+            "key 'start' is missing; give the model that the adapter is for",
+        ),
         ("base.trilobit", "nothing.trilobit", "nothing.trilobit: missing"),
     ],
 )

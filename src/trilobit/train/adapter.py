@@ -10,9 +10,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file
 
 from trilobit.formats.adapter import BASE, WEIGHTS
+from trilobit.formats.safetensors import Declared, SafetensorsWriter
 from trilobit.train.base import Base
 from trilobit.train.export import save_tokenizer
 from trilobit.train.recipes import Recipe
@@ -61,6 +62,10 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path) -> None:
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
     weights = folder / WEIGHTS
-    tensors = load_file(weights)
-    save_file(tensors, weights, metadata={"format": "pt", BASE: model.base_digest})
+    tensors = dict(sorted(load_file(weights).items()))
+    declared: list[Declared] = [(name, "F32", array.shape) for name, array in tensors.items()]
+    # Not by the public library, which writes metadata in an order that changes.
+    with SafetensorsWriter(weights, declared, {"format": "pt", BASE: model.base_digest}) as writer:
+        for name, array in tensors.items():
+            writer.write(name, array)
     save_tokenizer(tokenizer, folder)
