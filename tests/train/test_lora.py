@@ -98,7 +98,7 @@ def test_its_loss_falls_and_the_engine_computes_what_was_learned(folder: Path) -
     read = HELD_OUT[0][:40]
     packed = folder / "base.trilobit"
     with LLM(packed) as base, LLM(packed, adapter=folder / "lora" / "adapter") as adapted:
-        assert adapted.score(read).total > base.score(read).total + 5
+        assert adapted.score(read).total > base.score(read).total + 2
 
 
 def test_stock_peft_loads_it_and_computes_the_engines_logits(folder: Path) -> None:
