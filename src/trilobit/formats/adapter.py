@@ -115,7 +115,7 @@ class Adapter:
         for name, pair in sorted(self._pairs.items()):
             digest.update(name.encode())
             for array in pair:
-                digest.update(np.ascontiguousarray(array))
+                digest.update(array.tobytes())
         return digest.hexdigest()
 
     def delta(self, name: str) -> NDArray[np.float32]:
@@ -189,7 +189,7 @@ def base_digest(config: ModelConfig, gain: Callable[[str], NDArray[np.float32]])
     """16 hexadecimal digits of a model's norms, which are the same in every form of it."""
     digest = blake2b(digest_size=8)
     for name, _ in tensor_names.all_norms(config):
-        digest.update(np.ascontiguousarray(gain(name), dtype="<f4"))
+        digest.update(gain(name).astype("<f4").tobytes())
     return digest.hexdigest()
 
 
