@@ -39,8 +39,14 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_adapter(tmp_path_factory.mktemp("adapter") / "all", tiny_config())
 
 
-@pytest.mark.parametrize("family", ["Llama3-8B-1.58", "Qwen3 fine-tuned", "Gemma3 fine-tuned"])
-@pytest.mark.parametrize("targets", [ALL, ("o_proj", "down_proj"), ("up_proj",)])
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [
+        ("Llama3-8B-1.58", ("up_proj",)),
+        ("Qwen3 fine-tuned", ALL),
+        ("Gemma3 fine-tuned", ("o_proj", "down_proj")),  # norms behind these
+    ],
+)
 def test_logits_are_those_of_stock_peft(
     family: str, targets: tuple[str, ...], tmp_path: Path
 ) -> None:
