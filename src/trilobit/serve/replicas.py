@@ -18,10 +18,10 @@ _SPARE = 4  # answers beyond its share that a server gets for knowing a beginnin
 
 
 class Replica:
-    """One server. url: without a path."""
+    """One server. url: without a path. key: that it takes; None: those that come with requests."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self.url, self.key = url, key
         self.is_alive = True  # until it is seen not to be
         self.running = 0  # requests
 
@@ -39,7 +39,7 @@ class Replicas:
     """All of them."""
 
     def __init__(self, urls: list[str], client: httpx.AsyncClient) -> None:
-        self.all = [Replica(url) for url in urls]
+        self.all: list[Replica] = [Replica(url) for url in urls]
         self._client = client
 
     def order(self, key: bytes | None) -> list[Replica]:
