@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import secrets
+import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from trilobit.cli.access import (
     who_options,
 )
 from trilobit.cli.command import Command
+from trilobit.cli.signals import on_signal
 
 if TYPE_CHECKING:
     from trilobit.serve.servers import Servers
@@ -106,7 +109,10 @@ def command(
         **access_of(host, **access),
     )
     count = "-".join(map(str, sorted(set(servers)))) if servers else len(urls)
-    try:
+    with ExitStack() as stack:
+        if own is not None:  # none outlives this process, from the first moment on
+            stack.callback(own.kill)
+            stack.enter_context(on_signal(signal.SIGTERM, sys.exit))
         listen(
             lambda: create_front(settings, urls, own),
             f"{count} servers",
@@ -115,9 +121,6 @@ def command(
             tls_cert,
             tls_key,
         )
-    finally:
-        if own is not None:
-            own.kill()
 
 
 def _servers(
