@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 import secrets
-import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +21,6 @@ from trilobit.cli.access import (
     who_options,
 )
 from trilobit.cli.command import Command
-from trilobit.cli.signals import on_signal
 
 if TYPE_CHECKING:
     from trilobit.serve.servers import Servers
@@ -112,7 +110,6 @@ def command(
     with ExitStack() as stack:
         if own is not None:  # none outlives this process, from the first moment on
             stack.callback(own.kill)
-            stack.enter_context(on_signal(signal.SIGTERM, sys.exit))
         listen(
             lambda: create_front(settings, urls, own),
             f"{count} servers",

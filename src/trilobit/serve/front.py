@@ -132,7 +132,7 @@ async def _forward(request: Request) -> Response:
     asks = request.url.path in ASKING
     busy: Response | None = None
     for replica in front.replicas.order(beginning(body) if asks else None):
-        if not replica.is_alive:  # any more
+        if replica not in front.replicas.all:  # any more
             continue
         async with AsyncExitStack() as held:
             held.enter_context(replica.busy())

@@ -43,12 +43,15 @@ class Replicas:
         self._client = client
 
     def order(self, key: bytes | None) -> list[Replica]:
-        """Those who live, in the order they are to be asked in. key: of a conversation's beginning.
+        """Those who live, in the order they are to be asked in; all, where none seems to.
+
+        key: of a conversation's beginning.
 
         By rendezvous hashing: when one goes, only its own conversations move. Who has twice his
         share of what runs comes last, whatever he knows.
         """
-        alive = [one for one in self.all if one.is_alive]
+        # A machine with much to do may be late with its health: better late than refused.
+        alive = [one for one in self.all if one.is_alive] or list(self.all)
         if key is None:
             return sorted(alive, key=lambda one: one.running)
         most = 2 * sum(one.running for one in alive) / max(1, len(alive)) + _SPARE
