@@ -261,6 +261,7 @@ def test_two_names_of_one_limit_say_the_same(client: httpx.Client) -> None:
         {"seed": 1 << 70},
         {"stop": ["x"] * 300},
         {"stop": [""]},
+        {"stop": ""},
         {"stop": 3},
         {"logit_bias": {"x": 1}},
         {"logit_bias": {"99999999": 1}},
