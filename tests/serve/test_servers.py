@@ -143,7 +143,7 @@ def test_one_that_is_to_go_is_ended_when_its_last_answer_is_written() -> None:
     [
         (["--servers", "0"], "expected how many, as 2 or 1-4"),
         (["--servers", "3-1"], "expected how many, as 2 or 1-4"),
-        (["--servers", "1", "--nonsense"], "No such option: --nonsense"),
+        (["--servers", "1", "--nonsense"], "No such option '--nonsense'"),
         (["--servers", "1", "--threads", "many"], "--threads"),
         (["--servers", "1", "no/such/model"], "no/such/model"),
         (["--servers", "1", "--request-log", "log"], "several servers cannot write one log"),
