@@ -21,7 +21,7 @@ _LOOK_S = 0.1  # between looks at all of them
 _IDLE_S = 60.0  # that there must have been room for all in one server less, before one goes
 _LONG_S = 60.0  # who lived so long did not die of its start
 _SHORTEST_S, _LONGEST_S = 1.0, 60.0  # before another is started for one that died
-_LAST_S = 10.0  # for those that have nothing to do any more to end
+_LAST_S = 30.0  # for those that have nothing to do any more to end
 _log = logging.getLogger("trilobit")
 
 
