@@ -1,5 +1,7 @@
 // The server, by the same API that programs use.
 
+const AT_ONCE = 256; // events; a browser that draws once a second shall not have to draw thousands
+
 /** kind: offline, broken (in mid-answer), key, busy (wait: seconds, if told), refused (text: why). */
 export class ServerError extends Error {
   constructor(kind, { text = "", wait = 0 } = {}) {
@@ -86,7 +88,7 @@ async function reason(response) {
   }
 }
 
-/** The data of server-sent events: lists of what came at once. */
+/** The data of server-sent events: lists of what came at once, or a part of it. */
 async function* events(stream, signal) {
   // No transform between: it would read ahead of us.
   const reader = stream.getReader();
@@ -106,7 +108,7 @@ async function* events(stream, signal) {
         come.push(data.join("\n"));
         data = [];
       }
-      if (come.length) yield come;
+      while (come.length) yield come.splice(0, AT_ONCE);
     }
   } catch (error) {
     if (signal.aborted || error.name === "AbortError") throw new DOMException("", "AbortError");
