@@ -32,6 +32,7 @@ class Server(Replica):
         super().__init__(url, key)
         self.process = process
         self.since_s = time.monotonic()
+        self.is_ending = False  # was told to
 
 
 class Servers:
@@ -105,8 +106,10 @@ class Servers:
 
     async def close(self) -> None:
         """End all of them, which have nothing to do any more."""
+        ending = [one.process for one in self._leaving if one.is_ending]
         for process in self._processes:
-            process.terminate()
+            if process not in ending:
+                process.terminate()
         deadline_s = time.monotonic() + _LAST_S
         while time.monotonic() < deadline_s and any(one.poll() is None for one in self._processes):
             await asyncio.sleep(_LOOK_S)
@@ -160,8 +163,9 @@ class Servers:
 
     def _bury(self) -> None:
         for one in list(self._leaving):
-            if not one.running and one.process.poll() is None:
-                one.process.terminate()
+            if not one.running and not one.is_ending:
+                one.is_ending = True
+                one.process.terminate()  # once: a second time would cut it short
             if one.process.poll() is not None:
                 self._leaving.remove(one)
                 self._forget(one.process)
