@@ -42,7 +42,7 @@ PATIENCE_MS = 40_000  # a hang, not a slow machine
 CHATTY = "chatty"
 KEY = "sk-a-key-of-ours"
 ENDLESS = {"max_tokens": 250_000}  # hours, of that model
-STARVED = 20  # times that a browser is slower than it could be
+STARVED = 6  # times that a browser is slower than it could be
 ANSWER = (
     "Four weights fit a byte:\n\n```python\nfields = codes + 1  # 0, 1, 2\n```\n\nThat is *all*."
 )

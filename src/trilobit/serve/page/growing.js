@@ -1,6 +1,7 @@
 // An answer on its way: what came so far, what it costs, when it is shown.
 
 const LONGEST_MS = 1000; // between two drawings
+const COVERED_MS = 250; // for a frame; a covered window has none
 
 /**
  * Shown once a frame at most, whatever came. show(changes): of the message that it becomes.
@@ -38,7 +39,7 @@ export class Growing {
    * for this before he adds more is never ahead of what can be drawn.
    */
   async drawn() {
-    if (!document.hidden) await this.#until((go) => [requestAnimationFrame(go), setTimeout(go, LONGEST_MS)]); // a covered window has none
+    if (!document.hidden) await this.#until((go) => [requestAnimationFrame(go), setTimeout(go, COVERED_MS)]);
     if (this.signal.aborted) return;
     const start = performance.now();
     // Where nobody looks there are no frames, and all timers are late.
