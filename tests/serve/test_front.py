@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import subprocess
@@ -133,10 +134,13 @@ def asked(path: str, number: int) -> dict[str, Any]:
     return {"model": DEFAULT, "stream": True} | told | LONG[path]
 
 
-def home_of(path: str, number: int, servers: list[Live]) -> str:
-    """The address of the one that is asked first."""
-    key = beginning(json.dumps(asked(path, number)).encode())
-    return Replicas([one.url for one in servers], httpx.AsyncClient()).order(key)[0].url
+def conversations(path: str, url: str, replicas: Replicas) -> list[int]:
+    """Two that are at home at an address."""
+    homes = (
+        replicas.order(beginning(json.dumps(asked(path, number)).encode()))[0].url
+        for number in itertools.count()
+    )
+    return list(itertools.islice((n for n, home in enumerate(homes) if home == url), 2))
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +155,12 @@ def test_a_server_that_is_killed_loses_its_own_streams_only_and_they_end_with_an
 ) -> None:
     async def main(front: Live, dying: Live) -> list[tuple[str, list[str]]]:
         begun = 0
-        wanted = [  # two of each dialect for each server
+        replicas = Replicas([pair[0].url, dying.url], httpx.AsyncClient())
+        wanted = [
             (number, path)
             for path in LONG
-            for live in (pair[0], dying)
-            for number in list(
-                filter(lambda n: home_of(path, n, [pair[0], dying]) == live.url, range(99))
-            )[:2]
+            for one in replicas.all
+            for number in conversations(path, one.url, replicas)
         ]
 
         async def one(number: int, path: str) -> tuple[str, list[str]]:
