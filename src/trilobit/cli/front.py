@@ -74,6 +74,7 @@ def _count(_: click.Context, __: click.Parameter, given: str | None) -> tuple[in
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     words: tuple[str, ...],
     servers: tuple[int, int] | None,
     host: str,
