@@ -162,8 +162,13 @@ def windows_python(tools: Path, folder: Path) -> list[str]:
     (folder / "python3.def").write_text(f"LIBRARY python3.dll\nEXPORTS\n{names}")
     library = folder / "python3.lib"
     run(folder / "dlltool", "-m", "i386:x86-64", "-d", folder / "python3.def", "-l", library)
-    return [f"-DPython_INCLUDE_DIR={folder / 'include'}"] + [
-        f"-DPython_{kind}LIBRARY={library}" for kind in ("", "SABI_")
+    # CMake reads versions from names, and asks for the other library too: nothing is linked to it.
+    minor = run(python, "-c", "import sys; print(sys.version_info.minor)").strip()
+    numbered = Path(shutil.copy(library, folder / f"python3{minor}.lib"))
+    return [
+        f"-DPython_INCLUDE_DIR={folder / 'include'}",
+        f"-DPython_LIBRARY={numbered}",
+        f"-DPython_SABI_LIBRARY={library}",
     ]
 
 
