@@ -85,6 +85,8 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
     }
     if (counts()) activity_.resize(weights.layers.size());
 
+    make_adapters();
+
     weights_.norm = copy_gain(weights.norm, c.hidden_size);
     for (Layer &l : weights_.layers) {
         for (const float **gain : {&l.attn_norm, &l.mlp_norm, &l.attn_post_norm, &l.mlp_post_norm})
@@ -92,9 +94,7 @@ Decoder::Decoder(const Config &config, const Weights &weights, const Capacity &c
         for (const float **gain : {&l.q_norm, &l.k_norm}) *gain = copy_gain(*gain, c.head_dim);
         l.attn_sub_norm = copy_gain(l.attn_sub_norm, q);
         l.ffn_sub_norm = copy_gain(l.ffn_sub_norm, c.intermediate_size);
-        for (Projection *p :
-             {&l.q_proj, &l.k_proj, &l.v_proj, &l.o_proj, &l.gate_proj, &l.up_proj, &l.down_proj})
-            p->norm = copy_gain(p->norm, p->weight.columns);
+        l.each_projection([&](Projection &p) { p.norm = copy_gain(p.norm, p.weight.columns); });
     }
     weights_.inv_freq = copy_gain(weights.inv_freq, c.head_dim / 2);
     weights_.local_inv_freq = copy_gain(weights.local_inv_freq, c.head_dim / 2);
@@ -129,8 +129,12 @@ void Decoder::forward(const Batch &batch) {
         rotate_and_store(n);
         attention_.run(n, l.sliding ? c.sliding_window : 0, heads_, q, q_stride_);
         project_into_stream(q, q_stride_, l.attn_sub_norm, attn, l.o_proj, l.attn_post_norm);
+        const bool apart = l.gates_apart();
         project(x, hidden_stride_, l.mlp_norm, h,
-                {{&l.gate_proj, gate, ffn_stride_}, {&l.up_proj, nullptr, 0}}, true);
+                {{&l.gate_proj, gate, ffn_stride_},
+                 {&l.up_proj, apart ? up_.data() : nullptr, ffn_stride_}},
+                !apart);
+        if (apart) gate_apart();
         project_into_stream(gate, ffn_stride_, l.ffn_sub_norm, ffn, l.down_proj, l.mlp_post_norm);
         if (counts()) {
             if (!skips()) count_codes(); // else they were wanted
@@ -160,9 +164,9 @@ double Decoder::ns_of(const Ternary &w) const {
 double Decoder::step_ns(int tokens) const {
     double ns = 0;
     for (const Layer &l : weights_.layers)
-        for (const Projection *p :
-             {&l.q_proj, &l.k_proj, &l.v_proj, &l.o_proj, &l.gate_proj, &l.up_proj, &l.down_proj})
-            ns += ns_of(p->weight);
+        l.each_projection([&](const Projection &p) {
+            ns += ns_of(p.weight) + (p.adapter.there() ? Adapters::ns(k_, p.adapter) : 0);
+        });
     return tokens * ns;
 }
 
@@ -242,7 +246,8 @@ void Decoder::project(const float *x, int stride, const float *gain, int n,
                       std::initializer_list<Job> jobs, bool gated) {
     if (!jobs.begin()->projection->norm) {
         quantise(x, stride, gain, n, config_.rms_norm_eps);
-        return multiply(jobs.begin(), jobs.end(), false, gated);
+        multiply(jobs.begin(), jobs.end(), false, gated);
+        return adapt(x, stride, gain, jobs.begin(), jobs.end());
     }
     if (gain) {
         normalise(x, stride, gain, n);
@@ -261,13 +266,51 @@ void Decoder::project_into_stream(const float *x, int stride, const float *gain,
     if (!post_norm && !projection.norm) {
         quantise(x, stride, gain, n, config_.rms_norm_eps);
         const Job job{&projection, x_.data(), hidden_stride_};
-        return multiply(&job, &job + 1, true, false);
+        multiply(&job, &job + 1, true, false);
+        return adapt(x, stride, gain, &job, &job + 1);
     }
     project(x, stride, gain, n, {{&projection, added_.data(), hidden_stride_}});
     each_token(config_.hidden_size, [&](std::ptrdiff_t t) {
         float *stream = x_.data() + t * hidden_stride_, *added = added_.data() + t * hidden_stride_;
         if (post_norm) k_.norm(added, post_norm, config_.hidden_size, config_.rms_norm_eps, added);
         for (int i = 0; i < config_.hidden_size; ++i) stream[i] += added[i];
+    });
+}
+
+// The room for adapters, where there are any.
+void Decoder::make_adapters() {
+    int widest = 0, rank = 0;
+    bool apart = false;
+    for (const Layer &l : weights_.layers) {
+        apart |= l.gates_apart();
+        l.each_projection([&](const Projection &p) {
+            if (!p.adapter.there()) return;
+            widest = std::max(widest, p.adapter.a.columns);
+            rank = std::max(rank, p.adapter.a.rows);
+        });
+    }
+    if (rank) adapters_.emplace(k_, pool_, capacity_.batch_tokens, widest, rank);
+    const std::size_t up = static_cast<std::size_t>(capacity_.batch_tokens) * ffn_stride_;
+    if (apart && up_.size() < up) up_ = Array<float>(up);
+}
+
+// What adapters add to the products of matrices with the same inputs, as `project` has them.
+void Decoder::adapt(const float *x, int stride, const float *gain, const Job *begin,
+                    const Job *end) {
+    for (const Job *job = begin; job != end; ++job)
+        if (job->projection->adapter.there())
+            adapters_->add(job->projection->adapter, x, stride, gain, config_.rms_norm_eps, tokens_,
+                           job->out, job->stride);
+}
+
+// gate_ becomes act(gate_) * up_, whose rows are whole.
+void Decoder::gate_apart() {
+    const int ffn = config_.intermediate_size;
+    each_token(ffn, [&](std::ptrdiff_t t) {
+        float *gate = gate_.data() + t * ffn_stride_;
+        if (counts()) open_gates_ += static_cast<std::uint64_t>(open_gates(gate, ffn));
+        k_.gate(config_.hidden_act, gate, up_.data() + t * ffn_stride_, ffn);
+        std::fill(gate + ffn, gate + ffn_stride_, 0.0f);
     });
 }
 

@@ -4,6 +4,7 @@
 // prompt was cut into chunks, or on the number of threads. Nothing allocates inside `forward`.
 #pragma once
 
+#include "adapter.h"
 #include "attention.h"
 #include "batch.h"
 #include "config.h"
@@ -23,10 +24,12 @@
 
 namespace trilobit {
 
-// A ternary matrix, and the gain of the norm that its own input goes through, or null.
+// A ternary matrix, and the gain of the norm that its own input goes through, or null. Only one
+// without such a norm may have an adapter.
 struct Projection {
     Ternary weight;
     const float *norm;
+    Adapter adapter{};
 };
 
 // Gains may be null, but for the norms before attention and MLP.
@@ -37,6 +40,18 @@ struct Layer {
     const float *q_norm, *k_norm;                // of every head
     Projection q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
     bool sliding;
+
+    // Whether gates and what they multiply must be whole before they meet.
+    bool gates_apart() const { return gate_proj.adapter.there() || up_proj.adapter.there(); }
+    template <typename Function> void each_projection(Function function) {
+        for (Projection *p : {&q_proj, &k_proj, &v_proj, &o_proj, &gate_proj, &up_proj, &down_proj})
+            function(*p);
+    }
+    template <typename Function> void each_projection(Function function) const {
+        for (const Projection *p :
+             {&q_proj, &k_proj, &v_proj, &o_proj, &gate_proj, &up_proj, &down_proj})
+            function(*p);
+    }
 };
 
 // Borrowed; must outlive the decoder. A table is ternary where its packed codes are given.
@@ -118,6 +133,9 @@ class Decoder {
     void project_into_stream(const float *x, int stride, const float *gain, int n,
                              const Projection &projection, const float *post_norm);
     void multiply(const Job *begin, const Job *end, bool accumulate, bool gated);
+    void adapt(const float *x, int stride, const float *gain, const Job *begin, const Job *end);
+    void make_adapters();
+    void gate_apart();
     void multiply_columns(const Job &job, bool accumulate);
     bool all_is_faster(const Ternary &w, double share) const;
     void skip_closed(const Ternary &up_proj, int row, int count, void *scratch);
@@ -142,7 +160,8 @@ class Decoder {
     Attention attention_;
     Rows embeddings_;
     std::optional<Head> head_;
-    std::vector<Array<float>> gains_; // padded copies
+    std::optional<Adapters> adapters_; // where any matrix has one
+    std::vector<Array<float>> gains_;  // padded copies
     int tokens_ = 0, outputs_ = 0;
     int head_pad_, hidden_stride_, q_stride_, kv_stride_, ffn_stride_;
     Array<float> x_, q_, gate_, up_, hidden_out_;

@@ -57,7 +57,24 @@ struct Tensors {
     Projection projection(const std::string &name, int rows, int columns,
                           Order alone = Order::groups) const {
         return {ternary(name, rows, columns, alone),
-                optional(projection_norms, name + ".rms_norm.weight", columns)};
+                optional(projection_norms, name + ".rms_norm.weight", columns),
+                adapter(name, rows, columns)};
+    }
+
+    // Of a matrix that has one. See formats/adapter.py.
+    Adapter adapter(const std::string &name, int rows, int columns) const {
+        const std::string a = name + ".adapter_a", b = name + ".adapter_b";
+        if (!dict.contains(a.c_str())) return {};
+        require(!projection_norms, "'", name, "' has a norm of its own, and an adapter");
+        const Any down = get(a);
+        require(down.ndim() == 2 && down.shape(0) >= kFloatPad && down.shape(0) % kFloatPad == 0 &&
+                    down.shape(0) <= 1 << 16,
+                "tensor '", a, "' has no rank that is a multiple of ", kFloatPad);
+        const int rank = static_cast<int>(down.shape(0));
+        const Adapter made{dense(a, rank, columns), dense(b, rows, rank)};
+        require(made.a.type == Float::f32 && made.b.type == Float::f32, "the adapter of '", name,
+                "' is not float32");
+        return made;
     }
 
     const float *optional(bool there, const std::string &name, int size) const {

@@ -19,6 +19,7 @@ from trilobit.formats.gguf import is_gguf
 from trilobit.formats.gguf.ternary_blocks import I2SLayout
 from trilobit.formats.gguf.writer import write_gguf
 from trilobit.formats.hf.writer import write_hf, write_hf_bf16
+from trilobit.formats.merged import Merged
 from trilobit.formats.open import open_source
 from trilobit.formats.packed.checksums import damaged_parts
 from trilobit.formats.packed.source import PackedSource
@@ -43,6 +44,7 @@ def convert(
     *,
     i2s_layout: I2SLayout | None = None,
     layout: LayoutChoice | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     progress: Watch | None = None,
     told: Callable[[str], None] | None = None,
 ) -> ModelConfig:
@@ -50,7 +52,9 @@ def convert(
 
     i2s_layout: how a GGUF source lays out I2_S, where it is not as x86 builds do. layout: of the
     weights of a packed file (model/packing.py); "auto": what is faster here; None: as in the
-    source, if that is a packed file, else "2-bit". told: called with one line where tensors of the
+    source, if that is a packed file, else "2-bit". adapter: folder of a LoRA adapter that is merged
+    into the float masters of a Hugging Face directory, which are then rounded anew: not exactly
+    what base and adapter compute side by side. told: called with one line where tensors of the
     model look dead (formats/dead_tensors.py); it is written all the same.
 
     Raises FormatError for a damaged model, UnsupportedModel for one we do not run, OutputError when
@@ -70,6 +74,14 @@ def convert(
             "the name in .trilobit"
         )
     model = open_source(source, i2s_layout=i2s_layout)
+    if adapter is not None:
+        _check_path("adapter", adapter, "the folder of an adapter")
+        if form == "hf-bf16":
+            raise RequestError(
+                f"{out}: merged masters are rounded to codes, and floats made of those are no "
+                "masters to train on; choose another form"
+            )
+        model = Merged(model, Path(adapter))
     _check_output(out, form, model.path)
     if isinstance(model, PackedSource) and (wrong := damaged_parts(model.file)):
         # What is written gets sums of its own, which would call the damage sound.

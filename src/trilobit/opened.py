@@ -19,6 +19,7 @@ from trilobit.engine.native import NativeBackend
 from trilobit.engine.options import EngineOptions
 from trilobit.engine.worker import Worker
 from trilobit.errors import RequestError
+from trilobit.formats.adapter import Adapter, chat_template_of
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.hub.models import open_packed
 from trilobit.layouts import chosen_layout
@@ -79,6 +80,8 @@ def open_model(
     if options.memory_mb is not None:
         grammar_bytes = min(CACHE_BYTES, options.memory_mb * _MB // _GRAMMARS_PART)
 
+    template = None if options.adapter is None else chat_template_of(options.adapter)
+
     def read(packed: PackedModel) -> tuple[Prompter, Layout, bool, Mapping[str, NDArray[Any]]]:
         context = options.context_of(packed.config.max_position_embeddings)
         layout = chosen_layout(
@@ -92,7 +95,7 @@ def open_model(
             name=name,
             config=config,
             tokenizer=tokenizer,
-            chat_template=text.chat_template,
+            chat_template=template or text.chat_template,
             add_bos=text.add_bos,
             context=context,
             grammars=Grammars(
@@ -111,14 +114,21 @@ def open_model(
     with Bars() as bars:
         packed, (prompter, layout, screened, arrays) = open_packed(model, read, progress or bars)
     config = packed.config
+    adapter = None
+    if options.adapter is not None:
+        adapter = Adapter(options.adapter, config, packed.file.float32)
+        arrays = {**arrays, **adapter.arrays}
     one = blocks_for(prompter.context)
     block = block_bytes(config, options.kv_dtype)
 
     def fingerprint() -> str:
-        return packed.fingerprint(f"{version('trilobit')} {options.kv_dtype}")
+        adapted = f" {adapter.digest}" if adapter else ""
+        return packed.fingerprint(f"{version('trilobit')} {options.kv_dtype}{adapted}")
 
     batch_tokens = max(options.max_batch_tokens, options.max_sequences)
     fixed = packed.file.size_bytes + step_bytes(config, batch_tokens) + grammar_bytes
+    if adapter is not None:
+        fixed += adapter.size_bytes
     if options.prefix_cache is not None:
         fixed += WAITING_BYTES
     if layout != packed.layout:  # then they are not read in place

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapters import ALL, random_adapter
 from numpy.typing import NDArray
 
 from trilobit import _native
 from trilobit.engine.native import rotary_frequencies
+from trilobit.formats.adapter import Adapter
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.layouts import native_layout
 from trilobit.model import packing, tensor_names
@@ -84,3 +86,20 @@ def test_layers_in_different_orders_are_refused(model_file: Path) -> None:
     for name in ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.down_proj.weight"):
         with pytest.raises(ValueError, match=re.escape("in groups in some layers")):
             decoder_of(model, {**arrays, name: others[name]}, "2-bit")
+
+
+@pytest.mark.parametrize("targets", [("down_proj",), ("up_proj",), ("gate_proj",), ALL])
+def test_adapters_add_the_same_where_matrices_lie_alone(
+    targets: tuple[str, ...], model_file: Path, tmp_path: Path
+) -> None:
+    model = PackedModel(model_file)
+    folder = random_adapter(tmp_path / "adapter", model.config, targets=targets)
+    beside = Adapter(folder, model.config, model.file.float32).arrays
+    found = []
+    for alone in (False, True):
+        decoder = decoder_of(model, {**laid_out(model, "2-bit", alone=alone), **beside}, "2-bit")
+        found.append((steps(decoder, [1, 2, 5, 17, TOKENS, 1]), decoder.activity))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    plain = steps(decoder_of(model, model.arrays(), "2-bit"), [1, 2, 5, 17, TOKENS, 1])
+    assert np.abs(plain - found[0][0]).max() > 0.1

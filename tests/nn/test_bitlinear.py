@@ -400,3 +400,25 @@ def test_a_weight_that_changed_before_the_backward_pass_is_an_error() -> None:
         layer.weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         output.sum().backward()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fixed_weights_have_their_very_codes_and_scale(shape: tuple[int, int, int]) -> None:
+    tokens, inputs, outputs = shape
+    x = _random(tokens, inputs)
+    codes, scale = ternary.absmean_ternary(_numpy(_random(outputs, inputs, seed=1)))
+    layer = BitLinear(inputs, outputs, bias=False, weights="fixed")
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(codes * scale))
+    found, found_scale = layer.codes()
+    np.testing.assert_array_equal(found, codes)
+    assert float(found_scale) == scale
+    expected = ternary.bit_linear(x.numpy(), codes, scale)
+    assert np.all(np.abs(_numpy(layer(x)) - expected) <= _product_bound(x.numpy(), codes * scale))
+
+
+def test_fixed_weights_may_be_zero_everywhere() -> None:
+    layer = BitLinear(8, 4, bias=False, weights="fixed")
+    with torch.no_grad():
+        layer.weight.zero_()
+    np.testing.assert_array_equal(_numpy(layer(_random(3, 8))), np.zeros((3, 4)))

@@ -11,7 +11,16 @@ import pytest
 import yaml
 
 from trilobit.errors import RecipeError
-from trilobit.train.recipes import Data, Distill, Pretrain, Schedule, Shape, load_recipe, recipe_of
+from trilobit.train.recipes import (
+    Data,
+    Distill,
+    Lora,
+    Pretrain,
+    Schedule,
+    Shape,
+    load_recipe,
+    recipe_of,
+)
 
 TOML = """
 name = "tiny"
@@ -75,7 +84,8 @@ def test_the_manual_explains_every_key_and_its_recipe_is_one(tmp_path: Path) -> 
     tables = (Pretrain, Shape, Data, Schedule)
     keys = [f for table in tables for f in dataclasses.fields(table)]
     keys += [f for f in dataclasses.fields(Distill) if f.name in Distill.__annotations__]
-    named = [f for f in keys if f.name not in ("model", "data", "schedule", "folder")]
+    keys += dataclasses.fields(Lora)
+    named = [f for f in keys if f.name not in ("model", "data", "schedule", "adapter", "folder")]
     assert rows.pop(0) == ("kind", '`"pretrain"`')
     assert [name for name, _ in rows] == [f.name for f in named]
     for (_, default), f in zip(rows, named, strict=True):

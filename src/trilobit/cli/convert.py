@@ -53,6 +53,13 @@ _FORM_OF_END = {".trilobit": "packed", ".gguf": "gguf"}
     help="Of a packed file's weights: 1.6-bit is a fifth smaller, and faster where memory is the "
     "limit; auto measures. Default: MODEL's, or 2-bit.",
 )
+@click.option(
+    "--adapter",
+    metavar="DIR",
+    type=FilePath(),
+    help="A LoRA adapter to merge into MODEL's float masters. They are rounded anew, so this is "
+    "not exactly MODEL with the adapter beside it.",
+)
 @click.option("--force", is_flag=True, help="Replace OUT if it is a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -61,6 +68,7 @@ def command(
     to: Form | None,
     i2s_layout: I2SLayout | None,
     layout: LayoutChoice | None,
+    adapter: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -97,6 +105,7 @@ def command(
             form,
             i2s_layout=i2s_layout,
             layout=layout,
+            adapter=adapter,
             progress=bars,
             told=faults.append,
         )
@@ -106,6 +115,11 @@ def command(
     written = open_source(out)
     files = out.rglob("*") if out.is_dir() else [out]
     size_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    if adapter is not None:
+        note(
+            f"{adapter}: merged into float masters, which were rounded anew; `--adapter` of "
+            "`trilobit run` computes it exactly"
+        )
     has_tokenizer = written.text.tokenizer is not None
     if as_json:
         result = {

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from trilobit.cli.command import option
 from trilobit.cli.model_name import ModelName
+from trilobit.cli.path import FilePath
 from trilobit.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -92,6 +94,13 @@ layout_option = option(
     help="How weights lie in memory; auto takes the faster one. Default: as in the file. What "
     "comes out is the same.",
 )
+adapter_option = option(
+    ENGINE,
+    "--adapter",
+    type=FilePath(),
+    metavar="DIR",
+    help="A LoRA adapter of the model, as `trilobit train` and peft save them.",
+)
 
 gate_density_option = click.option(
     "--gate-density",
@@ -113,6 +122,7 @@ def llm_options(command: Command) -> Command:
         speculation: bool | None,
         kv_dtype: KvDtype,
         layout: LayoutChoice | None,
+        adapter: Path | None,
         **rest: Any,
     ) -> None:
         def open_llm(model: str, **more: int) -> LLM:
@@ -125,13 +135,21 @@ def llm_options(command: Command) -> Command:
                 speculation=speculation,
                 kv_dtype=kv_dtype,
                 layout=layout,
+                adapter=adapter,
                 **more,  # type: ignore[arg-type]
             )
 
         command(open_llm=open_llm, **rest)
 
     decorated: Command = with_open_llm
-    for add in (layout_option, kv_option, speculation_option, context_option, threads_option):
+    for add in (
+        adapter_option,
+        layout_option,
+        kv_option,
+        speculation_option,
+        context_option,
+        threads_option,
+    ):
         decorated = add(decorated)
     return decorated
 

@@ -15,6 +15,7 @@ from trilobit.cli.command import Command, option
 from trilobit.cli.model_name import ModelName
 from trilobit.cli.options import (
     ENGINE,
+    adapter_option,
     context_option,
     kv_option,
     layout_option,
@@ -153,6 +154,7 @@ def _bytes(value: str) -> int:
 @speculation_option
 @kv_option
 @layout_option
+@adapter_option
 def command(
     models: tuple[str, ...],
     host: str,
@@ -202,6 +204,8 @@ def _settings(
         del engine["prefix_cache_gb"]
     elif engine["prefix_cache"] is None:
         raise click.UsageError("--prefix-cache-gb: of no folder; name one by --prefix-cache DIR")
+    if engine["adapter"] is not None and len(models) > 1:
+        raise click.UsageError("--adapter: of one model; serve it alone")
     return Settings(
         models=_named(models),
         engine=EngineOptions(

@@ -152,6 +152,11 @@ def command(
         recipe = dataclasses.replace(recipe, schedule=schedule)
     if packed is not None and recipe.weights == "float":
         raise RecipeError("--packed needs ternary or sign weights, and these are float")
+    if packed is not None and recipe.adapter is not None:
+        raise RecipeError(
+            "--packed: an adapter has no packed file; run it by trilobit run MODEL --adapter DIR, "
+            "or merge it by trilobit convert MODEL OUT --adapter DIR"
+        )
     suffix = "" if recipe.weights == "ternary" else f"-{recipe.weights}"
     output = output or Path("runs") / (recipe.name + suffix)
     if packed is not None and packed.parent != output:  # which need not be there yet
@@ -204,12 +209,15 @@ def command(
     if result.held_out_bits_per_byte is not None:
         told = f"{result.held_out_bits_per_byte:.4f} bits a byte, {told}"
     print(f"held-out {told} after {count(result.steps, 'step')}")
+    if recipe.adapter is not None:
+        print(f"adapter: {result.model}")
+        return
     print(f"model: {packed or result.packed or result.model}")
 
 
 def _check_extra() -> None:
     """Say what is missing before anything is read: loading what is there takes seconds."""
-    for package in ("torch", "transformers", "accelerate", "tensorboard", "yaml"):
+    for package in ("torch", "transformers", "accelerate", "peft", "tensorboard", "yaml"):
         if find_spec(package) is None:
             raise TrilobitError(
                 f"training needs the package '{package}'; pip install 'trilobit[train]'"

@@ -35,11 +35,12 @@ class Options(TypedDict, total=False):
     step_budget_ms: int
     prefix_cache: str | os.PathLike[str] | None
     prefix_cache_gb: int
+    adapter: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How a model is run. No option changes a result.
+    """How a model is run. No option but `adapter` changes a result.
 
     threads: at most; default the physical cores that affinity and CPU quota allow. Steps too short
     to be shared take one. context: tokens of prompt and output together; default what the model was
@@ -59,6 +60,8 @@ class EngineOptions:
     get smaller chunks then. prefix_cache: a folder where keys and values are kept, so that what was
     computed of a text need not be after a restart, nor by others that share the folder; what is in
     it tells what was asked. prefix_cache_gb: of the folder (10^9 bytes); the longest unused goes.
+    adapter: the folder of a LoRA adapter of the model, as peft saves them, which is added to the
+    products of its matrices in float32.
 
     Raises RequestError for an impossible value.
     """
@@ -77,6 +80,7 @@ class EngineOptions:
     step_budget_ms: int = 200
     prefix_cache: str | os.PathLike[str] | None = None
     prefix_cache_gb: int = 10
+    adapter: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None:
@@ -90,9 +94,11 @@ class EngineOptions:
             whole("memory_mb", self.memory_mb, 1 << 30)
         whole("step_budget_ms", self.step_budget_ms, 3_600_000)
         whole("prefix_cache_gb", self.prefix_cache_gb, 1 << 20)
-        if self.prefix_cache is not None and not isinstance(self.prefix_cache, (str, os.PathLike)):
-            shown = reprlib.repr(self.prefix_cache)
-            raise RequestError(f"prefix_cache is {shown}; expected a folder or None")
+        for name in ("prefix_cache", "adapter"):
+            folder = getattr(self, name)
+            if folder is not None and not isinstance(folder, (str, os.PathLike)):
+                shown = reprlib.repr(folder)
+                raise RequestError(f"{name} is {shown}; expected a folder or None")
         _one_of("kv_dtype", self.kv_dtype, ("f16", "f32", "i8"))
         _one_of("head", self.head, ("auto", "screened", "full"))
         if self.layout is not None and self.layout not in (*LAYOUTS, "auto"):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-Weights = Literal["absmean", "sign"]
+Weights = Literal["absmean", "sign", "fixed"]
 
 # Whether products are of the codes, as exact integers, like the engine's. With VNNI that is five
 # times float32's rate (Zen 4), without it a fortieth (Zen 3). A step in bfloat16 gains nothing.
@@ -30,6 +30,8 @@ _INTEGERS_PAY = bool(torch.cpu.get_capabilities().get("avx512_vnni"))
 
 # The smallest mean |W| and max |x| that are divided by, as published.
 EPSILON = 1e-5
+# Of weights that are zero everywhere, whose scale is nothing.
+_LEAST_SCALE = 1e-30
 
 
 def absmean(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,6 +49,11 @@ def sign(weight: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8), scale
 
 
+def fixed(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and scale of a weight that is -s, 0 or +s everywhere: nothing is rounded."""
+    return weight.sign().to(torch.int8), weight.abs().amax().float().clamp_(min=_LEAST_SCALE)
+
+
 def absmax(x: Tensor) -> tuple[Tensor, Tensor]:
     """Int8 codes of activations and their scale by token (float32, last dimension dropped)."""
     t = _inverse_scales(x.float())
@@ -58,7 +65,8 @@ class BitLinear(nn.Linear):
     """`nn.Linear` with ternary (or sign) weights and int8 activations in the product.
 
     rms_norm_eps: if given, an RMSNorm of the input, with learned weights, comes first.
-    weights: "absmean" is b1.58, "sign" is the original 1-bit BitNet.
+    weights: "absmean" is b1.58, "sign" is the original 1-bit BitNet, "fixed" takes weights that are
+        ternary already, and are not trained.
     """
 
     def __init__(
@@ -99,7 +107,7 @@ class BitLinear(nn.Linear):
         return f"{super().extra_repr()}, weights={self.weights}"
 
 
-_QUANTISERS = {"absmean": absmean, "sign": sign}
+_QUANTISERS = {"absmean": absmean, "sign": sign, "fixed": fixed}
 
 
 class _QuantisedProduct(torch.autograd.Function):
@@ -185,6 +193,8 @@ def _inverse_scales(wide: Tensor) -> Tensor:
 
 
 def _dequantised_weights(weight: Tensor, weights: Weights) -> Tensor:
+    if weights == "fixed":
+        return weight.float()
     if weights == "sign":
         codes, scale = sign(weight)
         return codes * scale

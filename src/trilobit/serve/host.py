@@ -19,6 +19,7 @@ from trilobit.async_llm import AsyncLLM
 from trilobit.embedder import Embedder
 from trilobit.engine.memory import MemoryTooSmall
 from trilobit.engine.options import EngineOptions
+from trilobit.errors import RequestError
 from trilobit.machine import peak_rss_mb
 from trilobit.serve.errors import ApiError
 
@@ -149,6 +150,8 @@ class Host:
         return AsyncLLM(model, **asdict(replace(self.options, memory_mb=self._left_mb(model))))
 
     def _embedder(self, model: str) -> Embedder:
+        if self.options.adapter is not None:
+            raise RequestError(f"{model}: is served with an adapter, and makes no vectors so")
         left_mb = self._left_mb(model)
         embedder = Embedder(model, threads=self.options.threads)
         if left_mb is not None and embedder.memory_bytes > left_mb * _MB:

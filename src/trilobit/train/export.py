@@ -120,7 +120,7 @@ def save_masters(model: Any, tokenizer: Any, folder: Path, pooling: Pooling | No
     tokenizer: None for a model without one. pooling: of a model that makes vectors of texts.
     """
     model.save_pretrained(folder)
-    _save_tokenizer(tokenizer, folder)
+    save_tokenizer(tokenizer, folder)
     if pooling is not None:
         write_pooling(folder, pooling, model_config(model.config.to_dict(), str(folder)))
         settings = folder / "tokenizer_config.json"
@@ -161,7 +161,7 @@ def save_packed(model: Any, tokenizer: Any, folder: Path) -> None:
         model.config.save_pretrained(partial)
         if model.generation_config is not None:
             model.generation_config.save_pretrained(partial)
-        _save_tokenizer(tokenizer, partial)
+        save_tokenizer(tokenizer, partial)
         _complete_config(model, partial, "offline")
         save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
 
@@ -174,7 +174,8 @@ def pack_published(codes: Tensor) -> Tensor:
     return torch.from_numpy(pack_hf(codes.cpu().numpy()))
 
 
-def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """The tokenizer's files, with its chat template; nothing for None."""
     if tokenizer is None:
         return
     try:

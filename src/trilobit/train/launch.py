@@ -21,6 +21,7 @@ CHECKPOINTS_KEPT = 2
 _PRODUCT_OF_A_THREAD = 1 << 24
 # Weight, gradient and Adam's two moments, in float32.
 _BYTES_A_PARAMETER = 16
+_BYTES_A_FROZEN_PARAMETER = 4
 
 
 def processes() -> int:
@@ -59,8 +60,9 @@ def check_memory(recipe: Recipe, config: ModelConfig, frozen_parameters: int = 0
     together = processes() * recipe.schedule.accumulate_steps
     tokens = max(recipe.schedule.batch_windows // together, 1) * recipe.data.window
     # The logits and their gradient; what the layers keep comes on top.
-    needed = config.parameters * _BYTES_A_PARAMETER + tokens * config.vocab_size * 8
-    needed += frozen_parameters * 4
+    a_parameter = _BYTES_A_FROZEN_PARAMETER if recipe.adapter else _BYTES_A_PARAMETER
+    needed = config.parameters * a_parameter + tokens * config.vocab_size * 8
+    needed += frozen_parameters * _BYTES_A_FROZEN_PARAMETER
     if torch.cuda.is_available():
         have: int | None = torch.cuda.get_device_properties(0).total_memory
     else:

@@ -9,6 +9,7 @@ A run's folder:
     log.jsonl         the same as lines
     health.jsonl      of every evaluation, what the codes and inputs of each layer are
     model/, packed/   the result: float32 masters, and packed codes
+    adapter/          the result instead, where a frozen model was adapted
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from trilobit.errors import OutputError, RecipeError
 from trilobit.formats.hf.writer import write_hf
 from trilobit.formats.pooling import Pooling
+from trilobit.train.adapter import save_adapter
 from trilobit.train.checkpoint import check, claim, fill, last_checkpoint, remedy_of, step_of
 from trilobit.train.export import Trained, save_masters
 from trilobit.train.interrupt import Interrupt
@@ -64,10 +66,10 @@ OBJECTIVES: dict[str, Any] = {
 class Result:
     """Where a finished run's model lies, and how well it predicts the held-out text.
 
-    packed: None for a float model. held_out_bits_per_byte: what the loss is by byte of the text,
-    whatever the tokenizer; None where no text is continued. held_out_accuracy: the share of pairs
-    whose better reply it prefers; None where nothing is compared. first_process: whether this
-    process is to tell of it.
+    packed: None for a float model and for an adapter. held_out_bits_per_byte: what the loss is by
+    byte of the text, whatever the tokenizer; None where no text is continued. held_out_accuracy:
+    the share of pairs whose better reply it prefers; None where nothing is compared. first_process:
+    whether this process is to tell of it.
     """
 
     model: Path
@@ -125,7 +127,7 @@ def train(
             )
             model: Any = trainer.model
             if first_process:
-                parameters = sum(p.numel() for p in model.parameters())
+                parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
                 progress.tell(_opening(text, parameters, last))
             if last:
                 trainer.resume_loss(last)
@@ -138,8 +140,8 @@ def train(
         if first_process:
             _export(recipe, model, trainer.processing_class, output, objective.pooling)
     return Result(
-        model=output / "model",
-        packed=None if recipe.weights == "float" else output / "packed",
+        model=output / ("adapter" if recipe.adapter else "model"),
+        packed=None if recipe.adapter or recipe.weights == "float" else output / "packed",
         steps=trainer.state.global_step,
         held_out_loss=measured["eval_loss"],
         held_out_bits_per_byte=measured.get("eval_bits_per_byte"),
@@ -213,6 +215,8 @@ def _told_in_a_line(output: Path) -> Iterator[None]:
 def _export(
     recipe: Recipe, model: Any, tokenizer: Any, output: Path, pooling: Pooling | None
 ) -> None:
+    if recipe.adapter:
+        return fill(output / "adapter", lambda path: save_adapter(model, tokenizer, path))
     fill(output / "model", lambda path: save_masters(model, tokenizer, path, pooling))
     if recipe.weights != "float":
         source = Trained(model, tokenizer, output, pooling)

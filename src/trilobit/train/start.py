@@ -15,6 +15,7 @@ from trilobit.formats.hf.config import is_one_bit, model_config
 from trilobit.formats.hf.quantization import quantization_form
 from trilobit.formats.hf.text import read_text_files
 from trilobit.formats.safetensors import Checkpoint
+from trilobit.formats.text_files import TextFiles
 from trilobit.nn import swap_linears
 from trilobit.train.data.tokens import GivenTokenizer
 
@@ -45,7 +46,11 @@ class Start:
                 "the checkpoint that has them (of a run of ours: its model/, not its packed/)"
             )
         self._tensors = Checkpoint(folder)
-        self._text = read_text_files(folder, self.config)
+        self._take_text(read_text_files(folder, self.config), template)
+
+    def _take_text(self, text: TextFiles, template: str | None) -> None:
+        folder, what = self.folder, self._what
+        self._text = text
         if self._text.tokenizer is None:
             raise RecipeError(f"{folder}: {what} has no tokenizer; put its tokenizer.json there")
         eos_ids = [i for i in self.config.eos_token_ids if i < self.config.vocab_size]
@@ -57,7 +62,6 @@ class Start:
         self.tokenizer = GivenTokenizer(
             data=self._text.tokenizer, bos_id=bos_id, eos_id=eos_ids[0] if eos_ids else None
         )
-
         self.chat_template = self._text.chat_template or template
 
     def check_rows(self, weights: str) -> None:

@@ -19,6 +19,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from trilobit.errors import OutputError, RecipeError
 from trilobit.formats.whole_directory import put
 from trilobit.nn import set_quantised_share
+from trilobit.train.adapter import save_adapter
 from trilobit.train.checkpoint import WRITE_ERRORS, first_line, remedy_of
 from trilobit.train.export import save_masters
 from trilobit.train.health import HEALTH, Health
@@ -164,7 +165,8 @@ class RunMixin(_Base):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if self.args.should_save:
-            save_masters(self.model, self.processing_class, Path(output_dir or self._run))
+            save = save_masters if self._recipe.adapter is None else save_adapter
+            save(self.model, self.processing_class, Path(output_dir or self._run))
 
 
 class _FollowRecipe(TrainerCallback):

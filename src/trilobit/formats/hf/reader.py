@@ -115,6 +115,10 @@ class BitNetCheckpoint:
         codes, scale = self._master(name) if self._form == "masters" else self._codes(name)
         return codes, np.array([scale], dtype=np.float32)
 
+    def master(self, name: str) -> NDArray[np.float32]:
+        """Float master `[outputs, inputs]` of a matrix, where there are any."""
+        return self._float32(f"{name}.weight", self._projections[name])
+
     def gain(self, name: str) -> NDArray[np.float32]:
         """Gain of an RMSNorm."""
         file, stored = self._at(name)
@@ -169,7 +173,7 @@ class BitNetCheckpoint:
                 f"{self.directory}: '{name}' has {'packed codes' if packed else 'a scale'}, but "
                 "quantization_mode is online; set it to offline in config.json"
             )
-        return ternary.absmean_ternary(self._float32(weight, self._projections[name]))
+        return ternary.absmean_ternary(self.master(name))
 
     def _codes(self, name: str) -> tuple[NDArray[np.int8], np.float32]:
         if f"{name}.weight_scale" not in self._stored:

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import BitNetConfig, BitNetForCausalLM
 
 from trilobit.errors import RecipeError
 from trilobit.formats.pooling import Pooling
 from trilobit.model.config import ModelConfig
 from trilobit.nn import swap_linears
+from trilobit.train.adapter import learner, start_of
 from trilobit.train.compiled import compile_layers
 from trilobit.train.data.bpe import as_hugging_face
 from trilobit.train.data.tokens import Corpus, GivenTokenizer, prepare
-from trilobit.train.data.windows import HeldOutWindows, TrainingWindows, batch_of
+from trilobit.train.data.windows import UNCOUNTED, HeldOutWindows, TrainingWindows, batch_of
 from trilobit.train.objectives.tokens import TokenTrainer
 from trilobit.train.recipes import Pretrain
 from trilobit.train.start import Start
@@ -32,7 +34,7 @@ class Causal:
     def __init__(self, recipe: Pretrain) -> None:
         self._recipe = recipe
         folder = recipe.start_folder()
-        self._start = Start(folder) if folder else None
+        self._start = start_of(recipe, folder) if folder else None
         self._corpus: Corpus | None = None
         if recipe.data.window > self.config.max_position_embeddings:
             raise RecipeError(
@@ -116,7 +118,7 @@ class Causal:
         return len(tokenizer)
 
     def _student(self, start: Start) -> Any:
-        return start.model(self._recipe.weights)
+        return learner(self._recipe, start)
 
     def _trainer(self, **arguments: Any) -> CausalTrainer:
         return CausalTrainer(**arguments)
@@ -132,11 +134,40 @@ class CausalTrainer(TokenTrainer):
         self._tokens_per_byte = tokens_per_byte
         super().__init__(**rest)
 
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The loss of a batch; while training, with the recipe's share of `log_partition`."""
+        recipe: Any = self._recipe
+        if not model.training or not recipe.z_loss:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"][:, 1:]
+        count = (labels != UNCOUNTED).sum() if num_items_in_batch is None else num_items_in_batch
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        beside = log_partition(outputs["logits"], labels) / count
+        if self.args.average_tokens_across_devices:  # as the Trainer does with the text's
+            beside = beside * self.accelerator.num_processes
+        loss = loss + recipe.z_loss * beside
+        return (loss, outputs) if return_outputs else loss
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hand on what is logged, with the bits that the held-out loss is by byte."""
         if "eval_loss" in logs:
             logs["eval_bits_per_byte"] = logs["eval_loss"] / math.log(2) * self._tokens_per_byte
         super().log(logs, start_time)
+
+
+def log_partition(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum of log² Z over the tokens that are to be predicted, where Z = Σ exp(logit).
+
+    logits: `[N, T, vocab]`. labels: `[N, T - 1]`, of the tokens behind the first; -100 where none
+    counts.
+    """
+    return logits[:, :-1][labels != UNCOUNTED].float().logsumexp(dim=-1).square().sum()
 
 
 def build_model(recipe: Pretrain, vocab_size: int, bos: int, eos: int) -> BitNetForCausalLM:

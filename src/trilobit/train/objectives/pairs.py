@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
+from trilobit.train.adapter import learner
 from trilobit.train.data.replies import Pairs, TrainingReplies, side_by_side
 from trilobit.train.objectives.replies import Supervised
 from trilobit.train.trainer import RunMixin
@@ -28,7 +29,7 @@ class Paired(Supervised):
         count = recipe.schedule.steps * recipe.schedule.batch_windows
         return self._trainer(
             recipe=recipe,
-            model=self._start.model(recipe.weights),
+            model=learner(recipe, self._start),
             processing_class=self._start.hugging_face_tokenizer(),
             data_collator=side_by_side,
             train_dataset=TrainingReplies(Pairs(texts.train), count=count, seed=recipe.seed),

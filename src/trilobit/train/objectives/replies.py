@@ -10,6 +10,7 @@ from trilobit.formats.pooling import Pooling
 from trilobit.model.config import ModelConfig
 from trilobit.prompter import Prompter
 from trilobit.text.tokenizer import Tokenizer
+from trilobit.train.adapter import learner, start_of
 from trilobit.train.data.replies import (
     Groups,
     HeldOutReplies,
@@ -21,7 +22,6 @@ from trilobit.train.data.replies import (
 )
 from trilobit.train.objectives.tokens import TokenTrainer
 from trilobit.train.recipes import Sft
-from trilobit.train.start import Start
 from trilobit.train.trainer import RunMixin
 
 # For a model that was never taught to chat. A line's end parts tokens, so that a reply has the same
@@ -43,7 +43,7 @@ class Supervised:
         self._recipe = recipe
         folder = recipe.start_folder()
         assert folder is not None
-        self._start = start = Start(folder, template=self._template)
+        self._start = start = start_of(recipe, folder, template=self._template)
         start.check_rows(recipe.weights)
         if recipe.data.window > self.config.max_position_embeddings:
             raise RecipeError(
@@ -106,7 +106,7 @@ class Supervised:
         schedule = recipe.schedule
         return TokenTrainer(
             recipe=recipe,
-            model=self._start.model(recipe.weights),
+            model=learner(recipe, self._start),
             processing_class=self._start.hugging_face_tokenizer(),
             data_collator=padded,
             train_dataset=TrainingReplies(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trilobit.errors import RecipeError
-from trilobit.train.recipes.base import Recipe, Schedule
+from trilobit.train.recipes.base import Lora, Recipe, Schedule
 from trilobit.train.recipes.distill import Distill
 from trilobit.train.recipes.dpo import Dpo
 from trilobit.train.recipes.embed import Embed
@@ -24,6 +24,7 @@ __all__ = [
     "Distill",
     "Dpo",
     "Embed",
+    "Lora",
     "Pretrain",
     "Recipe",
     "Schedule",

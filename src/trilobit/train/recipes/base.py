@@ -16,6 +16,7 @@ Optimizer = Literal["adamw", "muon"]
 Weights = Literal["ternary", "sign", "float"]
 
 _MOST_STEPS = 10**9
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LONGEST_NAME = 100  # it names a folder
 _MOST_WINDOW = 1 << 24  # the longest context of ModelConfig
 _LONGEST_PATH = 4096  # that Linux opens
@@ -130,6 +131,33 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """What learns beside a model that does not: B(A x) · alpha / rank, added to its matrices.
+
+    dropout: of what an adapter is given, while it trains.
+    targets: the matrices of a layer that have one.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: tuple[str, ...] = TARGETS
+
+    def __post_init__(self) -> None:
+        check_range("adapter.rank", self.rank, 1, 4096)
+        check_range("adapter.alpha", self.alpha, 1, 1 << 16)
+        if not 0 <= self.dropout < 1:
+            raise RecipeError(f"adapter.dropout is {self.dropout}; it must be from 0 to below 1")
+        if not self.targets:
+            raise RecipeError(f"adapter.targets is empty; name some of {', '.join(TARGETS)}")
+        for name in self.targets:
+            if name not in TARGETS:
+                raise RecipeError(
+                    f"adapter.targets names {shown(name)}; expected some of {', '.join(TARGETS)}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """A run, whatever it learns; each kind adds its own keys.
 
@@ -138,11 +166,15 @@ class Recipe:
     optimizer: "muon" is Muon for the matrices, AdamW for the rest.
     start: directory of a Hugging Face checkpoint with float weights or masters; its shape and
         its tokenizer are then the run's. Relative to the recipe's folder.
+    adapter: if given, the model `start` stays as it is, and an adapter beside it learns. It may
+        then be in any form that runs.
     weights: "float" makes a baseline of the same size.
     folder: where the recipe's file lies, for paths in it.
     """
 
     kind: ClassVar[str]
+    # Whether an adapter can learn it.
+    adapts: ClassVar[bool] = True
     # What may be another when a run goes on; and its files may have moved.
     may_change: ClassVar[tuple[str, ...]] = (
         "schedule",
@@ -155,6 +187,7 @@ class Recipe:
     schedule: Schedule
     data: Files
     start: str | None = None
+    adapter: Lora | None = None
     weights: Weights = "ternary"
     precision: Precision = "float32"
     optimizer: Optimizer = "adamw"
@@ -180,6 +213,24 @@ class Recipe:
             check_range(key, getattr(self, key), 1, _MOST_STEPS)
         if self.start is not None:
             check_path("start", self.start)
+        if self.adapter is not None:
+            self._check_adapter()
+
+    def _check_adapter(self) -> None:
+        if not self.adapts:
+            raise RecipeError(f"key 'adapter' has no place in kind '{self.kind}'; leave it out")
+        if self.start is None:
+            raise RecipeError("key 'start' is missing; give the model that the adapter is for")
+        if self.weights != "ternary":
+            raise RecipeError(
+                f"weights is '{self.weights}', but those of a model with an adapter stay as they "
+                "are; leave it out"
+            )
+        if self.schedule.quantisation_warmup_steps:
+            raise RecipeError(
+                "schedule.quantisation_warmup_steps has no place beside an adapter, whose model "
+                "is quantised already; leave it out"
+            )
 
     def data_files(self) -> list[Path]:
         """The training text's files, resolved against the recipe's folder."""

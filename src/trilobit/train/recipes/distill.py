@@ -25,6 +25,7 @@ class Distill(Pretrain):
     """
 
     kind: ClassVar[str] = "distill"
+    adapts: ClassVar[bool] = False
 
     teacher: str
     teacher_share: float = 0.5
@@ -40,6 +41,8 @@ class Distill(Pretrain):
             raise RecipeError(
                 f"teacher_share is {self.teacher_share}; it must be above 0 and at most 1"
             )
+        if self.z_loss:
+            raise RecipeError("z_loss has no place beside a teacher's loss; leave it out")
         if not 0 < self.temperature <= 100:
             raise RecipeError(f"temperature is {self.temperature}; it must be above 0, at most 100")
 

@@ -120,6 +120,8 @@ class Data(Files):
 class Pretrain(Recipe):
     """A whole pre-training run: from a random model of `model`'s shape, or from `start`.
 
+    z_loss: share of log² Z that is added to the loss of a token, where Z sums the exponentials of
+        its logits, so that they do not drift (PaLM, arXiv 2204.02311, section 5, with 1e-4).
     compile: let torch.compile make one of the small operations of a layer. It takes half a minute
         of a core, and rounds otherwise than without.
     """
@@ -129,6 +131,7 @@ class Pretrain(Recipe):
 
     data: Data
     model: Shape | None = None
+    z_loss: float = 0.0
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -138,6 +141,9 @@ class Pretrain(Recipe):
             raise RecipeError(
                 f"key 'model' {both}; give either [model] or start, the folder of a checkpoint"
             )
+        check_range("z_loss", self.z_loss, 0, 1)
+        if self.compile and self.adapter is not None:
+            raise RecipeError("compile has no place beside an adapter; leave it out")
         if self.model is not None and self.data.window > self.model.max_position_embeddings:
             raise RecipeError(
                 f"data.window is {self.data.window}, longer than the model's context: "
