@@ -117,6 +117,8 @@ class Decoder {
     int threads_for(int tokens) const { return pool_.threads_for(step_ns(tokens)); }
 
   private:
+    // Of few tokens, one stream of weights is wanted; of many, a thread's own groups of rows.
+    static constexpr int kFewTokens = 16, kGatedGroups = 8;
     struct Job {
         const Projection *projection;
         float *out;
@@ -183,5 +185,13 @@ class Decoder {
     std::uint64_t tokens_seen_ = 0;
     std::atomic<std::uint64_t> open_gates_{0}, nonzero_codes_{0}; // of the layer at work
 };
+
+// `floats`: that function works on.
+template <typename Function> void Decoder::each_token(int floats, Function function) {
+    const double ns = k_.ns_of_floats(1.0 * tokens_ * floats);
+    pool_.split(tokens_, ns, [&](int begin, int end, int) {
+        for (int t = begin; t < end; ++t) function(std::ptrdiff_t{t});
+    });
+}
 
 } // namespace trilobit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -40,6 +41,11 @@ TEXT = (
 )
 
 
+CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+# A tiny model has been at its first 60,000 tokens for a minute and a half: nobody sees the last.
+ENDLESS_CONTEXT = 1 << 18
+
+
 def tiny_config(**changes: object) -> ModelConfig:
     """A model that runs in a blink; its sizes fit no vector, tile or block exactly."""
     values: dict[str, object] = {
@@ -73,6 +79,19 @@ def tokenizer_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE tokenizer of at most 320 tokens; 0 begins a text, 1 ends it."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     train_tokenizer([TEXT] * 3, 320).save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def endless_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -> Path:
+    """Was made to chat, talks nonsense, and does not end by itself while anybody waits for it."""
+    directory = tmp_path_factory.mktemp("endless") / "endless"
+    config = tiny_config(eos_token_ids=(), max_position_embeddings=ENDLESS_CONTEXT)
+    synth(config, directory, seed=2)
+    (directory / "tokenizer.json").write_bytes(tokenizer_json.read_bytes())
+    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHAT_TEMPLATE}))
+    path = directory.with_suffix(".trilobit")
+    convert(directory, path)
     return path
 
 

@@ -78,14 +78,17 @@ def with_template(folder: Path, template: str) -> str:
 
 @contextmanager
 def serving(
-    *arguments: str, settings: dict[str, Any] | None = None, **environment: str
+    *arguments: str,
+    command: str = "serve",
+    settings: dict[str, Any] | None = None,
+    **environment: str,
 ) -> Iterator[Live]:
     """`trilobit serve ARGUMENTS` on a free port, or a server of `settings`, until the end."""
-    command = ["-m", "trilobit", "serve", "--port", "0", *arguments]
+    words = ["-m", "trilobit", command, "--port", "0", *arguments]
     if settings is not None:
-        command = ["-c", _SET, json.dumps(settings)]
+        words = ["-c", _SET, json.dumps(settings)]
     process = subprocess.Popen(
-        [sys.executable, *command],
+        [sys.executable, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import signal
 import socket
 import sys
 import time
@@ -113,15 +114,23 @@ async def nothing_is_held(live: Live) -> None:
 
 
 async def burst(live: Live, wanted: list[str], count: int) -> list[float]:
-    """So many at once: who is not served knows it after so many seconds, which are returned."""
+    """So many at once: who is not served knows it after so many seconds, which are returned.
+
+    The server stands still until all are there: none is answered before the last one asks.
+    """
     refused: list[float] = []
     # Bare connections, made before: a client library would take longer than the server.
     ways = [await asyncio.open_connection(*address(live)) for _ in range(count)]
 
+    live.process.send_signal(signal.SIGSTOP)
+    for number, (_, writer) in enumerate(ways):
+        writer.write(_request(body_of(number % len(wanted), stream=False), "Connection: close"))
+        await writer.drain()
+    live.process.send_signal(signal.SIGCONT)
+    started = time.perf_counter()
+
     async def one(number: int) -> None:
         reader, writer = ways[number]
-        started = time.perf_counter()
-        writer.write(_request(body_of(number % len(wanted), stream=False), "Connection: close"))
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         status = int(head.split()[1])
         if status in REFUSED:

@@ -147,6 +147,25 @@ def test_tasks_stand_beside_chance_and_models_that_read_none_say_so(told: dict[s
     assert "b has no tokenizer to read a task with" in text
 
 
+def test_shares_above_the_limit_say_that_the_machine_was_busy(told: dict[str, Any]) -> None:
+    rested, busy = copy.deepcopy(told), copy.deepcopy(told)
+    for model in rested["models"]:
+        model["speed"] |= {"decode_fraction_of_dram": 0.5, "prefill_fraction_of_int8": 0.5}
+    for model in busy["models"]:
+        model["speed"] |= {"decode_fraction_of_dram": 1.2, "prefill_fraction_of_int8": 1.1}
+    assert "the machine was busy" not in _Page(page(rested, "x.json")).text
+    assert _Page(page(busy, "x.json")).text.count("the machine was busy while its limit") == 2
+
+
+def test_names_from_right_to_left_leave_their_neighbours_in_place(told: dict[str, Any]) -> None:
+    named = copy.deepcopy(told)
+    named["models"][0]["name"] = "نموذج 2"
+    text = page(named, "x.json")
+    isolated = "\N{FIRST STRONG ISOLATE}نموذج 2\N{POP DIRECTIONAL ISOLATE}"
+    assert f"<title>{isolated} · " in text
+    assert text.count("نموذج 2") == text.count(isolated)
+
+
 def test_energy_that_was_measured_stands_beside_the_estimate(told: dict[str, Any]) -> None:
     counted = copy.deepcopy(told)
     for model in counted["models"]:

@@ -313,6 +313,10 @@ def test_the_command(bundled: Path, data: Path) -> None:
     assert f"{found['scores'][0]['value']:.4f}" in shown
     assert "(4 questions, 0 examples, by chance 0.3333)" in shown
     assert shown.count("by chance") == 2
+    assert "cut" not in shown
+    arguments += ["--context", "8"]
+    shown = CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
+    assert shown.count("; 4 cut to fit the context)") == 4
 
 
 def test_a_report_has_the_scores_that_eval_gives(bundled: Path, data: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def text() -> str:
 
 
 def test_a_chat_is_what_the_model_gives_in_process(client: ollama.Client, text: str) -> None:
-    done = client.chat(keep_alive="5m", think=False, **CHAT)
+    done = client.chat(keep_alive="1h30m", think=False, **CHAT)
     assert (done.message.role, done.message.content) == ("assistant", text)
     assert (done.done, done.done_reason, done.eval_count) == (True, "length", 20)
     assert done.prompt_eval_count
@@ -183,6 +183,8 @@ def test_vectors_are_those_of_the_embedder(client: ollama.Client) -> None:
         ({"messages": [MESSAGES[0] | {"images": [b"abc"]}]}, "images"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
         ({"think": True}, "think"),
+        ({"keep_alive": "bad"}, "keep_alive: 'bad' is no time"),
+        ({"keep_alive": "5"}, "keep_alive"),
         ({"options": {"mirostat": 2}}, "mirostat"),
         ({"options": {"num_predict": 5, "temperature": -1}}, "temperature"),
         ({"options": {"typical_p": 0.5}}, "typical_p"),

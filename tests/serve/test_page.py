@@ -6,56 +6,52 @@ the browser in the server's place. With TRILOBIT_ARTEFACTS, screenshots are kept
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
+import queue
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import uvicorn
 from browsers import chromium
-from conftest import tiny_config
+from conftest import ENDLESS_CONTEXT as CONTEXT
 from live_server import Live, serving
 from playwright.sync_api import Browser, BrowserContext, Error, Page, Route, expect
+from prometheus_client import CollectorRegistry, Counter
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 
 from trilobit.bundled import DEFAULT
-from trilobit.conversion import convert
-from trilobit.serve.app import create_app
-from trilobit.serve.page import PATHS
+from trilobit.serve.app import create_app, guards
+from trilobit.serve.body import Json
+from trilobit.serve.page import PATHS, add_page
+from trilobit.serve.queue import Queue
 from trilobit.serve.settings import Settings
-from trilobit.synth import synth
+from trilobit.serve.sse import DONE, Events, event
 
 FOLDER = Path(__file__).parents[2] / "src/trilobit/serve/page"
-TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 PATIENCE_MS = 40_000  # a hang, not a slow machine
 CHATTY = "chatty"
 KEY = "sk-a-key-of-ours"
-ENDLESS = {"max_tokens": 60_000}
+ENDLESS = {"max_tokens": 250_000}  # hours, of that model
+STARVED = 6  # times that a browser is slower than it could be
 ANSWER = (
     "Four weights fit a byte:\n\n```python\nfields = codes + 1  # 0, 1, 2\n```\n\nThat is *all*."
 )
 
 
 @pytest.fixture(scope="module")
-def chat_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -> Path:
-    """Was made to chat, talks nonsense and never ends by itself."""
-    directory = tmp_path_factory.mktemp("page") / "chatty"
-    synth(tiny_config(eos_token_ids=(), max_position_embeddings=65536), directory, seed=2)
-    (directory / "tokenizer.json").write_bytes(tokenizer_json.read_bytes())
-    (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
-    path = directory.with_suffix(".trilobit")
-    convert(directory, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def live(chat_model: Path) -> Iterator[Live]:
+def live(endless_model: Path) -> Iterator[Live]:
     """The model that chats, and the one of the package, which does not."""
-    with serving(DEFAULT, f"{CHATTY}={chat_model}") as server:
+    with serving(DEFAULT, f"{CHATTY}={endless_model}") as server:
         yield server
 
 
@@ -188,7 +184,7 @@ def test_models_tell_what_they_are_made_for_before_they_are_opened(live: Live) -
     with live.client() as client:
         told = {model.pop("id"): model for model in client.get("/v1/models").json()["data"]}
     facts = ("chat", "generates", "embeds", "max_model_len")
-    assert [told[CHATTY][fact] for fact in facts] == [True, True, True, 65536]
+    assert [told[CHATTY][fact] for fact in facts] == [True, True, True, CONTEXT]
     assert [told[DEFAULT][fact] for fact in facts] == [False, True, True, 512]
 
 
@@ -198,8 +194,8 @@ def test_no_file_outside_the_page_can_be_had(live: Live) -> None:
             assert client.get(address).status_code == 404, address
 
 
-def test_without_page_there_is_none(chat_model: Path) -> None:
-    with serving(str(chat_model), "--no-page") as server, server.client() as client:
+def test_without_page_there_is_none(endless_model: Path) -> None:
+    with serving(str(endless_model), "--no-page") as server, server.client() as client:
         assert client.get("/").status_code == 404
         assert client.get("/page/main.js").status_code == 404
         assert client.get("/v1/models").status_code == 200
@@ -243,11 +239,10 @@ def test_an_answer_appears_piece_by_piece(visit: Visit) -> None:
 
 
 def test_what_an_answer_cost_is_told(visit: Visit) -> None:
-    # Long enough that a busy machine does not show it in a piece or two, of which no rate is told.
-    page = visit(sampling={"max_tokens": 3000})
+    page = visit(sampling={"max_tokens": 300})
     say(page, "Hello")
-    expect(page.locator(".cost")).to_contain_text(re.compile(r"3,000 tokens · [\d,.]+ tokens/s"))
-    expect(page.locator(".context")).to_contain_text(re.compile(r"\d+ of 65,536 tokens"))
+    expect(page.locator(".cost")).to_contain_text("300 tokens")
+    expect(page.locator(".context")).to_contain_text(re.compile(r"\d+ of 262,144 tokens"))
 
 
 def test_what_is_sent_before_the_models_are_known_is_answered(visit: Visit, live: Live) -> None:
@@ -294,6 +289,55 @@ def test_stop_stops_it_and_keeps_what_came(visit: Visit, live: Live) -> None:
     page.keyboard.press("Escape")
     settled(page)
     assert prose.first.inner_text() == text
+
+
+def test_every_piece_is_drawn_when_it_has_come_and_a_rate_is_told_of_them(
+    visit: Visit, own_server: Callable[..., Thread]
+) -> None:
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    async def words() -> AsyncIterator[str]:
+        while True:
+            while said.empty():
+                await asyncio.sleep(0.001)
+            if not (word := said.get()):
+                return
+            yield word
+
+    page = visit(own_server(speaking(words)).url)
+    say(page, "Hello")
+    text = ""
+    for number in range(6):
+        said.put(f"{number} ")
+        text += f"{number} "
+        expect(page.locator(".prose")).to_have_text(text.strip())
+    time.sleep(0.02)  # what came within 10 ms has no rate
+    said.put("6")
+    said.put("")
+    expect(page.locator(".cost")).to_contain_text(re.compile(r"7 tokens · [\d,.]+ tokens/s"))
+
+
+def test_stop_works_where_a_starved_browser_is_told_more_than_it_can_draw(
+    visit: Visit, own_server: Callable[..., Thread]
+) -> None:
+    async def words() -> AsyncIterator[str]:
+        number = 0
+        while True:
+            number += 1
+            yield f"{number} " if number % 50 else f"{number}\n\n"
+            await asyncio.sleep(0)
+
+    page = visit(own_server(speaking(words)).url)
+    slowing = page.context.new_cdp_session(page)
+    slowing.send("Emulation.setCPUThrottlingRate", {"rate": STARVED})
+    say(page, "Never end")
+    prose = page.locator(".prose")
+    expect(prose).to_contain_text("1 2 3")
+    page.get_by_role("button", name="Stop").click()
+    settled(page)
+    expect(page.locator(".cost")).to_contain_text("Stopped")
+    numbers = list(map(int, prose.text_content().split()))
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_reload_keeps_history(visit: Visit) -> None:
@@ -663,19 +707,47 @@ def test_a_phone_shows_all_without_scrolling_sideways(visit: Visit) -> None:
     expect(page.locator(".sidebar")).not_to_be_in_viewport()
 
 
+def speaking(words: Callable[[], AsyncIterator[str]]) -> Starlette:
+    """The page, and a model that answers with these words, each when it comes."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        count = 0
+        async for word in words():
+            count += 1
+            yield event({"choices": [{"index": 0, "delta": {"content": word}}]})
+        yield event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        yield event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": count}})
+        yield DONE
+
+    async def answer(_: Request) -> Response:
+        return Events(parts(), keep_alive_s=PATIENCE_MS)
+
+    async def models(_: Request) -> Response:
+        return Json({"data": [{"id": CHATTY, "max_model_len": CONTEXT}]})
+
+    counted = Counter("requests", "", ("route", "status"), registry=CollectorRegistry())
+    app = Starlette(middleware=guards(Settings(models={}), Queue(64), counted))
+    app.add_route("/v1/models", models)
+    app.add_route("/v1/chat/completions", answer, methods=["POST"])
+    add_page(app)
+    return app
+
+
 class Thread:
     """A server in a thread, which can die and come back at the same address."""
 
-    def __init__(self, **settings: object) -> None:
-        self._settings = Settings(models={DEFAULT: DEFAULT}, **settings)  # type: ignore[arg-type]
+    def __init__(self, app: Starlette | None = None, **settings: object) -> None:
+        models = {DEFAULT: DEFAULT}
+        self._make = lambda: app or create_app(Settings(models=models, **settings))  # type: ignore[arg-type]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        app = create_app(self._settings)
-        config = uvicorn.Config(app, port=self._port, log_config=None, ws="none")
+        config = uvicorn.Config(
+            self._make(), port=self._port, log_config=None, ws="none", timeout_graceful_shutdown=5
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
@@ -692,8 +764,8 @@ class Thread:
 def own_server() -> Iterator[Callable[..., Thread]]:
     started = []
 
-    def start(**settings: object) -> Thread:
-        started.append(Thread(**settings))
+    def start(app: Starlette | None = None, **settings: object) -> Thread:
+        started.append(Thread(app, **settings))
         started[-1].start()
         return started[-1]
 

@@ -25,7 +25,7 @@ SECRET = "a-word-that-nobody-may-log"
 def test_sigterm_lets_32_streams_end_and_exits_with_0() -> None:
     ends: list[str] = []
 
-    with serving() as live, live.client() as client:
+    with serving("--drain-s", str(PATIENCE_S)) as live, live.client() as client:
 
         def read(begun: threading.Semaphore) -> None:
             text = ""

@@ -305,6 +305,14 @@ def test_a_model_without_a_tokenizer_is_saved_whole(tmp_path: Path, ids: Tensor)
         assert_same_but_for_ties(logits, stock.logits(model, ids))
 
 
+def test_weights_may_be_read_by_whom_the_umask_says(tmp_path: Path) -> None:
+    for save in (save_packed, save_masters):
+        save(_llama(), None, tmp_path / save.__name__)
+        modes = {path.stat().st_mode & 0o777 for path in (tmp_path / save.__name__).iterdir()}
+        (tmp_path / "plain").touch()
+        assert modes == {(tmp_path / "plain").stat().st_mode & 0o777}
+
+
 def test_a_save_that_fails_leaves_no_half_folder(tmp_path: Path) -> None:
     model = _llama()
 

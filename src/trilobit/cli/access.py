@@ -1,4 +1,4 @@
-"""Where a server listens and who may ask it, as `trilobit serve` and `front` are told."""
+"""Where a server listens, who may ask it and how much, as `trilobit serve` and `front` are told."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 KEY_VARIABLE = "TRILOBIT_API_KEY"
+LIMITS = "Limits"
 _ACCESS = "Who may ask"
 _WHERE = (
     click.option(
@@ -63,6 +64,27 @@ _WHO = (
         help="A page that may ask: https://app.example. Repeatable.",
     ),
 )
+_BOUNDS = (
+    click.option("--json-logs", is_flag=True, help="A line of JSON on stderr for every request."),
+    option(
+        LIMITS,
+        "--body-mb",
+        type=click.IntRange(1, 1024),
+        default=4,
+        show_default=True,
+        metavar="N",
+        help="Megabytes of a request.",
+    ),
+    option(
+        LIMITS,
+        "--drain-s",
+        type=click.FloatRange(0, 86_400),
+        default=30,
+        show_default=True,
+        metavar="S",
+        help="Seconds that answers may still take when it is told to stop.",
+    ),
+)
 
 
 def where_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -75,6 +97,13 @@ def where_options(command: Callable[..., None]) -> Callable[..., None]:
 def who_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add `--api-key`, `--api-key-file`, `--no-api-key`, `--allow-host` and `--cors`."""
     for add in reversed(_WHO):
+        command = add(command)
+    return command
+
+
+def bound_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add `--json-logs`, `--body-mb` and `--drain-s`."""
+    for add in reversed(_BOUNDS):
         command = add(command)
     return command
 

@@ -110,7 +110,7 @@ def command(
         error = "" if score.standard_error is None else f" ± {score.standard_error:.4f}"
         say(
             f"{score.task:20} {score.metric:28} {score.value:.4f}{error}  "
-            f"({score.questions} questions, {score.shots} examples{_by_chance(score)})"
+            f"({score.questions} questions, {score.shots} examples{_by_chance(score)}{_cut(score)})"
         )
     if suite is not None:
         say(f"published: {SUITES[suite].source}")
@@ -130,3 +130,8 @@ def task_names(text: str) -> list[str]:
 def _by_chance(score: TaskScore) -> str:
     """What blind guessing gives, where it is known."""
     return "" if score.chance is None else f", by chance {score.chance:.4f}"
+
+
+def _cut(score: TaskScore) -> str:
+    """How many questions were not read whole."""
+    return f"; {score.cut} cut to fit the context" if score.cut else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trilobit.bundled import DEFAULT
-from trilobit.cli.access import access_of, listen, where_options, who_options
+from trilobit.cli.access import LIMITS, access_of, bound_options, listen, where_options, who_options
 from trilobit.cli.command import Command, option
 from trilobit.cli.model_name import ModelName
 from trilobit.cli.options import (
@@ -27,8 +27,6 @@ from trilobit.cli.path import FilePath
 
 if TYPE_CHECKING:
     from trilobit.serve.settings import Settings
-
-_LIMITS = "Limits"
 
 
 def _bytes(value: str) -> int:
@@ -64,10 +62,10 @@ def _bytes(value: str) -> int:
     type=FilePath(),
     help="Keep all texts that are asked and answered in this file, for `trilobit replay`.",
 )
-@click.option("--json-logs", is_flag=True, help="A line of JSON on stderr for every request.")
 @who_options
+@bound_options
 @option(
-    _LIMITS,
+    LIMITS,
     "--queue",
     type=click.IntRange(0, 100_000),
     default=128,
@@ -76,16 +74,7 @@ def _bytes(value: str) -> int:
     help="Requests that wait; more are told to come again.",
 )
 @option(
-    _LIMITS,
-    "--body-mb",
-    type=click.IntRange(1, 1024),
-    default=4,
-    show_default=True,
-    metavar="N",
-    help="Megabytes of a request.",
-)
-@option(
-    _LIMITS,
+    LIMITS,
     "--timeout-s",
     type=click.FloatRange(0, min_open=True),
     default=3600,
@@ -94,16 +83,7 @@ def _bytes(value: str) -> int:
     help="Seconds that an answer may take.",
 )
 @option(
-    _LIMITS,
-    "--drain-s",
-    type=click.FloatRange(0, 86_400),
-    default=30,
-    show_default=True,
-    metavar="S",
-    help="Seconds that answers may still take when the server is told to stop.",
-)
-@option(
-    _LIMITS,
+    LIMITS,
     "--idle-unload-s",
     type=click.FloatRange(0, min_open=True),
     metavar="S",

@@ -49,6 +49,7 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         if self.llm.tokenizer is None:
             raise RequestError(without_tokenizer(self.llm.path, ""))
         self._progress = progress
+        self.cut: set[tuple[Any, ...]] = set()  # arguments of requests that were not read whole
 
     @classmethod
     def create_from_arg_obj(
@@ -108,10 +109,12 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm_eval has no types
         **_: Any,
     ) -> list[Scored]:
         cut: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-        for _key, context, ending in requests:
+        for key, context, ending in requests:
             if not ending:
                 raise RequestError("a task has an ending without a token; nothing can be scored")
             kept = (context + ending)[-(self.max_length + 1) :]
+            if len(kept) < len(context) + len(ending):
+                self.cut.add(key)
             first = max(1, len(kept) - len(ending))
             cut.append((tuple(kept[:first]), tuple(kept[first:])))
         scored: dict[tuple[tuple[int, ...], tuple[int, ...]], Scored] = {}
@@ -168,7 +171,10 @@ class Harness(TemplateLM):  # type: ignore[misc] # lm_eval has no types
                         f"{self.llm.context}; raise it (this model's ends at "
                         f"{self.llm.config.max_position_embeddings}), or take another model"
                     )
-                prompts.append(self.tok_encode(context)[-room:])
+                prompt = self.tok_encode(context)
+                if len(prompt) > room:
+                    self.cut.add((context,))
+                prompts.append(prompt[-room:])
                 params.append(ours)
                 stops.append(until)
             for done, until in zip(self.llm.generate(prompts, params), stops, strict=True):

@@ -10,7 +10,8 @@ class TaskScore:
     """One number of a task.
 
     standard_error: None where lm-eval gives none. shots: examples before each question. chance:
-    what blind guessing gives, where answers are chosen among some; else None.
+    what blind guessing gives, where answers are chosen among some; else None. cut: questions of
+    which the context had no room for all; only their ends were read.
     """
 
     task: str
@@ -20,3 +21,4 @@ class TaskScore:
     questions: int
     shots: int
     chance: float | None = None
+    cut: int = 0

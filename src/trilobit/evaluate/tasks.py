@@ -125,10 +125,11 @@ def evaluate(
     if shots is not None and shots < 0:
         raise RequestError(f"shots is {shots}; expected at least 0")
     wanted = wanted_tasks(tasks, data)
+    harness = Harness(llm, progress=progress)
     # It tells of its bootstrap on stdout.
     with redirect_stdout(sys.stderr), _in_a_line(", ".join(tasks), data):
         found = simple_evaluate(
-            Harness(llm, progress=progress),
+            harness,
             tasks=wanted,
             num_fewshot=shots,
             limit=limit,
@@ -139,7 +140,7 @@ def evaluate(
         )
     if found is None:  # of another process than the first
         return []
-    scores = list(_scores(found))
+    scores = list(_scores(found, harness.cut))
     if data is not None and "mmlu" in tasks:
         scores.append(_mmlu([score for score in scores if score.task.startswith("mmlu_")]))
     return scores
@@ -155,10 +156,11 @@ def _mmlu(subjects: list[TaskScore]) -> TaskScore:
         value=value,
         standard_error=math.sqrt(value * (1 - value) / max(questions - 1, 1)),
         questions=questions,
+        cut=sum(score.cut for score in subjects),
     )
 
 
-def _scores(found: Record) -> Iterator[TaskScore]:
+def _scores(found: Record, cut: set[tuple[Any, ...]]) -> Iterator[TaskScore]:
     for task, values in found["results"].items():
         for key, value in values.items():
             metric, _, kind = key.partition(",")
@@ -173,7 +175,18 @@ def _scores(found: Record) -> Iterator[TaskScore]:
                 questions=int(found["n-samples"].get(task, {}).get("effective", 0)),
                 shots=int(found["n-shot"].get(task, 0)),
                 chance=_chance(found, task) if metric in _CHOSEN else None,
+                cut=_cut(found, task, cut),
             )
+
+
+def _cut(found: Record, task: str, cut: set[tuple[Any, ...]]) -> int:
+    """How many questions had a request that was cut; a request to write is known by its prompt."""
+    asked = (
+        (question["doc_id"], tuple(arguments))
+        for question in found["samples"].get(task, ())
+        for arguments in question["arguments"]
+    )
+    return len({number for number, one in asked if one[:1] in cut or one[:2] in cut})
 
 
 def _chance(found: Record, task: str) -> float | None:

@@ -8,6 +8,7 @@ with an error in the API's own shape, and those of the others go on.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -28,6 +29,7 @@ from trilobit.serve.errors import ApiError, body_of
 from trilobit.serve.limits import exits
 from trilobit.serve.queue import ASKING, Queue
 from trilobit.serve.replicas import Replica, Replicas, beginning
+from trilobit.serve.servers import Servers
 from trilobit.serve.settings import Settings
 from trilobit.serve.sse import event
 
@@ -36,6 +38,7 @@ _OWN = frozenset(
     "connection keep-alive te trailer transfer-encoding upgrade host origin content-length "
     "accept-encoding date server x-request-id".split()
 )
+_KEYS = frozenset({"authorization", "x-api-key"})
 # Streams by type -> what ends an event of theirs: half of one is not passed on
 _STREAMS = {"text/event-stream": b"\n\n", "application/x-ndjson": b"\n"}
 _PLACES = 65_536  # the servers have queues of their own
@@ -44,10 +47,10 @@ _GONE = "the server that was answering is gone; ask again"
 
 
 class Front:
-    """What the routes of a front share."""
+    """What the routes of a front share. servers: that it starts itself."""
 
-    def __init__(self, settings: Settings, urls: list[str]) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, urls: list[str], servers: Servers | None) -> None:
+        self.settings, self.servers = settings, servers
         self.queue = Queue(_PLACES)
         self.client = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
@@ -64,7 +67,9 @@ class Front:
         self.passing: set[asyncio.Task[None]] = set()
 
     def begin(self) -> None:
-        """Nothing is opened here."""
+        """Start servers, if they are its own."""
+        if self.servers is not None:
+            self.servers.begin(self.replicas)
 
     def end_all(self) -> None:
         """Have every stream end now, with words."""
@@ -74,17 +79,28 @@ class Front:
     @asynccontextmanager
     async def running(self, _: Starlette) -> AsyncIterator[None]:
         """While requests come."""
-        watching = asyncio.ensure_future(self.replicas.watch())
+        working = [asyncio.ensure_future(self.replicas.watch())]
+        if self.servers is not None:
+            working.append(asyncio.ensure_future(self.servers.keep()))
+            if hasattr(signal, "SIGHUP"):
+                loop = asyncio.get_running_loop()
+                loop.add_signal_handler(signal.SIGHUP, self.servers.renew)
         try:
             yield
         finally:
-            watching.cancel()
+            for work in working:
+                work.cancel()
+            if self.servers is not None:
+                await self.servers.close()
             await self.client.aclose()
 
 
-def create_front(settings: Settings, urls: list[str]) -> Starlette:
-    """An app that passes on what it is asked. urls: of the servers, without a path."""
-    front = Front(settings, urls)
+def create_front(settings: Settings, urls: list[str], servers: Servers | None = None) -> Starlette:
+    """An app that passes on what it is asked.
+
+    urls: of servers that run, without a path. servers: those that it starts itself.
+    """
+    front = Front(settings, urls, servers)
     app = Starlette(
         routes=[
             Route("/health", _health),
@@ -116,6 +132,8 @@ async def _forward(request: Request) -> Response:
     asks = request.url.path in ASKING
     busy: Response | None = None
     for replica in front.replicas.order(beginning(body) if asks else None):
+        if replica not in front.replicas.all:  # any more
+            continue
         async with AsyncExitStack() as held:
             held.enter_context(replica.busy())
             try:
@@ -139,11 +157,15 @@ async def _asked(
     client: httpx.AsyncClient, replica: Replica, request: Request, body: bytes
 ) -> httpx.Response:
     query = f"?{request.url.query}" if request.url.query else ""
+    left_out = _OWN if replica.key is None else _OWN | _KEYS
+    headers = [(key, value) for key, value in request.headers.raw if key.decode() not in left_out]
+    if replica.key is not None:
+        headers.append((b"x-api-key", replica.key.encode()))
     path = request.scope.get("raw_path", b"").decode("ascii") or request.url.path
     sent = client.build_request(
         request.method,
         f"{replica.url}{path}{query}",
-        headers=[(key, value) for key, value in request.headers.raw if key.decode() not in _OWN],
+        headers=headers,
         content=body,
     )
     try:

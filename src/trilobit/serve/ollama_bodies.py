@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -12,6 +13,8 @@ from trilobit.serve.body import Body
 
 _ANY_OBJECT = {"type": "object"}
 _SHOWN = 40  # characters of a value
+# A time as Go writes it, which is what Ollama reads: 5m, 1h30m, -1s; only 0 needs no unit.
+_TIME = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)")
 
 
 class Options(Body):
@@ -59,6 +62,17 @@ class Asked(Body):
     model: str = Field(min_length=1)
     options: Options = Field(default_factory=Options)
     keep_alive: float | str | None = Field(default=None, description="Not used.")
+
+    @field_validator("keep_alive", mode="before")
+    @classmethod
+    def _time(cls, given: Any) -> Any:
+        if isinstance(given, str) and not _TIME.fullmatch(given):
+            raise PydanticCustomError(
+                "time",
+                "{given} is no time; expected seconds, or a text such as '5m' or '1h30m'",
+                {"given": repr(given)[:_SHOWN]},
+            )
+        return given
 
 
 class Texts(Asked):

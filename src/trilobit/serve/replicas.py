@@ -18,10 +18,10 @@ _SPARE = 4  # answers beyond its share that a server gets for knowing a beginnin
 
 
 class Replica:
-    """One server. url: without a path."""
+    """One server. url: without a path. key: that it takes; None: those that come with requests."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self.url, self.key = url, key
         self.is_alive = True  # until it is seen not to be
         self.running = 0  # requests
 
@@ -39,16 +39,19 @@ class Replicas:
     """All of them."""
 
     def __init__(self, urls: list[str], client: httpx.AsyncClient) -> None:
-        self.all = [Replica(url) for url in urls]
+        self.all: list[Replica] = [Replica(url) for url in urls]
         self._client = client
 
     def order(self, key: bytes | None) -> list[Replica]:
-        """Those who live, in the order they are to be asked in. key: of a conversation's beginning.
+        """Those who live, in the order they are to be asked in; all, where none seems to.
+
+        key: of a conversation's beginning.
 
         By rendezvous hashing: when one goes, only its own conversations move. Who has twice his
         share of what runs comes last, whatever he knows.
         """
-        alive = [one for one in self.all if one.is_alive]
+        # A machine with much to do may be late with its health: better late than refused.
+        alive = [one for one in self.all if one.is_alive] or list(self.all)
         if key is None:
             return sorted(alive, key=lambda one: one.running)
         most = 2 * sum(one.running for one in alive) / max(1, len(alive)) + _SPARE

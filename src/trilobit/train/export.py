@@ -120,6 +120,7 @@ def save_masters(model: Any, tokenizer: Any, folder: Path, pooling: Pooling | No
     tokenizer: None for a model without one. pooling: of a model that makes vectors of texts.
     """
     model.save_pretrained(folder)
+    _share(folder)
     save_tokenizer(tokenizer, folder)
     if pooling is not None:
         write_pooling(folder, pooling, model_config(model.config.to_dict(), str(folder)))
@@ -164,6 +165,7 @@ def save_packed(model: Any, tokenizer: Any, folder: Path) -> None:
         save_tokenizer(tokenizer, partial)
         _complete_config(model, partial, "offline")
         save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
+        _share(partial)
 
 
 def pack_published(codes: Tensor) -> Tensor:
@@ -185,6 +187,13 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
         if type(error) is not Exception:
             raise
         raise OSError(errno_in(str(error)), str(error)) from error
+
+
+def _share(folder: Path) -> None:
+    """safetensors lets nobody else read its files, whatever the umask; these are as the config."""
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 def _complete_config(model: Any, folder: Path, mode: str) -> None:

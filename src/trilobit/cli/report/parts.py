@@ -6,6 +6,7 @@ A cell is what a table says of a model, as HTML; a value is a number of it, None
 from __future__ import annotations
 
 import html
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -139,8 +140,14 @@ def short(model: Facts) -> str:
     """A name as it was given; of a path, its last part."""
     name: str = model["name"]
     if name.endswith((".trilobit", ".gguf")) or name.startswith(("/", ".")):
-        return name.rstrip("/").rpartition("/")[2].removesuffix(".trilobit") or name
-    return name
+        name = name.rstrip("/").rpartition("/")[2].removesuffix(".trilobit") or name
+    return _isolated(name)
+
+
+def _isolated(text: str) -> str:
+    """A text that may run from right to left, kept from moving what stands beside it."""
+    runs_left = any(unicodedata.bidirectional(sign) in ("R", "AL") for sign in text)
+    return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}" if runs_left else text
 
 
 def safe(text: str) -> str:

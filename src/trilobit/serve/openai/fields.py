@@ -85,7 +85,7 @@ class Sampling(Harmless):
             repetition_penalty=self.repetition_penalty,
             seed=None if self.seed is None else self.seed % (1 << 64),
             logit_bias=_bias(self.logit_bias or {}),
-            stop=self.stop or (),
+            stop=() if self.stop is None else self.stop,
             stop_token_ids=self.stop_token_ids or (),
             ignore_eos=self.ignore_eos,
             min_tokens=self.min_tokens,

@@ -1,16 +1,25 @@
 // An answer on its way: what came so far, what it costs, when it is shown.
 
-/** Shown as often as drawing it is cheap. show(changes): of the message that it becomes. */
+const LONGEST_MS = 1000; // between two drawings
+const COVERED_MS = 250; // for a frame; a covered window has none
+
+/**
+ * Shown once a frame at most, whatever came. show(changes): of the message that it becomes.
+ * signal: ends every wait.
+ */
 export class Growing {
   text = "";
   reasoning = "";
   pieces = 0;
   #spoken = 0;
-  #timer = 0;
-  #pause = 16; // ms
+  #shown = 0; // ms
+  #go = () => {};
 
-  constructor(show) {
+  constructor(show, signal) {
     this.show = show;
+    this.signal = signal;
+    signal.addEventListener("abort", this.#wake);
+    document.addEventListener("visibilitychange", this.#wake);
   }
 
   add({ text, reasoning, finish, usage }) {
@@ -23,21 +32,40 @@ export class Growing {
     this.reasoning += reasoning;
     this.finish ??= finish;
     this.usage ??= usage;
-    this.#timer ||= setTimeout(() => this.#draw(), this.#pause);
   }
 
-  #draw() {
+  /**
+   * What was added is drawn, and three quarters of the time are left for the reader: whoever waits
+   * for this before he adds more is never ahead of what can be drawn.
+   */
+  async drawn() {
+    if (!document.hidden) await this.#until((go) => [requestAnimationFrame(go), setTimeout(go, COVERED_MS)]);
+    if (this.signal.aborted) return;
     const start = performance.now();
-    this.#timer = 0;
+    // Where nobody looks there are no frames, and all timers are late.
+    if (document.hidden && start - this.#shown < LONGEST_MS) return;
+    this.#shown = start;
     if (this.text || this.reasoning) this.show({ text: this.text, reasoning: this.reasoning, state: "writing" });
-    // After the browser has drawn: three quarters of the time are left for the reader.
-    requestAnimationFrame(() => setTimeout(() => {
-      this.#pause = Math.min(500, Math.max(16, 3 * (performance.now() - start)));
-    }));
+    if (document.hidden) return;
+    await this.#until((go) => setTimeout(go)); // behind the browser's own drawing
+    if (this.signal.aborted) return;
+    const pause = Math.min(LONGEST_MS, 3 * (performance.now() - start));
+    await this.#until((go) => setTimeout(go, pause));
   }
+
+  /** Until `begin` calls what it is given, the answer is stopped, or the page hidden or seen. */
+  #until(begin) {
+    return new Promise((go) => {
+      this.#go = go;
+      begin(go);
+    });
+  }
+
+  #wake = () => this.#go();
 
   end(state, error) {
-    clearTimeout(this.#timer);
+    this.signal.removeEventListener("abort", this.#wake);
+    document.removeEventListener("visibilitychange", this.#wake);
     this.show({ text: this.text, reasoning: this.reasoning, state, error, tokens: this.#tokens() });
   }
 

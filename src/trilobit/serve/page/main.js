@@ -9,6 +9,7 @@ import { Store } from "./store.js";
 import { Composer, Context, Log, Problem, Sidebar } from "./view.js";
 import { isolated, t } from "./words.js";
 
+const SPOKEN = 20; // paragraphs that stand where a screen reader hears them
 const SCREEN = ["(max-width: 760px)", "(prefers-color-scheme: dark)"];
 
 class App extends Component {
@@ -234,15 +235,16 @@ class App extends Component {
     const growing = new Growing((more) => {
       const now = this.state.conversations.get(id);
       if (now) this.put(changed(now, asked.leaf, more), { soon: isRunning(more) });
-    });
+    }, controller.signal);
     this.runs.set(id, controller);
     this.put(asked);
-    this.setState({ spoken: [t("answering", model.id)] });
+    this.setState({ spoken: [[0, t("answering", model.id)]] });
     try {
       const body = { model: model.id, ...what, ...sampling(this.state.settings) };
-      for await (const piece of answer(body, { key: this.state.settings.key, signal: controller.signal })) {
-        growing.add(piece);
+      for await (const pieces of answer(body, { key: this.state.settings.key, signal: controller.signal })) {
+        for (const piece of pieces) growing.add(piece);
         this.speak(growing.paragraphs());
+        await growing.drawn();
       }
       growing.end(growing.finish === "length" ? "cut" : "done");
       this.speak([growing.rest(), t("finished")]);
@@ -268,10 +270,14 @@ class App extends Component {
     if (kind === "key") this.setState({ dialog: "key", keyWrong: Boolean(this.state.settings.key), after: id });
   }
 
-  /** To a screen reader: whole paragraphs, not every token. */
+  /** To a screen reader: whole paragraphs, not every token. Those long spoken go. */
   speak(paragraphs) {
     const more = paragraphs.filter(Boolean);
-    if (more.length) this.setState(({ spoken }) => ({ spoken: [...spoken, ...more] }));
+    if (!more.length) return;
+    this.setState(({ spoken }) => {
+      const next = (spoken.at(-1)?.[0] ?? 0) + 1;
+      return { spoken: [...spoken, ...more.map((words, i) => [next + i, words])].slice(-SPOKEN) };
+    });
   }
 
   loadModels = async (settings = this.state.settings) => {
@@ -324,7 +330,7 @@ class App extends Component {
           disabled=${!model || misfit} canContinue=${kind === "text" && conversation?.leaf != null && !misfit && Boolean(model)} />
         <div class="below"><${Context} conversation=${conversation} model=${model} /></div>
       </main>
-      <div class="unseen" role="status" aria-live="polite" aria-relevant="additions">${spoken.map((words, i) => html`<p key=${i}>${words}</p>`)}</div>
+      <div class="unseen" role="status" aria-live="polite" aria-relevant="additions">${spoken.map(([number, words]) => html`<p key=${number}>${words}</p>`)}</div>
       ${toast && html`<div class="toast" role="status"><span>${toast.text}</span>
         ${toast.undo && html`<button type="button" class="button plain" onClick=${() => { toast.undo(); this.setState({ toast: null }); }}>${t("undo")}</button>`}
         <${IconButton} name="close" label=${t("close")} onClick=${() => this.setState({ toast: null })} /></div>`}
