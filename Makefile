@@ -76,7 +76,7 @@ bench: $(VENV)/.installed ## Measure the 2B4T shape beside the machine's own lim
 instructions: $(VENV)/.installed ## Count the instructions of the core's steps beside those kept (needs valgrind)
 	@$(BIN)/python benchmarks/instructions.py
 
-wheels: $(VENV)/.installed ## Build the Linux wheels, or those of TARGETS, into dist
+wheels: $(VENV)/.installed ## Build the wheels for Linux and Windows, or those of TARGETS, into dist
 	$(BIN)/python packaging/wheels.py $(TARGETS)
 
 web: build/web/trilobit.wasm ## Compile the core to WebAssembly, for the page of docs/browser.md

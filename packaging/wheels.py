@@ -1,4 +1,4 @@
-"""Wheels for other systems than this Linux machine: by default those that were tried, glibc's.
+"""Wheels for this system and others: by default those for Linux with glibc and for Windows.
 
     python packaging/wheels.py [--out dist] [TARGET ...]
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -64,13 +65,15 @@ TARGETS = {
 }
 
 # What zig wants said otherwise than clang does. It compiles a C++ library for each target and way
-# of optimising that it links: by -O3 before all else CMake's first trials use the one needed.
+# of optimising that it links: by -O3 before all else CMake's first trials use the one needed. CMake
+# takes Python's import library for Windows for a static one, which needs what a Python here needs.
 COMPILER = """#!/bin/sh
 for argument; do
     shift
     case $argument in
     -march=armv8.2-a+dotprod) argument=-mcpu=generic+v8_2a+dotprod ;;
     -Wl,@*darwin-ld*) argument=-Wl,-undefined,dynamic_lookup ;;
+    -ldl) case {target} in *-windows-*) continue ;; esac ;;
     esac
     set -- "$@" "$argument"
 done
@@ -149,7 +152,7 @@ def unpack(sdist: Path, folder: Path) -> Path:
 def windows_python(tools: Path, folder: Path) -> list[str]:
     """Python's headers and import library as a compiler for Windows wants them."""
     python = tools / "bin/python"
-    include = run(python, "-c", "import sysconfig; print(sysconfig.get_path('include'))").strip()
+    include = run(python, "-c", "import sysconfig; print(sysconfig.get_path('include'), end='')")
     shutil.copytree(include, folder / "include", dirs_exist_ok=True)
     shutil.copy(ROOT / "packaging/pyconfig-windows.h", folder / "include/pyconfig.h")
     names = run(
@@ -162,8 +165,13 @@ def windows_python(tools: Path, folder: Path) -> list[str]:
     (folder / "python3.def").write_text(f"LIBRARY python3.dll\nEXPORTS\n{names}")
     library = folder / "python3.lib"
     run(folder / "dlltool", "-m", "i386:x86-64", "-d", folder / "python3.def", "-l", library)
-    return [f"-DPython_INCLUDE_DIR={folder / 'include'}"] + [
-        f"-DPython_{kind}LIBRARY={library}" for kind in ("", "SABI_")
+    # CMake reads versions from names, and asks for the other library too: nothing is linked to it.
+    minor = run(python, "-c", "import sys; print(sys.version_info.minor, end='')")
+    numbered = Path(shutil.copy(library, folder / f"python3{minor}.lib"))
+    return [
+        f"-DPython_INCLUDE_DIR={folder / 'include'}",
+        f"-DPython_LIBRARY={numbered}",
+        f"-DPython_SABI_LIBRARY={library}",
     ]
 
 
@@ -231,6 +239,17 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
     return Path(shutil.move(wheel, out / wheel.name))
 
 
+# What any 64-bit Windows 10 has, beside a Python.
+WINDOWS_HAS = re.compile(r"(python3|kernel32|api-ms-win-crt-[a-z0-9-]+)\.dll", re.IGNORECASE)
+IMPORTS = """
+import pefile, sys, zipfile
+wheel = zipfile.ZipFile(sys.argv[1])
+(module,) = (name for name in wheel.namelist() if name.endswith(".pyd"))
+needed = pefile.PE(data=wheel.read(module)).DIRECTORY_ENTRY_IMPORT
+print(*(library.dll.decode() for library in needed))
+"""
+
+
 def check(target: Target, kind: str, tools: Path, wheel: Path) -> None:
     """Let the auditors say that the wheel needs no more than its name does."""
     if target.system == "Linux":
@@ -243,6 +262,10 @@ def check(target: Target, kind: str, tools: Path, wheel: Path) -> None:
         told = " ".join(run(*show).split())
         if wanted not in told:
             sys.exit(f"{wheel.name} needs more than {target.tag}:\n{told}")
+    if target.system == "Windows":  # by what abi3audit reads modules with
+        needed = run(tools / "bin/python", "-c", IMPORTS, wheel).split()
+        if more := [name for name in needed if not WINDOWS_HAS.fullmatch(name)]:
+            sys.exit(f"{wheel.name} needs {', '.join(more)}")
     if kind == "abi3":
         run(tools / "bin/abi3audit", "--strict", wheel)
 
@@ -266,8 +289,8 @@ def build(targets: list[str], out: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Build wheels for other systems.")
-    tried = [name for name, target in TARGETS.items() if target.tag.startswith("manylinux")]
-    parser.add_argument("targets", nargs="*", metavar="TARGET", default=tried)
+    usual = [name for name in TARGETS if name.startswith(("linux", "windows"))]
+    parser.add_argument("targets", nargs="*", metavar="TARGET", default=usual)
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--work", type=Path, default=WORK / "build", help="where to compile")
     asked = parser.parse_args()
