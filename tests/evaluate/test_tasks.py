@@ -218,6 +218,7 @@ def test_tasks_of_a_folder_score_as_the_reference(
     scores = evaluate(ours.llm, names, data=data, shots=1, limit=6)
     # The same tasks, asked of lm-eval's own class.
     monkeypatch.setattr(tasks, "Harness", lambda llm, progress: theirs)
+    monkeypatch.setattr(theirs, "cut", set(), raising=False)  # it does not say what it cuts
     wanted = evaluate(ours.llm, names, data=data, shots=1, limit=6)
     assert {one.task for one in scores} == set(names)
     for one, other in zip(scores, wanted, strict=True):

@@ -180,13 +180,13 @@ def _scores(found: Record, cut: set[tuple[Any, ...]]) -> Iterator[TaskScore]:
 
 
 def _cut(found: Record, task: str, cut: set[tuple[Any, ...]]) -> int:
-    """How many questions had a request that was cut; a request to write is known by its prompt."""
+    """How many questions had a request that was cut; one is known by its texts."""
     asked = (
-        (question["doc_id"], tuple(arguments))
+        (question["doc_id"], tuple(part for part in arguments if isinstance(part, str)))
         for question in found["samples"].get(task, ())
         for arguments in question["arguments"]
     )
-    return len({number for number, one in asked if one[:1] in cut or one[:2] in cut})
+    return len({number for number, texts in asked if texts in cut})
 
 
 def _chance(found: Record, task: str) -> float | None:
