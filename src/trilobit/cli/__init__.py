@@ -248,7 +248,10 @@ def _interrupted() -> int:
 
 
 def _fail(message: str) -> int:
-    _say(f"error: {one_line(message)}")
+    from trilobit.cli.processes import may_tell
+
+    if may_tell():
+        _say(f"error: {one_line(message)}")
     return 2
 
 

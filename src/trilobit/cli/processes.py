@@ -16,17 +16,31 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from trilobit.errors import RequestError
 
 _PATIENCE_S = 10.0  # with processes that end by Ctrl-C
 _LOOK_S = 0.05
+_TELLER = "TRILOBIT_TELLER"  # a file that the first to fail makes: its number here
 
 
 def launched() -> bool:
     """Whether this is one of several already."""
     return "RANK" in os.environ
+
+
+def may_tell() -> bool:
+    """Whether none of those that run together here has told of its failure before this one."""
+    teller = os.environ.get(_TELLER)
+    if teller is not None:
+        try:
+            with open(teller, "x") as file:
+                file.write(os.environ["LOCAL_RANK"])
+        except OSError:
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +86,7 @@ class Processes:
         started: list[subprocess.Popen[bytes]] = []
         told: list[IO[bytes]] = []
         with ExitStack() as stack:
+            teller = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "teller"
             stack.callback(_end, started)
             for local in range(self.here):
                 place = {
@@ -83,6 +98,7 @@ class Processes:
                     "MASTER_PORT": port,
                     # The run chooses its threads itself; accelerate warns where none are said.
                     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+                    _TELLER: teller,
                 }
                 told.append(stack.enter_context(tempfile.TemporaryFile()))
                 started.append(
@@ -93,25 +109,31 @@ class Processes:
                     )
                 )
             try:
-                return self._watch(started, told)
+                return self._watch(started, told, teller)
             except KeyboardInterrupt:  # which a terminal gives to all of them
                 for process in started:
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(_PATIENCE_S)
                 return 130
 
-    def _watch(self, started: list[subprocess.Popen[bytes]], told: list[IO[bytes]]) -> int:
+    def _watch(
+        self, started: list[subprocess.Popen[bytes]], told: list[IO[bytes]], teller: Path
+    ) -> int:
         while True:
             codes = [process.poll() for process in started]
             failed = [local for local, code in enumerate(codes) if code]
             if not failed and None not in codes:
                 return 0
             if failed:
-                return self._tell(started, told, failed)
+                return self._tell(started, told, failed, teller)
             time.sleep(_LOOK_S)
 
     def _tell(
-        self, started: list[subprocess.Popen[bytes]], told: list[IO[bytes]], failed: list[int]
+        self,
+        started: list[subprocess.Popen[bytes]],
+        told: list[IO[bytes]],
+        failed: list[int],
+        teller: Path,
     ) -> int:
         # Whoever waits for one that failed fails, too, and says less: the first to speak is heard.
         local = min(
@@ -125,6 +147,9 @@ class Processes:
                 file=sys.stderr,
             )
             return 2
+        if teller.exists() and (who := teller.read_text()):
+            local = int(who)  # the others were silent, whoever ended first
+            code = started[local].wait(_PATIENCE_S)
         if local:
             told[local].seek(0)
             sys.stderr.write(told[local].read().decode("utf-8", "replace"))
