@@ -84,7 +84,7 @@ def kernels(layouts: list[Layout]) -> Iterator[Kernel]:
                     share,
                 )
     yield Kernel(
-        "head, screen", config.vocab_size, hidden, 4, _native.screen_seconds, SCREEN_TOKENS
+        "head, coarse", config.vocab_size, hidden, 2, _native.screen_seconds, SCREEN_TOKENS
     )
 
 

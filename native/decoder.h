@@ -58,7 +58,7 @@ struct Layer {
 struct Weights {
     DenseTable embed_tokens;
     DenseTable lm_head;
-    Screen screen; // of lm_head; codes may be null
+    Screen screen; // of lm_head; may have no codes
     Ternary ternary_embed_tokens;
     Ternary ternary_lm_head;
     const float *norm;

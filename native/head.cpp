@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 namespace trilobit {
@@ -11,9 +12,16 @@ namespace {
 // rotated row are close to Gaussian; of 10^12 of them, none is expected beyond 7.1.
 constexpr float kDeviations = 8;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-constexpr int kLargestCode = 7;   // of the screen
-constexpr int kNoiseTokens = 512; // noise made at a time
-constexpr int kScanRows = 512;    // rows looked through at a time
+constexpr float kLargestCode = 1.5f; // of a plane
+constexpr int kNoiseTokens = 512;    // noise made at a time
+constexpr int kScanRows = 512;       // rows looked through at a time
+constexpr int kLedRows = 128;        // the same, for leaders, which few of them have
+// Rows of the fine plane that stay in an L2 cache for all tokens, divided by those: few of them are
+// read for one. For one token, so many that few lists begin, whose first rows are waited for.
+constexpr int kFineRows = 8192;
+// Leaders of the coarse plane are not those of the head, but among some more of them those are. An
+// exact row takes as long as eight second looks, of which a close bound saves thousands.
+constexpr int kProbes = 16, kMostProbes = 128;
 // Of the rows, how many take no longer than the screen of all of them, to 5 KB a row from anywhere.
 constexpr int kFewRows = 64, kFewShare = 64;
 
@@ -33,6 +41,34 @@ bool leads(const float *scores, std::int32_t row, std::int32_t other) {
     return scores[row] > scores[other] || (scores[row] == scores[other] && row < other);
 }
 
+// Keep the `most` best rows so far; of equals the first.
+void lead(const Kernels &k, const float *scores, int begin, int end, std::size_t most,
+          std::vector<std::int32_t> *leaders) {
+    const auto better = [&](std::int32_t a, std::int32_t b) { return leads(scores, a, b); };
+    for (int first = begin; first < end; first += kLedRows) {
+        const int count = std::min(kLedRows, end - first);
+        const int best = k.largest(scores + first, count);
+        if (best < 0) continue;
+        if (leaders->size() == most && !leads(scores, first + best, leaders->front())) continue;
+        for (std::int32_t row = first; row < first + count; ++row) {
+            if (!(scores[row] > kMinusInfinity)) continue;
+            if (leaders->size() == most) {
+                if (!leads(scores, row, leaders->front())) continue;
+                std::pop_heap(leaders->begin(), leaders->end(), better);
+                leaders->pop_back();
+            }
+            leaders->push_back(row);
+            std::push_heap(leaders->begin(), leaders->end(), better);
+        }
+    }
+}
+
+// How far the exact score of a row may lie above that of a plane.
+float margin(const Reach &reach, float residual, float scale) {
+    return (reach.residual_weight * residual + reach.scale_weight * scale) *
+           reach.inverse_temperature;
+}
+
 } // namespace
 
 Head::Head(const DenseTable &weights, const Ternary &ternary, const Screen &screen, int threads,
@@ -49,14 +85,15 @@ Head::Head(const DenseTable &weights, const Ternary &ternary, const Screen &scre
         scratch_ = Array<unsigned char>(static_cast<std::size_t>(threads) * kScratchBytes);
     }
     scores_ = Array<float>(n * static_cast<std::size_t>(vocab_));
-    if (!screen.codes) return;
-    const std::size_t columns = static_cast<std::size_t>(screen.columns);
+    if (!screen.coarse.matrix.packed) return;
+    const std::size_t columns = static_cast<std::size_t>(screen.coarse.matrix.columns);
     signs_ = Array<float>(columns);
     const float scale = 1.0f / std::sqrt(static_cast<float>(screen.block));
     for (std::size_t i = 0; i < columns; ++i)
         signs_[static_cast<std::ptrdiff_t>(i)] = sign_of(static_cast<std::uint32_t>(i)) * scale;
     rotated_ = Array<float>(n * columns);
     codes_ = Array<std::int8_t>(n * columns);
+    spread_ = Array<std::int8_t>(n * static_cast<std::size_t>(screen.fine.matrix.line_codes()));
     code_scales_ = Array<float>(n);
     code_sums_ = Array<std::int32_t>(n);
     passes_.resize(n);
@@ -64,11 +101,12 @@ Head::Head(const DenseTable &weights, const Ternary &ternary, const Screen &scre
     candidates_.resize(n);
 }
 
-// A screen is computed as ternary products are, at half their rate.
+// Of a screen the first look, which is as long as a ternary product; of that, both bytes.
 double Head::ns(const Kernels &k, int tokens) const {
     const double columns = ternary_.packed ? ternary_.columns : rows_.all().columns;
     const double values = columns * vocab_ * tokens;
-    return ternary_.packed || screen_.codes ? k.ns_of_products(2 * values) : k.ns_of_floats(values);
+    if (ternary_.packed) return k.ns_of_products(2 * values);
+    return screen_.coarse.matrix.packed ? k.ns_of_products(values) : k.ns_of_floats(values);
 }
 
 void Head::logits(const Kernels &k, Pool &pool, const float *x, int stride, int tokens,
@@ -124,7 +162,8 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
         const bool few = !ternary_.packed && sampler->allowed().few(vocab_, most_of_few(), &ids);
         (few ? few_ : many_).push_back({x + std::ptrdiff_t{t} * stride, sampler, out + t});
     }
-    const bool screened = screen_.codes && std::none_of(many_.begin(), many_.end(), every);
+    const bool screened =
+        screen_.coarse.matrix.packed && std::none_of(many_.begin(), many_.end(), every);
     if (!screened && !many_.empty()) { // which computes the few beside them
         logits(k, pool, x, stride, tokens, scores_.data());
         pool.each(tokens, k.ns_of_floats(1.0 * vocab_ * tokens), [&](int t, int) {
@@ -147,28 +186,34 @@ void Head::sample(const Kernels &k, Pool &pool, const float *x, int stride,
 void Head::sample_screened(const Kernels &k, Pool &pool, int stride) {
     const int tokens = static_cast<int>(many_.size());
     const std::ptrdiff_t vocab = vocab_;
+    const Ternary &coarse = screen_.coarse.matrix;
     const auto choice = [&](int t) { return many_[static_cast<std::size_t>(t)]; };
     const Activations codes{codes_.data(), code_scales_.data(), code_sums_.data(),
-                            tokens,        screen_.columns,     std::min(tokens, kScreenTokens)};
-    pool.each(tokens, k.ns_of_floats(8.0 * screen_.columns * tokens),
+                            tokens,        coarse.columns,      k.tile_tokens(tokens)};
+    pool.each(tokens, k.ns_of_floats(8.0 * coarse.columns * tokens),
               [&](int t, int) { prepare(k, codes, t, choice(t).x, *choice(t).sampler); });
-    const auto each_range = [&](auto function) {
-        const double ns = k.ns_of_floats(2 * vocab * tokens);
-        pool.split((vocab_ + kRows - 1) / kRows, ns, [&](int begin, int end, int thread) {
-            for (int t = 0; t < tokens; ++t)
-                function(t, begin * kRows, std::min(end * kRows, vocab_), thread);
+    // f(token, begin, end, thread) for `step` rows at a time, of all tokens in turn
+    const auto each_range = [&](int step, double ns, auto f) {
+        pool.split(coarse.groups(), ns, [&](int begin, int end, int thread) {
+            const int stop = std::min(end * kRows, vocab_);
+            for (int row = begin * kRows; row < stop; row += step)
+                for (int t = 0; t < tokens; ++t) f(t, row, std::min(row + step, stop), thread);
         });
     };
-    pool.split((vocab_ + kRows - 1) / kRows, ns(k, tokens), [&](int begin, int end, int) {
-        k.screen(screen_, codes, begin, end, scores_.data(), vocab_);
+    const double scan_ns = k.ns_of_floats(2 * vocab * tokens), look_ns = ns(k, tokens);
+    pool.split(coarse.groups(), look_ns, [&](int begin, int end, int) {
+        k.coarse(coarse, codes, begin, end, scores_.data(), vocab_);
     });
-    for (Found &one : found_) one.leader = -1;
-    each_range([&](int t, int begin, int end, int thread) {
+    each_range(vocab_, scan_ns, [&](int t, int begin, int end, int thread) {
         race(k, t, choice(t).sampler->allowed(), begin, end, thread);
     });
     pool.each(tokens, k.ns_of_floats(vocab * tokens),
               [&](int t, int thread) { set_bound(k, t, choice(t).x, *choice(t).sampler, thread); });
-    each_range([&](int t, int begin, int end, int thread) { scan(k, t, begin, end, thread); });
+    // The second look takes about a quarter of the first.
+    const int step = std::max(kFineRows / tokens / kScanRows, 1) * kScanRows;
+    each_range(step, scan_ns + look_ns / 4, [&](int t, int begin, int end, int thread) {
+        look_again(k, codes, t, begin, end, thread);
+    });
     for (int t = 0; t < tokens; ++t) {
         float *scores = scores_.data() + t * vocab;
         if (gather(t)) {
@@ -200,7 +245,7 @@ void Head::choose(const Kernels &k, Pool &pool, const Choice &choice,
 // Rotate and quantise one hidden state; what its rounding can do to a logit goes into the margins.
 void Head::prepare(const Kernels &k, const Activations &out, int t, const float *x,
                    const Sampler &sampler) {
-    const int n = screen_.columns;
+    const int n = out.columns;
     float *rotated = rotated_.data() + std::ptrdiff_t{t} * n;
     std::int8_t *codes = out.first(t);
     const std::ptrdiff_t step = 4 * out.tokens_beside(t);
@@ -219,21 +264,29 @@ void Head::prepare(const Kernels &k, const Activations &out, int t, const float 
         error += missed * missed;
     }
     out.scales[t] = scale;
-    out.sums[t] = sum;
+    // Rounded down: a score that is half a code off is too large, so that no row is lost by it.
+    out.sums[t] = (3 * sum) >> 1;
+    k.spread(screen_.fine.matrix, out, t,
+             spread_.data() + std::ptrdiff_t{t} * screen_.fine.matrix.line_codes());
     Pass &pass = passes_[static_cast<std::size_t>(t)];
-    // |Σ residual·x| has the deviation |residual|·|x|/√n; |row| is at most 7·scale·√n.
+    // |Σ residual·x| has the deviation |residual|·|x|/√n; |row| is at most 3/2·scale·√n.
     pass.reach.residual_weight = kDeviations * static_cast<float>(std::sqrt(norm / n));
     pass.reach.scale_weight = kDeviations * kLargestCode * static_cast<float>(std::sqrt(error));
     pass.noisy = sampler.races();
     pass.noise_key = sampler.noise_key();
-    pass.temperature = pass.noisy ? sampler.settings().temperature : 1.0f;
-    pass.reach.inverse_temperature = 1.0f / pass.temperature;
+    // 1 where the noise is not added yet
+    pass.reach.inverse_temperature = pass.noisy ? 1.0f / sampler.settings().temperature : 1.0f;
+    const bool filtered = !pass.noisy && sampler.settings().temperature > 0;
+    const int rank = filtered ? std::max(1, sampler.settings().top_k) : 1;
+    pass.rank = static_cast<std::size_t>(rank);
+    pass.probes = pass.rank + static_cast<std::size_t>(std::min(std::int64_t{kProbes} * rank,
+                                                                std::int64_t{kMostProbes}));
     sampler.adjusted(&pass.adjusted, vocab_);
 }
 
 // Turn the approximate logits of rows [begin, end) into scores (with noise where the winner of the
-// noisy logits is wanted) and find the best. Tokens that bias or penalties change stand aside, and
-// forbidden ones are out.
+// noisy logits is wanted) and find the leaders. Tokens that bias or penalties change stand aside,
+// and forbidden ones are out.
 void Head::race(const Kernels &k, int t, const Allowed &allowed, int begin, int end, int thread) {
     Pass &pass = passes_[static_cast<std::size_t>(t)];
     float *scores = scores_.data() + std::ptrdiff_t{t} * vocab_;
@@ -251,11 +304,7 @@ void Head::race(const Kernels &k, int t, const Allowed &allowed, int begin, int 
          id != adjusted.end() && *id < end; ++id)
         scores[*id] = kMinusInfinity;
     allowed.forbid_others(scores, begin, end);
-    const int best = k.largest(scores + begin, end - begin);
-    if (best < 0) return;
-    const std::int32_t row = begin + best;
-    std::int32_t &leader = found(t, thread).leader;
-    if (leader < 0 || leads(scores, row, leader)) leader = row;
+    lead(k, scores, begin, end, pass.probes, &found(t, thread).leaders);
 }
 
 // The exact logit of one row, which takes the place of its score.
@@ -264,72 +313,77 @@ float Head::rescored(const Kernels &k, const float *x, int row, int thread, floa
     return scores[row];
 }
 
-// The least exact logit of the `count` rows that look largest: so many rows reach it at least.
-// Those rows' scores become infinite, so that they stay candidates.
-float Head::reached_by(const Kernels &k, const float *x, int count, int thread, float *scores) {
-    std::vector<std::int32_t> heap; // the largest so far, the least of them in front
-    const auto larger = [&](std::int32_t a, std::int32_t b) { return scores[a] > scores[b]; };
-    for (std::int32_t row = 0; row < vocab_; ++row) {
-        if (static_cast<int>(heap.size()) == count) {
-            if (!(scores[row] > scores[heap.front()])) continue;
-            std::pop_heap(heap.begin(), heap.end(), larger);
-            heap.back() = row;
-        } else if (scores[row] > kMinusInfinity) {
-            heap.push_back(row);
-        } else {
-            continue;
-        }
-        std::push_heap(heap.begin(), heap.end(), larger);
-    }
-    if (static_cast<int>(heap.size()) < count) return kMinusInfinity;
-    float least = std::numeric_limits<float>::infinity();
-    for (const std::int32_t row : heap) {
-        least = std::min(least, rescored(k, x, row, thread, scores));
-        scores[row] = std::numeric_limits<float>::infinity();
-    }
-    return least;
-}
-
-// The score that a row must be able to reach to matter.
+// The score that a row must be able to reach to matter. Leaders are computed for it, and then known
+// to reach it or not, whatever the fine plane would say.
 void Head::set_bound(const Kernels &k, int t, const float *x, const Sampler &sampler, int thread) {
     Pass &pass = passes_[static_cast<std::size_t>(t)];
     const SamplerSettings &settings = sampler.settings();
     float *scores = scores_.data() + std::ptrdiff_t{t} * vocab_;
-    std::int32_t leader = -1;
+    std::vector<std::int32_t> leaders;
     for (int i = 0; i < threads_; ++i) {
-        const std::int32_t row = found(t, i).leader;
-        if (row >= 0 && (leader < 0 || leads(scores, row, leader))) leader = row;
+        const auto &some = found(t, i).leaders;
+        leaders.insert(leaders.end(), some.begin(), some.end());
     }
-    pass.reach.bound = std::numeric_limits<float>::infinity();
-    if (leader < 0) return;
-    float noise = 0;
-    if (pass.noisy) k.gumbel(pass.noise_key, leader, 1, &noise);
-    float bound = kMinusInfinity;
-    if (pass.noisy || settings.temperature == 0) {
-        // The exact score of the leader, which the winner reaches at least
-        bound = rescored(k, x, leader, thread, scores) * pass.reach.inverse_temperature + noise;
-    } else {
-        // Filters come before the noise: what can pass them, not what can win
-        if (settings.top_k > 0) bound = reached_by(k, x, settings.top_k, thread, scores);
-        if (settings.min_p > 0)
-            bound = std::max(bound, rescored(k, x, leader, thread, scores) +
-                                        settings.temperature * std::log(settings.min_p));
+    std::sort(leaders.begin(), leaders.end(),
+              [&](std::int32_t a, std::int32_t b) { return leads(scores, a, b); });
+    leaders.resize(std::min(leaders.size(), pass.probes));
+    std::vector<Candidate> exact; // scores of leaders
+    std::vector<float> best;      // of those up to the rank, the least in front
+    float most = kMinusInfinity;
+    for (const std::int32_t row : leaders) {
+        if (best.size() == pass.rank) {
+            const float above = margin(pass.reach, screen_.coarse.residuals[row],
+                                       screen_.coarse.matrix.scales[row]);
+            if (scores[row] + above < best.front()) continue;
+        }
+        float noise = 0;
+        if (pass.noisy) k.gumbel(pass.noise_key, row, 1, &noise);
+        exact.push_back(
+            {rescored(k, x, row, thread, scores) * pass.reach.inverse_temperature + noise, row});
+        most = std::max(most, exact.back().logit);
+        best.push_back(exact.back().logit);
+        std::push_heap(best.begin(), best.end(), std::greater<>());
+        if (best.size() <= pass.rank) continue;
+        std::pop_heap(best.begin(), best.end(), std::greater<>());
+        best.pop_back();
     }
+    float bound = leaders.empty() ? std::numeric_limits<float>::infinity() : kMinusInfinity;
+    const bool raced = pass.noisy || settings.temperature == 0;
+    if ((raced || settings.top_k > 0) && best.size() == pass.rank) bound = best.front();
+    // Filters come before the noise: what can pass them, not what can win
+    if (!raced && settings.min_p > 0)
+        bound = std::max(bound, most + settings.temperature * std::log(settings.min_p));
     // Rounding of sums of this size, which a margin near zero does not cover
     pass.reach.bound = bound - 1e-5f * (1 + std::fabs(bound));
-    scores[leader] = std::numeric_limits<float>::infinity();
+    for (const Candidate &one : exact)
+        scores[one.id] =
+            one.logit < pass.reach.bound ? kMinusInfinity : std::numeric_limits<float>::infinity();
 }
 
-// Note the rows of [begin, end) that can still matter.
-void Head::scan(const Kernels &k, int t, int begin, int end, int thread) {
-    const float *scores = scores_.data() + std::ptrdiff_t{t} * vocab_;
+// Of the rows [begin, end) that can still matter by the coarse plane, note those that can by both.
+void Head::look_again(const Kernels &k, const Activations &codes, int t, int begin, int end,
+                      int thread) {
+    const Reach &reach = passes_[static_cast<std::size_t>(t)].reach;
+    const Ternary &coarse = screen_.coarse.matrix, &fine = screen_.fine.matrix;
+    float *scores = scores_.data() + std::ptrdiff_t{t} * vocab_;
     std::vector<std::int32_t> &reaching = found(t, thread).reaching;
+    const auto known = static_cast<std::ptrdiff_t>(reaching.size());
     std::int32_t rows[kScanRows];
     for (int first = begin; first < end; first += kScanRows) {
-        const int count = k.reaching(screen_, passes_[static_cast<std::size_t>(t)].reach, scores,
-                                     first, std::min(first + kScanRows, end), rows);
+        const int count = k.reaching(screen_.coarse, reach, scores, first,
+                                     std::min(first + kScanRows, end), rows);
         reaching.insert(reaching.end(), rows, rows + count);
     }
+    const int count = static_cast<int>(static_cast<std::ptrdiff_t>(reaching.size()) - known);
+    k.fine(fine, codes, t, spread_.data() + std::ptrdiff_t{t} * fine.line_codes(),
+           reaching.data() + known, count, reach.inverse_temperature, scores);
+    second_looks_.fetch_add(static_cast<std::uint64_t>(count), std::memory_order_relaxed);
+    const auto falls_short = [&](std::int32_t row) {
+        const float scale = coarse.scales[row] + fine.scales[row];
+        return scores[row] + margin(reach, screen_.fine.residuals[row], scale) < reach.bound;
+    };
+    reaching.erase(std::remove_if(reaching.begin() + known, reaching.end(), falls_short),
+                   reaching.end());
 }
 
 // All candidates; false when they are too many to be worth it, or none.
@@ -339,6 +393,7 @@ bool Head::gather(int t) {
     for (int i = 0; i < threads_; ++i) {
         for (const std::int32_t row : found(t, i).reaching) candidates.push_back({0, row});
         found(t, i).reaching.clear();
+        found(t, i).leaders.clear();
     }
     if (candidates.size() > static_cast<std::size_t>(vocab_) / 8) return false;
     // Who found a row is chance

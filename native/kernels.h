@@ -14,9 +14,7 @@ inline constexpr int kRows = 16;          // rows interleaved in a packed block
 inline constexpr int kBlockBytes = 64;    // of a packed block: 4 bytes a row
 inline constexpr int kLinePad = 64;       // bytes of a row or column that lies alone: cache lines
 inline constexpr int kScaleColumns = 128; // of a row that share a scale, where groups have scales
-inline constexpr int kScreenColumns = 8;  // of a block of the screen: 4 bytes of 2 codes a row
 inline constexpr int kScreenPad = 64;     // columns of the screen are padded to a multiple
-inline constexpr int kScreenTokens = 8;   // that share a pass over the screen
 inline constexpr int kFloatPad = 16;
 inline constexpr int kKvBlock = 32;    // positions of one KV block
 inline constexpr int kSpan = 512;      // keys whose softmax is summed before spans are merged
@@ -108,17 +106,21 @@ struct Ternary {
     int scale_groups() const { return (columns + kScaleColumns - 1) / kScaleColumns; }
 };
 
-// A four-bit copy of the head [rows, columns], rotated, in the packed layout of model/screen.py.
-struct Screen {
-    const std::uint8_t *codes;
-    const float *scales;    // [rows]
-    const float *residuals; // [rows]: norm of what the codes miss
-    int rows;
-    int columns; // padded to kScreenPad
-    int block;   // columns of a Hadamard block
+// Two bits of every weight of the head, rotated, in the packed layout of model/screen.py. A code of
+// 0 to 3 means code - 1.5, times the scale of the row.
+struct Plane {
+    Ternary matrix;         // as if codes were ternary; its columns are padded to kScreenPad
+    const float *residuals; // [rows]: norm of what is missed still
 };
 
-// Up to where a row's exact score may lie above the approximate one of the screen: the weighted sum
+// A copy of the head: coarse + fine.
+struct Screen {
+    Plane coarse; // in groups: all of it is read
+    Plane fine;   // in rows: those are read that the coarse plane leaves in doubt
+    int block;    // columns of a Hadamard block
+};
+
+// Up to where a row's exact score may lie above the approximate one of a plane: the weighted sum
 // of its residual and its scale, by the temperature; and the score that counts.
 struct Reach {
     float residual_weight, scale_weight;
@@ -226,14 +228,18 @@ struct Kernels {
     void (*finish)(const float *weighted, float sum, int head_dim, float *out);
     // Rotate x [n] into out [padded] by signs and Hadamard blocks.
     void (*rotate)(const float *x, const float *signs, int n, int padded, int block, float *out);
-    // out[t * out_stride + row] ≈ rotated x[t] · row, for the rows of [group_begin, group_end).
-    void (*screen)(const Screen &screen, const Activations &x, int group_begin, int group_end,
+    // out[t * out_stride + row] = x[t] · row of the coarse plane of a screen, for the rows of
+    // [group_begin, group_end). The sums of x are 3/2 of those of its codes.
+    void (*coarse)(const Ternary &plane, const Activations &x, int group_begin, int group_end,
                    float *out, int out_stride);
+    // scores[row] += factor * (x[t] · row of the fine plane), for `count` rows. spread: of x[t].
+    void (*fine)(const Ternary &plane, const Activations &x, int t, const std::int8_t *spread,
+                 const std::int32_t *rows, int count, float factor, float *scores);
     // The index of the largest of n scores, the first of equals; -1 where all are -∞.
     int (*largest)(const float *scores, int n);
     // The rows of [begin, end) that may reach the bound, in order; returns how many.
-    int (*reaching)(const Screen &screen, const Reach &reach, const float *scores, int begin,
-                    int end, std::int32_t *out);
+    int (*reaching)(const Plane &plane, const Reach &reach, const float *scores, int begin, int end,
+                    std::int32_t *out);
     // Standard Gumbel noise of the tokens [first, first + count).
     void (*gumbel)(std::uint32_t key, int first, int count, float *out);
     // The machine's limits: read `bytes` (a multiple of 1024) once; do `rounds` rounds of u8 × s8

@@ -170,18 +170,18 @@ std::vector<double> sparse_seconds(const Kernels &kernels, const Ternary &shape,
 
 std::vector<double> screen_seconds(const Kernels &kernels, int rows, int columns, int tokens,
                                    int threads, int repeats) {
-    const int padded = round_up(columns, kScreenPad), groups = (rows + kRows - 1) / kRows;
+    const int padded = round_up(columns, kScreenPad);
     Array<float> scales(static_cast<std::size_t>(rows));
-    const Tokens x(tokens, padded, std::min(tokens, kScreenTokens));
+    const Tokens x(tokens, padded, kernels.tile_tokens(tokens));
     Array<float> out(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(rows));
-    const std::size_t bytes = static_cast<std::size_t>(groups) *
-                              static_cast<std::size_t>(padded / kScreenColumns) * kBlockBytes;
-    return streamed_seconds(bytes, threads, repeats, [&](Pool &pool, const unsigned char *codes) {
-        const Screen screen{codes, scales.data(), nullptr, rows, padded, kScreenPad};
-        pool.split(groups, Pool::kLong, [&](int begin, int end, int) {
-            kernels.screen(screen, x.activations, begin, end, out.data(), rows);
-        });
-    });
+    Ternary w{nullptr, scales.data(), 1, rows, padded};
+    return streamed_seconds(w.bytes(), threads, repeats,
+                            [&](Pool &pool, const unsigned char *codes) {
+                                w.packed = codes;
+                                pool.split(w.groups(), Pool::kLong, [&](int begin, int end, int) {
+                                    kernels.coarse(w, x.activations, begin, end, out.data(), rows);
+                                });
+                            });
 }
 
 } // namespace trilobit

@@ -97,7 +97,7 @@ export class Engine {
     const turns = frequencies(c.head_dim, c.rope_theta);
     const embedding = find("model.embed_tokens.weight");
     const head = c.tie_word_embeddings ? "model.embed_tokens" : "lm_head";
-    const screened = find("lm_head.screen.codes") !== null;
+    const screened = find("lm_head.screen.coarse.codes") !== null;
     const epsilon = new Uint32Array(Float32Array.of(c.rms_norm_eps).buffer)[0];
     const words = [
       c.vocab_size, c.hidden_size, c.intermediate_size, c.num_hidden_layers,
@@ -105,8 +105,9 @@ export class Engine {
       epsilon, Number(base3), Number(find("model.layers.0.mlp.up_proj.weight").shape.length === 2),
       FLOATS.indexOf(embedding.dtype), this.#put(new Uint8Array(turns.buffer)),
       at("model.norm.weight"), at("model.embed_tokens.weight"), at(`${head}.weight`),
-      ...["codes", "scales", "residuals"].map((part) =>
-        screened ? at(`lm_head.screen.${part}`) : 0),
+      ...["coarse", "fine"].flatMap((plane) =>
+        ["codes", "scales", "residuals"].map((part) =>
+          screened ? at(`lm_head.screen.${plane}.${part}`) : 0)),
     ];
     for (let layer = 0; layer < c.num_hidden_layers; layer++) {
       const prefix = `model.layers.${layer}.`;

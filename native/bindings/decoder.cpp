@@ -235,6 +235,9 @@ void bind_decoder(nb::module_ &m) {
             [](const PyDecoder &d) { return d.decoder->head().screened_tokens(); },
             "Tokens chosen from a few rows of the head, so far.")
         .def_prop_ro(
+            "second_looks", [](const PyDecoder &d) { return d.decoder->head().second_looks(); },
+            "Rows of which the fine plane of the screen was read, too.")
+        .def_prop_ro(
             "rescored_rows", [](const PyDecoder &d) { return d.decoder->head().rescored_rows(); },
             "Rows of the head computed exactly for them.")
         .def_prop_ro(

@@ -84,7 +84,8 @@ void bind_limits(nb::module_ &m) {
           "other is read.");
     m.def("screen_seconds", &seconds_of_screen, "isa"_a, "rows"_a, "columns"_a, "tokens"_a,
           "threads"_a = 1, "repeats"_a = 7,
-          "Seconds of one pass over a head's screen that comes from memory, `repeats` times.");
+          "Seconds of one pass over the coarse plane of a screen that comes from memory, `repeats` "
+          "times.");
 }
 
 } // namespace trilobit

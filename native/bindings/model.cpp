@@ -112,19 +112,22 @@ struct Tensors {
 
 // The screen of a head, if there is one.
 Screen read_screen(const Tensors &t, int rows, int columns) {
-    Screen s{};
-    if (!t.dict.contains("lm_head.screen.codes")) return s;
-    s.rows = rows;
-    s.columns = round_up(columns, kScreenPad);
-    s.block = std::min(s.columns & -s.columns, 512);
-    const Any codes = t.get("lm_head.screen.codes");
-    const std::size_t bytes = static_cast<std::size_t>(round_up(rows, kRows)) * s.columns / 2;
-    require(codes.dtype() == nb::dtype<std::uint8_t>() && codes.size() == bytes,
-            "tensor 'lm_head.screen.codes' is not ", bytes, " bytes");
-    s.codes = static_cast<const std::uint8_t *>(codes.data());
-    s.scales = t.floats("lm_head.screen.scales", static_cast<std::size_t>(rows));
-    s.residuals = t.floats("lm_head.screen.residuals", static_cast<std::size_t>(rows));
-    return s;
+    if (!t.dict.contains("lm_head.screen.coarse.codes")) return {};
+    const int padded = round_up(columns, kScreenPad);
+    const auto plane = [&](const std::string &name, Order order) {
+        const auto of_rows = [&](const char *part) {
+            return t.floats(name + part, static_cast<std::size_t>(rows));
+        };
+        Ternary matrix{nullptr, nullptr, 1, rows, padded, Layout::two_bit, Dense{}, order};
+        const Any codes = t.get(name + ".codes");
+        require(codes.dtype() == nb::dtype<std::uint8_t>() && codes.size() == matrix.bytes(),
+                "tensor '", name, ".codes' is not ", matrix.bytes(), " bytes");
+        matrix.packed = static_cast<const std::uint8_t *>(codes.data());
+        matrix.scales = of_rows(".scales");
+        return Plane{matrix, of_rows(".residuals")};
+    };
+    return {plane("lm_head.screen.coarse", Order::groups),
+            plane("lm_head.screen.fine", Order::rows), std::min(padded & -padded, 512)};
 }
 
 int positive(const nb::dict &config, const char *name) {

@@ -4,7 +4,7 @@ struct Int8 {
     static constexpr int kBytes = 32;
     // A pair of products of ternary codes is at most 2 * 2 * 128 = 512, and 64 * -512 = -32768.
     static constexpr int kSteps = 64;
-    static constexpr int kScreenSteps = 8;  // 8 pairs of 2 * 15 * 127 = 3810 fit int16
+    static constexpr int kScreenSteps = 40; // pairs of 2 * 3 * 128 = 768 fit int16
     static constexpr int kAccumulators = 8; // more leave too few registers to unpack in
     static constexpr int kChains = 1;
     static constexpr int kTileTokens = 12;   // of a tile whose codes are unpacked in registers
@@ -25,10 +25,9 @@ struct Int8 {
         std::memcpy(&four, p, 4);
         return _mm256_set1_epi32(four);
     }
-    // The codes of `Bits` bits at one place of every byte, the lowest first
-    template <int Bits> static Vec codes(Vec bytes, int place) {
-        return _mm256_and_si256(_mm256_srli_epi16(bytes, Bits * place),
-                                _mm256_set1_epi8((1 << Bits) - 1));
+    // The codes of two bits at one place of every byte, the lowest first
+    static Vec codes(Vec bytes, int place) {
+        return _mm256_and_si256(_mm256_srli_epi16(bytes, 2 * place), _mm256_set1_epi8(3));
     }
     // Fractions of digits in base 3, as the next two take them: b - 128, whose order is that of
     // signed bytes, and whose triple is 3b - 128, modulo 256

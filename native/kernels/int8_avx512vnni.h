@@ -22,10 +22,10 @@ struct Int8 {
         std::memcpy(&four, p, 4);
         return _mm512_set1_epi32(four);
     }
-    // The codes of `Bits` bits at one place of every byte, the lowest first
-    template <int Bits> static Vec codes(Vec bytes, int place) {
-        return _mm512_and_si512(_mm512_srli_epi16(bytes, static_cast<unsigned>(Bits * place)),
-                                _mm512_set1_epi8((1 << Bits) - 1));
+    // The codes of two bits at one place of every byte, the lowest first
+    static Vec codes(Vec bytes, int place) {
+        return _mm512_and_si512(_mm512_srli_epi16(bytes, static_cast<unsigned>(2 * place)),
+                                _mm512_set1_epi8(3));
     }
     // Fractions of digits in base 3, as the next two take them: b of 1 to 255
     static Vec fractions(Vec bytes) { return bytes; }

@@ -24,10 +24,9 @@ struct Int8 {
         std::memcpy(&four, p, 4);
         return _mm256_set1_epi32(four);
     }
-    // The codes of `Bits` bits at one place of every byte, the lowest first
-    template <int Bits> static Vec codes(Vec bytes, int place) {
-        return _mm256_and_si256(_mm256_srli_epi16(bytes, Bits * place),
-                                _mm256_set1_epi8((1 << Bits) - 1));
+    // The codes of two bits at one place of every byte, the lowest first
+    static Vec codes(Vec bytes, int place) {
+        return _mm256_and_si256(_mm256_srli_epi16(bytes, 2 * place), _mm256_set1_epi8(3));
     }
     // Fractions of digits in base 3, as the next two take them: b - 128, whose order is that of
     // signed bytes, and whose triple is 3b - 128, modulo 256

@@ -22,10 +22,10 @@ struct Int8 {
         std::memcpy(&four, p, 4);
         return vreinterpretq_u8_s32(vdupq_n_s32(four));
     }
-    // The codes of `Bits` bits at one place of every byte, the lowest first
-    template <int Bits> static Vec codes(Vec bytes, int place) {
-        const int8x16_t right = vdupq_n_s8(static_cast<std::int8_t>(-Bits * place));
-        return vandq_u8(vshlq_u8(bytes, right), vdupq_n_u8((1 << Bits) - 1));
+    // The codes of two bits at one place of every byte, the lowest first
+    static Vec codes(Vec bytes, int place) {
+        const int8x16_t right = vdupq_n_s8(static_cast<std::int8_t>(-2 * place));
+        return vandq_u8(vshlq_u8(bytes, right), vdupq_n_u8(3));
     }
     // Fractions of digits in base 3, as the next two take them
     static Vec fractions(Vec bytes) { return bytes; }

@@ -30,10 +30,9 @@ struct Int8 {
         for (int i = 0; i < 32; i += 4) std::memcpy(r.v + i, p, 4);
         return r;
     }
-    // The codes of `Bits` bits at one place of every byte, the lowest first
-    template <int Bits> static Vec codes(Vec bytes, int place) {
-        for (auto &x : bytes.v)
-            x = static_cast<std::uint8_t>(x >> Bits * place & ((1 << Bits) - 1));
+    // The codes of two bits at one place of every byte, the lowest first
+    static Vec codes(Vec bytes, int place) {
+        for (auto &x : bytes.v) x = static_cast<std::uint8_t>(x >> 2 * place & 3);
         return bytes;
     }
     // Fractions of digits in base 3, as the next two take them

@@ -23,10 +23,10 @@ struct Int8 {
     static void store(std::uint8_t *p, Vec a) { wasm_v128_store(p, a); }
     // The same four activations for every row
     static Vec broadcast(const std::int8_t *p) { return wasm_v128_load32_splat(p); }
-    // The codes of `Bits` bits at one place of every byte, the lowest first
-    template <int Bits> static Vec codes(Vec bytes, int place) {
-        return wasm_v128_and(wasm_u16x8_shr(bytes, static_cast<unsigned>(Bits * place)),
-                             wasm_i8x16_const_splat((1 << Bits) - 1));
+    // The codes of two bits at one place of every byte, the lowest first
+    static Vec codes(Vec bytes, int place) {
+        return wasm_v128_and(wasm_u16x8_shr(bytes, static_cast<unsigned>(2 * place)),
+                             wasm_i8x16_const_splat(3));
     }
     // Fractions of digits in base 3, as the next two take them
     static Vec fractions(Vec bytes) { return bytes; }

@@ -1,5 +1,5 @@
-// The first pass over the head: four-bit rows times int8 activations, and the noise of sampling.
-// `model/screen.py` specifies the rotation and the layout.
+// The looks at a copy of the head: planes of two bits times int8 activations, by the kernels of
+// ternary matrices; and the noise of sampling. `model/screen.py` specifies rotation and planes.
 
 // Rotate x [n] into out [padded]: signs (which carry 1/√block), then Hadamard blocks.
 inline void rotate(const float *x, const float *signs, int n, int padded, int block, float *out) {
@@ -14,40 +14,18 @@ inline void rotate(const float *x, const float *signs, int n, int padded, int bl
             }
 }
 
-template <int T = kScreenTokens>
-inline void screen_tokens(const Screen &s, const Activations &x, int token, int tokens,
-                          int group_begin, int group_end, float *out, int out_stride) {
-    if constexpr (T > 1)
-        if (tokens < T)
-            return screen_tokens<T - 1>(s, x, token, tokens, group_begin, group_end, out,
-                                        out_stride);
-    const std::int8_t *codes = x.codes + std::ptrdiff_t{token} * x.columns;
-    for_groups<FourBit, T>(
-        s.codes, s.columns / kScreenColumns, codes, group_begin, group_end,
-        [&](int group, const std::int32_t *sums) {
-            const int first = group * kRows, rows = min_of(kRows, s.rows - first);
-            for (int t = 0; t < T; ++t) {
-                // Codes are stored with 8 added.
-                const std::int32_t eights = 8 * x.sums[token + t];
-                const std::int32_t *sum = sums + t * kRows;
-                const float *scales = s.scales + first, scale = x.scales[token + t];
-                float *scores = out + std::ptrdiff_t{token + t} * out_stride + first;
-                if (rows == kRows)
-                    for (int r = 0; r < kRows; r += 8)
-                        store8(scores + r, mul(difference(sum + r, eights),
-                                               mul(load8(scales + r), all8(scale))));
-                else
-                    for (int r = 0; r < rows; ++r)
-                        scores[r] = static_cast<float>(sum[r] - eights) * (scales[r] * scale);
-            }
-        });
+inline void coarse(const Ternary &plane, const Activations &x, int group_begin, int group_end,
+                   float *out, int out_stride) {
+    stream<PlaneBits>(plane, x, group_begin, group_end, out, out_stride, false);
 }
 
-inline void screen(const Screen &s, const Activations &x, int group_begin, int group_end,
-                   float *out, int out_stride) {
-    for (int t = 0; t < x.tokens; t += x.tile)
-        screen_tokens(s, x, t, min_of(x.tile, x.tokens - t), group_begin, group_end, out,
-                      out_stride);
+inline void fine(const Ternary &plane, const Activations &x, int t, const std::int8_t *spread,
+                 const std::int32_t *rows, int count, float factor, float *scores) {
+    const float scale = x.scales[t] * factor;
+    const std::int32_t middle = x.sums[t];
+    each_row<PlaneBits>(plane, spread, rows, count, [&](int i, std::int32_t sum) {
+        scores[rows[i]] += static_cast<float>(sum - middle) * (plane.scales[rows[i]] * scale);
+    });
 }
 
 constexpr int kScanned = 64; // scores looked at together, of which few hold what is looked for
@@ -73,8 +51,9 @@ inline int largest(const float *scores, int n) {
 }
 
 // The rows of [begin, end) that may reach the bound, in order; returns how many.
-inline int reaching(const Screen &s, const Reach &reach, const float *scores, int begin, int end,
+inline int reaching(const Plane &plane, const Reach &reach, const float *scores, int begin, int end,
                     std::int32_t *out) {
+    const float *residuals = plane.residuals, *scales = plane.matrix.scales;
     const F8 of_residual = all8(reach.residual_weight), of_scale = all8(reach.scale_weight);
     const F8 inverse = all8(reach.inverse_temperature);
     int found = 0;
@@ -84,8 +63,8 @@ inline int reaching(const Screen &s, const Reach &reach, const float *scores, in
         if (count == kScanned) {
             F8 top = all8(kMinusInfinity);
             for (int i = 0; i < kScanned; i += 8) {
-                const F8 margin = add(mul(of_residual, load8(s.residuals + first + i)),
-                                      mul(of_scale, load8(s.scales + first + i)));
+                const F8 margin = add(mul(of_residual, load8(residuals + first + i)),
+                                      mul(of_scale, load8(scales + first + i)));
                 const F8 reached = add(load8(scores + first + i), mul(margin, inverse));
                 store8(most + i, reached);
                 top = max(reached, top);
@@ -93,8 +72,8 @@ inline int reaching(const Screen &s, const Reach &reach, const float *scores, in
             if (max_lanes(top) < reach.bound) continue;
         } else {
             for (int i = 0; i < count; ++i) {
-                const float margin = reach.residual_weight * s.residuals[first + i] +
-                                     reach.scale_weight * s.scales[first + i];
+                const float margin = reach.residual_weight * residuals[first + i] +
+                                     reach.scale_weight * scales[first + i];
                 most[i] = scores[first + i] + margin * reach.inverse_temperature;
             }
         }

@@ -109,10 +109,33 @@ TRILOBIT_NOINLINE void dot_rows(const std::uint8_t *const *rows, const std::uint
     }
 }
 
+// Call write(i, Σ code·a) for each of `count` rows: rows[i].
+template <typename Code, typename Write>
+inline void each_row(const Ternary &w, const std::int8_t *spread, const std::int32_t *list,
+                     int count, Write write) {
+    const int bytes = w.line_bytes();
+    for (int i = 0; i < min_of(kRowsAhead, count); ++i) fetch_line(w.line(list[i]), bytes);
+    int i = 0;
+    std::int32_t sums[kRowsTogether];
+    for (; i + kRowsTogether <= count; i += kRowsTogether) {
+        const std::uint8_t *rows[kRowsTogether], *ahead[kRowsTogether];
+        for (int r = 0; r < kRowsTogether; ++r) {
+            rows[r] = w.line(list[i + r]);
+            ahead[r] = w.line(list[min_of(i + r + kRowsAhead, count - 1)]);
+        }
+        dot_rows<Code, kRowsTogether>(rows, ahead, bytes, spread, sums);
+        for (int r = 0; r < kRowsTogether; ++r) write(i + r, sums[r]);
+    }
+    for (; i < count; ++i) {
+        const std::uint8_t *row = w.line(list[i]);
+        dot_rows<Code, 1>(&row, &row, bytes, spread, sums);
+        write(i, *sums);
+    }
+}
+
 template <typename Code>
 inline void gated_rows_of(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
                           int begin, int end, float *gate, std::int32_t *list) {
-    const int bytes = w.line_bytes();
     const float x_scale = x.scales[t];
     const std::int32_t all = x.sums[t];
     for (int from = begin; from < end; from += kMostLines) {
@@ -122,28 +145,11 @@ inline void gated_rows_of(const Ternary &w, const Activations &x, int t, const s
             list[count] = row;
             count += gate[row] > 0;
         }
-        for (int i = 0; i < min_of(kRowsAhead, count); ++i) fetch_line(w.line(list[i]), bytes);
-        const auto write = [&](int i, std::int32_t sum) {
+        each_row<Code>(w, spread, list, count, [&](int i, std::int32_t sum) {
             const int row = list[i];
             const float up = static_cast<float>(sum - all) * (x_scale * w.scales[row * w.scale_step]);
             gate[row] = gate[row] * gate[row] * up;
-        };
-        int i = 0;
-        std::int32_t sums[kRowsTogether];
-        for (; i + kRowsTogether <= count; i += kRowsTogether) {
-            const std::uint8_t *rows[kRowsTogether], *ahead[kRowsTogether];
-            for (int r = 0; r < kRowsTogether; ++r) {
-                rows[r] = w.line(list[i + r]);
-                ahead[r] = w.line(list[min_of(i + r + kRowsAhead, count - 1)]);
-            }
-            dot_rows<Code, kRowsTogether>(rows, ahead, bytes, spread, sums);
-            for (int r = 0; r < kRowsTogether; ++r) write(i + r, sums[r]);
-        }
-        for (; i < count; ++i) {
-            const std::uint8_t *row = w.line(list[i]);
-            dot_rows<Code, 1>(&row, &row, bytes, spread, sums);
-            write(i, *sums);
-        }
+        });
         // Closed: also a gate that is no number.
         for (int row = from, next = 0; row < to; ++row)
             if (next < count && list[next] == row)

@@ -35,21 +35,13 @@ inline int tile_tokens(int tokens) {
 
 // How codes lie in the bytes of a block. Place p of a row's four bytes holds its columns 4p to
 // 4p + 3; next() takes the codes of the places in their order.
-struct TwoBit {
-    static constexpr int kPlaces = places_of(Layout::two_bit), kSteps = Int8::kSteps;
+template <int Steps> struct TwoBits {
+    static constexpr int kPlaces = places_of(Layout::two_bit), kSteps = Steps;
     static Int8::Vec load(const void *p) { return Int8::load(p); }
-    static Int8::Vec next(const Int8::Vec &bytes, int place) {
-        return Int8::codes<2>(bytes, place);
-    }
+    static Int8::Vec next(const Int8::Vec &bytes, int place) { return Int8::codes(bytes, place); }
 };
-
-struct FourBit { // of the screen
-    static constexpr int kPlaces = 2, kSteps = Int8::kScreenSteps;
-    static Int8::Vec load(const void *p) { return Int8::load(p); }
-    static Int8::Vec next(const Int8::Vec &bytes, int place) {
-        return Int8::codes<4>(bytes, place);
-    }
-};
+using TwoBit = TwoBits<Int8::kSteps>;
+using PlaneBits = TwoBits<Int8::kScreenSteps>; // of the screen, where the code 3 is one, too
 
 // Five digits in base 3, as a fraction b/256 of 1: the first digit is ⌊3b/256⌋, and what is left
 // of 3b, modulo 256, is the fraction of the digits behind it.

@@ -142,33 +142,48 @@ class Model {
     Weights screened() {
         constexpr int kColumnCount = 64; // of one block, rotated as one
         const int rows = kConfig.vocab_size, h = kConfig.hidden_size;
-        screen_codes_.assign(size(round_up(rows, kRows), kColumnCount) / 2, 0x88);
-        for (int r = 0; r < rows; ++r) {
-            double row[kColumnCount] = {}, largest = 0, squares = 0;
-            for (int i = 0; i < kColumnCount; ++i) {
+        std::vector<double> rest(size(rows, kColumnCount)); // rotated rows, less what is rounded
+        for (int r = 0; r < rows; ++r)
+            for (int i = 0; i < kColumnCount; ++i)
                 for (int j = 0; j < h; ++j) {
                     const double x = double{sign_of(size(j)) * embedding_[size(r, h) + size(j)]};
-                    row[i] += std::popcount(static_cast<unsigned>(i & j)) % 2 ? -x / 8 : x / 8;
+                    rest[size(r, kColumnCount) + size(i)] +=
+                        std::popcount(static_cast<unsigned>(i & j)) % 2 ? -x / 8 : x / 8;
                 }
-                largest = std::max(largest, std::abs(row[i]));
+        const auto plane = [&](Order order) {
+            Ternary w{nullptr, nullptr, 1, rows, kColumnCount, Layout::two_bit, {}, order};
+            std::vector<std::uint8_t> &packed = packed_.emplace_back(w.bytes());
+            std::vector<float> scales(size(rows)), residuals(size(rows));
+            for (int r = 0; r < rows; ++r) {
+                double *row = rest.data() + size(r, kColumnCount), squares = 0;
+                for (int i = 0; i < kColumnCount; ++i) squares += row[i] * row[i];
+                const double scale = 1.1 * std::sqrt(squares / kColumnCount);
+                squares = 0;
+                for (int i = 0; i < kColumnCount; ++i) {
+                    const int code =
+                        std::clamp(static_cast<int>(std::floor(row[i] / scale)) + 2, 0, 3);
+                    row[i] -= (code - 1.5) * scale;
+                    squares += row[i] * row[i];
+                    const int block = i / w.block_columns();
+                    const std::ptrdiff_t at =
+                        order == Order::rows
+                            ? std::ptrdiff_t{r} * w.line_bytes() + block * 4
+                            : std::ptrdiff_t{r / kRows * w.blocks() + block} * kBlockBytes +
+                                  r % kRows * 4;
+                    packed[static_cast<std::size_t>(at + i % 4)] |=
+                        static_cast<std::uint8_t>(code << 2 * (i % w.block_columns() / 4));
+                }
+                scales[size(r)] = static_cast<float>(scale);
+                residuals[size(r)] = static_cast<float>(std::sqrt(squares));
             }
-            const double scale = largest / 7;
-            for (int i = 0; i < kColumnCount; ++i) {
-                const int code = static_cast<int>(std::lround(row[i] / scale));
-                squares += (row[i] - code * scale) * (row[i] - code * scale);
-                const int block = r / kRows * (kColumnCount / kScreenColumns) + i / kScreenColumns;
-                std::uint8_t &byte =
-                    screen_codes_[size(block, kBlockBytes) + size(r % kRows, 4) + size(i % 4)];
-                byte = static_cast<std::uint8_t>(i % kScreenColumns < 4
-                                                     ? (byte & 0xf0) | (code + 8)
-                                                     : (byte & 0x0f) | (code + 8) << 4);
-            }
-            screen_scales_.push_back(static_cast<float>(scale));
-            screen_residuals_.push_back(static_cast<float>(std::sqrt(squares)));
-        }
+            w.packed = packed.data();
+            w.scales = gains_.emplace_back(std::move(scales)).data();
+            return Plane{w, gains_.emplace_back(std::move(residuals)).data()};
+        };
         Weights w = weights_;
-        w.screen = {screen_codes_.data(), screen_scales_.data(), screen_residuals_.data(), rows,
-                    kColumnCount,         kColumnCount};
+        w.screen.coarse = plane(Order::groups);
+        w.screen.fine = plane(Order::rows);
+        w.screen.block = kColumnCount;
         return w;
     }
 
@@ -205,8 +220,6 @@ class Model {
     std::vector<float> embedding_;
     std::vector<std::vector<float>> gains_;
     std::vector<std::vector<std::uint8_t>> packed_;
-    std::vector<std::uint8_t> screen_codes_;
-    std::vector<float> screen_scales_, screen_residuals_;
     Weights weights_{};
 };
 

@@ -35,56 +35,72 @@ void rotate(const Kernels &k, Check &check) {
     }
 }
 
-void screen(const Kernels &k, Check &check) {
+// Any bytes as both planes: all codes of all rows, whatever the activations.
+void planes(const Kernels &k, Check &check) {
     Random random(9);
-    for (const auto [rows, columns] : {std::array{1, 64}, {6, 128}, {50, 320}, {7, 2560}}) {
-        const int blocks = columns / kScreenColumns;
+    for (const auto [rows, columns] : {std::array{1, 64}, {6, 128}, {50, 320}, {37, 2560}}) {
         const std::vector<float> scales = random.floats(size(rows), 0.1f, 1);
-        const std::vector<float> residuals(scales.size());
         for (const bool extreme : {false, true}) {
-            std::vector<std::uint8_t> codes(size(round_up(rows, kRows), columns) / 2);
-            for (std::uint8_t &byte : codes)
+            Ternary coarse{nullptr, scales.data(), 1, rows, columns};
+            Ternary fine = coarse;
+            fine.order = Order::rows;
+            std::vector<std::uint8_t> packed(std::max(coarse.bytes(), fine.bytes()));
+            for (std::uint8_t &byte : packed)
                 byte = static_cast<std::uint8_t>(extreme ? 0xff : random.between(0, 255));
-            const Screen s{codes.data(), scales.data(), residuals.data(), rows, columns, 64};
-            for (const int count : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17}) {
-                check.begin(std::string(k.name) + " screen " + shape_of(rows, columns) + ", " +
+            coarse.packed = fine.packed = packed.data();
+            const auto code = [&](const Ternary &w, int row, int column) {
+                const int block = column / w.block_columns(), at = column % 4;
+                const std::uint8_t byte =
+                    w.order == Order::rows
+                        ? w.line(row)[block * 4 + at]
+                        : packed[size(row / kRows * w.blocks() + block, kBlockBytes) +
+                                 size(row % kRows, 4) + size(at)];
+                return byte >> 2 * (column % w.block_columns() / 4) & 3;
+            };
+            for (const int count : {1, 2, 3, 4, 5, 7, 8, 12, 13, 41}) {
+                check.begin(std::string(k.name) + " planes " + shape_of(rows, columns) + ", " +
                             std::to_string(count) + (extreme ? " extreme" : "") + " tokens");
-                std::vector<std::int8_t> x(size(count, columns), -128);
-                std::vector<std::int32_t> sums(size(count), -128 * columns);
+                const int tile = k.tile_tokens(count);
+                std::vector<std::int8_t> codes(size(count, columns));
+                std::vector<std::int32_t> sums(codes.size() / size(columns));
                 std::vector<float> x_scales = random.floats(size(count), 0.1f, 1);
-                for (int t = 0; t < count && !extreme; ++t) {
-                    sums[size(t)] = 0;
+                const Activations x{codes.data(), x_scales.data(), sums.data(),
+                                    count,        columns,         tile};
+                const auto at = [&](int t, int i) -> std::int8_t & {
+                    return x.first(t)[i / 4 * 4 * x.tokens_beside(t) + i % 4];
+                };
+                for (int t = 0; t < count; ++t) {
                     for (int i = 0; i < columns; ++i) {
-                        const int code = random.between(-128, 127);
-                        x[size(t, columns) + size(i)] = static_cast<std::int8_t>(code);
-                        sums[size(t)] += code;
+                        at(t, i) = static_cast<std::int8_t>(extreme ? t % 2 ? 127 : -128
+                                                                    : random.between(-128, 127));
+                        sums[size(t)] += at(t, i);
                     }
+                    sums[size(t)] = (3 * sums[size(t)]) >> 1;
                 }
+                const auto score = [&](const Ternary &w, int t, int row, float factor) {
+                    std::int32_t dot = 0;
+                    for (int i = 0; i < columns; ++i) dot += code(w, row, i) * at(t, i);
+                    return static_cast<float>(dot - sums[size(t)]) *
+                           (scales[size(row)] * (x_scales[size(t)] * factor));
+                };
                 std::vector<float> out(size(count, rows)), wanted(out.size());
                 for (int t = 0; t < count; ++t)
-                    for (int r = 0; r < rows; ++r) {
-                        std::int32_t dot = 0;
-                        for (int i = 0; i < columns; ++i) {
-                            const int block = r / kRows * blocks + i / kScreenColumns;
-                            const std::uint8_t byte =
-                                codes[size(block, kBlockBytes) + size(r % kRows, 4) + size(i % 4)];
-                            const int code = i % kScreenColumns < 4 ? byte & 15 : byte >> 4;
-                            dot += (code - 8) * x[size(t, columns) + size(i)];
-                        }
-                        wanted[size(t, rows) + size(r)] =
-                            static_cast<float>(dot) * (scales[size(r)] * x_scales[size(t)]);
-                    }
-                const int tile = std::min(count, kScreenTokens);
-                std::vector<std::int8_t> tiled(x.size());
-                const Activations activations{tiled.data(), x_scales.data(), sums.data(),
-                                              count,        columns,         tile};
+                    for (int r = 0; r < rows; ++r)
+                        wanted[size(t, rows) + size(r)] = score(coarse, t, r, 1);
+                k.coarse(coarse, x, 0, coarse.groups(), out.data(), rows);
+                check.same(out.data(), wanted.data(), wanted.size());
+
+                std::vector<std::int8_t> spread(size(fine.line_codes()));
+                std::vector<std::int32_t> some; // a line beyond those that are met together
+                for (int r = 0; r < rows; ++r)
+                    if (r < 5 || random.between(0, 2) == 0) some.push_back(r);
                 for (int t = 0; t < count; ++t) {
-                    const int first = t / tile * tile, together = std::min(tile, count - first);
-                    for (int i = 0; i < columns; ++i)
-                        tiled[size(first, columns) + size((i / 4 * together + t - first) * 4 +
-                                                          i % 4)] = x[size(t, columns) + size(i)];
+                    k.spread(fine, x, t, spread.data());
+                    for (const std::int32_t r : some)
+                        wanted[size(t, rows) + size(r)] += score(fine, t, r, 0.75f);
+                    k.fine(fine, x, t, spread.data(), some.data(), static_cast<int>(some.size()),
+                           0.75f, out.data() + size(t, rows));
                 }
-                k.screen(s, activations, 0, (rows + kRows - 1) / kRows, out.data(), rows);
                 check.same(out.data(), wanted.data(), wanted.size());
             }
         }
@@ -101,7 +117,7 @@ void scan(const Kernels &k, Check &check) {
         std::vector<float> scores = random.floats(size(n), -4, 4);
         const std::vector<float> scales = random.floats(size(n), 0, 1),
                                  residuals = random.floats(size(n), 0, 1);
-        const Screen screen{nullptr, scales.data(), residuals.data(), n, 64, 64};
+        const Plane plane{{nullptr, scales.data(), 1, n, 64}, residuals.data()};
         for (const int where : {0, n / 3, n - 1}) {
             std::vector<float> one = scores;
             one[size(where)] = 5;
@@ -122,7 +138,7 @@ void scan(const Kernels &k, Check &check) {
                 const float margin = 0.5f * residuals[size(i)] + 0.25f * scales[size(i)];
                 if (scores[size(i)] + margin * 2.0f >= bound) wanted.push_back(i);
             }
-            rows.resize(size(k.reaching(screen, reach, scores.data(), begin, n, rows.data())));
+            rows.resize(size(k.reaching(plane, reach, scores.data(), begin, n, rows.data())));
             check.that(rows == wanted, "the rows that reach the bound");
         }
     }
@@ -154,7 +170,7 @@ void gumbel(const Kernels &k, Check &check) {
 
 void test_screen(const Kernels &k, Check &check) {
     rotate(k, check);
-    screen(k, check);
+    planes(k, check);
     scan(k, check);
     gumbel(k, check);
 }

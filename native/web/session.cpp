@@ -31,10 +31,12 @@ struct Description {
     std::int32_t embedding;    // a Float
     const float *inv_freq, *norm;
     const void *embed_tokens, *lm_head;
-    const std::uint8_t *screen_codes;
-    const float *screen_scales, *screen_residuals;
+    struct {
+        const std::uint8_t *codes;
+        const float *scales, *residuals;
+    } coarse, fine; // of the screen; may have no codes
 };
-static_assert(sizeof(void *) == 4 && sizeof(Description) == 19 * 4);
+static_assert(sizeof(void *) == 4 && sizeof(Description) == 22 * 4);
 
 // Of a layer, behind the description.
 struct LayerTensors {
@@ -65,10 +67,15 @@ Weights weights_of(const Description &d, const LayerTensors *tensors) {
     const auto type = static_cast<Float>(d.embedding);
     w.embed_tokens.all = {d.embed_tokens, type, d.vocab_size, h};
     w.lm_head.all = {d.lm_head, type, d.vocab_size, h};
-    if (d.screen_codes) {
+    if (d.coarse.codes) {
         const int columns = round_up(h, kScreenPad);
-        w.screen = {d.screen_codes, d.screen_scales, d.screen_residuals,
-                    d.vocab_size,   columns,         std::min(columns & -columns, 512)};
+        const auto plane = [&](const auto &p, Order order) {
+            return Plane{
+                {p.codes, p.scales, 1, d.vocab_size, columns, Layout::two_bit, Dense{}, order},
+                p.residuals};
+        };
+        w.screen = {plane(d.coarse, Order::groups), plane(d.fine, Order::rows),
+                    std::min(columns & -columns, 512)};
     }
     w.norm = d.norm;
     w.inv_freq = d.inv_freq;

@@ -64,6 +64,7 @@ class LLM:
         self.head_is_screened: bool = opened.head_is_screened
         self.threads: int = opened.threads
         self._threads_for, self._activity = opened.threads_for, opened.activity
+        self._second_looks = opened.second_looks
         self._fingerprint = opened.fingerprint
         self._prompter, self._worker = opened.prompter, opened.worker
 
@@ -99,6 +100,13 @@ class LLM:
         `down_proj` are read. Empty for other models.
         """
         return self._activity()
+
+    def second_looks(self) -> float:
+        """Of all tokens so far that a screened head chose: how much of its fine plane was read.
+
+        The share of its rows that the first look left in doubt; 0 where there are no such tokens.
+        """
+        return self._second_looks()
 
     def close(self) -> None:
         """Give the memory of the model back. Requests that run end with an error."""

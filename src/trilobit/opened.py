@@ -18,7 +18,7 @@ from trilobit.engine.memory import MemoryTooSmall, step_bytes
 from trilobit.engine.native import NativeBackend
 from trilobit.engine.options import EngineOptions
 from trilobit.engine.worker import Worker
-from trilobit.errors import RequestError
+from trilobit.errors import FormatError, RequestError
 from trilobit.formats.adapter import Adapter, chat_template_of
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.hub.models import open_packed
@@ -60,6 +60,7 @@ class OpenedModel:
     threads_for: Callable[[int], int]  # of a step of so many tokens
     memory_bytes: int  # that it may come to use
     activity: Callable[[], list[tuple[float, float]]]  # of its layers
+    second_looks: Callable[[], float]  # at its head
     worker: Worker
 
 
@@ -179,6 +180,7 @@ def open_model(
         threads_for=backend.threads_for,
         memory_bytes=fixed + blocks * block,
         activity=backend.activity,
+        second_looks=backend.second_looks,
         worker=Worker(engine),
     )
 
@@ -198,12 +200,20 @@ def _left(options: EngineOptions, name: str, fixed: int, least: int) -> int:
 
 
 def _head_is_screened(options: EngineOptions, packed: PackedModel, name: str) -> bool:
-    if options.head == "screened" and not packed.has_screen:
+    if options.head == "screened" and not (packed.has_screen or packed.has_old_screen):
         ternary = packed.config.ternary_embeddings
         remedy = "it is ternary: leave out head" if ternary else "convert it again"
         raise RequestError(f"{name}: has no screen of the head; {remedy}")
-    large = packed.has_screen and _head_bytes(packed) >= _SCREENED_HEAD_BYTES
-    return packed.has_screen and (options.head == "screened" or (options.head == "auto" and large))
+    if not packed.has_screen and not packed.has_old_screen:
+        return False
+    large = _head_bytes(packed) >= _SCREENED_HEAD_BYTES
+    wanted = options.head == "screened" or (options.head == "auto" and large)
+    if wanted and packed.has_old_screen:
+        raise FormatError(
+            f"{name}: its screen of the head is of an older version; convert it again, or give "
+            "head='full', which reads all of the head"
+        )
+    return wanted
 
 
 def _head_bytes(packed: PackedModel) -> int:

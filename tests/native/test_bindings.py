@@ -113,8 +113,8 @@ Q_PROJ = "model.layers.0.self_attn.q_proj"
             f"'{tensor_names.EMBEDDING}' is not float32, float16 or bfloat16",
         ),
         (
-            lambda p: p["tensors"].update({"lm_head.screen.codes": np.ones(7, np.uint8)}),
-            "'lm_head.screen.codes' is not",
+            lambda p: p["tensors"].update({"lm_head.screen.coarse.codes": np.ones(7, np.uint8)}),
+            "'lm_head.screen.coarse.codes' is not",
         ),
     ],
 )

@@ -34,7 +34,7 @@ for form in FORMS:
         continue  # scales of this model do not fit float16
     convert(model, out / form, form)
     convert(out / form, out / f"{form}.again", "packed")
-arrays = {"screen": screen.screen(inputs["head"])}
+arrays = {f"screen {name}": plane for name, plane in screen.screen(inputs["head"]).items()}
 arrays["absmean"] = ternary.absmean_ternary(inputs["masters"])
 arrays["sign"] = ternary.sign_binary(inputs["masters"])
 for bits in ("int8", "int4", "int2", "int1"):

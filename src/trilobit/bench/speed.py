@@ -159,7 +159,9 @@ def measure_speed(
         if progress:
             progress(Progress(what="Measuring", done=run + 1, total=runs + 1))
         if limits is None:  # the first run warms up
-            read_bytes = _decode_bytes(llm, prompt + generate // 2, kv_dtype, llm.activity())
+            read_bytes = _decode_bytes(
+                llm, prompt + generate // 2, kv_dtype, llm.activity(), llm.second_looks()
+            )
             continue
         prefill.append(done.prefill_tokens_per_s)
         decode.append(done.decode_tokens_per_s)
@@ -206,16 +208,22 @@ def measure_speed(
 
 
 def _decode_bytes(
-    llm: LLM, position: int, kv_dtype: KvDtype, activity: list[tuple[float, float]] | None = None
+    llm: LLM,
+    position: int,
+    kv_dtype: KvDtype,
+    activity: list[tuple[float, float]] | None = None,
+    second_looks: float = 1.0,
 ) -> int:
     """Bytes of the weights, the head and the keys and values that a token at `position` needs.
 
-    activity: of what is skipped where it is zero, all is needed without it.
+    activity: of what is skipped where it is zero, all is needed without it. second_looks: of the
+    fine plane of the head's screen, this share is.
     """
     packed = PackedModel(llm.path)
     parts = bytes_by_part(packed.file.tensors)
     if llm.head_is_screened:
-        head = parts["screen"]
+        fine = packed.file.info(tensor_names.FINE_CODES).size_bytes
+        head = parts["screen"] - round((1 - second_looks) * fine)
     else:
         head = parts["embedding" if packed.config.tie_word_embeddings else "head"]
     ternary = 0.0

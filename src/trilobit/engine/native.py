@@ -81,6 +81,11 @@ class NativeBackend:
         """Of every layer, of all tokens so far: see `LLM.activity`."""
         return self.decoder.activity
 
+    def second_looks(self) -> float:
+        """The share of the head's rows that a screened token looked at twice, so far: see `LLM`."""
+        tokens = self.decoder.screened_tokens
+        return self.decoder.second_looks / (tokens * self.vocab_size) if tokens else 0.0
+
     def sampler(self, request: Request) -> _native.Sampler:
         """The native sampler of a request."""
         params = request.params

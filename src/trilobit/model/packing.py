@@ -96,15 +96,23 @@ def pack(
     codes_NK: NDArray[np.int8], layout: Layout = "2-bit", order: Order = "groups"
 ) -> NDArray[np.uint8]:
     """Pack ternary codes -1, 0 and 1 `[N, K]`."""
-    shape = packed_shape(codes_NK.shape[0], codes_NK.shape[1], layout, order)
+    stored: NDArray[np.uint8] = codes_NK.view(np.uint8) + np.uint8(1)  # -1 wraps to 255, +1 gives 0
+    if stored.max(initial=0) > 2:
+        raise FormatError("weights to pack are not all -1, 0 or 1")
+    return pack_stored(stored, layout, order)
+
+
+def pack_stored(
+    stored_NK: NDArray[np.uint8], layout: Layout = "2-bit", order: Order = "groups"
+) -> NDArray[np.uint8]:
+    """Pack codes as they are stored, `[N, K]`: 0 to 2, or to 3 in two bits."""
+    shape = packed_shape(stored_NK.shape[0], stored_NK.shape[1], layout, order)
     places = PLACES[layout]
-    lines = codes_NK.T if order == "columns" else codes_NK
+    lines = stored_NK.T if order == "columns" else stored_NK
     rows, columns = lines.shape
     held = (shape[0] * ROWS, shape[1] * 4) if order == "groups" else shape
     u: NDArray[np.uint8] = np.ones((held[0], held[1] * places), dtype=np.uint8)
-    u[:rows, :columns] = lines.view(np.uint8) + np.uint8(1)  # -1 wraps to 255, +1 gives 0
-    if u.max(initial=0) > 2:
-        raise FormatError("weights to pack are not all -1, 0 or 1")
+    u[:rows, :columns] = lines
     if order == "groups":
         u = u.reshape(shape[0], ROWS, shape[1], places, 4).transpose(0, 2, 1, 3, 4)
     else:

@@ -1,54 +1,65 @@
-"""The screen of the output head: a four-bit copy that tells which tokens can still win.
+"""The screen of the output head: a copy in two looks that tells which tokens can still win.
 
-A decode step that only needs the winner (greedy, or the winner of a Gumbel race) reads this copy,
-a quarter of the bytes, and computes exactly only the rows whose approximate logit comes close.
+A decode step that only needs the winner (greedy, or the winner of a Gumbel race) reads the coarse
+plane of this copy, an eighth of the head's bytes, and of the fine plane the rows that the coarse
+one leaves in doubt. It computes exactly only the rows whose approximate logit comes close.
 `docs/head.md` says what is guaranteed. This file specifies the copy; the native core reads it.
 
 Rotation. A row h and the hidden state x are multiplied by the same orthogonal matrix, so their
 product stays: signs by column, then a normalised Hadamard matrix on blocks of up to 512 columns.
-It spreads outliers over a block, so that four bits suffice, and makes the rounding errors of a row
+It spreads outliers over a block, so that few bits suffice, and makes the rounding errors of a row
 behave like independent noise: the error of a logit has the deviation |residual| · |x| / √K.
 
-Quantisation. A rotated row becomes integers -7..7 times one scale, chosen to keep the residual
-(what the integers miss) small.
+Planes. A plane has two bits a weight, the codes 0 to 3, which mean code - 3/2, times one scale a
+row. The coarse plane is of the rotated row, the fine plane of what the coarse one misses, its
+residual; the residual of the fine plane is what both miss. A scale is such that the residual is
+orthogonal to what was rounded: the product of a row with itself is exact, so a hidden state that
+points along a row, as the winner's does, finds its logit no smaller than it is.
 
 Order. The copy goes into a file, so its bits are a function of the head: every number is the result
 of IEEE additions, products, quotients and roots of single elements, in the order that `_rotated`
 and `model/sums.py` fix, and of no matrix product, whose order is the processor's.
 
-Layout. Columns are padded to a multiple of 64, rows to a multiple of 16. 16 rows by 8 columns make
-one block of 64 bytes: four bytes of each row; byte p holds the columns p and p+4 of the block, as
-code + 8, in its low and high half:
-
-    codes[rows/16, columns/8, 16, 4]
+Layout. Columns are padded to a multiple of 64. Planes are packed as ternary matrices of two bits
+are (`model/packing.py`): the coarse one in groups, since all of it is read, the fine one in rows.
 """
 
 # N rows (tokens of the vocabulary), K columns
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from trilobit.errors import FormatError
+from trilobit.model import packing
+from trilobit.model.packing import Order
 from trilobit.model.sums import tree_sum
 
-ROWS = 16
-COLUMNS = 8  # of one block: four bytes of two codes
-LARGEST = 7  # of the integers
+ORDERS: dict[str, Order] = {"coarse": "groups", "fine": "rows"}
 
 _PADDED = 64  # the least columns of a Hadamard block
 _HADAMARD = 512  # the most columns of a Hadamard block
-# Steps in units of the row's root mean square. 0.335 is the best for a Gaussian (Max, 1960); rows
-# with heavier tails want longer ones.
-_STEPS = (0.335, 0.45)
-_LEAST_SCALE = np.float32(1e-30)  # of a row of zeros
+# Steps between codes in units of the root mean square. Of a Gaussian, the coarse plane alone would
+# miss least with 1.0, both together with 1.3.
+_STEPS = {"coarse": np.float32(1.1), "fine": np.float32(0.9)}
+_LEAST_STEP = np.float32(1e-30)  # of a row of zeros
 _LARGEST_EXPONENT = 120  # of two, whose inverse is a normal float as well
 
 
-def screen_shape(rows: int, columns: int) -> tuple[int, int, int, int]:
-    """Shape of the codes of a `[rows, columns]` head, in bytes."""
-    return -(-rows // ROWS), _padded(columns) // COLUMNS, ROWS, COLUMNS // 2
+class Plane(NamedTuple):
+    """Two bits of a weight, packed; by row the scale and what is missed still, float32 `[N]`."""
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    residuals: NDArray[np.float32]
+
+
+def plane_shape(name: str, rows: int, columns: int) -> tuple[int, ...]:
+    """Shape of the codes of a plane of a `[rows, columns]` head, in bytes."""
+    return packing.packed_shape(rows, _padded(columns), "2-bit", ORDERS[name])
 
 
 def hadamard_block(columns: int) -> int:
@@ -73,54 +84,49 @@ def rotate(x_NK: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(_rotated(x_NK, np.float32(1)).T)
 
 
-def screen(
-    h_NK: NDArray[np.float32],
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-    """Codes in the layout above; by row the scale and the norm of the residual, float32 `[N]`.
+def screen(h_NK: NDArray[np.float32]) -> dict[str, Plane]:
+    """The coarse and the fine plane of a head.
 
     FormatError for a row so long that float32 cannot hold its logits.
     """
     # By powers of two, which rounds nothing: squares of 1e19 would be infinite.
     longest_N = np.abs(h_NK).max(axis=1)
     exponents_N = np.clip(np.frexp(longest_N)[1], -_LARGEST_EXPONENT, _LARGEST_EXPONENT)
-    rotated_KN = _rotated(h_NK, np.ldexp(np.float32(1), -exponents_N))
-    columns, rows = rotated_KN.shape
-    rms_N = np.sqrt(tree_sum(np.square(rotated_KN)) / np.float32(columns))
-    top_N = np.abs(rotated_KN).max(axis=0) / np.float32(LARGEST)
-    best_q_KN = np.zeros(rotated_KN.shape, dtype=np.int8)
-    best_scale_N = np.zeros(rows, dtype=np.float32)
-    best_N = np.full(rows, np.inf, dtype=np.float32)
-    q_KN, missed_KN = np.empty_like(rotated_KN), np.empty_like(rotated_KN)
-    for scale_N in (*(np.float32(step) * rms_N for step in _STEPS), top_N):
-        scale_N = np.maximum(scale_N, _LEAST_SCALE)
-        np.rint(np.divide(rotated_KN, scale_N, out=q_KN), out=q_KN)
-        np.clip(q_KN, -LARGEST, LARGEST, out=q_KN)
-        np.subtract(rotated_KN, np.multiply(q_KN, scale_N, out=missed_KN), out=missed_KN)
-        residual_N = np.sqrt(tree_sum(np.square(missed_KN, out=missed_KN)))
-        better_N = residual_N < best_N
-        np.copyto(best_q_KN, q_KN, where=better_N, casting="unsafe")
-        np.copyto(best_scale_N, scale_N, where=better_N)
-        np.copyto(best_N, residual_N, where=better_N)
-    with np.errstate(over="ignore"):
-        scales_N, residuals_N = np.ldexp(best_scale_N, exponents_N), np.ldexp(best_N, exponents_N)
-    if not (np.isfinite(scales_N) & np.isfinite(residuals_N)).all():
-        raise FormatError(
-            f"the head has a row with weights up to {longest_N.max():.3g}, whose logits float32 "
-            "cannot hold; is the checkpoint damaged?"
-        )
-    return _pack(best_q_KN.T), scales_N, residuals_N
+    rest_KN = _rotated(h_NK, np.ldexp(np.float32(1), -exponents_N))
+    planes = {}
+    for name, order in ORDERS.items():
+        q_KN, scales_N = _rounded(rest_KN, _STEPS[name])
+        stored_KN = (q_KN + np.float32(1.5)).astype(np.uint8)
+        np.subtract(rest_KN, np.multiply(q_KN, scales_N, out=q_KN), out=rest_KN)
+        residuals_N = np.sqrt(tree_sum(np.square(rest_KN)))
+        with np.errstate(over="ignore"):
+            sizes = np.ldexp(scales_N, exponents_N), np.ldexp(residuals_N, exponents_N)
+        if not np.isfinite(sizes).all():
+            raise FormatError(
+                f"the head has a row with weights up to {longest_N.max():.3g}, whose logits "
+                "float32 cannot hold; is the checkpoint damaged?"
+            )
+        planes[name] = Plane(packing.pack_stored(stored_KN.T, "2-bit", order), *sizes)
+    return planes
+
+
+def _rounded(
+    x_KN: NDArray[np.float32], step: np.float32
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Codes less 3/2 `[K, N]`, and scales `[N]`: x · (x - code · scale) is 0."""
+    columns, rows = x_KN.shape
+    squares_N = tree_sum(np.square(x_KN))
+    steps_N = np.maximum(step * np.sqrt(squares_N / np.float32(columns)), _LEAST_STEP)
+    q_KN = np.divide(x_KN, steps_N)
+    np.clip(np.floor(q_KN, out=q_KN), -2, 1, out=q_KN)
+    q_KN += np.float32(0.5)
+    products_N = tree_sum(x_KN * q_KN)  # each at least 0
+    zeros_N = np.zeros(rows, dtype=np.float32)
+    return q_KN, np.divide(squares_N, products_N, out=zeros_N, where=products_N > 0)
 
 
 def _padded(columns: int) -> int:
     return -(-columns // _PADDED) * _PADDED
-
-
-def _pack(q_NK: NDArray[np.int8]) -> NDArray[np.uint8]:
-    groups, blocks, _, half = screen_shape(*q_NK.shape)
-    u = np.full((groups * ROWS, blocks * COLUMNS), 8, dtype=np.uint8)
-    u[: len(q_NK)] = (q_NK + np.int8(8)).view(np.uint8)
-    u = u.reshape(groups, ROWS, blocks, 2, half).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(u[:, :, :, 0] | u[:, :, :, 1] << 4)
 
 
 def _rotated(

@@ -16,11 +16,15 @@ HEAD = "lm_head.weight"
 FINAL_NORM = "model.norm.weight"
 TOKENIZER = "tokenizer.json"
 CHECKSUMS = "checksums"  # of a packed file, see checksums.py
-# The four-bit copy of the head (see model/screen.py); of the embedding where that is the head.
-SCREEN_CODES = "lm_head.screen.codes"
-SCREEN_SCALES = "lm_head.screen.scales"
-SCREEN_RESIDUALS = "lm_head.screen.residuals"
-SCREEN = (SCREEN_CODES, SCREEN_SCALES, SCREEN_RESIDUALS)
+# The planes of the head's screen (see model/screen.py); of the embedding where that is the head.
+SCREEN = tuple(
+    f"lm_head.screen.{plane}.{part}"
+    for plane in ("coarse", "fine")
+    for part in ("codes", "scales", "residuals")
+)
+FINE_CODES = "lm_head.screen.fine.codes"
+# What files had instead up to version 4, with four bits a code: read by nobody now.
+OLD_SCREEN = tuple(f"lm_head.screen.{part}" for part in ("codes", "scales", "residuals"))
 
 # Shorter rows and columns of weights are not read sooner alone than all of them together: one line
 # of 2,048 weights is eight cache lines. Models that caches hold have shorter ones.

@@ -72,7 +72,7 @@ class Parts:
                 if name in self.codes:
                     order = tensor_names.order(self.config, name.removesuffix(".weight"))
                     file.write(name, packing.pack(self.codes[name], "2-bit", order))
-                elif name == tensor_names.SCREEN_CODES:
+                elif name == tensor_names.SCREEN[0]:
                     assert head is not None
                     write_screen(file, head, float_dtype)
                 elif name == tensor_names.TOKENIZER:
@@ -205,7 +205,7 @@ def read_as_documented(path: Path) -> dict[str, NDArray[Any]]:
     """A reader of the file that knows docs/format.md, numpy and the public library only."""
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-        assert (metadata["format"], metadata["version"]) == ("trilobit", "4")
+        assert (metadata["format"], metadata["version"]) == ("trilobit", "5")
         c = json.loads(metadata["config"])
         h, f = c["hidden_size"], c["intermediate_size"]
         q, kv = (c[f"num_{kind}_heads"] * c["head_dim"] for kind in ("attention", "key_value"))
@@ -258,10 +258,13 @@ def test_the_description_suffices_to_read_a_converted_checkpoint(
 
 
 def rewritten(path: Path, out: Path, version: str, alone: bool) -> None:
-    """The same model with the matrices in groups, or those alone that may be."""
+    """The same model with the matrices in groups, or those alone that may be, and an old screen."""
     model = PackedModel(path)
     tensors = load_file(path)
-    del tensors[tensor_names.CHECKSUMS]
+    for name in (tensor_names.CHECKSUMS, *tensor_names.SCREEN):
+        del tensors[name]
+    for name in tensor_names.OLD_SCREEN:
+        tensors[name] = np.zeros(64, dtype=np.uint8)
     for name, (rows, columns) in tensor_names.all_projections(model.config):
         codes = packing.unpack(tensors[f"{name}.weight"], rows, columns, "2-bit", model.order(name))
         order = tensor_names.alone(model.config, name) if alone else "groups"
@@ -274,16 +277,22 @@ def rewritten(path: Path, out: Path, version: str, alone: bool) -> None:
 def test_files_in_other_orders_run_and_are_converted(
     config: ModelConfig, version: str, alone: bool, tmp_path: Path
 ) -> None:
-    random_parts(config, "F32").write(tmp_path / "new", "F32", TEXT)
+    random_parts(config, "F32").write(tmp_path / "new", "F32", TextFiles())
     rewritten(tmp_path / "new", tmp_path / "old", version, alone)
     new, old = (PackedModel(tmp_path / name).arrays() for name in ("new", "old"))
     assert new.keys() == old.keys()
     for name in new:
         assert np.array_equal(new[name], old[name]), name
+    with pytest.raises(FormatError, match="older version; convert it again, or give head='full'"):
+        LLM(tmp_path / "old", head="screened")
+    params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
+    said = LLM(tmp_path / "old", threads=1).generate([1, 2], params).token_ids
     convert(tmp_path / "old", tmp_path / "anew.trilobit")
-    assert PackedModel(tmp_path / "anew.trilobit").file.metadata["version"] == "4"
+    assert PackedModel(tmp_path / "anew.trilobit").file.metadata["version"] == "5"
     for name, array in PackedModel(tmp_path / "anew.trilobit").arrays().items():
         assert np.array_equal(array, new[name]), name
+    anew = LLM(tmp_path / "anew.trilobit", threads=1, head="screened")
+    assert anew.generate([1, 2], params).token_ids == said
 
 
 def test_the_documents_example_is_true() -> None:
@@ -370,7 +379,7 @@ DAMAGE: dict[str, tuple[Callable[[Loose], object], tuple[str, ...]]] = {
         lambda f: f.metadata.update(version="0"),
         ("version '0'", "reads 2", "upgrade", CONVERT),
     ),
-    "newer version": (lambda f: f.metadata.update(version="5"), ("version '5'", "upgrade")),
+    "newer version": (lambda f: f.metadata.update(version="6"), ("version '6'", "upgrade")),
     "version 1": (lambda f: f.metadata.update(version="1"), ("version '1'", CONVERT)),
     "no version": (lambda f: f.metadata.pop("version"), ("version None", CONVERT)),
     "hostile version": (lambda f: f.metadata.update(version="1\n" * 10**5), ("version", CONVERT)),
@@ -505,7 +514,8 @@ def test_the_screen_is_that_of_the_head(sound: Path) -> None:
     assert model.has_screen
     arrays = model.arrays(screened=True)
     expected = screen.screen(model.file.float32(tensor_names.HEAD))
-    for name, array in zip(tensor_names.SCREEN, expected, strict=True):
+    parts = [part for plane in expected.values() for part in plane]
+    for name, array in zip(tensor_names.SCREEN, parts, strict=True):
         assert np.array_equal(arrays[name], array)
     assert set(tensor_names.SCREEN).isdisjoint(model.arrays())
 
@@ -521,9 +531,7 @@ def test_a_file_without_a_screen_runs_the_same(model_file: Path, tmp_path: Path)
     assert a.token_ids == b.token_ids
 
 
-@pytest.mark.parametrize(
-    "missing", [c for n in (1, 2) for c in itertools.combinations(range(3), n)]
-)
+@pytest.mark.parametrize("missing", [*((i,) for i in range(6)), (0, 1, 2), (3, 4, 5)])
 def test_part_of_a_screen_is_refused(missing: tuple[int, ...], sound: Path, tmp_path: Path) -> None:
     loose = Loose.take(sound)
     for i in missing:
@@ -535,10 +543,11 @@ def test_part_of_a_screen_is_refused(missing: tuple[int, ...], sound: Path, tmp_
 @pytest.mark.parametrize(
     ("name", "dtype", "shape"),
     [
-        (tensor_names.SCREEN_CODES, "I8", [3, 8, 16, 4]),
-        (tensor_names.SCREEN_CODES, "U8", [2, 8, 16, 4]),
-        (tensor_names.SCREEN_SCALES, "F32", [36]),
-        (tensor_names.SCREEN_RESIDUALS, "F16", [37]),
+        ("lm_head.screen.coarse.codes", "I8", [3, 4, 16, 4]),
+        ("lm_head.screen.coarse.codes", "U8", [2, 4, 16, 4]),
+        ("lm_head.screen.fine.codes", "U8", [37, 16]),
+        ("lm_head.screen.coarse.scales", "F32", [36]),
+        ("lm_head.screen.fine.residuals", "F16", [37]),
     ],
 )
 def test_a_screen_of_another_shape_is_refused(
@@ -549,7 +558,7 @@ def test_a_screen_of_another_shape_is_refused(
     assert_refused(loose.write(tmp_path / "m"), f"'{name}' is {dtype} {shape}", CONVERT)
 
 
-@pytest.mark.parametrize("name", [tensor_names.SCREEN_SCALES, tensor_names.SCREEN_RESIDUALS])
+@pytest.mark.parametrize("name", ["lm_head.screen.coarse.scales", "lm_head.screen.fine.residuals"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
 def test_a_screen_without_sizes_is_refused_where_it_is_used(
     name: str, value: float, sound: Path, tmp_path: Path
@@ -622,7 +631,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> P
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-@pytest.mark.parametrize("name", [tensor_names.EMBEDDING, tensor_names.SCREEN_SCALES, SCALE, NORM])
+@pytest.mark.parametrize("name", [tensor_names.EMBEDDING, tensor_names.SCREEN[1], SCALE, NORM])
 def test_hostile_floats_do_not_crash_the_engine(
     name: str, value: float, model_file: Path, tmp_path: Path
 ) -> None:

@@ -15,17 +15,20 @@ from trilobit.model.packing import Layout
 FORMAT = "trilobit"
 
 
-VERSION = "4"
+VERSION = "5"
 
 
 def declare_screen(config: ModelConfig) -> list[Declared]:
     """The parts of the screen of a head, as `declare` has them."""
     rows, columns = config.vocab_size, config.hidden_size
-    return [
-        (tensor_names.SCREEN_CODES, "U8", screen.screen_shape(rows, columns)),
-        (tensor_names.SCREEN_SCALES, "F32", (rows,)),
-        (tensor_names.SCREEN_RESIDUALS, "F32", (rows,)),
-    ]
+    declared: list[Declared] = []
+    for name in tensor_names.SCREEN:
+        _, _, plane, part = name.split(".")
+        if part == "codes":
+            declared.append((name, "U8", screen.plane_shape(plane, rows, columns)))
+        else:
+            declared.append((name, "F32", (rows,)))
+    return declared
 
 
 def declare(
@@ -39,7 +42,7 @@ def declare(
     """Tensors of a packed file in the order of their data: large and aligned ones first.
 
     float_dtype: of the float tables and of group scales.
-    screened: whether the file holds the four-bit copy of the head; a ternary head has none.
+    screened: whether the file holds the screen of the head; a ternary head has none.
     """
     ternary_tensors: list[Declared] = []
     scales: list[Declared] = []
@@ -106,7 +109,7 @@ def bytes_by_part(tensors: Mapping[str, Any]) -> dict[str, int]:
             part = "embedding"
         elif name == tensor_names.HEAD:
             part = "head"
-        elif name in tensor_names.SCREEN:
+        elif name in (*tensor_names.SCREEN, *tensor_names.OLD_SCREEN):
             part = "screen"
         elif name == tensor_names.TOKENIZER:
             part = "tokenizer"

@@ -29,8 +29,9 @@ from trilobit.model import packing, tensor_names
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import LAYOUTS, Layout, Order
 
-# Versions 2 and 3 have all matrices in groups; version 2 has no checksums.
-_READABLE = ("2", "3", VERSION)
+# Up to version 4, a screen has another layout, and is not read; versions 2 and 3 have all matrices
+# in groups; version 2 has no checksums.
+_READABLE = ("2", "3", "4", VERSION)
 
 # Rows of float tables from this size on are read from the file, where they are wanted one by one:
 # touched in the mapping, each would draw in up to 2 MB. A read costs 1 µs, which matters only
@@ -129,7 +130,7 @@ class PackedModel:
         too: FormatError for a scale or gain that is not finite, for bytes that are no ternary
         weights and for padding that is not zero.
         """
-        left_out = {tensor_names.TOKENIZER, tensor_names.CHECKSUMS}
+        left_out = {tensor_names.TOKENIZER, tensor_names.CHECKSUMS, *tensor_names.OLD_SCREEN}
         if not screened:
             left_out |= set(tensor_names.SCREEN)
         tables = set(tensor_names.float_tables(self.config))
@@ -146,7 +147,9 @@ class PackedModel:
                     f"{self.path}: tensor '{name}' holds NaN or infinity; convert again"
                 )
         if screened:
-            for name in (tensor_names.SCREEN_SCALES, tensor_names.SCREEN_RESIDUALS):
+            for name in tensor_names.SCREEN:
+                if name.endswith(".codes"):
+                    continue
                 if not (np.isfinite(arrays[name]).all() and (arrays[name] >= 0).all()):
                     raise FormatError(
                         f"{self.path}: '{name}' holds NaN, infinity or a negative number; "
@@ -220,8 +223,13 @@ class PackedModel:
 
     @property
     def has_screen(self) -> bool:
-        """Whether the file holds the four-bit copy of the head."""
-        return tensor_names.SCREEN_CODES in self.file
+        """Whether the file holds a screen of the head, which can be used."""
+        return tensor_names.SCREEN[0] in self.file
+
+    @property
+    def has_old_screen(self) -> bool:
+        """Whether it holds one of a version before, which cannot."""
+        return tensor_names.OLD_SCREEN[0] in self.file
 
     def _pooling(self) -> pooling.Pooling | None:
         text = self.file.metadata.get("pooling")
@@ -275,7 +283,10 @@ class PackedModel:
             info = self.file.info(name)
             if info.begin % DTYPES[info.dtype].itemsize:
                 raise FormatError(f"{self.path}: tensor '{name}' is not aligned; convert again")
-        foreign = sorted(set(self.file.tensors) - set(wanted))
+        known = set(wanted)
+        if self.file.metadata["version"] != VERSION:
+            known |= set(tensor_names.OLD_SCREEN)
+        foreign = sorted(set(self.file.tensors) - known)
         if foreign:
             raise FormatError(f"{self.path}: unknown tensor {foreign[0][:80]!r}; convert again")
 

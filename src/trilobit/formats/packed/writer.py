@@ -49,16 +49,13 @@ def write_screen(
 
     forget: called after each, to let go of the rows of a mapped file.
     """
-    codes = np.empty(screen.screen_shape(*head.shape), dtype=np.uint8)
-    scales, residuals = np.empty((2, len(head)), dtype=np.float32)
+    some = []
     for row in range(0, len(head), _SCREEN_ROWS):
-        rows = slice(row, row + _SCREEN_ROWS)
-        blocks = slice(row // screen.ROWS, (row + _SCREEN_ROWS) // screen.ROWS)
-        codes[blocks], scales[rows], residuals[rows] = screen.screen(as_float32(head[rows], dtype))
+        planes = screen.screen(as_float32(head[row : row + _SCREEN_ROWS], dtype))
+        some.append([part for plane in planes.values() for part in plane])
         forget()
-    file.write(tensor_names.SCREEN_CODES, codes)
-    file.write(tensor_names.SCREEN_SCALES, scales)
-    file.write(tensor_names.SCREEN_RESIDUALS, residuals)
+    for name, parts in zip(tensor_names.SCREEN, zip(*some, strict=True), strict=True):
+        file.write(name, np.concatenate(parts))
 
 
 def write_packed(
