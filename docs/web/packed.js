@@ -13,8 +13,8 @@ export function readPacked(bytes) {
   const data = 8 + length;
   if (!(data < bytes.length)) throw new Error("the model's file ends in its header");
   const { __metadata__: about, ...tensors } = JSON.parse(text(bytes.subarray(8, data)));
-  if (about?.format !== "trilobit" || about.version !== "4")
-    throw new Error("this is no packed model of version 4");
+  if (about?.format !== "trilobit" || about.version !== "5")
+    throw new Error("this is no packed model of version 5");
   const config = JSON.parse(about.config);
   for (const [field, value] of Object.entries(PLAIN))
     if (config[field] !== value) throw new Error(`${field}: this page runs only ${value}`);

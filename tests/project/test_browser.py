@@ -131,7 +131,7 @@ def test_a_page_turns_heads_as_fast_to_the_bit(page: Page, head_dim: int, theta:
     ("change", "told"),
     [
         ({"config": {"qk_norms": True}}, "qk_norms: this page runs only false"),
-        ({"version": "3"}, "no packed model of version 4"),
+        ({"version": "3"}, "no packed model of version 5"),
         ({"cut": 1000}, "ends in its header"),
         ({"cut": 5_000_000}, "ends in"),
     ],
