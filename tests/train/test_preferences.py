@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fables import Run, finished_run, one_error, train
+from fables import Run, one_error, train
 
 from trilobit import LLM
 from trilobit.train.objectives.preferences import log_probability
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Asked, the better reply, the worse one. Every one is held out once, and there three times more.
 PREFERENCES = (
@@ -42,19 +43,6 @@ warmup_steps = 5
 stage_1 = [2e-3, 2e-3]
 stage_2 = [2e-3, 0.0]
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return finished_run(tmp_path_factory.getbasetemp())
 
 
 def _said(role: str, text: str) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import stock
 import torch
-from fables import RECIPE, Run, finished_run, one_error, train, write_recipe
+from fables import RECIPE, Run, one_error, train, write_recipe
 
 from trilobit import LLM, SamplingParams
 from trilobit.train.data.bpe import as_hugging_face
@@ -20,6 +19,8 @@ from trilobit.train.data.replies import Examples, TrainingReplies, padded
 from trilobit.train.export import save_masters
 from trilobit.train.objectives.causal import build_model
 from trilobit.train.recipes import load_recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PAIRS = (("fox", "grapes"), ("crow", "water"), ("wolf", "crane"), ("hare", "race"))
 CONTEXT = 64
@@ -43,19 +44,6 @@ stage_1 = [1e-2, 1e-2]
 stage_2 = [1e-2, 0.0]
 muon_rate = 3
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return finished_run(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
