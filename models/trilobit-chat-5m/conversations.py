@@ -1,12 +1,13 @@
-"""Conversations of a child with a teller of stories, made by rule from TinyStories and its own lines.
+"""Conversations with a teller of stories, made by rule from TinyStories and from lines of its own.
 
     python models/trilobit-chat-5m/conversations.py OUT.jsonl STORIES.jsonl... [--unknown FILE]...
 
-Stories: lines whose `source` is tinystories; every 50th, which the story-teller never saw either, is
-made the same and held out there again (its place in OUT is a multiple of 50). Of each story one
-conversation: a greeting or none, a wish for a story about who and what is in it, the story, questions
-that its own sentences answer, a goodbye. --unknown: questions that it is to know nothing of, of files
-with `question`, `instruction` or `messages`. The same files give the same bytes.
+Of each story (`source` is tinystories) one conversation: a greeting or none, a wish for a story
+about who and what is in it, the story, questions that its own sentences answer, a goodbye. Between
+them talk without a story. Every 50th story of a file, which the story-teller never saw, stands at a
+line whose number is a multiple of 50, where training holds out. --unknown: questions that it is to
+know nothing of, from files with `question`, `instruction` or `messages`. The same files give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ def told(story: Story, draw: random.Random, others: list[str]) -> list[Turn]:
     elif chance < 0.35:
         asked, replies = draw.choice(ABOUT_ITSELF[:5])
         turns += _turns(_written(draw.choice(asked), draw), draw.choice(replies))
-    if chance < 0.1 or 0.9 < chance:
+    if chance < 0.1 or chance > 0.9:
         turns += _turns(draw.choice(OPEN_WISHES), story.text)
     else:
         turns += _turns(draw.choice(WISHES).format(story.about(draw)), story.text)
@@ -277,7 +278,7 @@ def conversations(files: list[Path], unknown: list[str]) -> Iterator[list[Turn]]
         all_ = [told(story, draw, nouns) for story in stories]
         named = [story for story in stories if story.names]
         all_ += [
-            introduced(one, draw.choice(names), draw) for one in named[:: len(named) // 99 or 1]
+            introduced(one, draw.choice(names), draw) for one in named[:: len(named) // 600 or 1]
         ]
         all_ += [small_talk(draw, unknown) for _ in range(len(stories) // 4)]
         draw.shuffle(all_)
