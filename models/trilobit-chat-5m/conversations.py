@@ -143,7 +143,7 @@ class Story:
         parts = parts[:3]
         draw.shuffle(parts)
         parts = parts[: draw.randint(1, len(parts))]
-        return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+        return " and ".join([*filter(None, [", ".join(parts[:-1])]), parts[-1]])
 
     def questions(self, draw: random.Random, others: list[str]) -> Iterator[tuple[str, str]]:
         """Questions with answers that it gives, in an order of chance."""
