@@ -83,7 +83,7 @@ def test_the_engine_pools_as_the_training_did(trained: Path, embedder: Embedder)
     assert embedder.pooling.mode == "last"
     assert embedder.pooling.end_ids == (1,)
     ids = np.load(trained / "corpus" / "held_out.npy")
-    _, _, end = np.load(trained / "corpus" / "held_out_places.npy")[0]
+    _, end = np.load(trained / "corpus" / "held_out_places.npy")[0]
     model = stock.load(trained / "packed")
     with torch.no_grad():
         states = model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,8 @@ def test_what_two_conversations_have_in_common_is_the_prompt(
     data = ("--data", str(tmp_path / "whole.jsonl"))
     outcome = train(folder / "recipe.toml", tmp_path / "run", "--max-steps", "1", *data)
     assert outcome.code == 0, outcome.err
-    for name in ("train.npy", "train_places.npy", "held_out.npy", "held_out_places.npy"):
+    for part, kind in product(("train", "held_out"), ("", "_learned", "_places")):
+        name = f"{part}{kind}.npy"
         corpus = (output / "corpus" / name for output in (tuned, tmp_path / "run"))
         mine, theirs = (path.read_bytes() for path in corpus)
         assert mine == theirs
