@@ -49,11 +49,17 @@ bundled: $(VENV)/.installed ## Write the bundled model anew, in the packed forma
 		$(BIN)/trilobit convert $$model build/anew.trilobit --force && mv build/anew.trilobit $$model; \
 	done
 
-models: $(VENV)/.developed ## Train the next bundled model from the files of the folder TEXT (hours; goes on if stopped)
+models: $(VENV)/.developed ## Train the next bundled models from the files of the folder TEXT (hours; goes on if stopped)
 	$(BIN)/trilobit train models/trilobit-stories-5m/recipe.toml --output build/stories \
 		--data $(TEXT)/simple.jsonl.xz --data $(TEXT)/tinystories_more.jsonl.xz \
 		--packed build/trilobit-stories-5m.trilobit
 	$(BIN)/python models/samples.py build/trilobit-stories-5m.trilobit
+	$(BIN)/python models/trilobit-chat-5m/conversations.py build/chat.jsonl \
+		$(TEXT)/simple.jsonl.xz $(TEXT)/tinystories_more.jsonl.xz \
+		--unknown $(TEXT)/gsm8k_train.jsonl.xz --unknown $(TEXT)/chatterbot.jsonl.xz
+	$(BIN)/trilobit train models/trilobit-chat-5m/recipe.toml --output build/chat --data build/chat.jsonl \
+		--packed build/trilobit-chat-5m.trilobit
+	$(BIN)/python models/samples.py build/trilobit-chat-5m.trilobit
 
 check: $(VENV)/.developed ## Formats, lint, types, and who may import whom
 	$(BIN)/ruff format --check

@@ -1,4 +1,4 @@
-"""Draws the result of `peers.py`, and prints what the README says of it.
+"""Draws the result of `peers.py`, and prints what docs/speed.md says of it.
 
     python benchmarks/plot.py [--json benchmarks/results/peers.json] [--svg docs/peers.svg]
 

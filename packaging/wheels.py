@@ -72,6 +72,7 @@ for argument; do
     shift
     case $argument in
     -march=armv8.2-a+dotprod) argument=-mcpu=generic+v8_2a+dotprod ;;
+    -bundle) argument=-shared ;;
     -Wl,@*darwin-ld*) argument=-Wl,-undefined,dynamic_lookup ;;
     -ldl) case {target} in *-windows-*) continue ;; esac ;;
     esac

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -14,6 +16,9 @@ from trilobit.conversion import convert
 from trilobit.model.config import ModelConfig
 from trilobit.synth import synth
 from trilobit.train.data.bpe import train_tokenizer
+
+if TYPE_CHECKING:  # PyTorch takes seconds to load, and few files need it
+    from fables import Run
 
 # Machines are slow and shared: a time limit for each example would fail by chance.
 settings.register_profile("trilobit", deadline=None)
@@ -110,3 +115,22 @@ def model_file(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Pa
     path = tmp_path_factory.mktemp("packed") / "tiny.trilobit"
     convert(checkpoint, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: of small products, a second one only waits for a busy core."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A whole training run on fables, of which every worker reads the same files."""
+    from fables import finished_run
+
+    return finished_run(tmp_path_factory.getbasetemp())

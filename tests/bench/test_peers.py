@@ -123,8 +123,8 @@ def test_the_table_has_medians_ranges_and_the_best_in_bold(tmp_path: Path) -> No
     assert "Other & <sons>: 512 in and 8 out." in text
 
 
-def test_readme_and_plot_show_the_result_that_is_kept() -> None:
-    """To repair: `python benchmarks/plot.py`, and what it prints into the README."""
+def test_page_and_plot_show_the_result_that_is_kept() -> None:
+    """To repair: `python benchmarks/plot.py`, and what it prints into docs/speed.md."""
     pytest.importorskip("matplotlib")
     kept = ROOT / "benchmarks" / "results" / "peers.json"
     rows = json.loads(kept.read_text(encoding="utf-8"))["results"]
@@ -136,6 +136,6 @@ def test_readme_and_plot_show_the_result_that_is_kept() -> None:
             assert format(one["decode_tokens_per_s"]["median"], ".1f") in texts
     done = script("plot.py", "--svg", os.devnull)
     assert done.returncode == 0, done.stderr
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "(docs/peers.svg)" in readme
-    assert done.stdout in readme
+    page = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert "(peers.svg)" in page
+    assert done.stdout in page

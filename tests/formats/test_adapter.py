@@ -147,6 +147,15 @@ def test_commands_take_an_adapter(model_file: Path, adapter: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("words", [("info",), ("generate", "Once", "--model"), ("verify",)])
+def test_an_adapter_in_a_models_place_is_told_from_one(
+    words: tuple[str, ...], adapter: Path
+) -> None:
+    assert one_error(command(*words, str(adapter))) == (
+        f"{adapter}: is an adapter, which runs beside its model; give the model, and --adapter DIR"
+    )
+
+
 def test_merging_rounds_the_masters_with_what_is_added(tmp_path: Path) -> None:
     base = families.random_masters(tmp_path / "base", "Llama3-8B-1.58")
     folder = random_adapter(tmp_path / "adapter", open_source(base).config, targets=("q_proj",))

@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import httpx
 import pytest
+from fables import command
 from live_server import PATIENCE_S, Live, serving
 from program import fail
 
@@ -21,6 +23,12 @@ from trilobit.serve.servers import Server, Servers
 
 LONG = {"prompt": "Once upon a time", "max_tokens": 400, "seed": 3, "ignore_eos": True}
 KEY = "of-the-front"
+
+
+def test_an_address_is_no_model_to_start_servers_of() -> None:
+    outcome = command("front", "--servers", "2", "http://127.0.0.1:8081")
+    assert outcome.code == 2
+    assert "--servers starts servers of MODELs here; leave it out" in outcome.err
 
 
 @contextmanager
@@ -153,3 +161,45 @@ def test_one_that_is_to_go_is_ended_when_its_last_answer_is_written() -> None:
 )
 def test_what_cannot_be_is_told_in_a_line(words: list[str], told: str) -> None:
     assert told in fail("front", *words)
+
+
+def test_a_new_one_that_does_not_start_leaves_the_old_ones_as_they_are(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    async def main(servers: Servers) -> None:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            replicas = Replicas([], client)
+            servers.begin(replicas)
+            [old] = cast(list[Server], replicas.all)
+            once.touch()
+            servers.renew()
+            keeping = asyncio.ensure_future(servers.keep())
+            while not caplog.messages:
+                await asyncio.sleep(0.01)
+            assert replicas.all == [old]
+            once.unlink()
+            servers.renew()
+            while len(caplog.messages) < 2:
+                await asyncio.sleep(0.01)
+            assert old not in replicas.all
+            assert len(replicas.all) == 1
+            keeping.cancel()
+            await servers.close()
+
+    once = tmp_path / "broken"
+    said = f"""
+import os, time
+if os.path.exists({str(once)!r}):
+    raise SystemExit(3)
+print('http://127.0.0.1:9', flush=True)
+time.sleep(600)
+"""
+    servers = Servers([sys.executable, "-c", said], {}, key=KEY, least=1, most=1, places=1)
+    try:
+        asyncio.run(asyncio.wait_for(main(servers), PATIENCE_S))
+    finally:
+        servers.kill()
+    assert caplog.messages == [
+        "a server ended with code 3 before it served; those that run stay as they are",
+        "all servers are replaced",
+    ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,12 @@ import numpy as np
 import pytest
 import stock
 import torch
-from fables import Run, finished_run, one_error, train
+from fables import Run, one_error, train
 
 from trilobit import Embedder
 from trilobit.train.objectives.contrastive import cosines_of, last_states
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ALIKE = (
     ("the fox wanted grapes", "grapes hung high above the fox"),
@@ -42,19 +43,6 @@ warmup_steps = 5
 stage_1 = [3e-3, 3e-3]
 stage_2 = [3e-3, 0.0]
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return finished_run(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +83,7 @@ def test_the_engine_pools_as_the_training_did(trained: Path, embedder: Embedder)
     assert embedder.pooling.mode == "last"
     assert embedder.pooling.end_ids == (1,)
     ids = np.load(trained / "corpus" / "held_out.npy")
-    _, _, end = np.load(trained / "corpus" / "held_out_places.npy")[0]
+    _, end = np.load(trained / "corpus" / "held_out_places.npy")[0]
     model = stock.load(trained / "packed")
     with torch.no_grad():
         states = model(

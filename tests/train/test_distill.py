@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from trilobit import LLM
 from trilobit.train.objectives.distilled import divergence
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODEL = RECIPE[RECIPE.index("[model]") : RECIPE.index("[data]")]
 STEPS = 26
 
@@ -29,14 +30,6 @@ def _recipe(more: str, model: str = "") -> str:
         f'kind = "distill"\nname = "student"\nteacher = "teacher"\nlog_every = 5\n{more}\n'
         f"evaluate_every = 13\nsave_every = 13\n{model}{rest}"
     ).replace("quantisation_warmup_steps = 10\n", "")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

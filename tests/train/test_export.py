@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from fables import (
     RECIPE,
     WINDOW,
     Run,
-    finished_run,
     one_error,
     train,
     write_recipe,
@@ -42,20 +40,9 @@ from trilobit.train.objectives.causal import build_model
 from trilobit.train.recipes import load_recipe
 from trilobit.train.start import Start
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FORMS = ["model", "packed"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return finished_run(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")

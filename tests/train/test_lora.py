@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,10 @@ from trilobit import LLM, FormatError
 from trilobit.conversion import convert
 
 # peft 0.21 asks transformers 5.23 for a property by its older name.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 REST = f"""
 [data]
@@ -56,14 +58,6 @@ batch_windows = 4
 warmup_steps = 1
 stage_1 = [1e-2, 1e-2]
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fables import Run, finished_run, one_error, train
+from fables import Run, one_error, train
 
 from trilobit import LLM
 from trilobit.train.objectives.preferences import log_probability
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Asked, the better reply, the worse one. Every one is held out once, and there three times more.
 PREFERENCES = (
@@ -42,19 +44,6 @@ warmup_steps = 5
 stage_1 = [2e-3, 2e-3]
 stage_2 = [2e-3, 0.0]
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return finished_run(tmp_path_factory.getbasetemp())
 
 
 def _said(role: str, text: str) -> dict[str, str]:
@@ -147,7 +136,8 @@ def test_what_two_conversations_have_in_common_is_the_prompt(
     data = ("--data", str(tmp_path / "whole.jsonl"))
     outcome = train(folder / "recipe.toml", tmp_path / "run", "--max-steps", "1", *data)
     assert outcome.code == 0, outcome.err
-    for name in ("train.npy", "train_places.npy", "held_out.npy", "held_out_places.npy"):
+    for part, kind in product(("train", "held_out"), ("", "_learned", "_places")):
+        name = f"{part}{kind}.npy"
         corpus = (output / "corpus" / name for output in (tuned, tmp_path / "run"))
         mine, theirs = (path.read_bytes() for path in corpus)
         assert mine == theirs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import stock
 import torch
-from fables import RECIPE, Run, finished_run, one_error, train, write_recipe
+from fables import RECIPE, Run, one_error, train, write_recipe
 
 from trilobit import LLM, SamplingParams
 from trilobit.train.data.bpe import as_hugging_face
@@ -20,6 +19,8 @@ from trilobit.train.data.replies import Examples, TrainingReplies, padded
 from trilobit.train.export import save_masters
 from trilobit.train.objectives.causal import build_model
 from trilobit.train.recipes import load_recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PAIRS = (("fox", "grapes"), ("crow", "water"), ("wolf", "crane"), ("hare", "race"))
 CONTEXT = 64
@@ -43,19 +44,6 @@ stage_1 = [1e-2, 1e-2]
 stage_2 = [1e-2, 0.0]
 muon_rate = 3
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return finished_run(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +99,10 @@ def test_the_engine_gives_the_replies_that_were_learned(engine: LLM) -> None:
 def test_examples_begin_as_the_engine_is_asked_and_only_replies_count(
     chat: Path, engine: LLM
 ) -> None:
-    places = np.load(chat / "corpus" / "held_out_places.npy")
-    examples = Examples(tokens=np.load(chat / "corpus" / "held_out.npy"), places=places)
+    tokens, learned, places = (
+        np.load(chat / "corpus" / f"held_out{kind}.npy") for kind in ("", "_learned", "_places")
+    )
+    examples = Examples(tokens=tokens, learned=learned, places=places)
     assert len(examples) == 4
     for example, (asked, reply) in zip(
         (examples[i] for i in range(4)), (PAIRS[i] for i in range(4)), strict=True
@@ -124,6 +114,58 @@ def test_examples_begin_as_the_engine_is_asked_and_only_replies_count(
         assert labels[len(given) :] == ids[len(given) :]
         assert ids[-1] == 1
         assert engine.decode(ids[len(given) :]) == reply
+
+
+def _examples_of(start: Path, folder: Path) -> list[tuple[list[int], list[int]]]:
+    """Ids, and the places of those that are learned, of a conversation of two replies."""
+    said = [*PAIRS[0], *PAIRS[1]]
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)
+    ]
+    folder.mkdir()
+    (folder / "chat.jsonl").write_text((json.dumps({"messages": messages}) + "\n") * 5)
+    shutil.copytree(start, folder / "base")
+    if folder.name == "forgetful":
+        (folder / "base" / "chat_template.jinja").write_text(
+            "{{ messages[-1].content }}{{ eos_token }}"
+        )
+    (folder / "recipe.toml").write_text(SFT)
+    outcome = train(folder / "recipe.toml", folder / "run", "--max-steps", "1")
+    assert outcome.code == 0, outcome.err
+    tokens, learned, places = (
+        np.load(folder / "run" / "corpus" / f"train{kind}.npy")
+        for kind in ("", "_learned", "_places")
+    )
+    assert len(places) % 3 == 0  # lines that are learned
+    return [
+        (tokens[start:end].tolist(), np.flatnonzero(learned[start:end]).tolist())
+        for start, end in places[: len(places) // 3]
+    ]
+
+
+def test_a_conversation_is_one_example_where_all_that_was_said_goes_on(
+    folder: Path, engine: LLM, tmp_path: Path
+) -> None:
+    said = [*PAIRS[0], *PAIRS[1]]
+    turns = [{"role": ("user", "assistant")[i % 2], "content": x} for i, x in enumerate(said)]
+    first, second = engine.chat_ids(turns[:1]), engine.chat_ids(turns[:3])
+    ends = [
+        [*given, *engine.encode(reply)[1:], 1]
+        for given, reply in ((first, said[1]), (second, said[3]))
+    ]
+    [(ids, learned)] = _examples_of(folder / "base", tmp_path / "whole")
+    assert ids == ends[1]
+    assert ids[: len(ends[0])] == ends[0]
+    assert learned == [*range(len(first), len(ends[0])), *range(len(second), len(ends[1]))]
+
+
+def test_a_template_that_leaves_out_what_was_said_has_an_example_for_every_reply(
+    folder: Path, tmp_path: Path
+) -> None:
+    both = _examples_of(folder / "base", tmp_path / "forgetful")
+    assert len(both) == 2
+    for ids, learned in both:
+        assert learned == [*range(learned[0], len(ids))]
 
 
 def test_stock_transformers_and_the_engine_have_the_same_logits(chat: Path, engine: LLM) -> None:
@@ -148,8 +190,9 @@ def test_it_goes_on_bit_for_bit(folder: Path, chat: Path, tmp_path: Path) -> Non
 
 
 def test_batches_are_padded_where_nothing_looks() -> None:
-    places = np.array([[0, 2, 5], [5, 6, 8]])
-    examples = Examples(tokens=np.arange(8, dtype=np.uint16), places=places)
+    learned = np.array([0, 0, 1, 1, 1, 0, 1, 1], dtype=bool)
+    places = np.array([[0, 5], [5, 8]])
+    examples = Examples(tokens=np.arange(8, dtype=np.uint16), learned=learned, places=places)
     batch = padded([examples[0], examples[1]])
     assert batch["input_ids"].tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 0, 0]]
     assert batch["labels"].tolist() == [[-100, -100, 2, 3, 4], [-100, 6, 7, -100, -100]]
@@ -157,8 +200,9 @@ def test_batches_are_padded_where_nothing_looks() -> None:
 
 
 def test_every_pass_has_every_example_once_and_is_a_function_of_seed_and_place() -> None:
-    places = np.array([[i, i + 1, i + 2] for i in range(7)])
-    examples = Examples(tokens=np.arange(9, dtype=np.uint16), places=places)
+    places = np.array([[i, i + 2] for i in range(7)])
+    learned = np.ones(9, dtype=bool)
+    examples = Examples(tokens=np.arange(9, dtype=np.uint16), learned=learned, places=places)
     one, two = (TrainingReplies(examples, count=30, seed=3) for _ in range(2))
     firsts = [int(one[i]["input_ids"][0]) for i in range(14)]
     assert sorted(firsts[:7]) == sorted(firsts[7:]) == list(range(7))

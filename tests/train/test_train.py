@@ -33,7 +33,6 @@ from fables import (
     WINDOW,
     Run,
     arguments,
-    finished_run,
     one_error,
     train,
     write_recipe,
@@ -61,20 +60,9 @@ from trilobit.train.schedule import learning_rate
 from trilobit.train.sums import write_sums
 from trilobit.train.trainer import RunMixin
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = 120
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return finished_run(tmp_path_factory.getbasetemp())
 
 
 def _log(output: Path) -> list[dict[str, float]]:

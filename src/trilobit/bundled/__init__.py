@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 DEFAULT = "trilobit-stories-5m"
+CHAT = "trilobit-chat-5m"  # the same, taught to talk
 
 _FOLDER = Path(__file__).parent
 

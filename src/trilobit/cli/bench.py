@@ -160,6 +160,7 @@ def command(
         line += f" ({measure.least:.1f} to {measure.most:.1f})"
         if share:
             line += f", {share.median:.0%} of the machine's limit"
+            line += ", which was measured in a slower moment" * (share.median > 1)
         print(line)
     print(
         f"{speed.isa}, {_threads(speed)}, {speed.head} head, "

@@ -129,6 +129,13 @@ def _servers(
     from trilobit.machine import available_cores
     from trilobit.serve.servers import Servers
 
+    address = next((word for word in words if "://" in word), None)
+    if address is not None:
+        raise click.UsageError(
+            f"{address:.80}: --servers starts servers of MODELs here; leave it out to pass on to "
+            "servers that run",
+            ctx=ctx,
+        )
     given = serve.make_context("serve", [*words, *bounds], parent=ctx.parent).params
     if given["request_log"] is not None:
         raise click.UsageError("--request-log: several servers cannot write one log")

@@ -129,7 +129,8 @@ def _gguf(path: Path) -> Facts:
 
 def _directory(path: Path) -> Facts:
     """Of a model that we do not run, what its header says and the reason."""
-    from trilobit.errors import FormatError, UnsupportedModel
+    from trilobit.errors import UnsupportedModel
+    from trilobit.formats.adapter import not_a_model
     from trilobit.formats.files import read_json
     from trilobit.formats.hf.config import model_config, with_projection_norms
     from trilobit.formats.hf.quantization import quantization_form
@@ -138,7 +139,7 @@ def _directory(path: Path) -> Facts:
 
     where = path / "config.json"
     if not where.exists():
-        raise FormatError(f"{path}: no config.json here; give a packed file or a checkpoint")
+        raise not_a_model(path, "no config.json here; give a packed file or a checkpoint")
     raw, checkpoint = read_json(where), Checkpoint(path)
     settings_path = path / "tokenizer_config.json"
     settings = read_json(settings_path) if settings_path.exists() else {}

@@ -75,14 +75,15 @@ def named_models() -> Iterator[Named]:
 def _bundled(name: str, path: Path) -> Named:
     from trilobit.formats.packed.reader import PackedModel
 
-    config = PackedModel(path).config
+    model = PackedModel(path)
+    config = model.config
     return Named(
         name=name,
         source="comes with the package",
         size_bytes=path.stat().st_size,
         ram_bytes=_ram(config, embeds=False),
         context=config.max_position_embeddings,
-        kind="base",
+        kind="base" if model.text.chat_template is None else "chat",
         languages="English",
         licence="MIT",
     )

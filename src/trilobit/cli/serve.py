@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trilobit.bundled import DEFAULT
+from trilobit.bundled import CHAT, DEFAULT
 from trilobit.cli.access import LIMITS, access_of, bound_options, listen, where_options, who_options
 from trilobit.cli.command import Command, option
 from trilobit.cli.model_name import ModelName
@@ -143,14 +143,16 @@ def command(
     tls_key: Path | None,
     **options: Any,
 ) -> None:
-    """Serve MODELs (default: that of the package) to programs that speak OpenAI's API.
+    """Serve MODELs (default: those of the package) to programs that speak OpenAI's API.
 
     Until Ctrl-C or SIGTERM. NAME=MODEL gives a model another name to be asked by. The first is
     opened now, the others when they are asked for.
     """
     from trilobit.serve.app import create_app
 
-    settings = _settings(models or (DEFAULT,), host, **options)
+    # An adapter is of one model.
+    bundled = (DEFAULT, CHAT) if options["adapter"] is None else (DEFAULT,)
+    settings = _settings(models or bundled, host, **options)
     names = ", ".join(settings.models)
     listen(lambda: create_app(settings), names, host, port, tls_cert, tls_key)
 

@@ -179,6 +179,13 @@ class Adapter:
         return values
 
 
+def not_a_model(folder: Path, otherwise: str) -> FormatError:
+    """The error of a folder without a config.json: `otherwise`, if it is no adapter either."""
+    if os.path.exists(folder / CONFIG):
+        otherwise = "is an adapter, which runs beside its model; give the model, and --adapter DIR"
+    return FormatError(f"{folder}: {otherwise}")
+
+
 def chat_template_of(folder: str | os.PathLike[str]) -> str | None:
     """The chat template beside an adapter, which stands instead of the base's; None: none there."""
     path = Path(folder) / TEMPLATE

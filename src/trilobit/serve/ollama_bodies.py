@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, FiniteFloat, field_validator
 from pydantic_core import PydanticCustomError
 
 from trilobit.sampling import SamplingParams
@@ -61,7 +61,7 @@ class Asked(Body):
 
     model: str = Field(min_length=1)
     options: Options = Field(default_factory=Options)
-    keep_alive: float | str | None = Field(default=None, description="Not used.")
+    keep_alive: FiniteFloat | str | None = Field(default=None, description="Not used.")
 
     @field_validator("keep_alive", mode="before")
     @classmethod

@@ -21,7 +21,7 @@ _LOOK_S = 0.1  # between looks at all of them
 _IDLE_S = 60.0  # that there must have been room for all in one server less, before one goes
 _LONG_S = 60.0  # who lived so long did not die of its start
 _SHORTEST_S, _LONGEST_S = 1.0, 60.0  # before another is started for one that died
-_LAST_S = 30.0  # for those that have nothing to do any more to end
+_LAST_S = 10.0  # for those that have nothing to do any more to end
 _log = logging.getLogger("trilobit")
 
 
@@ -89,13 +89,11 @@ class Servers:
             wanted = self._wanted()
             if wanted > len(self._own):
                 if time.monotonic() >= self._not_before_s:
-                    await self._add()
+                    failed = await self._add()
+                    if failed is not None:
+                        self._wait_longer(0, failed)
             elif self._old and not self._leaving:
-                if await self._add():
-                    self._retire(self._old.pop(0))
-                else:
-                    _log.warning("the servers that run stay as they are")
-                    self._old.clear()
+                await self._replace_one()
             elif wanted < len(self._own):
                 self._retire(min(self._own, key=lambda one: one.running))
             await asyncio.sleep(_LOOK_S)
@@ -103,6 +101,16 @@ class Servers:
     def renew(self) -> None:
         """Replace all that run now, one at a time; no stream is lost."""
         self._old = list(self._own)
+
+    async def _replace_one(self) -> None:
+        failed = await self._add()
+        if failed is not None:
+            _log.warning("%s; those that run stay as they are", failed)
+            self._old.clear()
+            return
+        self._retire(self._old.pop(0))
+        if not self._old:
+            _log.warning("all servers are replaced")
 
     async def close(self) -> None:
         """End all of them, which have nothing to do any more."""
@@ -135,20 +143,19 @@ class Servers:
         self._processes.append(process)
         return process
 
-    async def _add(self) -> bool:
+    async def _add(self) -> str | None:
+        """One more, or why there is none."""
         try:
             process = self._start()
         except OSError as error:
-            self._wait_longer(0, f"a server could not be started ({error.strerror})")
-            return False
+            return f"a server could not be started ({error.strerror})"
         url = await asyncio.to_thread(_address, process)
         if url is None:
             code = await asyncio.to_thread(process.wait)
             self._forget(process)
-            self._wait_longer(0, f"a server ended {_how(code)} before it served")
-            return False
+            return f"a server ended {_how(code)} before it served"
         self._take(url, process)
-        return True
+        return None
 
     def _take(self, url: str, process: subprocess.Popen[str]) -> None:
         server = Server(url, self._key, process)

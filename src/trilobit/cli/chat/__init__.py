@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from trilobit.bundled import DEFAULT
+from trilobit.bundled import CHAT
 from trilobit.cli.chat.quoted import is_closed, is_open
 from trilobit.cli.command import Command
 from trilobit.cli.options import (
@@ -34,12 +34,13 @@ STEP_TOKENS = 128
     "chat",
     cls=Command,
     examples=[
+        ("trilobit chat", "Talk to the teller of stories that comes with the package."),
         ("trilobit chat bitnet-2b", "Talk to a published model."),
         ('trilobit chat bitnet-2b --system "Be brief."', "Tell it how to answer."),
         ("trilobit chat bitnet-2b < questions.txt", "An answer to each line."),
     ],
 )
-@model_argument(default=DEFAULT)
+@model_argument(default=CHAT)
 @click.argument("message", nargs=-1)
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option("--stats/--no-stats", default=True, help="Show the speed after each reply.")

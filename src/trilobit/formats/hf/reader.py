@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trilobit.errors import FormatError, UnsupportedModel
+from trilobit.formats.adapter import not_a_model
 from trilobit.formats.dtypes import FLOATS, as_float32
 from trilobit.formats.files import read_json
 from trilobit.formats.hf.config import model_config, with_projection_norms
@@ -69,7 +70,9 @@ class BitNetCheckpoint:
         self.directory = self.path = directory
         where = directory / "config.json"
         if not os.path.exists(where):
-            raise FormatError(f"{where}: missing; give the directory of a Hugging Face checkpoint")
+            raise not_a_model(
+                directory, "has no config.json; give the directory of a Hugging Face checkpoint"
+            )
         raw = read_json(where)
         config = with_roles(model_config(raw, str(where)), directory)
         self._tensors = Checkpoint(directory)

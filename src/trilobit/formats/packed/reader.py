@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from trilobit.errors import FormatError
 from trilobit.formats import json_text, pooling
+from trilobit.formats.adapter import not_a_model
 from trilobit.formats.dtypes import DTYPES, FLOATS, as_float32
 from trilobit.formats.files import OpenFile
 from trilobit.formats.packed.checksums import checksums_of
@@ -51,9 +52,10 @@ class PackedModel:
         path = Path(path)
         if os.path.isdir(path):  # unlike Path.is_dir, no error for an impossible name
             if not os.path.exists(path / "config.json"):
-                raise FormatError(
-                    f"{path}: a directory without a config.json, so no model; give "
-                    "a packed file, or the directory of a checkpoint"
+                raise not_a_model(
+                    Path(path),
+                    "a directory without a config.json, so no model; give a packed file, or the "
+                    "directory of a checkpoint",
                 )
             raise FormatError(
                 f"{path}: a directory; pack the checkpoint first: trilobit convert {path} OUT"

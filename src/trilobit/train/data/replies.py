@@ -1,7 +1,8 @@
 """Conversations as tokens: what comes before a reply, which is given, and the reply, to be learned.
 
-Every reply is an example of its own, and begins with the very tokens that the engine is given when
-it is to reply there: the same template, the same tokenizer, the same code (`prompter.py`).
+Before every reply stand the very tokens that the engine is given when it is to reply there: the
+same template, the same tokenizer, the same code (`prompter.py`). Where they go on from the reply
+before, one example has both: a conversation is read once, however many replies it has.
 """
 
 from __future__ import annotations
@@ -43,25 +44,25 @@ class _Listed(Protocol[_Item]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Tokens end to end, and of each example where it begins, its reply begins, and it ends."""
+    """Tokens end to end, whether each is learned, and where each example begins and ends."""
 
     tokens: Tokens
+    learned: NDArray[np.bool_]
     places: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: int) -> Row:
-        start, reply, end = self.places[index]
+        start, end = self.places[index]
         ids = torch.from_numpy(self.tokens[start:end].astype(np.int64))
-        labels = ids.clone()
-        labels[: reply - start] = UNCOUNTED
-        return {"input_ids": ids, "labels": labels}
+        learned = torch.from_numpy(self.learned[start:end].copy())
+        return {"input_ids": ids, "labels": ids.masked_fill(~learned, UNCOUNTED)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replies:
-    """The examples of a run. left_out: replies that end beyond the window."""
+    """The examples of a run. left_out: those that end beyond the window."""
 
     train: Examples
     held_out: Examples
@@ -69,10 +70,33 @@ class Replies:
 
 
 _Line = TypeVar("_Line")
-# What is given, and the reply to it.
-Example = tuple[list[int], list[int]]
+# Token ids, and whether each is to be predicted.
+Example = tuple[list[int], list[bool]]
 # Of a recipe, what belongs together: it is all held out or none of it is, left out or not.
-Groups = Callable[[Recipe, Prompter, bool], Iterator[list[Example]]]
+Groups = Callable[[Recipe, "Writer", bool], Iterator[list[Example]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writer:
+    """How texts become tokens. eos_id: ends a reply."""
+
+    prompter: Prompter
+    eos_id: int
+
+    def given(self, messages: list[Message], where: str) -> list[int] | None:
+        """What the engine is given to reply to them; None: more than the window."""
+        try:
+            return self.prompter.chat_ids(messages)
+        except ContextOverflow:
+            return None
+        except RequestError as error:
+            raise RecipeError(f"{where}: {error}") from None
+
+    def example(self, given: list[int], reply: str) -> Example:
+        """A reply to what is given, which is learned to its end."""
+        assert self.prompter.tokenizer is not None
+        ids = [*self.prompter.tokenizer.encode(reply.strip()), self.eos_id]
+        return [*given, *ids], [False] * len(given) + [True] * len(ids)
 
 
 def prepare(
@@ -90,21 +114,26 @@ def prepare(
     Raises what `kept` does, and RecipeError for files that cannot be used.
     """
 
+    writer = Writer(prompter=prompter, eos_id=eos_id)
+
     def write(partial: Path) -> dict[str, Any]:
         dtype = token_dtype(prompter.config.vocab_size)
         left_out = 0
         for part, held_out in (("train", False), ("held_out", True)):
-            places: list[tuple[int, int, int]] = []
-            with TokenFile(partial / f"{part}.npy", dtype, None, None) as file:
-                for group in groups(recipe, prompter, held_out):
-                    if any(len(g) + len(r) >= recipe.data.window for g, r in group):
+            places: list[tuple[int, int]] = []
+            with (
+                TokenFile(partial / f"{part}.npy", dtype, None, None) as file,
+                TokenFile(partial / f"{part}_learned.npy", np.dtype(bool), None, None) as learned,
+            ):
+                for group in groups(recipe, writer, held_out):
+                    if any(len(ids) > recipe.data.window for ids, _ in group):
                         left_out += len(group)
                         continue
-                    for given, reply in group:
-                        ids = [*given, *reply, eos_id]
-                        start = places[-1][2] if places else 0
-                        places.append((start, start + len(given), start + len(ids)))
+                    for ids, is_learned in group:
+                        start = places[-1][1] if places else 0
+                        places.append((start, start + len(ids)))
                         file.append(ids)
+                        learned.append(is_learned)
             if not places:
                 what = "held out" if held_out else "to train on"
                 raise RecipeError(
@@ -119,6 +148,7 @@ def prepare(
     train, held_out = (
         Examples(
             tokens=np.load(folder / f"{part}.npy", mmap_mode="r"),
+            learned=np.load(folder / f"{part}_learned.npy", mmap_mode="r"),
             places=np.load(folder / f"{part}_places.npy"),
         )
         for part in ("train", "held_out")
@@ -126,47 +156,43 @@ def prepare(
     return Replies(train=train, held_out=held_out, left_out=about["left_out"])
 
 
-def every_reply(recipe: Recipe, prompter: Prompter, held_out: bool) -> Iterator[list[Example]]:
+def every_reply(recipe: Recipe, writer: Writer, held_out: bool) -> Iterator[list[Example]]:
     """Every reply of the assistant in the recipe's conversations."""
     for where, messages in _lines(recipe, conversations, held_out=held_out):
+        ids: list[int] = []
+        learned: list[bool] = []
         for place, message in enumerate(messages):
             if message["role"] != "assistant" or place == 0:
                 continue
-            given = _given(prompter, messages[:place], where)
+            given = writer.given(messages[:place], where)
             if given is None:
                 break  # those behind it are longer still
-            yield [(given, _reply(prompter, message["content"]))]
+            example, new = writer.example(given, message["content"])
+            if len(example) > recipe.data.window:
+                yield [(example, new)]  # to be left out
+                break
+            if example[: len(ids)] == ids and len(ids) <= len(given):
+                new[: len(ids)] = learned
+            else:
+                yield [(ids, learned)]
+            ids, learned = example, new
+        if ids:
+            yield [(ids, learned)]
 
 
-def chosen_and_rejected(
-    recipe: Recipe, prompter: Prompter, held_out: bool
-) -> Iterator[list[Example]]:
+def chosen_and_rejected(recipe: Recipe, writer: Writer, held_out: bool) -> Iterator[list[Example]]:
     """The two replies of each of the recipe's preferences: the better one comes first."""
     for where, preference in _lines(recipe, preferences, held_out=held_out):
-        given = _given(prompter, preference.messages, where)
+        given = writer.given(preference.messages, where)
         if given is not None:
             replies = (preference.chosen, preference.rejected)
-            yield [(given, _reply(prompter, reply)) for reply in replies]
+            yield [writer.example(given, reply) for reply in replies]
 
 
-def two_alike(recipe: Recipe, prompter: Prompter, held_out: bool) -> Iterator[list[Example]]:
+def two_alike(recipe: Recipe, writer: Writer, held_out: bool) -> Iterator[list[Example]]:
     """The texts of each of the recipe's pairs that are alike, without replies."""
     for _, texts in _lines(recipe, alike, held_out=held_out):
-        yield [(prompter.encode(text), []) for text in texts]
-
-
-def _given(prompter: Prompter, messages: list[Message], where: str) -> list[int] | None:
-    try:
-        return prompter.chat_ids(messages)
-    except ContextOverflow:
-        return None
-    except RequestError as error:
-        raise RecipeError(f"{where}: {error}") from None
-
-
-def _reply(prompter: Prompter, text: str) -> list[int]:
-    assert prompter.tokenizer is not None
-    return prompter.tokenizer.encode(text.strip())
+        yield [writer.example(writer.prompter.encode(text), "") for text in texts]
 
 
 def _lines(
@@ -183,7 +209,8 @@ def _lines(
 def _key(recipe: Recipe, prompter: Prompter, eos_id: int) -> str:
     digest: Any = sum_of_files(recipe)
     data = recipe.data
-    cut = (recipe.kind, data.held_out_every, data.validation is not None, data.window, eos_id)
+    kind = (recipe.kind, "whole conversations")
+    cut = (*kind, data.held_out_every, data.validation is not None, data.window, eos_id)
     digest.update(repr((cut, prompter.chat_template, prompter.add_bos)).encode())
     return str(digest.hexdigest())
 
@@ -227,7 +254,7 @@ class HeldOutReplies(Dataset[Row]):
     def __init__(self, examples: Examples) -> None:
         self._examples = examples
         # None begins with its reply, so that all tokens of replies are predicted.
-        self.counted_tokens = int((examples.places[:, 2] - examples.places[:, 1]).sum())
+        self.counted_tokens = int(examples.learned.sum())
 
     def __len__(self) -> int:
         return len(self._examples)

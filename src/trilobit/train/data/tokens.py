@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -226,7 +226,7 @@ class TokenFile:
         self._write_header()
         return self
 
-    def append(self, ids: list[int]) -> None:
+    def append(self, ids: Sequence[int]) -> None:
         """Add a document, between what begins and what ends one."""
         tokens = np.array([*self._before, *ids, *self._behind], dtype=self._dtype)
         self._file.write(tokens.tobytes())

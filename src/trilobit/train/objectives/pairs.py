@@ -17,6 +17,8 @@ from trilobit.train.trainer import RunMixin
 class Paired(Supervised):
     """The model of a recipe, and the pairs that it learns from."""
 
+    _what = "texts"
+
     @property
     def window_tokens(self) -> float:
         """Tokens of a pair, on the average."""

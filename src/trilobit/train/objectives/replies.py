@@ -69,6 +69,8 @@ class Supervised:
     _template: str | None = TEMPLATE
     # What the files hold.
     _groups: Groups = staticmethod(every_reply)
+    # Examples, in words.
+    _what = "conversations"
     # Of models that are looked at only.
     frozen_parameters = 0
 
@@ -89,7 +91,7 @@ class Supervised:
         )
         left_out = f" ({replies.left_out:,} are too long)" if replies.left_out else ""
         return (
-            f"{len(replies.train):,} replies to train on, {len(replies.held_out):,} held out"
+            f"{len(replies.train):,} {self._what} to train on, {len(replies.held_out):,} held out"
             f"{left_out}"
         )
 
