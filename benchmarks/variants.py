@@ -2,10 +2,10 @@
 
     python benchmarks/variants.py --data simple.jsonl.xz [--only b1.58-0]
 
-Trains `variants.toml` once for each of RUNS, one after another on one thread, in build/variants (the
-same command goes on where it was stopped), and keeps the curves in results/variants.jsonl. Of what
-lies there it draws docs/images/variants.svg and prints the table of docs/variants.md; without
---data it does only that.
+Trains `variants.toml` for each of RUNS, one after another on one thread, in build/variants (the same
+command goes on where it was stopped), and keeps the curves in results/variants.jsonl. Of what lies
+there it draws docs/images/variants.svg and prints the table of docs/variants.md; without --data it
+does only that.
 """
 
 from __future__ import annotations
@@ -116,15 +116,16 @@ def draw(out: Path) -> None:
 
 
 def table() -> str:
-    """Markdown: the last bits a byte of every variant, by seed, and what it is more than float's."""
-    ends: dict[str, list[float]] = {}
-    for (variant, _), curve in curves().items():
-        ends.setdefault(variant, []).append(curve[-1]["held_out_bits_per_byte"])
+    """Markdown: the last bits a byte by seed, and how many more than float's of the same seeds."""
+    ends: dict[str, dict[int, float]] = {}
+    for (variant, seed), curve in curves().items():
+        ends.setdefault(variant, {})[seed] = curve[-1]["held_out_bits_per_byte"]
     lines = ["| | bits a byte | beside float |", "|---|---|---|"]
-    for variant, values in ends.items():
-        told = ", ".join(f"{value:.3f}" for value in values)
-        beside = f"{fmean(values) - fmean(ends['float']):+.3f}" if "float" in ends else ""
-        lines.append(f"| {variant} | {told} | {'' if variant == 'float' else beside} |")
+    for variant, by_seed in ends.items():
+        told = ", ".join(f"{value:.3f}" for value in by_seed.values())
+        apart = [x - ends["float"][seed] for seed, x in by_seed.items() if seed in ends["float"]]
+        beside = f"{fmean(apart):+.3f}" if apart and variant != "float" else ""
+        lines.append(f"| {variant} | {told} | {beside} |")
     return "\n".join(lines)
 
 

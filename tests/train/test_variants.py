@@ -14,6 +14,7 @@ import stock
 import torch
 from fables import RECIPE, command, one_error, train, write_recipe
 from safetensors.torch import load_file
+from transformers import BitNetForCausalLM
 
 from trilobit import RecipeError
 from trilobit.nn import bit_linears
@@ -107,8 +108,14 @@ def test_its_masters_are_not_run_and_not_converted(finished: Finished, tmp_path:
 
 
 def test_stock_transformers_does_not_load_it(finished: Finished) -> None:
+    _assert_stock_refuses(finished.output / "model")
+
+
+def _assert_stock_refuses(folder: Path) -> None:
     with pytest.raises(ValueError, match="does not recognize this architecture"):
-        stock.load(finished.output / "model")
+        stock.load(folder)
+    with stock.not_compiled(), pytest.raises(ValueError, match="has no `quant_method` attribute"):
+        BitNetForCausalLM.from_pretrained(folder)
 
 
 def test_a_run_goes_on_bit_for_bit_across_the_switch(finished: Finished, tmp_path: Path) -> None:
@@ -226,8 +233,7 @@ def test_other_kinds_have_no_low_bits() -> None:
 
 def test_masters_of_sign_weights_are_no_model_of_stock_transformers(tmp_path: Path) -> None:
     save_masters(build_model(_recipe(weights="sign"), 320, bos=0, eos=1), None, tmp_path)
-    with pytest.raises(ValueError, match="does not recognize this architecture"):
-        stock.load(tmp_path)
+    _assert_stock_refuses(tmp_path)
 
 
 def test_a_checkpoint_goes_on_in_4_bits(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ _SQRT_7 = np.float32(math.sqrt(7))
 def absmean_int4(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Codes from -8 to 7 and their scale a token `[T]`: `x ≈ codes * scale[:, None]`.
 
-    arXiv:2411.04965, section 2.1; arXiv:2504.18415, section 2. The mean is taken in float64 and
+    arXiv:2411.04965, section 2; arXiv:2504.18415, section 2. The mean is taken in float64 and
     rounded to float32 once, and its floor is that of the other scales (the papers add it).
     """
     x_TK = np.asarray(x_TK, dtype=np.float32)
@@ -51,7 +51,7 @@ def absmean_int4(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[n
 def larger_half_int8(x_TK: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Int8 codes as of `absmax_int8`, but 0 for what is not among the ⌈K/2⌉ largest of a token.
 
-    arXiv:2411.04965, section 2.1, with its K of half. What is as large as the last one that is
+    arXiv:2411.04965, section 2, with its K of half. What is as large as the last one that is
     taken is taken too, so that no order among equals matters.
     """
     x_TK = np.asarray(x_TK, dtype=np.float32)

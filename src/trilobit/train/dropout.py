@@ -1,6 +1,6 @@
 """Dropout on what attention and feed-forward add to a token, for text that is read many times.
 
-transformers' models have none there. Source of its use: arXiv 2305.13230, section 5.
+transformers' models have none there. Source of its use: arXiv 2305.13230.
 """
 
 from __future__ import annotations

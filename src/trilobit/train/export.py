@@ -201,8 +201,6 @@ def _complete_config(model: Any, folder: Path, mode: str) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["use_cache"] = True  # the Trainer turns it off, but whoever generates wants it
     if mode == "online" and (variant := _variant(model)):
-        # Of a quant_method that it does not know, stock transformers warns, and computes with the
-        # masters as they are. A model of another type it refuses, and so do we.
         config["model_type"] += f"_{variant}"
     if quantisation := _quantisation(model, mode):
         config["quantization_config"] = quantisation
@@ -232,7 +230,9 @@ def _quantisation(model: Any, mode: str) -> dict[str, object]:
         return {}
     variant = _variant(model) if mode == "online" else None
     quantisation: dict[str, object] = {
-        "quant_method": f"bitnet_{variant}" if variant else "bitnet",
+        # Of a method that it does not know stock transformers warns, and computes with the masters
+        # as they are; where there is none it refuses, whatever class is asked to load them.
+        **({"variant": variant} if variant else {"quant_method": "bitnet"}),
         "linear_class": "autobitlinear",
         "quantization_mode": mode,
     }

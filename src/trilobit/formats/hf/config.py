@@ -164,8 +164,7 @@ def _family(raw: Mapping[str, Any], source: str) -> str:
         return model_type
     reason = ""
     quantization = raw.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
-    if isinstance(method, str) and method.startswith("bitnet_"):
+    if isinstance(quantization, Mapping) and "variant" in quantization:
         reason = ", float masters of layers that round otherwise than BitNet b1.58,"
     elif isinstance(model_type, str) and model_type.startswith(("qwen3_5", "qwen3_next")):
         reason = ", most of whose layers are gated delta nets (Ternary-Bonsai 27B, Bonsai 2),"
