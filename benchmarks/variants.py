@@ -2,10 +2,10 @@
 
     python benchmarks/variants.py --data simple.jsonl.xz [--only b1.58-0]
 
-Trains `variants.toml` for each of RUNS, one after another on one thread, in build/variants (the same
-command goes on where it was stopped), and keeps the curves in results/variants.jsonl. Of what lies
-there it draws docs/images/variants.svg and prints the table of docs/variants.md; without --data it
-does only that.
+Trains `variants.toml` for each of RUNS, one after another on one thread, in build/variants (the
+same command goes on where it was stopped), and keeps the curves in results/variants.jsonl. Of what
+lies there it draws docs/images/variants.svg and prints the table of docs/variants.md; without
+--data it does only that.
 """
 
 from __future__ import annotations
