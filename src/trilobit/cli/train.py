@@ -152,6 +152,8 @@ def command(
         recipe = dataclasses.replace(recipe, schedule=schedule)
     if packed is not None and recipe.weights == "float":
         raise RecipeError("--packed needs ternary or sign weights, and these are float")
+    if packed is not None and recipe.engine_lacks:
+        raise RecipeError(f"--packed: {_no_packed_file(recipe.engine_lacks)}")
     if packed is not None and recipe.adapter is not None:
         raise RecipeError(
             "--packed: an adapter has no packed file; run it by trilobit run MODEL --adapter DIR, "
@@ -213,6 +215,12 @@ def command(
         print(f"adapter: {result.model}")
         return
     print(f"model: {packed or result.packed or result.model}")
+    if recipe.engine_lacks:
+        print(_no_packed_file(recipe.engine_lacks))
+
+
+def _no_packed_file(lacks: str) -> str:
+    return f"no packed file: the engine does not run {lacks}"
 
 
 def _check_extra() -> None:

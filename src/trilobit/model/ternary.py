@@ -20,6 +20,8 @@ Other models have a scale for each 128 columns of a row, and are trained with fl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,12 +103,16 @@ def bit_linear(
     x_TK: NDArray[np.float32],
     codes_NK: NDArray[np.int8],
     scale: np.float32 | NDArray[np.float32],
+    quantise: Callable[
+        [NDArray[np.float32]], tuple[NDArray[np.int8], NDArray[np.float32]]
+    ] = absmax_int8,
 ) -> NDArray[np.float32]:
     """What a BitLinear layer computes, `[T, N]`: exact integer products and float scales.
 
-    scale: of the matrix, or `[N]` of its rows.
+    scale: of the matrix, or `[N]` of its rows. quantise: the activations; the engine's way, or one
+    of `model/activations.py`.
     """
-    x_codes_TK, x_scale_T = absmax_int8(x_TK)
+    x_codes_TK, x_scale_T = quantise(x_TK)
     dots_TN = x_codes_TK.astype(np.int64) @ codes_NK.astype(np.int64).T
     return dots_TN.astype(np.float32) * (x_scale_T[:, None] * scale)
 

@@ -5,9 +5,10 @@ multiply: weights of one scale times {-1, 0, +1}, inputs rounded to int8 by toke
 backward pass treats both roundings as the identity (straight-through estimator), so the
 small steps of the optimiser add up in the masters until a weight changes its code.
 
-The maths is that of `trilobit.model.ternary`, integer for integer. Stock transformers'
-`AutoBitLinear` says the same but rounds its scales once more, by less than 2^-22: only a
-weight or an input that lies that close to the middle of two codes can get another one.
+The maths is that of `trilobit.model.ternary` and, of 4-bit inputs, `trilobit.model.activations`,
+integer for integer. Stock transformers' `AutoBitLinear` says the same but rounds its scales once
+more, by less than 2^-22: only a weight or an input that lies that close to the middle of two codes
+can get another one.
 Source: BitNet b1.58 (arXiv 2402.17764), BitNet (arXiv 2310.11453) for sign weights.
 """
 
@@ -22,14 +23,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from trilobit.nn.activations import (
+    EPSILON,
+    QUANTISERS,
+    Activations,
+    hadamard_transform,
+    input_codes,
+)
+
 Weights = Literal["absmean", "sign", "fixed"]
 
 # Whether products are of the codes, as exact integers, like the engine's. With VNNI that is five
 # times float32's rate (Zen 4), without it a fortieth (Zen 3). A step in bfloat16 gains nothing.
 _INTEGERS_PAY = bool(torch.cpu.get_capabilities().get("avx512_vnni"))
 
-# The smallest mean |W| and max |x| that are divided by, as published.
-EPSILON = 1e-5
 # Of weights that are zero everywhere, whose scale is nothing.
 _LEAST_SCALE = 1e-30
 
@@ -54,19 +61,14 @@ def fixed(weight: Tensor) -> tuple[Tensor, Tensor]:
     return weight.sign().to(torch.int8), weight.abs().amax().float().clamp_(min=_LEAST_SCALE)
 
 
-def absmax(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Int8 codes of activations and their scale by token (float32, last dimension dropped)."""
-    t = _inverse_scales(x.float())
-    codes = (x.float() * t).round_().clamp_(-128, 127)
-    return codes.to(torch.int8), 1.0 / t[..., 0]
-
-
 class BitLinear(nn.Linear):
-    """`nn.Linear` with ternary (or sign) weights and int8 activations in the product.
+    """`nn.Linear` with ternary (or sign) weights and rounded inputs in the product.
 
     rms_norm_eps: if given, an RMSNorm of the input, with learned weights, comes first.
     weights: "absmean" is b1.58, "sign" is the original 1-bit BitNet, "fixed" takes weights that are
         ternary already, and are not trained.
+    activations: what inputs are rounded to. May be changed between two steps.
+    hadamard: turn the inputs by a Hadamard matrix before they are rounded: v2's H-BitLinear.
     """
 
     def __init__(
@@ -79,9 +81,13 @@ class BitLinear(nn.Linear):
         *,
         rms_norm_eps: float | None = None,
         weights: Weights = "absmean",
+        activations: Activations = "int8",
+        hadamard: bool = False,
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.weights: Weights = weights
+        self.activations: Activations = activations
+        self.hadamard = hadamard
         # None quantises fully; a warm-up raises it from 0. Not of the state: it is a matter of the
         # training step. A tensor, because torch.compile compiles a float anew with every value.
         self.quantised_share: Tensor | None = None
@@ -94,24 +100,39 @@ class BitLinear(nn.Linear):
         if self.rms_norm is not None:
             input = self.rms_norm(input)
         output: Tensor = _QuantisedProduct.apply(  # type: ignore[no-untyped-call]
-            input, self.weight, self.bias, self.weights, self.quantised_share
+            input,
+            self.weight,
+            self.bias,
+            self.weights,
+            self.activations,
+            self.hadamard,
+            self.quantised_share,
         )
         return output
 
     def codes(self) -> tuple[Tensor, Tensor]:
         """The int8 codes `[O, I]` and the float32 scale that inference multiplies with."""
-        return _QUANTISERS[self.weights](self.weight.detach())
+        return _WEIGHT_QUANTISERS[self.weights](self.weight.detach())
+
+    def input_codes(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """The int8 codes `[..., I]` that are multiplied for an input, and their scale by token."""
+        if self.rms_norm is not None:
+            input = self.rms_norm(input)
+        return input_codes(input, self.activations, hadamard=self.hadamard)
 
     def extra_repr(self) -> str:
         """What printing the module shows."""
-        return f"{super().extra_repr()}, weights={self.weights}"
+        more = f"weights={self.weights}, activations={self.activations}, hadamard={self.hadamard}"
+        return f"{super().extra_repr()}, {more}"
 
 
-_QUANTISERS = {"absmean": absmean, "sign": sign, "fixed": fixed}
+_WEIGHT_QUANTISERS = {"absmean": absmean, "sign": sign, "fixed": fixed}
 
 
 class _QuantisedProduct(torch.autograd.Function):
     """`x̂ ŵᵀ + b` with `x̂ = x + λ(q(x) - x)`, and backward as if x̂ were x and ŵ were w.
+
+    With a Hadamard matrix H, x is x H everywhere, and `∂x = ∂y ŵ H`.
 
     A function of its own because of what it keeps for the backward pass, `∂x = ∂y ŵ`,
     `∂w = ∂yᵀ x̂`: the parameter itself, whose rounding is done again there, and x̂ as int8 codes and
@@ -128,15 +149,16 @@ class _QuantisedProduct(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         weights: Weights,
+        activations: Activations,
+        hadamard: bool,
         share: Tensor | None,
     ) -> Tensor:
         device = x.device.type
         autocast = torch.is_autocast_enabled(device)
         ctx.dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
-        ctx.weights = weights
-        wide = x.float()
-        t_T1 = _inverse_scales(wide)
-        codes_TI = (wide * t_T1).round_().clamp_(-128, 127)
+        ctx.weights, ctx.hadamard = weights, hadamard
+        wide = hadamard_transform(x.float()) if hadamard else x.float()
+        codes_TI, t_T1 = QUANTISERS[activations](wide)
         if share is None:
             kept_TI = codes_TI.to(torch.int8)
             ctx.save_for_backward(weight, kept_TI, t_T1)
@@ -157,6 +179,8 @@ class _QuantisedProduct(torch.autograd.Function):
         grad_x = grad_w = grad_b = None
         if ctx.needs_input_grad[0]:
             grad_x = grad_y @ _rounded(weight, ctx.weights, share, ctx.dtype)
+            if ctx.hadamard:
+                grad_x = hadamard_transform(grad_x.float()).to(grad_x.dtype)
         grad_y = grad_y.reshape(-1, weight.shape[0])
         if ctx.needs_input_grad[1]:
             if share is None:
@@ -164,11 +188,11 @@ class _QuantisedProduct(torch.autograd.Function):
             grad_w = grad_y.T @ x_TI.reshape(-1, weight.shape[1])
         if ctx.needs_input_grad[2]:
             grad_b = grad_y.sum(dim=0)
-        return grad_x, grad_w, grad_b, None, None
+        return grad_x, grad_w, grad_b, None, None, None, None
 
 
 def _integer_product(codes_TI: Tensor, t_T1: Tensor, weight: Tensor, weights: Weights) -> Tensor:
-    codes_OI, scale = _QUANTISERS[weights](weight)
+    codes_OI, scale = _WEIGHT_QUANTISERS[weights](weight)
     dots_TO = torch._int_mm(codes_TI.reshape(-1, codes_TI.shape[-1]), codes_OI.T)
     return dots_TO.float().view(*codes_TI.shape[:-1], len(weight)) * (1.0 / t_T1 * scale)
 
@@ -183,13 +207,6 @@ def _inverse_mean(weight: Tensor) -> Tensor:
     # In float64, as the definition has it: the sum must not depend on its order.
     mean = weight.float().abs().mean(dtype=torch.float64).float()
     return 1.0 / mean.clamp_(min=EPSILON)
-
-
-def _inverse_scales(wide: Tensor) -> Tensor:
-    # abs().amax() is 16 times faster than an infinity norm on a CPU (torch 2.13).
-    top = wide.abs().amax(dim=-1, keepdim=True).clamp_(min=EPSILON)
-    # Not `127 / top`, which torch computes as a reciprocal times 127 and so rounds twice.
-    return torch.full_like(top, 127.0).div_(top)
 
 
 def _dequantised_weights(weight: Tensor, weights: Weights) -> Tensor:

@@ -6,7 +6,8 @@ their names, so that the checkpoint stays a plain one. The head stays float, as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,11 @@ from torch import Tensor, nn
 from trilobit.nn.bitlinear import BitLinear, Weights
 
 _HEAD = "lm_head"
+# The layers that are given what lies within attention and feed-forward, where outliers are.
+_INNER = ("o_proj", "down_proj")
+
+# Of all layers of a model: b1.58's; 4 bits everywhere; 4 bits, but int8 of the larger half within.
+ModelActivations = Literal["int8", "int4", "a4.8"]
 
 
 def swap_linears(
@@ -22,14 +28,17 @@ def swap_linears(
     keep: tuple[str, ...] = (_HEAD,),
     rms_norm_eps: float | None = None,
     weights: Weights = "absmean",
+    hadamard: bool = False,
 ) -> int:
     """Replace every `nn.Linear` of the model by a BitLinear with the same weights.
 
     keep: modules whose name, or a part of it between dots, is listed stay as they are. The
         output embeddings of a Hugging Face model always stay.
+    hadamard: let those named o_proj and down_proj turn their inputs, as BitNet v2 does.
     Returns the number of layers swapped. Raises ValueError, before anything is swapped, for a
     name in `keep` that no linear layer has, for layers of a kind of their own that multiply too
-    (GPT-2's Conv1D, whose weights lie the other way), and for a model without linear layers.
+    (GPT-2's Conv1D, whose weights lie the other way), for a model without linear layers, and
+    where nothing is named so.
     """
     output_embeddings = getattr(model, "get_output_embeddings", lambda: None)
     head = output_embeddings()
@@ -49,6 +58,8 @@ def swap_linears(
         )
     if not linears:
         raise ValueError(f"{type(model).__name__} has no torch.nn.Linear to swap")
+    if hadamard:
+        _check_inner(chosen)
     for name, linear in chosen.items():
         assert isinstance(linear, nn.Linear)
         with torch.device("meta"):
@@ -58,6 +69,7 @@ def swap_linears(
                 bias=linear.bias is not None,
                 dtype=linear.weight.dtype,
                 weights=weights,
+                hadamard=hadamard and _is_inner(name),
             )
         bit.weight, bit.bias = linear.weight, linear.bias
         if rms_norm_eps is not None:
@@ -88,6 +100,30 @@ def set_quantised_share(model: nn.Module, share: float) -> None:
         if share < 1.0 and device not in shares:
             shares[device] = torch.tensor(share, device=device)
         module.quantised_share = shares.get(device)
+
+
+def set_activations(model: nn.Module, activations: ModelActivations) -> None:
+    """Let every BitLinear round its inputs so from now on.
+
+    Raises ValueError for "a4.8" where no layer is named o_proj or down_proj.
+    """
+    layers = dict(bit_linears(model))
+    if activations == "a4.8":
+        _check_inner(layers)
+    for name, module in layers.items():
+        if activations == "a4.8":
+            module.activations = "larger half" if _is_inner(name) else "int4"
+        else:
+            module.activations = activations
+
+
+def _is_inner(name: str) -> bool:
+    return name.rpartition(".")[2] in _INNER
+
+
+def _check_inner(layers: Iterable[str]) -> None:
+    if not any(map(_is_inner, layers)):
+        raise ValueError(f"no linear layer is named {' or '.join(_INNER)}")
 
 
 def _multiplies(module: nn.Module) -> bool:

@@ -16,7 +16,7 @@ from trilobit.formats.adapter import BASE, WEIGHTS
 from trilobit.formats.safetensors import Declared, SafetensorsWriter
 from trilobit.train.base import Base
 from trilobit.train.export import save_tokenizer
-from trilobit.train.recipes import Recipe
+from trilobit.train.recipes import Pretrain, Recipe
 from trilobit.train.start import Start
 
 
@@ -29,7 +29,8 @@ def start_of(recipe: Recipe, folder: Path, template: str | None = None) -> Start
 
 def learner(recipe: Recipe, start: Start) -> Any:
     """The model that a recipe's training changes, or peft's around a frozen one."""
-    model = start.model(recipe.weights)
+    hadamard = isinstance(recipe, Pretrain) and recipe.hadamard
+    model = start.model(recipe.weights, hadamard=hadamard)
     if recipe.adapter is None:
         return model
     from peft import LoraConfig, get_peft_model

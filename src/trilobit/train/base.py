@@ -52,7 +52,7 @@ class Base(Start):
     def check_rows(self, weights: str) -> None:
         """Nothing of it is packed anew."""
 
-    def model(self, weights: str, *, sub_norms: bool = False) -> Any:
+    def model(self, weights: str, *, sub_norms: bool = False, hadamard: bool = False) -> Any:
         """The model as it runs, in float32, without gradients."""
         values = to_hf(self.config)
         build: Any = AutoModelForCausalLM.from_config

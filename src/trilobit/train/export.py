@@ -200,9 +200,27 @@ def _complete_config(model: Any, folder: Path, mode: str) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["use_cache"] = True  # the Trainer turns it off, but whoever generates wants it
+    if mode == "online" and (variant := _variant(model)):
+        config["model_type"] += f"_{variant}"
     if quantisation := _quantisation(model, mode):
         config["quantization_config"] = quantisation
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _variant(model: Any) -> str | None:
+    """What of a model with masters no reader does; None: it is as published.
+
+    Readers know one way from masters to codes, absmean, and one from inputs to codes, absmax.
+    """
+    layers = [module for _, module in bit_linears(model)]
+    activations = {module.activations for module in layers}
+    told = ["sign"] if any(module.weights == "sign" for module in layers) else []
+    told += ["hadamard"] if any(module.hadamard for module in layers) else []
+    if "larger half" in activations:
+        told.append("a4.8")
+    elif "int4" in activations:
+        told.append("int4")
+    return "_".join(told) or None
 
 
 def _quantisation(model: Any, mode: str) -> dict[str, object]:
@@ -210,12 +228,11 @@ def _quantisation(model: Any, mode: str) -> dict[str, object]:
     layers = [module for _, module in bit_linears(model)]
     if not layers:
         return {}
-    method = "bitnet"
-    if mode == "online" and layers[0].weights == "sign":
-        # Readers know only one way from masters to codes, absmean: rather none than that.
-        method = "bitnet_sign"
+    variant = _variant(model) if mode == "online" else None
     quantisation: dict[str, object] = {
-        "quant_method": method,
+        # Of a method that it does not know stock transformers warns, and computes with the masters
+        # as they are; where there is none it refuses, whatever class is asked to load them.
+        **({"variant": variant} if variant else {"quant_method": "bitnet"}),
         "linear_class": "autobitlinear",
         "quantization_mode": mode,
     }

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trilobit.nn import BitLinear, absmax, bit_linears
+from trilobit.nn import BitLinear, bit_linears
 
 HEALTH = "health.jsonl"  # in a run's folder: a line an evaluation
 
@@ -44,7 +44,7 @@ class Health:
 
         minus, zero, plus: shares of the weights' codes. scale: what multiplies them.
         flips: share of codes that are others than at the last look; None at the first.
-        absmax: largest input. density: share of the inputs' int8 codes that are not 0. None where
+        absmax: largest input. density: share of the inputs' codes that are not 0. None where
         nothing was watched.
         """
         return {name: self._of(name, layer) for name, layer in self._layers.items()}
@@ -73,7 +73,7 @@ class Health:
             if name not in self._inputs:
                 # What is rounded is what comes out of the layer's own norm, if it has one.
                 x = given[0] if layer.rms_norm is None else layer.rms_norm(given[0])
-                codes, _ = absmax(x.detach())
+                codes, _ = layer.input_codes(given[0])
                 top = float(x.detach().abs().max())
                 self._inputs[name] = (top, float((codes != 0).float().mean()))
 

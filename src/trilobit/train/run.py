@@ -66,10 +66,10 @@ OBJECTIVES: dict[str, Any] = {
 class Result:
     """Where a finished run's model lies, and how well it predicts the held-out text.
 
-    packed: None for a float model and for an adapter. held_out_bits_per_byte: what the loss is by
-    byte of the text, whatever the tokenizer; None where no text is continued. held_out_accuracy:
-    the share of pairs whose better reply it prefers; None where nothing is compared. first_process:
-    whether this process is to tell of it.
+    packed: None for a float model, for an adapter, and for a model that our engine does not run.
+    held_out_bits_per_byte: what the loss is by byte of the text, whatever the tokenizer; None where
+    no text is continued. held_out_accuracy: the share of pairs whose better reply it prefers; None
+    where nothing is compared. first_process: whether this process is to tell of it.
     """
 
     model: Path
@@ -141,7 +141,7 @@ def train(
             _export(recipe, model, trainer.processing_class, output, objective.pooling)
     return Result(
         model=output / ("adapter" if recipe.adapter else "model"),
-        packed=None if recipe.adapter or recipe.weights == "float" else output / "packed",
+        packed=output / "packed" if _packs(recipe) else None,
         steps=trainer.state.global_step,
         held_out_loss=measured["eval_loss"],
         held_out_bits_per_byte=measured.get("eval_bits_per_byte"),
@@ -212,12 +212,16 @@ def _told_in_a_line(output: Path) -> Iterator[None]:
         ) from error
 
 
+def _packs(recipe: Recipe) -> bool:
+    return not (recipe.adapter or recipe.weights == "float" or recipe.engine_lacks)
+
+
 def _export(
     recipe: Recipe, model: Any, tokenizer: Any, output: Path, pooling: Pooling | None
 ) -> None:
     if recipe.adapter:
         return fill(output / "adapter", lambda path: save_adapter(model, tokenizer, path))
     fill(output / "model", lambda path: save_masters(model, tokenizer, path, pooling))
-    if recipe.weights != "float":
+    if _packs(recipe):
         source = Trained(model, tokenizer, output, pooling)
         fill(output / "packed", lambda path: write_hf(source, path))

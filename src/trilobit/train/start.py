@@ -74,11 +74,11 @@ class Start:
                 "and the packed form needs multiples of 4; train float weights, or take another"
             )
 
-    def model(self, weights: str, *, sub_norms: bool = False) -> Any:
+    def model(self, weights: str, *, sub_norms: bool = False, hadamard: bool = False) -> Any:
         """The model with its float32 weights, its linears as `weights` says.
 
         weights: "as it is" makes them ternary where they are masters.
-        sub_norms: begin each with a norm, new where it has none.
+        sub_norms: begin each with a norm, new where it has none. hadamard: as of `swap_linears`.
         """
         if weights == "as it is":
             weights = "ternary" if self._masters else "float"
@@ -105,6 +105,7 @@ class Start:
                 model,
                 rms_norm_eps=norm_eps,
                 weights="sign" if weights == "sign" else "absmean",
+                hadamard=hadamard,
             )
         self._load_into(model)
         return model

@@ -18,14 +18,14 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from trilobit.errors import OutputError, RecipeError
 from trilobit.formats.whole_directory import put
-from trilobit.nn import set_quantised_share
+from trilobit.nn import ModelActivations, set_activations, set_quantised_share
 from trilobit.train.adapter import save_adapter
 from trilobit.train.checkpoint import WRITE_ERRORS, first_line, remedy_of
 from trilobit.train.export import save_masters
 from trilobit.train.health import HEALTH, Health
 from trilobit.train.launch import CHECKPOINTS_KEPT
 from trilobit.train.optimizer import optimizer_of
-from trilobit.train.recipes import Recipe, Schedule
+from trilobit.train.recipes import Recipe
 from trilobit.train.schedule import TwoStage, learning_rate, quantised_share
 from trilobit.train.sums import write_sums
 
@@ -48,7 +48,7 @@ class RunMixin(_Base):
         super().__init__(**rest)
         ours: Any = self.model
         self._health = Health(ours)
-        self.add_callback(_FollowRecipe(recipe.schedule))
+        self.add_callback(_FollowRecipe(recipe))
         # Its stock printer would repeat every log line on stdout.
         self.remove_callback(PrinterCallback)
 
@@ -170,15 +170,25 @@ class RunMixin(_Base):
 
 
 class _FollowRecipe(TrainerCallback):
-    """What changes between the steps: λ, if the recipe warms the quantisation up."""
+    """What changes between the steps: the activations, and λ of the quantisation's warm-up."""
 
-    def __init__(self, schedule: Schedule) -> None:
-        self._schedule = schedule
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._activations: ModelActivations = "int8"
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         # A checkpoint brings its run's intervals along, but this run's recipe may have others.
         state.compute_steps(args, state.max_steps)
+        self._follow(rest["model"], state.global_step)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if self._schedule.quantisation_warmup_steps:
-            set_quantised_share(rest["model"], quantised_share(self._schedule, state.global_step))
+        self._follow(rest["model"], state.global_step)
+
+    def _follow(self, model: Any, step: int) -> None:
+        schedule = self._recipe.schedule
+        if schedule.quantisation_warmup_steps:
+            set_quantised_share(model, quantised_share(schedule, step))
+        activations = self._recipe.activations_at(step)
+        if activations != self._activations:
+            set_activations(model, activations)
+            self._activations = activations

@@ -163,7 +163,10 @@ def _family(raw: Mapping[str, Any], source: str) -> str:
     if isinstance(model_type, str) and model_type in _DEFAULTS:
         return model_type
     reason = ""
-    if isinstance(model_type, str) and model_type.startswith(("qwen3_5", "qwen3_next")):
+    quantization = raw.get("quantization_config")
+    if isinstance(quantization, Mapping) and "variant" in quantization:
+        reason = ", float masters of layers that round otherwise than BitNet b1.58,"
+    elif isinstance(model_type, str) and model_type.startswith(("qwen3_5", "qwen3_next")):
         reason = ", most of whose layers are gated delta nets (Ternary-Bonsai 27B, Bonsai 2),"
     elif "num_experts" in raw or "num_local_experts" in raw:
         reason = ", a mixture of experts,"

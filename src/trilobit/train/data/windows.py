@@ -17,12 +17,14 @@ from trilobit.errors import RecipeError
 from trilobit.train.data.tokens import Tokens
 
 UNCOUNTED = -100  # of a label, as transformers has it
+_REPLACING = 1  # tells draws of an index from those of an epoch
 
 
 class TrainingWindows(Dataset[dict[str, torch.Tensor]]):
     """`count` windows: the corpus again and again, each time shifted and shuffled anew.
 
     short: if given, those before the window `whole_from` are `[parts, short]`.
+    replace: share of the input tokens that are drawn anew, from all of `vocab_size`; labels stay.
     """
 
     def __init__(
@@ -34,9 +36,12 @@ class TrainingWindows(Dataset[dict[str, torch.Tensor]]):
         seed: int,
         short: int | None = None,
         whole_from: int = 0,
+        replace: float = 0.0,
+        vocab_size: int = 0,
     ) -> None:
         self._tokens, self._window, self._count, self._seed = tokens, window, count, seed
         self._short, self._whole_from = short, whole_from
+        self._replace, self._vocab_size = replace, vocab_size
         # One window less than fit, so that an epoch can be shifted by less than one window.
         self.per_epoch = len(tokens) // window - 1
         if self.per_epoch < 1:
@@ -56,7 +61,16 @@ class TrainingWindows(Dataset[dict[str, torch.Tensor]]):
         tokens = self._tokens[start : start + self._window]
         if self._short and index < self._whole_from:
             tokens = tokens.reshape(-1, self._short)
-        return _example(tokens)
+        example = _example(tokens)
+        if self._replace:
+            example["input_ids"] = self._replaced(example["input_ids"], index)
+        return example
+
+    def _replaced(self, ids: torch.Tensor, index: int) -> torch.Tensor:
+        generator = np.random.default_rng([self._seed, index, _REPLACING])
+        chosen = torch.from_numpy(generator.random(ids.shape) < self._replace)
+        others = torch.from_numpy(generator.integers(self._vocab_size, size=ids.shape))
+        return torch.where(chosen, others, ids)
 
     def _draw_epoch(self, epoch: int) -> tuple[int, NDArray[np.int64]]:
         generator = np.random.default_rng([self._seed, epoch])

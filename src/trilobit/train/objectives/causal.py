@@ -14,11 +14,13 @@ from trilobit.errors import RecipeError
 from trilobit.formats.pooling import Pooling
 from trilobit.model.config import ModelConfig
 from trilobit.nn import swap_linears
+from trilobit.nn.bitlinear import Weights
 from trilobit.train.adapter import learner, start_of
 from trilobit.train.compiled import compile_layers
 from trilobit.train.data.bpe import as_hugging_face
 from trilobit.train.data.tokens import Corpus, GivenTokenizer, prepare
 from trilobit.train.data.windows import UNCOUNTED, HeldOutWindows, TrainingWindows, batch_of
+from trilobit.train.dropout import SeedSteps, drop_out
 from trilobit.train.objectives.tokens import TokenTrainer
 from trilobit.train.recipes import Pretrain
 from trilobit.train.start import Start
@@ -80,6 +82,8 @@ class Causal:
         else:
             ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
             model = build_model(recipe, self._vocab_size(tokenizer), *ends)
+        if recipe.dropout:
+            drop_out(model, recipe.dropout)
         if recipe.compile:
             plain = recipe.precision == "bf16" and not torch.cuda.is_available()
             compile_layers(model, plain_attention=plain)
@@ -91,8 +95,10 @@ class Causal:
             seed=recipe.seed,
             short=recipe.data.short_window,
             whole_from=schedule.stage_1_steps * schedule.batch_windows,
+            replace=recipe.data.replace_tokens,
+            vocab_size=model.config.vocab_size,
         )
-        return self._trainer(
+        trainer = self._trainer(
             recipe=recipe,
             model=model,
             processing_class=tokenizer,
@@ -102,6 +108,9 @@ class Causal:
             eval_dataset=HeldOutWindows(corpus.held_out, window=window, bos_id=corpus.bos_id),
             **life,
         )
+        if recipe.dropout:
+            trainer.add_callback(SeedSteps(recipe.seed))
+        return trainer
 
     @property
     def _given(self) -> GivenTokenizer | None:
@@ -191,5 +200,6 @@ def build_model(recipe: Pretrain, vocab_size: int, bos: int, eos: int) -> BitNet
     )
     model = BitNetForCausalLM(config)
     if recipe.weights != "float":
-        swap_linears(model, weights="sign" if recipe.weights == "sign" else "absmean")
+        weights: Weights = "sign" if recipe.weights == "sign" else "absmean"
+        swap_linears(model, weights=weights, hadamard=recipe.hadamard)
     return model

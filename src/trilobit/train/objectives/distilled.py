@@ -61,7 +61,8 @@ class Distilled(Causal):
         return self._teacher.config.vocab_size  # logits side by side, even of rows without a token
 
     def _student(self, start: Start) -> Any:
-        return start.model(self._distill.weights, sub_norms=self._distill.sub_norms)
+        recipe = self._distill
+        return start.model(recipe.weights, sub_norms=recipe.sub_norms, hadamard=recipe.hadamard)
 
     def _trainer(self, **arguments: Any) -> DistillTrainer:
         return DistillTrainer(

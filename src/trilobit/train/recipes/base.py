@@ -14,6 +14,7 @@ Decay = Literal["linear", "cosine"]
 Precision = Literal["float32", "bf16"]
 Optimizer = Literal["adamw", "muon"]
 Weights = Literal["ternary", "sign", "float"]
+Activations = Literal["int8", "int4", "a4.8"]
 
 _MOST_STEPS = 10**9
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -38,6 +39,8 @@ class Schedule:
     stage_1, stage_2: learning rate at the start and at the end of each stage.
     stage_2_steps: the last steps; None: half of all.
     muon_rate: Muon's learning rate is this many times that of the stages.
+    low_bit_steps: the last steps, whose activations are what the recipe says; those before are
+        int8. None: a twentieth, as BitNet a4.8 and v2 were trained.
     """
 
     steps: int
@@ -52,6 +55,7 @@ class Schedule:
     stage_2_weight_decay: float = 0.0
     muon_rate: float = 20.0
     quantisation_warmup_steps: int = 0
+    low_bit_steps: int | None = None
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
@@ -86,6 +90,8 @@ class Schedule:
             raise RecipeError(f"schedule.muon_rate is {self.muon_rate}; it must be above 0")
         if self.stage_2_steps is not None:
             check_range("schedule.stage_2_steps", self.stage_2_steps, 0, _MOST_STEPS)
+        if self.low_bit_steps is not None:
+            check_range("schedule.low_bit_steps", self.low_bit_steps, 1, _MOST_STEPS)
 
     @property
     def stage_1_steps(self) -> int:
@@ -93,6 +99,12 @@ class Schedule:
         if self.stage_2_steps is None:
             return self.steps // 2
         return max(self.steps - self.stage_2_steps, 0)
+
+    @property
+    def int8_steps(self) -> int:
+        """Steps before those of low bits."""
+        low = self.low_bit_steps or -(-self.steps // 20)
+        return max(self.steps - low, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +227,11 @@ class Recipe:
             check_path("start", self.start)
         if self.adapter is not None:
             self._check_adapter()
+        last = self.schedule.steps - 1
+        if self.schedule.low_bit_steps is not None and self.activations_at(last) == "int8":
+            raise RecipeError(
+                "schedule.low_bit_steps has no place where activations is 'int8'; leave it out"
+            )
 
     def _check_adapter(self) -> None:
         if not self.adapts:
@@ -231,6 +248,15 @@ class Recipe:
                 "schedule.quantisation_warmup_steps has no place beside an adapter, whose model "
                 "is quantised already; leave it out"
             )
+
+    @property
+    def engine_lacks(self) -> str | None:
+        """What our engine would have to do for this model and does not; None: nothing."""
+        return None
+
+    def activations_at(self, step: int) -> Activations:
+        """What the inputs of layers are rounded to in step 0, 1, 2, ..."""
+        return "int8"
 
     def data_files(self) -> list[Path]:
         """The training text's files, resolved against the recipe's folder."""

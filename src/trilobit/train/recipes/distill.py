@@ -41,8 +41,13 @@ class Distill(Pretrain):
             raise RecipeError(
                 f"teacher_share is {self.teacher_share}; it must be above 0 and at most 1"
             )
-        if self.z_loss:
-            raise RecipeError("z_loss has no place beside a teacher's loss; leave it out")
+        for key, value in (
+            ("z_loss", self.z_loss),
+            ("dropout", self.dropout),
+            ("data.replace_tokens", self.data.replace_tokens),
+        ):
+            if value:
+                raise RecipeError(f"{key} has no place beside a teacher's loss; leave it out")
         if not 0 < self.temperature <= 100:
             raise RecipeError(f"temperature is {self.temperature}; it must be above 0, at most 100")
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from trilobit.errors import FormatError, RecipeError
 from trilobit.model.config import ModelConfig
-from trilobit.train.recipes.base import Files, Recipe
+from trilobit.train.recipes.base import Activations, Files, Recipe
 from trilobit.train.recipes.plain import check_range, shown
 
 MAX_VOCABULARY = 1 << 20
@@ -89,11 +89,14 @@ class Data(Files):
     source: if given, only the lines of a .jsonl whose `source` is this.
     short_window: if given, windows are cut into windows of this length in stage 1 of the
         schedule: attention costs less there, and the long range is learned last.
+    replace_tokens: share of the tokens that a model in training is given, but not of those that it
+        is to predict, which are others, drawn from all: little text lasts for more passes.
     """
 
     source: str | None = None
     vocab_size: int = 2048
     short_window: int | None = None
+    replace_tokens: float = 0.0
 
     def __post_init__(self) -> None:
         # Not super(): a dataclass with slots is another class than its methods were made in.
@@ -114,6 +117,10 @@ class Data(Files):
                     f"data.short_window is {self.short_window}, which does not divide data.window, "
                     f"{self.window}"
                 )
+        if not 0 <= self.replace_tokens < 1:
+            raise RecipeError(
+                f"data.replace_tokens is {self.replace_tokens}; it must be from 0 to below 1"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +131,10 @@ class Pretrain(Recipe):
         its logits, so that they do not drift (PaLM, arXiv 2204.02311, section 5, with 1e-4).
     compile: let torch.compile make one of the small operations of a layer. It takes half a minute
         of a core, and rounds otherwise than without.
+    activations: "int4" are 4 bits everywhere, "a4.8" 4 bits but for what lies within attention
+        and feed-forward; both in the last steps only, schedule.low_bit_steps.
+    hadamard: turn what is given to output and down projections, from the first step on: BitNet v2.
+    dropout: share of what attention and feed-forward add to a token that is left out in training.
     """
 
     kind: ClassVar[str] = "pretrain"
@@ -133,6 +144,9 @@ class Pretrain(Recipe):
     model: Shape | None = None
     z_loss: float = 0.0
     compile: bool = False
+    activations: Activations = "int8"
+    hadamard: bool = False
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         Recipe.__post_init__(self)
@@ -142,10 +156,39 @@ class Pretrain(Recipe):
                 f"key 'model' {both}; give either [model] or start, the folder of a checkpoint"
             )
         check_range("z_loss", self.z_loss, 0, 1)
-        if self.compile and self.adapter is not None:
-            raise RecipeError("compile has no place beside an adapter; leave it out")
+        if not 0 <= self.dropout < 1:
+            raise RecipeError(f"dropout is {self.dropout}; it must be from 0 to below 1")
+        self._check_layers()
         if self.model is not None and self.data.window > self.model.max_position_embeddings:
             raise RecipeError(
                 f"data.window is {self.data.window}, longer than the model's context: "
                 f"model.max_position_embeddings is {self.model.max_position_embeddings}"
             )
+
+    def _check_layers(self) -> None:
+        if self.adapter is not None:
+            for key in ("compile", "hadamard", "dropout"):
+                if getattr(self, key):
+                    raise RecipeError(f"{key} has no place beside an adapter; leave it out")
+            if self.activations != "int8":
+                raise RecipeError("activations has no place beside an adapter; leave it out")
+        if self.weights == "float" and (self.activations != "int8" or self.hadamard):
+            raise RecipeError(
+                "weights is 'float', whose layers round nothing; leave activations and hadamard out"
+            )
+        if self.activations == "a4.8" and self.hadamard:
+            raise RecipeError(
+                "activations is 'a4.8', which takes the larger half of what hadamard would spread "
+                "over all; leave hadamard out, or take 'int4'"
+            )
+
+    @property
+    def engine_lacks(self) -> str | None:
+        """Of a4.8 and v2."""
+        told = [f"activations = '{self.activations}'"] if self.activations != "int8" else []
+        told += ["hadamard = true"] if self.hadamard else []
+        return " and ".join(told) or None
+
+    def activations_at(self, step: int) -> Activations:
+        """int8 at first."""
+        return "int8" if step < self.schedule.int8_steps else self.activations
