@@ -94,9 +94,7 @@ def alike(path: Path) -> Iterator[tuple[int, tuple[str, str]]]:
     for record in records(path, "texts that are alike", "anchor", ("positive",)):
         anchor, positive = (record.text(key).strip() for key in ("anchor", "positive"))
         if not anchor or not positive:
-            raise RecipeError(
-                f"{record.where}: 'anchor' or 'positive' is empty; mend or remove it"
-            )
+            raise RecipeError(f"{record.where}: 'anchor' or 'positive' is empty; mend or remove it")
         yield record.number, (anchor, positive)
 
 

@@ -129,9 +129,7 @@ def unreadable(path: Path, error: OSError | FormatError) -> RecipeError:
 
 
 def _too_long(where: str) -> RecipeError:
-    return RecipeError(
-        f"{where} has more than {MAX_LINE_BYTES >> 20} MB; make several of it"
-    )
+    return RecipeError(f"{where} has more than {MAX_LINE_BYTES >> 20} MB; make several of it")
 
 
 @contextmanager
