@@ -207,6 +207,13 @@ class CausalTrainer(TokenTrainer):
         loss = loss + recipe.z_loss * beside
         return (loss, outputs) if return_outputs else loss
 
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        prepared = super()._prepare_inputs(inputs)
+        if "position_ids" in prepared:
+            # Of places that begin anew transformers makes a mask, as long as it keeps no cache.
+            prepared["use_cache"] = False
+        return prepared
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hand on what is logged, with the bits that the held-out loss is by byte, and by text."""
         if "eval_loss" in logs:
