@@ -15,6 +15,8 @@ Precision = Literal["float32", "bf16"]
 Optimizer = Literal["adamw", "muon"]
 Weights = Literal["ternary", "sign", "float"]
 
+# What a file's name begins with, which is one or several of a data set of the Hub.
+OF_HUB = "hf://datasets/"
 _MOST_STEPS = 10**9
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LONGEST_NAME = 100  # it names a folder
@@ -261,6 +263,11 @@ class Recipe:
     def validation_files(self) -> list[Path]:
         """All files that are held out whole."""
         return [self.folder / name for name in self.data.validations]
+
+    @property
+    def is_of_hub(self) -> bool:
+        """Whether some of its text must be fetched from the Hugging Face Hub."""
+        return any(n.startswith(OF_HUB) for n in (*self.data.trained_on, *self.data.validations))
 
     def start_folder(self) -> Path | None:
         """The checkpoint to start from, if any."""
