@@ -51,7 +51,7 @@ from transformers import (
 from trilobit.errors import OutputError
 from trilobit.model.ternary import absmean_ternary
 from trilobit.train.checkpoint import check, fill
-from trilobit.train.data.tokens import TokenFile, token_dtype
+from trilobit.train.data.token_file import TokenFile, token_dtype
 from trilobit.train.data.windows import HeldOutWindows, Passes, TrainingWindows
 from trilobit.train.launch import threads_worth, training_arguments
 from trilobit.train.monitor import _evaluations_left

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trilobit.errors import DownloadError, OutputError, RequestError, UnsupportedModel
 from trilobit.formats.files import read_json
@@ -108,7 +108,7 @@ def listed(repo: Repo) -> tuple[str, dict[str, HubFile]]:
 
     kind, repo_id = _kind_and_id(repo)
     with hub_faults(repo):
-        info = patiently(
+        info: Any = patiently(
             lambda: HfApi().repo_info(
                 repo_id,
                 repo_type=kind,
@@ -230,7 +230,7 @@ def delete_download(repo: Repo, commit: str | None) -> int:
 
 def _kind_and_id(repo: Repo) -> tuple[str, str]:
     """As huggingface_hub takes them: a data set's id begins with `datasets/` here."""
-    kind, slash, name = repo.id.partition("/")
+    kind, _, name = repo.id.partition("/")
     return ("dataset", name) if kind == "datasets" and "/" in name else ("model", repo.id)
 
 

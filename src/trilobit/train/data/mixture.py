@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from trilobit.train.data.tokens import Tokens
+from trilobit.train.data.token_file import Tokens
 from trilobit.train.data.windows import Example, HeldOutWindows, Passes
 
 

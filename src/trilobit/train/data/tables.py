@@ -84,7 +84,7 @@ def _about(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
 
     try:
         yield

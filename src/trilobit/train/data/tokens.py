@@ -10,10 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from trilobit.errors import RecipeError
@@ -21,13 +20,12 @@ from trilobit.train.data.bpe import BOS, EOS, train_tokenizer
 from trilobit.train.data.documents import documents
 from trilobit.train.data.kept import kept
 from trilobit.train.data.records import names, sum_of_files
+from trilobit.train.data.token_file import TokenFile, Tokens, token_dtype
 from trilobit.train.recipes import Ingredient, Pretrain
 
 # Characters of one call to the tokenizer, which works in parallel over documents and needs
 # some 100 bytes for each.
 _BATCH_CHARACTERS = 1_000_000
-
-Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,46 +238,6 @@ def _batches(items: Iterable[tuple[int, bool, str]]) -> Iterator[list[tuple[int,
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def token_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
-    """The narrowest type that holds every token of a vocabulary."""
-    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
-
-
-class TokenFile:
-    """A .npy of token ids that grows by one document at a time.
-
-    The header comes first, as long as it will be, and again at the end with the length:
-    numpy pads it so that it can.
-    """
-
-    def __init__(
-        self, path: Path, dtype: np.dtype[Any], bos_id: int | None, eos_id: int | None
-    ) -> None:
-        self._path, self._dtype, self.length = path, dtype, 0
-        self._before = [] if bos_id is None else [bos_id]
-        self._behind = [] if eos_id is None else [eos_id]
-
-    def __enter__(self) -> Self:
-        self._file = self._path.open("wb")
-        self._write_header()
-        return self
-
-    def append(self, ids: list[int]) -> None:
-        """Add a document, between what begins and what ends one."""
-        tokens = np.array([*self._before, *ids, *self._behind], dtype=self._dtype)
-        self._file.write(tokens.tobytes())
-        self.length += len(tokens)
-
-    def __exit__(self, *_: object) -> None:
-        with self._file:
-            self._file.seek(0)
-            self._write_header()
-
-    def _write_header(self) -> None:
-        about = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(self._file, about)
 
 
 def _key(recipe: Pretrain, given: GivenTokenizer | None) -> str:

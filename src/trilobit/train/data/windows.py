@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from trilobit.errors import RecipeError
-from trilobit.train.data.tokens import Tokens
+from trilobit.train.data.token_file import Tokens
 
 UNCOUNTED = -100  # of a label, as transformers has it
 
@@ -43,12 +43,11 @@ class Ends:
         ids: `[..., T]`; the same shape comes back. A window's first token is at place 0.
         """
         before = torch.nn.functional.pad(ids[..., :-1], (1, 0), value=-1)
-        if self.eos_id is None:
-            begins = ids == self.bos_id
-        else:
-            begins = before == self.eos_id
-            if self.bos_id is not None:  # which may be the same token
-                begins &= ids == self.bos_id
+        begins = torch.ones_like(ids, dtype=torch.bool)
+        if self.eos_id is not None:
+            begins &= before.eq(self.eos_id)
+        if self.bos_id is not None:  # which may be the same token
+            begins &= ids.eq(self.bos_id)
         places = torch.arange(ids.shape[-1]).expand_as(ids)
         return places - (places * begins).cummax(dim=-1).values
 

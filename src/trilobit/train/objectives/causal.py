@@ -109,8 +109,8 @@ class Causal:
         if self._start:
             model = self._student(self._start)
         else:
-            ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-            model = build_model(recipe, self._vocab_size(tokenizer), *ends)
+            special = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+            model = build_model(recipe, self._vocab_size(tokenizer), *special)
         if recipe.compile:
             plain = recipe.precision == "bf16" and not torch.cuda.is_available()
             compile_layers(model, plain_attention=plain)
@@ -137,7 +137,7 @@ class Causal:
             )
             for text in corpus.parts or (corpus,)
         ]
-        mixed = isinstance(self._order, Mixture)
+        mixture = self._order if isinstance(self._order, Mixture) else None
         return self._trainer(
             recipe=recipe,
             model=model,
@@ -145,8 +145,8 @@ class Causal:
             data_collator=batch_of,
             train_dataset=train,
             tokens_per_byte=corpus.tokens_per_byte,
-            by_text=ByText(corpus.parts, self._order) if mixed else None,
-            eval_dataset=HeldOutMixture(held_out) if mixed else held_out[0],
+            by_text=ByText(corpus.parts, mixture) if mixture else None,
+            eval_dataset=HeldOutMixture(held_out) if mixture else held_out[0],
             **life,
         )
 
