@@ -42,9 +42,9 @@ def shards(path: Path) -> list[Path]:
                     f"train; name one of them: {path / str(splits[0])}"
                 )
             path = path / "train"
-        listed = json.loads(read_bytes(path / _ABOUT_DATASET, _MAX_ABOUT_BYTES))["_data_files"]
-        names = [Path(entry["filename"]).name for entry in listed]
-        if any("indices" in key and value for key, value in _about(path).items()):
+        about = dict(json.loads(read_bytes(path / _ABOUT_DATASET, _MAX_ABOUT_BYTES)))
+        names = [Path(entry["filename"]).name for entry in about["_data_files"]]
+        if any("indices" in key and value for key, value in about.items()):
             raise RecipeError(
                 f"{path}: its rows are chosen by indices, as old versions of datasets saved them; "
                 "save it again by flatten_indices().save_to_disk()"
@@ -77,14 +77,9 @@ def rows(path: Path, key: str, also: tuple[str, ...] = ()) -> Iterator[tuple[int
                     number += 1
 
 
-def _about(path: Path) -> dict[str, Any]:
-    found = json.loads(read_bytes(path / _ABOUT_DATASET, _MAX_ABOUT_BYTES))
-    return dict(found)
-
-
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
 
     try:
         yield
