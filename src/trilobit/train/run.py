@@ -99,8 +99,9 @@ def train(
     model is worth.
     Raises RecipeError for a recipe or text that cannot be used and for a run that diverged,
     FormatError for a damaged checkpoint, OutputError when a result cannot be written or another
-    run is at work there, and what `text_files` does for text of the Hub. After Ctrl-C (KeyboardInterrupt) a checkpoint of the last finished step
-    is there and the next call goes on from it.
+    run is at work there, and what `text_files` does for text of the Hub. After Ctrl-C
+    (KeyboardInterrupt) a checkpoint of the last finished step is there and the next call goes on
+    from it.
     """
     arguments = training_arguments(recipe, output)
     first_process = arguments.process_index == 0
