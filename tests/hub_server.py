@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,12 +20,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
 TOKEN = "hf_test"  # of one who may read everything
 OTHER_TOKEN = "hf_other"  # of one who may read what is open
-_LFS = (".safetensors", ".gguf", ".bin", ".onnx")  # and tokenizer.json, as on many repositories
-_API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?")
+_LFS = (
+    ".safetensors",
+    ".gguf",
+    ".bin",
+    ".onnx",
+    ".parquet",
+)  # and tokenizer.json, as on many repositories
+# A data set's name begins with `datasets/`, in all its addresses and here.
+_API = re.compile(r"/api/(?:models/([^/]+/[^/]+)|(datasets/[^/]+/[^/]+))(?:/revision/(.+))?")
 _TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/(.+)")
-_RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_RESOLVE = re.compile(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _CHUNK = 64 * 1024
 
 
@@ -131,6 +143,23 @@ def serving() -> Iterator[HubServer]:
         thread.join()
 
 
+@contextmanager
+def asked(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[HubServer]:
+    """A Hub that this process asks, with empty caches, and no waiting between tries."""
+    with serving() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hf"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        monkeypatch.setenv("TRILOBIT_HOME", str(folder / "home"))
+        monkeypatch.setenv("NO_PROXY", "*")
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server
+        huggingface_hub.close_session()
+
+
 def folder_files(folder: Path) -> dict[str, bytes]:
     """A folder as the files of a repository."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
@@ -179,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         if match := _TREE.fullmatch(path):
             self._tree(match[1], match[2])
         elif match := _API.fullmatch(path):
-            self._list(match[1], match[2] or "main")
+            self._list(match[1] or match[2], match[3] or "main")
         elif match := _RESOLVE.fullmatch(path):
             self._resolve(match[1], match[2], match[3], fault)
         elif path.startswith("/cdn/"):

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 from gguf_models import whole_config, write_gguf
-from hub_server import OTHER_TOKEN, TOKEN, HubServer, folder_files, in_lfs, serving
+from hub_server import OTHER_TOKEN, TOKEN, HubServer, asked, folder_files, in_lfs
 from huggingface_hub import constants
 
 from trilobit import LLM, SamplingParams
@@ -48,19 +47,8 @@ def newer_files(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A Hub that this process asks, with empty caches, and no waiting between tries."""
-    with serving() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)
-        monkeypatch.setenv("TRILOBIT_HOME", str(tmp_path / "home"))
-        monkeypatch.setenv("NO_PROXY", "*")
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+    with asked(monkeypatch, tmp_path) as server:
         yield server
-        huggingface_hub.close_session()
 
 
 def greedy(model: str | Path) -> list[int]:

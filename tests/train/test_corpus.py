@@ -12,7 +12,7 @@ import pytest
 from fables import FABLES, HELD_OUT, RECIPE, one_error, train, write_recipe
 
 from trilobit.train.data.tokens import prepare
-from trilobit.train.data.windows import TrainingWindows, batch_of
+from trilobit.train.data.windows import Passes, TrainingWindows, batch_of
 from trilobit.train.recipes import load_recipe
 
 
@@ -60,8 +60,9 @@ def test_tokens_do_not_depend_on_how_many_texts_are_encoded_at_once(
 
 def test_windows_of_an_epoch_cover_the_text_once() -> None:
     tokens = np.arange(1000, dtype=np.uint16)
-    windows = TrainingWindows(tokens, window=32, count=10_000, seed=0)
-    assert windows.per_epoch == 30
+    passes = Passes(tokens, window=32, seeds=(0,))
+    windows = TrainingWindows(passes, count=10_000)
+    assert passes.per_epoch == 30
     epochs = [
         [windows[epoch * 30 + place]["input_ids"] for place in range(30)] for epoch in range(2)
     ]
@@ -76,8 +77,9 @@ def test_windows_of_an_epoch_cover_the_text_once() -> None:
 
 def test_short_windows_are_the_long_ones_in_parts() -> None:
     tokens = np.arange(1000, dtype=np.uint16)
-    whole = TrainingWindows(tokens, window=32, count=99, seed=0)
-    parts = TrainingWindows(tokens, window=32, count=99, seed=0, short=8, whole_from=50)
+    passes = Passes(tokens, window=32, seeds=(0,))
+    whole = TrainingWindows(passes, count=99)
+    parts = TrainingWindows(passes, count=99, short=8, whole_from=50)
     for index in (0, 49):
         assert parts[index]["input_ids"].shape == (4, 8)
         assert parts[index]["input_ids"].flatten().equal(whole[index]["input_ids"])

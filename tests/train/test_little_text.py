@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,22 +13,16 @@ import torch
 from fables import RECIPE, one_error, train, write_recipe
 
 from trilobit import RecipeError
-from trilobit.train.data.windows import TrainingWindows
+from trilobit.train.data.windows import Passes, TrainingWindows
 from trilobit.train.dropout import SeedSteps, drop_out
 from trilobit.train.recipes import recipe_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT = RECIPE.replace("steps = 120", "steps = 20").replace("save_every = 13", "save_every = 12")
 DROPPED = SHORT.replace("log_every", "dropout = 0.2\nlog_every")
 REPLACED = SHORT.replace("held_out_every", "replace_tokens = 0.2\nheld_out_every")
 BOTH = DROPPED.replace("held_out_every", "replace_tokens = 0.2\nheld_out_every")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
 
 
 def _weights(output: Path) -> bytes:
@@ -64,8 +57,8 @@ def test_each_of_them_changes_the_model(tmp_path: Path) -> None:
 
 def _windows(seed: int = 0, **more: Any) -> TrainingWindows:
     tokens = np.arange(10_000, dtype=np.uint16) % 300
-    options = {"window": 100, "count": 200, "seed": seed, **more}
-    return TrainingWindows(tokens, **options)
+    passes = Passes(tokens, window=100, seeds=(seed,))
+    return TrainingWindows(passes, count=200, seed=seed, **more)
 
 
 def test_a_share_of_the_inputs_is_others_and_no_label_is() -> None:

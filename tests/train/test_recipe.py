@@ -14,6 +14,7 @@ from trilobit.errors import RecipeError
 from trilobit.train.recipes import (
     Data,
     Distill,
+    Ingredient,
     Lora,
     Pretrain,
     Schedule,
@@ -81,7 +82,7 @@ def test_the_manual_explains_every_key_and_its_recipe_is_one(tmp_path: Path) -> 
     (example,) = re.findall(r"```toml\n(.*?)```", manual, flags=re.DOTALL)
     recipe = load_recipe(_write(tmp_path, example))
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", manual, flags=re.MULTILINE)
-    tables = (Pretrain, Shape, Data, Schedule)
+    tables = (Pretrain, Shape, Data, Ingredient, Schedule)
     keys = [f for table in tables for f in dataclasses.fields(table)]
     keys += [f for f in dataclasses.fields(Distill) if f.name in Distill.__annotations__]
     keys += dataclasses.fields(Lora)
@@ -89,7 +90,7 @@ def test_the_manual_explains_every_key_and_its_recipe_is_one(tmp_path: Path) -> 
     assert rows.pop(0) == ("kind", '`"pretrain"`')
     assert [name for name, _ in rows] == [f.name for f in named]
     for (_, default), f in zip(rows, named, strict=True):
-        if f.default is not dataclasses.MISSING and f.default is not None:
+        if f.default not in (dataclasses.MISSING, None, ()):
             value = f.default if not isinstance(f.default, tuple) else list(f.default)
             assert yaml.safe_load(_with_points(default.strip("`"))) == value, f.name
     assert recipe.name == "stories"

@@ -50,8 +50,8 @@ from transformers import (
 from trilobit.errors import OutputError
 from trilobit.model.ternary import absmean_ternary
 from trilobit.train.checkpoint import check, fill
-from trilobit.train.data.tokens import TokenFile, token_dtype
-from trilobit.train.data.windows import HeldOutWindows, TrainingWindows
+from trilobit.train.data.token_file import TokenFile, token_dtype
+from trilobit.train.data.windows import HeldOutWindows, Passes, TrainingWindows
 from trilobit.train.launch import threads_worth, training_arguments
 from trilobit.train.monitor import _evaluations_left
 from trilobit.train.objectives.causal import build_model
@@ -916,7 +916,7 @@ def test_the_mixin_gives_any_trainer_our_schedule_and_checkpoints(run: Run, tmp_
         args=training_arguments(recipe, tmp_path),
         model=model,
         data_collator=default_data_collator,
-        train_dataset=TrainingWindows(tokens, window=WINDOW, count=52, seed=0),
+        train_dataset=TrainingWindows(Passes(tokens, window=WINDOW, seeds=(0,)), count=52),
         eval_dataset=HeldOutWindows(tokens, window=WINDOW, bos_id=0),
     )
     trainer.train()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stock
-import torch
 from fables import RECIPE, command, one_error, train, write_recipe
 from safetensors.torch import load_file
 from transformers import BitNetForCausalLM
@@ -22,6 +20,8 @@ from trilobit.train.export import save_masters
 from trilobit.train.objectives.causal import build_model
 from trilobit.train.recipes import load_recipe, recipe_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = 20
 SHORT = RECIPE.replace("steps = 120", f"steps = {STEPS}\nlow_bit_steps = LOW").replace(
     "save_every = 13", "save_every = 12\nKEYS"
@@ -31,14 +31,6 @@ VARIANTS = {
     "a4.8": ('activations = "a4.8"', 6),
     "v2": ('activations = "int4"\nhadamard = true', 14),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclasses.dataclass(frozen=True)

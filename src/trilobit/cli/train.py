@@ -171,7 +171,7 @@ def command(
         print(f"{recipe.name}: {recipe.schedule.steps:,} steps in {output}", file=sys.stderr)
         _warn_of_threads(threads)
 
-    _prepare_process()
+    _prepare_process(network=recipe.is_of_hub)
     from trilobit.train.checkpoint import last_checkpoint
     from trilobit.train.run import train
 
@@ -243,10 +243,14 @@ def _warn_of_threads(threads: int | None) -> None:
         )
 
 
-def _prepare_process() -> None:
-    """What must be settled before torch and transformers load."""
+def _prepare_process(*, network: bool) -> None:
+    """What must be settled before torch and transformers load.
+
+    network: files of the Hub are to be fetched.
+    """
     # Training needs no network and no telemetry; say so before transformers looks.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if not network:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

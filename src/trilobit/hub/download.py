@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trilobit.errors import DownloadError, OutputError, RequestError, UnsupportedModel
 from trilobit.formats.files import read_json
@@ -88,28 +88,39 @@ def look_up(repo: Repo) -> Snapshot:
 
     Raises DownloadError when it cannot be found or reached.
     """
+    commit, there = listed(repo)
+    wanted = needed(repo, there)
+    return Snapshot(
+        repo=repo,
+        commit=commit,
+        folder=storage(repo) / "snapshots" / commit,
+        needed=wanted,
+        files=tuple(there[name] for name in wanted.files),
+    )
+
+
+def listed(repo: Repo) -> tuple[str, dict[str, HubFile]]:
+    """The commit that a revision is now, and all its files by their names.
+
+    Raises DownloadError when it cannot be found or reached.
+    """
     from huggingface_hub import HfApi, constants
 
+    kind, repo_id = _kind_and_id(repo)
     with hub_faults(repo):
-        info = patiently(
-            lambda: HfApi().model_info(
-                repo.id,
+        info: Any = patiently(
+            lambda: HfApi().repo_info(
+                repo_id,
+                repo_type=kind,
                 revision=repo.revision,
                 files_metadata=True,
                 timeout=constants.HF_HUB_ETAG_TIMEOUT,
             )
         )
-        listed = {sibling.rfilename: _hub_file(sibling) for sibling in info.siblings or ()}
+        there = {sibling.rfilename: _hub_file(sibling) for sibling in info.siblings or ()}
         if info.sha is None or not _COMMIT.fullmatch(info.sha):
             raise ValueError(f"the commit {info.sha!r}")
-    wanted = needed(repo, listed)
-    return Snapshot(
-        repo=repo,
-        commit=info.sha,
-        folder=storage(repo) / "snapshots" / info.sha,
-        needed=wanted,
-        files=tuple(listed[name] for name in wanted.files),
-    )
+    return str(info.sha), there
 
 
 def downloaded(repo: Repo) -> Snapshot | None:
@@ -156,13 +167,15 @@ def download(snapshot: Snapshot, watch: Watch | None = None, *, packs: bool = Tr
     _check_space(snapshot.repo, wanted_bytes)
     what = f"Downloading {snapshot.repo}"
     transfer = Transfer(watch, what, wanted_bytes)
+    kind, repo_id = _kind_and_id(snapshot.repo)
     with hub_faults(snapshot.repo):
         _remember(snapshot)
         for file in snapshot.missing:
             patiently(
                 lambda name=file.name: hf_hub_download(  # type: ignore[misc]
-                    snapshot.repo.id,
+                    repo_id,
                     name,
+                    repo_type=kind,
                     revision=snapshot.commit,
                     tqdm_class=as_tqdm(transfer.advance),
                 ),
@@ -187,7 +200,8 @@ def storage(repo: Repo) -> Path:
     """The folder of a repository in the cache of huggingface_hub."""
     from huggingface_hub import constants
 
-    return Path(constants.HF_HUB_CACHE) / ("models--" + repo.id.replace("/", "--"))
+    kind, repo_id = _kind_and_id(repo)
+    return Path(constants.HF_HUB_CACHE) / f"{kind}s--{repo_id.replace('/', '--')}"
 
 
 def remove_leftovers(repo: Repo) -> None:
@@ -212,6 +226,12 @@ def delete_download(repo: Repo, commit: str | None) -> int:
         plan = scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(commit)
         plan.execute()
     return plan.expected_freed_size
+
+
+def _kind_and_id(repo: Repo) -> tuple[str, str]:
+    """As huggingface_hub takes them: a data set's id begins with `datasets/` here."""
+    kind, _, name = repo.id.partition("/")
+    return ("dataset", name) if kind == "datasets" and "/" in name else ("model", repo.id)
 
 
 def _hub_file(sibling: RepoSibling) -> HubFile:

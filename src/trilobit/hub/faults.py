@@ -133,8 +133,9 @@ def _told(repo: Repo, error: Exception) -> TrilobitError | None:
 def _not_found(repo: Repo, where: str) -> DownloadError:
     near = [name for name in near_names(repo.id) if ALIASES.get(name) != str(repo)]
     meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    what = "data set" if repo.id.startswith("datasets/") else "model"
     return DownloadError(
-        f"{repo}: neither a file here nor a model of {where} that is open to you{meant or ';'} "
+        f"{repo}: neither a file here nor a {what} of {where} that is open to you{meant or ';'} "
         "check the name, or set HF_TOKEN if it is private"
     )
 

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -153,9 +154,15 @@ def _refuse_another(recipe: Recipe, path: Path) -> None:
     for values in (mine, other):
         for key in recipe.may_change:
             values.pop(key, None)
-        values["data"] |= {"files": (), "validation": values["data"]["validation"] is None}
+        values["data"] = _without_names(values["data"])
+        if "mixture" in values["data"]:
+            values["data"]["mixture"] = [_without_names(x) for x in values["data"]["mixture"]]
     if changed := [key for key in mine if mine[key] != other.get(key)]:
         raise RecipeError(
             f"{path.parent}: holds checkpoints of another recipe (it differs in "
             f"{', '.join(changed)}); choose another --output, or --fresh to delete them"
         )
+
+
+def _without_names(values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, "files": (), "validation": values["validation"] is None}

@@ -102,6 +102,8 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
             use_cpu=not torch.accelerator.is_available(),
             # The order is the data set's own: see TrainingWindows.
             train_sampling_strategy="sequential",
+            # They hold what is asked for, and of a mixture what its model does not see.
+            remove_unused_columns=False,
             logging_steps=recipe.log_every,
             logging_nan_inf_filter=False,
             eval_strategy="steps",

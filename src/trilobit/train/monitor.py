@@ -28,7 +28,7 @@ class Progress(TrainerCallback):
     A line of the log: step, tokens (seen so far), loss (mean since the line before),
     learning_rate, weight_decay, grad_norm, tokens_per_s; or step, held_out_loss,
     held_out_perplexity, and of text held_out_bits_per_byte; of preferences held_out_accuracy
-    instead.
+    instead. Of a mixture each of its texts has `passes/NAME` and held_out_bits_per_byte/NAME.
     window_tokens: of a window, on the average; to be set before the run begins.
     """
 
@@ -134,6 +134,7 @@ class Progress(TrainerCallback):
         }
         if "grad_norm" in logs:
             entry["grad_norm"] = round(float(logs["grad_norm"]), 3)
+        entry |= {key: round(times, 4) for key, times in logs.items() if key.startswith("passes/")}
         tokens = (step - marked_step) * self._tokens_per_step
         entry["tokens_per_s"] = round(tokens / max(seconds, 1e-9))
         return entry
@@ -163,7 +164,15 @@ def _held_out(logs: dict[str, float]) -> tuple[dict[str, float], str]:
     told = f"perplexity {perplexity:.2f}"
     if "eval_bits_per_byte" in logs:
         entry["held_out_bits_per_byte"] = round(logs["eval_bits_per_byte"], 4)
-        told = f"{entry['held_out_bits_per_byte']:.3f} bits a byte, {told}"
+        by_text = {
+            key.removeprefix("eval_"): round(bits, 4)
+            for key, bits in logs.items()
+            if key.startswith("eval_bits_per_byte/")
+        }
+        entry |= {f"held_out_{key}": bits for key, bits in by_text.items()}
+        texts = ", ".join(f"{key.partition('/')[2]} {bits:.3f}" for key, bits in by_text.items())
+        of_all = f"{entry['held_out_bits_per_byte']:.3f} bits a byte"
+        told = f"{of_all}{f' ({texts})' if texts else ''}, {told}"
     return entry, f"held-out {told}"
 
 

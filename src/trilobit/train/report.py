@@ -30,6 +30,8 @@ _CURVES = {
     "grad_norm": "Length of the gradient",
     "tokens_per_s": "Tokens a second",
 }
+# Of a mixture's texts: what a key begins with, before the text's name.
+_OF_TEXTS = {"held_out_bits_per_byte/": "Held-out bits a byte of", "passes/": "Passes over"}
 _OF_LAYERS = {
     "zero": "Share of codes that are 0, mean of the layers",
     "flips": "Share of codes that flipped since the evaluation before, mean of the layers",
@@ -94,6 +96,15 @@ def page(folders: Sequence[Path]) -> str:
     """One HTML page of these runs, whole in itself. Raises FormatError as `read_run` does."""
     runs = [read_run(path, _COLOURS[i % len(_COLOURS)]) for i, path in enumerate(folders)]
     figures = [_figure(title, [(r, r.curve(key)) for r in runs]) for key, title in _CURVES.items()]
+    keys = dict.fromkeys(key for run in runs for entry in run.log for key in entry)
+    figures += [
+        _figure(
+            f"{title} {html.escape(key.removeprefix(begin))}", [(r, r.curve(key)) for r in runs]
+        )
+        for begin, title in _OF_TEXTS.items()
+        for key in keys
+        if key.startswith(begin)
+    ]
     figures += [
         _figure(title, [(r, r.of_layers(key)) for r in runs]) for key, title in _OF_LAYERS.items()
     ]

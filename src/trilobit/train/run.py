@@ -32,6 +32,7 @@ from trilobit.formats.hf.writer import write_hf
 from trilobit.formats.pooling import Pooling
 from trilobit.train.adapter import save_adapter
 from trilobit.train.checkpoint import check, claim, fill, last_checkpoint, remedy_of, step_of
+from trilobit.train.data.fetched import with_files_here
 from trilobit.train.export import Trained, save_masters
 from trilobit.train.interrupt import Interrupt
 from trilobit.train.launch import (
@@ -98,12 +99,14 @@ def train(
     model is worth.
     Raises RecipeError for a recipe or text that cannot be used and for a run that diverged,
     FormatError for a damaged checkpoint, OutputError when a result cannot be written or another
-    run is at work there. After Ctrl-C (KeyboardInterrupt) a checkpoint of the last finished step
-    is there and the next call goes on from it.
+    run is at work there, and what `text_files` does for text of the Hub. After Ctrl-C
+    (KeyboardInterrupt) a checkpoint of the last finished step is there and the next call goes on
+    from it.
     """
     arguments = training_arguments(recipe, output)
     first_process = arguments.process_index == 0
-    objective = OBJECTIVES[recipe.kind](recipe)
+    with arguments.main_process_first(local=False):
+        objective = OBJECTIVES[recipe.kind](with_files_here(recipe))
     check_memory(recipe, objective.config, objective.frozen_parameters)
     torch.set_num_threads(threads or threads_worth(recipe, objective.config))
     progress = Progress(output / "log.jsonl", recipe.schedule)

@@ -19,16 +19,10 @@ from torch.utils.data import Dataset
 
 from trilobit.errors import ContextOverflow, RecipeError, RequestError
 from trilobit.prompter import Prompter
-from trilobit.train.data.documents import (
-    Message,
-    alike,
-    conversations,
-    names,
-    preferences,
-    sum_of_files,
-)
+from trilobit.train.data.documents import Message, alike, conversations, preferences
 from trilobit.train.data.kept import kept
-from trilobit.train.data.tokens import TokenFile, Tokens, token_dtype
+from trilobit.train.data.records import names, sum_of_files
+from trilobit.train.data.token_file import TokenFile, Tokens, token_dtype
 from trilobit.train.data.windows import UNCOUNTED
 from trilobit.train.recipes import Recipe
 

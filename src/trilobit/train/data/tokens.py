@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from trilobit.errors import RecipeError
 from trilobit.train.data.bpe import BOS, EOS, train_tokenizer
-from trilobit.train.data.documents import documents, names, sum_of_files
+from trilobit.train.data.documents import documents
 from trilobit.train.data.kept import kept
-from trilobit.train.recipes import Pretrain
+from trilobit.train.data.records import names, sum_of_files
+from trilobit.train.data.token_file import TokenFile, Tokens, token_dtype
+from trilobit.train.recipes import Ingredient, Pretrain
 
 # Characters of one call to the tokenizer, which works in parallel over documents and needs
 # some 100 bytes for each.
 _BATCH_CHARACTERS = 1_000_000
-
-Tokens = NDArray[np.uint16] | NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +38,14 @@ class GivenTokenizer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Corpus:
-    """The tokens of a run: arrays as narrow as the vocabulary allows, mapped from disk.
+class Text:
+    """Tokens: arrays as narrow as the vocabulary allows, mapped from disk.
 
-    held_out_bytes: of the held-out text in UTF-8.
+    name: of a part of a mixture. held_out_bytes: of the held-out text in UTF-8.
     bos_id: what begins every document; None where nothing does.
     """
 
-    tokenizer_file: Path
+    name: str
     train: Tokens
     held_out: Tokens
     held_out_bytes: int
@@ -57,6 +56,14 @@ class Corpus:
         """Of the held-out text: its tokens and its documents' ends, without their beginnings."""
         begins = 0 if self.bos_id is None else int((self.held_out == self.bos_id).sum())
         return (len(self.held_out) - begins) / self.held_out_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus(Text):
+    """The tokens of a run. parts: of a mixture, one behind the other."""
+
+    tokenizer_file: Path
+    parts: tuple[Text, ...] = ()
 
 
 def prepare(
@@ -71,6 +78,8 @@ def prepare(
     """
     tokenizer = _given_tokenizer(given) if given else None
     bos_id, eos_id = (given.bos_id, given.eos_id) if given else (None, None)
+
+    mixture = recipe.data.mixture
 
     def write(partial: Path) -> dict[str, Any]:
         nonlocal tokenizer, bos_id, eos_id
@@ -88,43 +97,68 @@ def prepare(
             TokenFile(partial / "train.npy", dtype, bos_id, eos_id) as train,
             TokenFile(partial / "held_out.npy", dtype, bos_id, eos_id) as held_out,
         ):
+            ends = [[0, 0] for _ in recipe.data.ingredients]
             for batch in _batches(_split(recipe)):
-                encoded = _encode(tokenizer, [text for _, text in batch])
-                for (is_held_out, _), ids in zip(batch, encoded, strict=True):
+                encoded = _encode(tokenizer, [text for _, _, text in batch])
+                for (part, is_held_out, _), ids in zip(batch, encoded, strict=True):
                     (held_out if is_held_out else train).append(ids)
+                    ends[part] = [train.length, held_out.length]
         # Not tokenizer.save: it tells of a full disk by an exception of no kind.
         json_text = given.data if given else tokenizer.to_str(pretty=True).encode()
         (partial / "tokenizer.json").write_bytes(json_text)
-        return {"held_out_bytes": held_out_bytes, "bos_id": bos_id}
+        told = {"held_out_bytes": sum(held_out_bytes), "bos_id": bos_id}
+        return {**told, "ends": ends, "bytes": held_out_bytes} if mixture else told
 
     about = kept(
         folder,
         _key(recipe, given),
         write,
-        tells=("held_out_bytes", "bos_id"),
+        tells=("held_out_bytes", "bos_id", *(("ends", "bytes") if mixture else ())),
         text=names(recipe),
         begun=begun,
     )
+    train, held_out = (
+        np.load(folder / name, mmap_mode="r") for name in ("train.npy", "held_out.npy")
+    )
+    parts = []
+    begin = [0, 0]
+    for part, end, size in zip(mixture, about.get("ends", ()), about.get("bytes", ()), strict=True):
+        trained, kept_back = (
+            tokens[slice(*span)]
+            for tokens, *span in zip((train, held_out), begin, end, strict=True)
+        )
+        parts.append(
+            Text(
+                name=part.name,
+                train=trained,
+                held_out=kept_back,
+                held_out_bytes=size,
+                bos_id=about["bos_id"],
+            )
+        )
+        begin = end
     return Corpus(
         tokenizer_file=folder / "tokenizer.json",
-        train=np.load(folder / "train.npy", mmap_mode="r"),
-        held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
+        name="",
+        train=train,
+        held_out=held_out,
         held_out_bytes=about["held_out_bytes"],
         bos_id=about["bos_id"],
+        parts=tuple(parts),
     )
 
 
-def _read_through(recipe: Pretrain, *, train: bool) -> tuple[Tokenizer | None, int]:
-    """The tokenizer of the training part, if one is to be trained, and bytes held out."""
-    count = {False: 0, True: 0}
-    held_out_bytes = 0
+def _read_through(recipe: Pretrain, *, train: bool) -> tuple[Tokenizer | None, list[int]]:
+    """The tokenizer of the training part, if one is to be trained, and bytes held out by text."""
+    parts = recipe.data.ingredients
+    counts = [{False: 0, True: 0} for _ in parts]
+    held_out_bytes = [0 for _ in parts]
 
     def training_texts() -> Iterator[str]:
-        nonlocal held_out_bytes
-        for is_held_out, text in _split(recipe):
-            count[is_held_out] += 1
+        for part, is_held_out, text in _split(recipe):
+            counts[part][is_held_out] += 1
             if is_held_out:
-                held_out_bytes += len(text.encode())
+                held_out_bytes[part] += len(text.encode())
             else:
                 yield text
 
@@ -133,21 +167,24 @@ def _read_through(recipe: Pretrain, *, train: bool) -> tuple[Tokenizer | None, i
         tokenizer = train_tokenizer(training_texts(), recipe.data.vocab_size)
     else:
         deque(training_texts(), maxlen=0)
-    _check_count(recipe, trained=count[False], held_out=count[True])
+    for part, count in zip(parts, counts, strict=True):
+        _check_count(recipe, part, trained=count[False], held_out=count[True])
     return tokenizer, held_out_bytes
 
 
-def _check_count(recipe: Pretrain, *, trained: int, held_out: int) -> None:
-    files, validation = names(recipe), recipe.validation_file()
+def _check_count(recipe: Pretrain, part: Ingredient, *, trained: int, held_out: int) -> None:
+    files, validation = names(recipe, part.files), part.validation
     if not trained and (validation or not held_out):
-        if not recipe.data.source:
+        if not part.source:
             raise RecipeError(f"{files}: no text in it")
         raise RecipeError(
-            f"{files}: no text with source {recipe.data.source!r} in it; data.source of the recipe "
+            f"{files}: no text with source {part.source!r} in it; data.source of the recipe "
             'asks for that: give the lines a "source", or leave it out'
         )
     if validation and not held_out:
-        raise RecipeError(f"{validation}: no text in it; data.validation is what is held out")
+        raise RecipeError(
+            f"{recipe.folder / validation}: no text in it; data.validation is what is held out"
+        )
     for count, other, what, remedy in (
         (trained, held_out, "to train on", "add text"),
         (held_out, trained, "held out", "lower it"),
@@ -178,68 +215,29 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return [encoding.ids for encoding in encodings]
 
 
-def _split(recipe: Pretrain) -> Iterator[tuple[bool, str]]:
-    """Every document, with whether it is held out."""
-    validation = recipe.validation_file()
-    for path in recipe.data_files():
-        for number, text in documents(path, recipe.data.source):
-            yield not validation and number % recipe.data.held_out_every == 0, text
-    if validation:
-        for _, text in documents(validation):
-            yield True, text
+def _split(recipe: Pretrain) -> Iterator[tuple[int, bool, str]]:
+    """Every document, with the number of its ingredient, and whether it is held out."""
+    every = recipe.data.held_out_every
+    for part, text in enumerate(recipe.data.ingredients):
+        for name in text.files:
+            for number, document in documents(recipe.folder / name, text.source, text.column):
+                yield part, not text.validation and number % every == 0, document
+        if text.validation:
+            for _, document in documents(recipe.folder / text.validation, column=text.column):
+                yield part, True, document
 
 
-def _batches(items: Iterable[tuple[bool, str]]) -> Iterator[list[tuple[bool, str]]]:
-    batch: list[tuple[bool, str]] = []
+def _batches(items: Iterable[tuple[int, bool, str]]) -> Iterator[list[tuple[int, bool, str]]]:
+    batch: list[tuple[int, bool, str]] = []
     size = 0
     for item in items:
         batch.append(item)
-        size += len(item[1])
+        size += len(item[2])
         if size >= _BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def token_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
-    """The narrowest type that holds every token of a vocabulary."""
-    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
-
-
-class TokenFile:
-    """A .npy of token ids that grows by one document at a time.
-
-    The header comes first, as long as it will be, and again at the end with the length:
-    numpy pads it so that it can.
-    """
-
-    def __init__(
-        self, path: Path, dtype: np.dtype[Any], bos_id: int | None, eos_id: int | None
-    ) -> None:
-        self._path, self._dtype, self._length = path, dtype, 0
-        self._before = [] if bos_id is None else [bos_id]
-        self._behind = [] if eos_id is None else [eos_id]
-
-    def __enter__(self) -> Self:
-        self._file = self._path.open("wb")
-        self._write_header()
-        return self
-
-    def append(self, ids: Sequence[int]) -> None:
-        """Add a document, between what begins and what ends one."""
-        tokens = np.array([*self._before, *ids, *self._behind], dtype=self._dtype)
-        self._file.write(tokens.tobytes())
-        self._length += len(tokens)
-
-    def __exit__(self, *_: object) -> None:
-        with self._file:
-            self._file.seek(0)
-            self._write_header()
-
-    def _write_header(self) -> None:
-        about = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length,)}
-        np.lib.format.write_array_header_1_0(self._file, about)
 
 
 def _key(recipe: Pretrain, given: GivenTokenizer | None) -> str:
@@ -248,6 +246,13 @@ def _key(recipe: Pretrain, given: GivenTokenizer | None) -> str:
     data = recipe.data
     cut = (data.source, data.held_out_every, data.vocab_size, data.validation is not None)
     digest.update(repr(cut).encode())
+    if data.column != "text":
+        digest.update(data.column.encode())
+    for part in data.mixture:
+        validated = part.validation is not None
+        digest.update(
+            repr((part.name, len(part.files), part.source, part.column, validated)).encode()
+        )
     if given:
         digest.update(hashlib.sha256(given.data).digest())
         digest.update(repr((given.bos_id, given.eos_id)).encode())

@@ -18,11 +18,21 @@ from trilobit.nn.bitlinear import Weights
 from trilobit.train.adapter import learner, start_of
 from trilobit.train.compiled import compile_layers
 from trilobit.train.data.bpe import as_hugging_face
+from trilobit.train.data.mixture import HeldOutMixture, Mixture
 from trilobit.train.data.tokens import Corpus, GivenTokenizer, prepare
-from trilobit.train.data.windows import UNCOUNTED, HeldOutWindows, TrainingWindows, batch_of
+from trilobit.train.data.windows import (
+    UNCOUNTED,
+    Ends,
+    HeldOutWindows,
+    Passes,
+    TrainingWindows,
+    batch_of,
+)
 from trilobit.train.dropout import SeedSteps, drop_out
+from trilobit.train.objectives.by_text import ByText
 from trilobit.train.objectives.tokens import TokenTrainer
 from trilobit.train.recipes import Pretrain
+from trilobit.train.recipes.mixture import shares
 from trilobit.train.start import Start
 
 
@@ -38,6 +48,7 @@ class Causal:
         folder = recipe.start_folder()
         self._start = start_of(recipe, folder) if folder else None
         self._corpus: Corpus | None = None
+        self._order: Passes | Mixture | None = None
         if recipe.data.window > self.config.max_position_embeddings:
             raise RecipeError(
                 f"data.window is {recipe.data.window}, longer than the context of {folder}: "
@@ -64,8 +75,27 @@ class Causal:
 
         Raises what `tokens.prepare` does.
         """
-        self._corpus = corpus = prepare(self._recipe, folder, begun=begun, given=self._given)
-        return f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out"
+        recipe = self._recipe
+        self._corpus = corpus = prepare(recipe, folder, begun=begun, given=self._given)
+        told = f"{len(corpus.train):,} tokens to train on, {len(corpus.held_out):,} held out"
+        window, schedule = recipe.data.window, recipe.schedule
+        if not corpus.parts:
+            self._order = Passes(corpus.train, window=window, seeds=(recipe.seed,))
+            return told
+        texts = [
+            Passes(part.train, window=window, seeds=(recipe.seed, number), name=part.name)
+            for number, part in enumerate(corpus.parts)
+        ]
+        of_stages = shares(recipe.data.mixture)
+        second_from = schedule.stage_1_steps * schedule.batch_windows
+        self._order = mixture = Mixture(texts, of_stages, second_from)
+        passes = mixture.passes(schedule.steps * schedule.batch_windows)
+        by_text = zip(corpus.parts, *of_stages, passes, strict=True)
+        return f"{told}\n" + "\n".join(
+            f"{part.name}: {len(part.train):,} tokens; {one / sum(of_stages[0]):.1%} of stage 1 "
+            f"and {two / sum(of_stages[1]):.1%} of stage 2, which pass it {times:.2f} times"
+            for part, one, two, times in by_text
+        )
 
     @property
     def window_tokens(self) -> float:
@@ -76,28 +106,45 @@ class Causal:
         """A trainer of a new model on what was prepared. life: arguments of the trainer."""
         recipe, corpus = self._recipe, self._corpus
         assert corpus is not None, "prepare comes first"
+        assert self._order is not None
         tokenizer = self._tokenizer()
         if self._start:
             model = self._student(self._start)
         else:
-            ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-            model = build_model(recipe, self._vocab_size(tokenizer), *ends)
+            special = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+            model = build_model(recipe, self._vocab_size(tokenizer), *special)
         if recipe.dropout:
             drop_out(model, recipe.dropout)
         if recipe.compile:
             plain = recipe.precision == "bf16" and not torch.cuda.is_available()
             compile_layers(model, plain_attention=plain)
-        window, schedule = recipe.data.window, recipe.schedule
+        schedule = recipe.schedule
+        ends = None
+        if recipe.data.document_mask:
+            given = self._given
+            eos_id = given.eos_id if given else tokenizer.eos_token_id
+            ends = Ends(bos_id=corpus.bos_id, eos_id=eos_id)
         train = TrainingWindows(
-            corpus.train,
-            window=window,
+            self._order,
             count=schedule.steps * schedule.batch_windows,
-            seed=recipe.seed,
             short=recipe.data.short_window,
             whole_from=schedule.stage_1_steps * schedule.batch_windows,
+            ends=ends,
             replace=recipe.data.replace_tokens,
+            seed=recipe.seed,
             vocab_size=model.config.vocab_size,
         )
+        held_out = [
+            HeldOutWindows(
+                text.held_out,
+                window=recipe.data.window,
+                bos_id=text.bos_id,
+                ends=ends,
+                name=text.name,
+            )
+            for text in corpus.parts or (corpus,)
+        ]
+        mixture = self._order if isinstance(self._order, Mixture) else None
         trainer = self._trainer(
             recipe=recipe,
             model=model,
@@ -105,7 +152,8 @@ class Causal:
             data_collator=batch_of,
             train_dataset=train,
             tokens_per_byte=corpus.tokens_per_byte,
-            eval_dataset=HeldOutWindows(corpus.held_out, window=window, bos_id=corpus.bos_id),
+            by_text=ByText(corpus.parts, mixture) if mixture else None,
+            eval_dataset=HeldOutMixture(held_out) if mixture else held_out[0],
             **life,
         )
         if recipe.dropout:
@@ -136,11 +184,11 @@ class Causal:
 class CausalTrainer(TokenTrainer):
     """Tells of its held-out text bits by byte too, which compare tokenizers.
 
-    tokens_per_byte: of that text.
+    tokens_per_byte: of that text. by_text: what is to be told of a mixture.
     """
 
-    def __init__(self, *, tokens_per_byte: float, **rest: Any) -> None:
-        self._tokens_per_byte = tokens_per_byte
+    def __init__(self, *, tokens_per_byte: float, by_text: ByText | None, **rest: Any) -> None:
+        self._tokens_per_byte, self._by_text = tokens_per_byte, by_text
         super().__init__(**rest)
 
     def compute_loss(
@@ -152,6 +200,12 @@ class CausalTrainer(TokenTrainer):
     ) -> Any:
         """The loss of a batch; while training, with the recipe's share of `log_partition`."""
         recipe: Any = self._recipe
+        if not model.training and self._by_text:
+            text = inputs["text"]
+            inputs = {name: value for name, value in inputs.items() if name != "text"}
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            self._by_text.add(outputs, inputs["labels"], text, self.accelerator)
+            return (loss, outputs) if return_outputs else loss
         if not model.training or not recipe.z_loss:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs["labels"][:, 1:]
@@ -163,10 +217,22 @@ class CausalTrainer(TokenTrainer):
         loss = loss + recipe.z_loss * beside
         return (loss, outputs) if return_outputs else loss
 
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        prepared = super()._prepare_inputs(inputs)
+        if "position_ids" in prepared:
+            # Of places that begin anew transformers makes a mask, as long as it keeps no cache.
+            prepared["use_cache"] = False
+        return prepared
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Hand on what is logged, with the bits that the held-out loss is by byte."""
+        """Hand on what is logged, with the bits that the held-out loss is by byte, and by text."""
         if "eval_loss" in logs:
             logs["eval_bits_per_byte"] = logs["eval_loss"] / math.log(2) * self._tokens_per_byte
+            if self._by_text:
+                logs |= self._by_text.bits_per_byte()
+        elif "loss" in logs and self._by_text:
+            windows = self.state.global_step * self._recipe.schedule.batch_windows
+            logs |= self._by_text.passes(windows)
         super().log(logs, start_time)
 
 

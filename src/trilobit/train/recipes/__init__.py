@@ -14,6 +14,7 @@ from trilobit.train.recipes.base import Lora, Recipe, Schedule
 from trilobit.train.recipes.distill import Distill
 from trilobit.train.recipes.dpo import Dpo
 from trilobit.train.recipes.embed import Embed
+from trilobit.train.recipes.mixture import Ingredient
 from trilobit.train.recipes.plain import read_values, shown
 from trilobit.train.recipes.pretrain import Data, Pretrain, Shape
 from trilobit.train.recipes.sft import Sft
@@ -24,6 +25,7 @@ __all__ = [
     "Distill",
     "Dpo",
     "Embed",
+    "Ingredient",
     "Lora",
     "Pretrain",
     "Recipe",

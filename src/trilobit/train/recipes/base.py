@@ -16,6 +16,8 @@ Optimizer = Literal["adamw", "muon"]
 Weights = Literal["ternary", "sign", "float"]
 Activations = Literal["int8", "int4", "a4.8"]
 
+# What a file's name begins with, which is one or several of a data set of the Hub.
+OF_HUB = "hf://datasets/"
 _MOST_STEPS = 10**9
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LONGEST_NAME = 100  # it names a folder
@@ -27,6 +29,20 @@ def check_path(key: str, path: str) -> None:
     """RecipeError for what cannot be the folder of a checkpoint."""
     if not 0 < len(path) <= _LONGEST_PATH:
         raise RecipeError(f"{key} is {shown(path)}; give the folder of a checkpoint")
+
+
+def check_names(where: str, files: tuple[str, ...], validation: str | None) -> None:
+    """RecipeError for what cannot be files to learn from, and one that is held out."""
+    if not files:
+        raise RecipeError(f"{where}.files is empty; name at least one text file")
+    for name in (*files, *([validation] if validation is not None else ())):
+        if not 0 < len(name) <= _LONGEST_PATH or "\0" in name:
+            raise RecipeError(f"{where}: {shown(name)} is no name of a file")
+    if validation in files:
+        raise RecipeError(
+            f"{where}.validation is {shown(validation)}, which is among {where}.files too; a "
+            "model knows the text that it was trained on"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,22 +140,26 @@ class Files:
     window: int = 256
 
     def __post_init__(self) -> None:
-        if not self.files:
-            raise RecipeError("data.files is empty; name at least one text file")
-        for name in (*self.files, *([self.validation] if self.validation is not None else ())):
-            if not 0 < len(name) <= _LONGEST_PATH or "\0" in name:
-                raise RecipeError(f"data: {shown(name)} is no name of a file")
-        if self.validation in self.files:
-            raise RecipeError(
-                f"data.validation is {shown(self.validation)}, which is among data.files too; a "
-                "model knows the text that it was trained on"
-            )
+        self._check_names()
         if self.held_out_every < 2:
             raise RecipeError(f"data.held_out_every is {shown(self.held_out_every)}; at least 2")
         check_range("data.held_out_every", self.held_out_every, 2, 1e9)
         if self.window < 2:
             raise RecipeError(f"data.window is {shown(self.window)}; at least 2")
         check_range("data.window", self.window, 2, _MOST_WINDOW)
+
+    def _check_names(self) -> None:
+        check_names("data", self.files, self.validation)
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of all files that are learned from."""
+        return self.files
+
+    @property
+    def validations(self) -> tuple[str, ...]:
+        """Names of all files that are held out."""
+        return () if self.validation is None else (self.validation,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,11 +280,20 @@ class Recipe:
 
     def data_files(self) -> list[Path]:
         """The training text's files, resolved against the recipe's folder."""
-        return [self.folder / name for name in self.data.files]
+        return [self.folder / name for name in self.data.trained_on]
 
     def validation_file(self) -> Path | None:
         """The file of the text that is held out, where it is one of its own."""
         return None if self.data.validation is None else self.folder / self.data.validation
+
+    def validation_files(self) -> list[Path]:
+        """All files that are held out whole."""
+        return [self.folder / name for name in self.data.validations]
+
+    @property
+    def is_of_hub(self) -> bool:
+        """Whether some of its text must be fetched from the Hugging Face Hub."""
+        return any(n.startswith(OF_HUB) for n in (*self.data.trained_on, *self.data.validations))
 
     def start_folder(self) -> Path | None:
         """The checkpoint to start from, if any."""

@@ -97,6 +97,8 @@ def _checked(hint: Any, value: object, where: str) -> Any:
         size = None if options[-1] is Ellipsis else len(options)
         if not isinstance(value, list | tuple) or (size and len(value) != size):
             raise RecipeError(f"'{where}' must be a list{f' of {size} values' if size else ''}")
+        if dataclasses.is_dataclass(options[0]):
+            return tuple(build(options[0], item, f"{where}[{n}]") for n, item in enumerate(value))
         return tuple(_checked(options[0], item, where) for item in value)
     if origin is types.UnionType:
         return None if value is None else _checked(options[0], value, where)

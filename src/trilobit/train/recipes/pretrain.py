@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from trilobit.errors import FormatError, RecipeError
 from trilobit.model.config import ModelConfig
-from trilobit.train.recipes.base import Activations, Files, Recipe
+from trilobit.train.recipes.base import Activations, Files, Recipe, check_names
+from trilobit.train.recipes.mixture import Ingredient, check_mixture
 from trilobit.train.recipes.plain import check_range, shown
 
 MAX_VOCABULARY = 1 << 20
@@ -83,20 +84,29 @@ class Shape:
 class Data(Files):
     """The text, how it is cut, and what is held out.
 
-    files: .txt (one document) or .jsonl (a document a line, in `text`), plain or .xz.
+    files: .txt (one document) or .jsonl (a document a line), plain or .xz, .parquet, or a folder
+        that `datasets` saved.
+    mixture: instead of files: several texts, each with its share of the tokens.
     held_out_every: of a .txt file, whose lines are no documents, paragraph blocks of 4,000
         characters count.
-    source: if given, only the lines of a .jsonl whose `source` is this.
+    source: if given, only the lines of a .jsonl, or rows, whose `source` is this.
+    column: the key of the text in a line or row.
+    document_mask: let no token attend to another document, and count positions from each one's
+        beginning.
     short_window: if given, windows are cut into windows of this length in stage 1 of the
         schedule: attention costs less there, and the long range is learned last.
     replace_tokens: share of the tokens that a model in training is given, but not of those that it
         is to predict, which are others, drawn from all: little text lasts for more passes.
     """
 
+    files: tuple[str, ...] = ()
+    mixture: tuple[Ingredient, ...] = ()
     source: str | None = None
+    column: str = "text"
     vocab_size: int = 2048
     short_window: int | None = None
     replace_tokens: float = 0.0
+    document_mask: bool = False
 
     def __post_init__(self) -> None:
         # Not super(): a dataclass with slots is another class than its methods were made in.
@@ -121,6 +131,55 @@ class Data(Files):
             raise RecipeError(
                 f"data.replace_tokens is {self.replace_tokens}; it must be from 0 to below 1"
             )
+
+    def _check_names(self) -> None:
+        if not self.mixture:
+            if not self.files:
+                raise RecipeError(
+                    "data.files is empty; name at least one text file, or give [[data.mixture]]"
+                )
+            check_names("data", self.files, self.validation)
+            return
+        for key, empty in (("files", ()), ("validation", None), ("source", None)):
+            if getattr(self, key) != empty:
+                raise RecipeError(
+                    f"data.{key} and data.mixture are both given; give each text of the mixture "
+                    "its own, or leave the mixture out"
+                )
+        if self.column != "text":
+            raise RecipeError("data.column has no place beside a mixture, whose parts have theirs")
+        check_mixture(self.mixture)
+        if known := set(self.validations) & set(self.trained_on):
+            raise RecipeError(
+                f"data.mixture: {shown(min(known))} is trained on and held out; a model knows the "
+                "text that it was trained on"
+            )
+
+    @property
+    def ingredients(self) -> tuple[Ingredient, ...]:
+        """What the text is made of: a mixture's parts, or all files as one without a name."""
+        if self.mixture:
+            return self.mixture
+        return (
+            Ingredient(
+                name="",
+                files=self.files,
+                weight=1.0,
+                validation=self.validation,
+                source=self.source,
+                column=self.column,
+            ),
+        )
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of all files that are learned from."""
+        return tuple(name for part in self.ingredients for name in part.files)
+
+    @property
+    def validations(self) -> tuple[str, ...]:
+        """Names of all files that are held out."""
+        return tuple(p.validation for p in self.ingredients if p.validation is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
