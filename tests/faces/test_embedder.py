@@ -306,7 +306,7 @@ def test_an_untied_head_is_not_read(tmp_path: Path, tokenizer_json: Path) -> Non
     assert not any(name.startswith("lm_head") for name in packed.arrays(headless=True))
     wanted = Embedder(tmp_path / "model.trilobit", threads=1).encode(TEXTS)
     data = bytearray((tmp_path / "model.trilobit").read_bytes())
-    for name in ("lm_head.weight", "lm_head.screen.scales", "lm_head.screen.codes"):
+    for name in ("lm_head.weight", "lm_head.screen.fine.scales", "lm_head.screen.coarse.codes"):
         info = packed.file.info(name)
         data[info.begin : info.begin + info.size_bytes] = b"\xff" * info.size_bytes
     (tmp_path / "broken.trilobit").write_bytes(data)
