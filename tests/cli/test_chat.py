@@ -180,6 +180,15 @@ def saved(chat: Terminal, path: Path) -> list[dict[str, str]]:
 # ---- turns ------------------------------------------------------------------------------------
 
 
+def test_without_a_model_it_is_the_one_that_comes_with_the_package_and_talks(piped: Pipe) -> None:
+    said = piped("Hello\nMy name is Anna.\nWhat is seven times eight?\n", "--seed", "1")
+    assert said.returncode == 0, said.stderr
+    greeting, named, unknown = said.stdout.splitlines()
+    assert "story" in greeting
+    assert "Anna" in named
+    assert "only know little stories" in unknown
+
+
 def test_every_turn_sends_the_whole_conversation(
     terminal: Open, chat_model: Path, tmp_path: Path
 ) -> None:
