@@ -638,7 +638,7 @@ def test_missing_parts_are_named(source: Path) -> None:
     (source / "pytorch_model.bin").unlink()
     refused(source, FormatError, "no model.safetensors here")
     (source / "config.json").unlink()
-    refused(source, FormatError, "config.json: missing; give the directory")
+    refused(source, FormatError, "has no config.json; give the directory")
 
 
 def test_shard_outside_the_directory_is_refused(source: Path) -> None:

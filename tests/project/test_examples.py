@@ -132,7 +132,9 @@ def test_a_program_written_for_openai_s_interface_only_changes_its_address(chat_
 
 
 def test_swapped_layers_learn_and_run_without_pytorch(tmp_path: Path) -> None:
-    out = printed(run("bitlinear.py", ROOT / "README.md", "--steps", 40, "--folder", tmp_path))
+    out = printed(
+        run("bitlinear.py", ROOT / "docs" / "train.md", "--steps", 40, "--folder", tmp_path)
+    )
     before, after = (float(bits) for bits in re.findall(r"([0-9.]+) bits a byte", out))
     assert after < before < 8
     assert (tmp_path / "bytes.trilobit").exists()

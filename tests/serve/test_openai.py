@@ -12,7 +12,7 @@ import pytest
 from live_server import PATIENCE_S, Live, serving
 
 from trilobit import LLM, Embedder, SamplingParams
-from trilobit.bundled import DEFAULT
+from trilobit.bundled import CHAT, DEFAULT
 
 PROMPT = "Once upon a time there was a dog"
 MESSAGES = [{"role": "user", "content": PROMPT}]
@@ -98,7 +98,7 @@ def test_a_prompt_that_is_too_long_is_a_bad_request(client: openai.OpenAI) -> No
 
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == [DEFAULT]
+    assert [model.id for model in client.models.list()] == [DEFAULT, CHAT]
     assert client.models.retrieve(DEFAULT).id == DEFAULT
 
 
