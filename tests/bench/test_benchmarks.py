@@ -53,7 +53,7 @@ def test_kernels_stand_beside_the_limit_that_binds_them(tmp_path: Path) -> None:
         ("down", 1.6, 1),
         ("down, 33% of the columns", 1.6, 0.33),
         ("down, 10% of the columns", 1.6, 0.1),
-        ("head, screen", 4, 1),
+        ("head, coarse", 2, 1),
     ]
     for one in found["results"]:
         rate, limit, weights = one["gb_per_s"], max(one["dram_read_gb_per_s"]), 8 / one["bits"]
