@@ -210,8 +210,8 @@ def _head_is_screened(options: EngineOptions, packed: PackedModel, name: str) ->
     wanted = options.head == "screened" or (options.head == "auto" and large)
     if wanted and packed.has_old_screen:
         raise FormatError(
-            f"{name}: its screen of the head is of an older version; convert it again, or give "
-            "head='full', which reads all of the head"
+            f"{name}: its screen of the head is of an older version; convert it again: "
+            f"trilobit convert {name} NEW (LLM(head='full') does without it)"
         )
     return wanted
 

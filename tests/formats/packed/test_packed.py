@@ -283,7 +283,7 @@ def test_files_in_other_orders_run_and_are_converted(
     assert new.keys() == old.keys()
     for name in new:
         assert np.array_equal(new[name], old[name]), name
-    with pytest.raises(FormatError, match="older version; convert it again, or give head='full'"):
+    with pytest.raises(FormatError, match="older version; convert it again: trilobit convert"):
         LLM(tmp_path / "old", head="screened")
     params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
     said = LLM(tmp_path / "old", threads=1).generate([1, 2], params).token_ids

@@ -204,7 +204,8 @@ class Dialogue:
         if stopped:
             remarks.append("stopped")
         elif completion.finish_reason == "length":
-            full = self._used >= self._llm.context
+            asked_for = len(completion.token_ids) >= self._params.max_tokens
+            full = self._used >= self._llm.context and not asked_for
             remarks.append("cut: the context is full" if full else "cut at --max-tokens")
         elif not completion.text:
             remarks.append("an empty reply")
