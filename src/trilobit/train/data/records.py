@@ -124,7 +124,7 @@ def unreadable(path: Path, error: OSError | FormatError) -> RecipeError:
     """What to tell of a training text that cannot be read, or is no regular file."""
     reason = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ").split(";")[0]
     return RecipeError(
-        f"{path}: cannot read the training text ({reason}); name it with data.files or --data"
+        f"{path}: cannot read the training text ({reason}); check its name in the recipe"
     )
 
 
