@@ -102,7 +102,7 @@ def _cut_xz(whole: bytes) -> bytes:
             "gone.txt",
             None,
             (),
-            "{path}: cannot read the training text (no such file); name it with",
+            "{path}: cannot read the training text (no such file); check its name",
         ),
         ("text.doc", b"x", (), "{path}: a text file's name ends in .txt or .jsonl (or those .xz)"),
         ("text.txt", b"", (), "{path}: no text in it"),

@@ -103,7 +103,7 @@ def test_a_text_that_is_no_regular_file_is_one_line(tmp_path: Path) -> None:
     zero.symlink_to("/dev/zero")
     for path, answer in read_under_limits("text", [fifo, link, zero]).items():
         assert answer is not None
-        assert answer.startswith(f"{path}: cannot read the training text (a pipe or device); name")
+        assert answer.startswith(f"{path}: cannot read the training text (a pipe or device); check")
 
 
 @linux

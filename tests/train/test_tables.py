@@ -131,7 +131,7 @@ def _not_utf_8(path: Path) -> None:
         ({"text": ["a"]}, _cut, "{path}: is no whole Parquet file ("),
         ({"text": ["a"]}, lambda path: path.write_bytes(b""), "{path}: is no whole Parquet file ("),
         ({"text": ["a"]}, _not_utf_8, "{path}: row 2 is not UTF-8; convert the file, or remove"),
-        ({"text": ["a"]}, Path.unlink, "{path}: cannot read the training text (no such file); na"),
+        ({"text": ["a"]}, Path.unlink, "{path}: cannot read the training text (no such file); ch"),
     ],
 )
 def test_a_parquet_file_that_cannot_be_used_is_one_line(
