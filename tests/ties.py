@@ -214,6 +214,8 @@ def _flips(
             logits, nearer = stock.logits(ids, trial)
             if roundings(ours, logits).max() <= ROUNDINGS:
                 yield trial
-            elif depth > 1 and tie.position == last:
+            # Of an earlier token that is so near, stock may round one way in the whole text and the
+            # other way in a part of it, whose products are of other sizes.
+            elif depth > 1 and (tie.position == last or distance < 0.1):
                 later = [n for n in nearer if n.tie.site > tie.site]
                 yield from _flips(stock, ids, ours, trial, later, depth - 1)

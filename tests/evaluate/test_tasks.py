@@ -151,7 +151,8 @@ def test_contexts_are_cut_as_the_reference_cuts_them(ours: Harness, theirs: Any)
         [(found, _)] = ours._loglikelihood_tokens(request, disable_tqdm=True)
         [(wanted, _)] = theirs._loglikelihood_tokens(request, disable_tqdm=True)
         assert found == ours.llm.score(ids[:kept][-most - 1 :], first=min(kept, most + 1) - 3).total
-        assert found == pytest.approx(wanted, abs=0.3)  # ties, in 500 tokens
+        # Ties, in 500 tokens: transformers' own two attentions part by 0.278 (docs/evaluation.md).
+        assert found == pytest.approx(wanted, abs=0.3)
 
 
 def test_prompts_of_outputs_are_cut_as_the_reference_cuts_them(ours: Harness) -> None:

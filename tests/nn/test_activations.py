@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,8 @@ from trilobit.model import ternary
 from trilobit.nn import BitLinear, set_activations, set_quantised_share, swap_linears
 from trilobit.nn.activations import Activations, hadamard_transform, input_codes
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Widths that fill no vector or block, powers of two, and three times one.
 SHAPES = [(1, 1, 1), (3, 7, 5), (5, 130, 33), (4, 128, 64), (9, 96, 12)]  # tokens, inputs, outputs
 DEFINED: dict[Activations, Callable[..., Any]] = {
@@ -24,14 +26,6 @@ DEFINED: dict[Activations, Callable[..., Any]] = {
     "larger half": defined.larger_half_int8,
 }
 EPS = float(np.finfo(np.float32).eps)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 from trilobit.model import ternary
 from trilobit.nn import BitLinear, absmax, absmean, set_quantised_share, sign
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Widths that fill no vector, tile or packed block, and one that fills them all.
 SHAPES = [(1, 1, 1), (3, 7, 5), (5, 130, 33), (4, 128, 64)]  # tokens, inputs, outputs
 QUANTISERS = {
@@ -21,14 +22,6 @@ QUANTISERS = {
 }
 EPS = float(np.finfo(np.float32).eps)
 BF16_EPS = 2.0**-7
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from transformers import (
 )
 
 from trilobit.nn import BitLinear, bit_linears, set_quantised_share, swap_linears
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Without biases, with them; head of its own, and tied to the embedding.
 SHAPE = {
@@ -45,14 +47,6 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "gpt-neox": lambda: GPTNeoXConfig(**SHAPE),
 }
 IDS = torch.arange(3, 23).reshape(2, 10)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small products: a second thread only waits for a busy core
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=CONFIGS)
