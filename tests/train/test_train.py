@@ -768,7 +768,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     assert re.match(r"the loss is (nan|inf) at step \d+; lower the learning rates ", error)
 
 
-@pytest.mark.parametrize("package", ["torch", "tensorboard"])
+@pytest.mark.parametrize("package", ["torch", "tensorboard", "pyarrow"])
 def test_a_missing_package_is_named_with_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:

@@ -20,6 +20,10 @@ from trilobit.errors import RecipeError, TrilobitError
 from trilobit.train.presets import PRESETS
 
 
+# Of the extra `train`, those that are asked for here.
+_PACKAGES = ("torch", "transformers", "accelerate", "peft", "tensorboard", "yaml", "pyarrow")
+
+
 class _Train(Command):
     """`train RECIPE`, or `train report RUN...`: no recipe's name ends as that word does."""
 
@@ -143,6 +147,11 @@ def command(
     _check_extra()
     recipe = load_recipe(recipe_file)
     if data_files:
+        if getattr(recipe.data, "mixture", ()):
+            raise RecipeError(
+                f"--data: {recipe_file} mixes its texts, each with a share of its own; name the "
+                "file in its [[data.mixture]], or take the mixture out"
+            )
         files = tuple(str(path.resolve()) for path in data_files)
         recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, files=files))
     if weights is not None:
@@ -225,7 +234,7 @@ def _no_packed_file(lacks: str) -> str:
 
 def _check_extra() -> None:
     """Say what is missing before anything is read: loading what is there takes seconds."""
-    for package in ("torch", "transformers", "accelerate", "peft", "tensorboard", "yaml"):
+    for package in _PACKAGES:
         if find_spec(package) is None:
             raise TrilobitError(
                 f"training needs the package '{package}'; pip install 'trilobit[train]'"
