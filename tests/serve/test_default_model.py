@@ -45,9 +45,7 @@ def test_a_chat_without_a_name_is_for_the_first_model_that_chats(
     assert _answer(client, route, model=DEFAULT, **body)["model"] == DEFAULT
 
 
-@pytest.mark.parametrize(
-    "route", ["/v1/messages/count_tokens", "/tokenize", "/apply-template"]
-)
+@pytest.mark.parametrize("route", ["/v1/messages/count_tokens", "/tokenize", "/apply-template"])
 def test_what_a_chat_would_be_is_told_of_the_same_model(client: httpx.Client, route: str) -> None:
     meant = _answer(client, route, messages=MESSAGES)
     assert meant == _answer(client, route, messages=MESSAGES, model=CHAT)

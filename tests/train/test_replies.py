@@ -210,9 +210,7 @@ def test_every_pass_has_every_example_once_and_is_a_function_of_seed_and_place()
     assert [int(two[i]["input_ids"][0]) for i in (13, 2, 8)] == [firsts[i] for i in (13, 2, 8)]
 
 
-LINE = (
-    '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
-)
+LINE = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 
 
 @pytest.mark.parametrize(

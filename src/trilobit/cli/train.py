@@ -19,7 +19,6 @@ from trilobit.cli.units import count
 from trilobit.errors import RecipeError, TrilobitError
 from trilobit.train.presets import PRESETS
 
-
 # Of the extra `train`, those that are asked for here.
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "tensorboard", "yaml", "pyarrow")
 

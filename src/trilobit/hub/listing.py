@@ -1,6 +1,6 @@
 """What the Hub said of a commit, kept: a commit never changes, so it is asked about once.
 
-    <home>/listings/<name>-<hash>.json      all files of a commit
+<home>/listings/<name>-<hash>.json      all files of a commit
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def keep_commits(output: Path, commits: Mapping[str, str]) -> None:
 
 def _here(named: _Named, files: Mapping[str, tuple[str, ...]]) -> _Named:
     validation = named.validation
-    if validation in files:
+    if validation is not None and validation in files:
         found = files[validation]
         if len(found) > 1:
             raise RecipeError(

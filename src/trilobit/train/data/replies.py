@@ -126,7 +126,9 @@ def prepare(
                 TokenFile(partial / f"{part}_learned.npy", np.dtype(bool), None, None) as learned,
             ):
                 for group in groups(recipe, writer, held_out):
-                    fitting = [e for e in group if e is not None and len(e[0]) <= recipe.data.window]
+                    fitting = [
+                        e for e in group if e is not None and len(e[0]) <= recipe.data.window
+                    ]
                     if len(fitting) < len(group):
                         left_out += len(group)
                         continue
