@@ -153,8 +153,7 @@ def test_a_run_learns_from_the_hub_as_from_files(
     hub: HubServer, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     hub.add("datasets/org/fables", files)
-    recipe = write_recipe(tmp_path, RECIPE.replace("fables.jsonl", NAME))
-    outcome = train(recipe, tmp_path / "run", "--max-steps", "13")
+    outcome = train(write_recipe(tmp_path), tmp_path / "run", "--max-steps", "13", "--data", NAME)
     assert outcome.code == 0, outcome.err
     # Row 0 of each file is held out, and so is every fourth behind it: the same fables.
     lines = load_recipe(write_recipe(tmp_path))

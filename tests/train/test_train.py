@@ -797,6 +797,7 @@ def test_a_missing_package_is_named_with_its_extra(
         ("no/model.trilobit", "make its folder first"),
         ("run.toml/x", "another place"),
         (".", "a dir"),
+        ("fables.jsonl", "exists, and is no packed model; choose another name"),
     ],
 )
 def test_a_packed_file_that_cannot_be_written_is_refused_at_once(
