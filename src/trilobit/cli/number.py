@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import click
 
@@ -11,7 +12,7 @@ class Number(click.FloatRange):
     """A number in a range; NaN, which click finds in every range, is in none."""
 
     def convert(
-        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """The number; a usage error for what is none."""
         number = float(super().convert(value, param, ctx))
