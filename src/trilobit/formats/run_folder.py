@@ -9,17 +9,23 @@ RECIPE = "recipe.json"  # what the run is
 _CONFIG = "config.json"  # of a checkpoint
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, and no checkpoint itself."""
+    # os.path: unlike Path's methods it has no errors of its own for names that cannot be.
+    return os.path.exists(folder / RECIPE) and not os.path.exists(folder / _CONFIG)
+
+
 def trained_in(folder: Path) -> Path | None:
     """The packed checkpoint that a run has left in its folder; None for any other folder."""
     packed = folder / "packed"
-    if _is_run(folder) and os.path.exists(packed / _CONFIG):
+    if is_run(folder) and os.path.exists(packed / _CONFIG):
         return packed
     return None
 
 
 def why_none_in(folder: Path) -> str | None:
     """Why a run's folder is no checkpoint itself, and what to give instead; None for others."""
-    if not _is_run(folder):
+    if not is_run(folder):
         return None
     if packed := trained_in(folder):
         return f"a training run; give {packed}"
@@ -31,8 +37,3 @@ def why_none_in(folder: Path) -> str | None:
     if os.path.isdir(folder / "model"):
         return "a training run, whose weights are not ternary, or of a kind that does not run here"
     return "a training run that has not ended; end it, or give the folder of one of its checkpoints"
-
-
-def _is_run(folder: Path) -> bool:
-    # os.path: unlike Path's methods it has no errors of its own for names that cannot be.
-    return os.path.exists(folder / RECIPE) and not os.path.exists(folder / _CONFIG)
