@@ -194,9 +194,23 @@ def test_batches_are_padded_where_nothing_looks() -> None:
     places = np.array([[0, 5], [5, 8]])
     examples = Examples(tokens=np.arange(8, dtype=np.uint16), learned=learned, places=places)
     batch = padded([examples[0], examples[1]])
-    assert batch["input_ids"].tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, -100, 2, 3, 4], [-100, 6, 7, -100, -100]]
-    assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+    assert batch["input_ids"].tolist() == [
+        [0, 1, 2, 3, 4, *[0] * 27],
+        [5, 6, 7, *[0] * 29],
+    ]
+    assert batch["labels"].tolist() == [
+        [-100, -100, 2, 3, 4, *[-100] * 27],
+        [-100, 6, 7, *[-100] * 29],
+    ]
+    assert batch["attention_mask"].tolist() == [[1] * 5 + [0] * 27, [1] * 3 + [0] * 29]
+
+
+def test_batches_have_few_lengths() -> None:
+    places = np.array([[0, 1 + i] for i in range(100)])
+    learned = np.ones(100, dtype=bool)
+    examples = Examples(tokens=np.arange(100, dtype=np.uint16), learned=learned, places=places)
+    lengths = {padded([examples[i]])["input_ids"].shape[1] for i in range(100)}
+    assert lengths == {32, 64, 96, 128}
 
 
 def test_every_pass_has_every_example_once_and_is_a_function_of_seed_and_place() -> None:
