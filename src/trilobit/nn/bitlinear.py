@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 
 from trilobit.nn.activations import (
@@ -111,8 +112,14 @@ class BitLinear(nn.Linear):
         return output
 
     def codes(self) -> tuple[Tensor, Tensor]:
-        """The int8 codes `[O, I]` and the float32 scale that inference multiplies with."""
-        return _WEIGHT_QUANTISERS[self.weights](self.weight.detach())
+        """The int8 codes `[O, I]` and the float32 scale that inference multiplies with.
+
+        Of a weight in shards all processes must ask.
+        """
+        weight = self.weight.detach()
+        if isinstance(weight, DTensor):
+            weight = weight.full_tensor()
+        return _WEIGHT_QUANTISERS[self.weights](weight)
 
     def input_codes(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """The int8 codes `[..., I]` that are multiplied for an input, and their scale by token."""

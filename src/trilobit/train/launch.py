@@ -60,7 +60,9 @@ def check_memory(recipe: Recipe, config: ModelConfig, frozen_parameters: int = 0
     together = processes() * recipe.schedule.accumulate_steps
     tokens = max(recipe.schedule.batch_windows // together, 1) * recipe.data.window
     # The logits and their gradient; what the layers keep comes on top.
-    a_parameter = _BYTES_A_FROZEN_PARAMETER if recipe.adapter else _BYTES_A_PARAMETER
+    a_parameter: float = _BYTES_A_FROZEN_PARAMETER if recipe.adapter else _BYTES_A_PARAMETER
+    if recipe.sharded:
+        a_parameter /= processes()
     needed = config.parameters * a_parameter + tokens * config.vocab_size * 8
     needed += frozen_parameters * _BYTES_A_FROZEN_PARAMETER
     if torch.cuda.is_available():
@@ -72,6 +74,15 @@ def check_memory(recipe: Recipe, config: ModelConfig, frozen_parameters: int = 0
             f"the run needs at least {needed / 1e9:.1f} GB of memory, and there are "
             f"{have / 1e9:.1f}; make the model smaller, or raise schedule.accumulate_steps"
         )
+
+
+class _Sharded(TrainingArguments):
+    """Of a model that goes to its devices in parts."""
+
+    @property
+    def place_model_on_device(self) -> bool:
+        """Not as a whole."""
+        return False
 
 
 def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
@@ -89,8 +100,9 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
             f"schedule.batch_windows {schedule.batch_windows} cannot be shared among {devices} "
             f"processes or GPUs in {schedule.accumulate_steps} parts; make it a multiple"
         )
+    kind = _Sharded if recipe.sharded else TrainingArguments
     try:
-        return TrainingArguments(
+        return kind(
             output_dir=str(output),
             max_steps=schedule.steps,
             per_device_train_batch_size=windows,
