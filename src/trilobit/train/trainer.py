@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,6 +211,10 @@ class RunMixin(_Base):
             super()._load_optimizer_and_scheduler(checkpoint)
         elif checkpoint is not None:
             self._sharded.load(*self._learning(), Path(checkpoint))
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        # Each part's gradients go into the shards: whole ones would take the memory that was saved.
+        return nullcontext()
 
     def _learning(self) -> tuple[torch.optim.Optimizer, Any]:
         accelerated: Any = self.optimizer
