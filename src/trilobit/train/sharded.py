@@ -31,9 +31,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from trilobit.errors import OutputError
 from trilobit.nn import bit_linears
-from trilobit.train.checkpoint import first_line, remedy_of
+from trilobit.train.checkpoint import errno_in, first_line
 from trilobit.train.optimizer import parts_of
 
 
@@ -76,10 +75,9 @@ class Sharded:
         folder: Path,
         publish: Callable[[], object],
     ) -> None:
-        """Begin to write a checkpoint's shards to a folder that is this one's own.
+        """Begin to write a checkpoint's shards to a folder, with its numbers of now.
 
-        publish: what the first process does when all of them are there. The numbers are those of
-        now: they are copied before this returns.
+        publish: what the first process does when all of them are there.
         """
         written: Any = dcp.async_save(
             self._parts(optimizer, schedule), checkpoint_id=folder, process_group=self._group
@@ -89,24 +87,19 @@ class Sharded:
             self._written = self._behind.submit(lambda: (written.result(), publish()))
 
     def finish(self) -> None:
-        """Wait until the last checkpoint is whole. Raises OutputError if it cannot be written."""
-        if self._written is None:
+        """Wait until the last checkpoint is whole. Raises OSError when it cannot be written."""
+        written, self._written = self._written, None
+        if written is None:
             return
         try:
-            self._written.result()
-        except (CheckpointException, OSError) as error:
-            cause = error
-            if isinstance(error, CheckpointException):
-                cause = next(iter(error.failures.values()))[0]
-            raise OutputError(
-                f"the checkpoint cannot be written ({first_line(cause)}); {remedy_of(cause)}"
-            ) from error
-        finally:
-            self._written = None
+            written.result()
+        except CheckpointException as error:
+            cause = next(iter(error.failures.values()))[0]
+            if isinstance(cause, OSError):
+                raise cause from error
+            raise OSError(errno_in(str(cause)), first_line(cause)) from error
 
-    def load(
-        self, optimizer: torch.optim.Optimizer, schedule: LRScheduler, folder: Path
-    ) -> None:
+    def load(self, optimizer: torch.optim.Optimizer, schedule: LRScheduler, folder: Path) -> None:
         """Take what `save` wrote, on whatever number of processes."""
         state = self._parts(optimizer, schedule)
         dcp.load(state, checkpoint_id=folder, process_group=self._group)
@@ -143,5 +136,7 @@ class Sharded:
 def _without_numbers(model: nn.Module) -> nn.Module:
     """A copy whose parameters take no memory."""
     with torch.device("meta"):
-        memo = {id(p): nn.Parameter(torch.empty_like(p), p.requires_grad) for p in model.parameters()}
+        memo = {
+            id(p): nn.Parameter(torch.empty_like(p), p.requires_grad) for p in model.parameters()
+        }
     return copy.deepcopy(model, memo)

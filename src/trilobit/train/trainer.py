@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ class RunMixin(_Base):
 
     def __init__(self, *, recipe: Recipe, output: Path, **rest: Any) -> None:
         self._recipe, self._run = recipe, output
-        self._save_root = output
+        self._save_root = self._begun = output
         self._loss_sum: torch.Tensor | float = 0.0
         self._logged_step = 0
         super().__init__(**rest)
@@ -114,10 +115,10 @@ class RunMixin(_Base):
 
     def train(self, *args: Any, **rest: Any) -> Any:
         """The Trainer's; when it returns, the last checkpoint is whole."""
-        outcome = super().train(*args, **rest)
-        if self._sharded:
-            self._sharded.finish()
-        return outcome
+        try:
+            return super().train(*args, **rest)
+        finally:
+            self._finish_saving()
 
     def whole_model(self) -> Any:
         """The model to be exported, in the first process. Of one in shards, all must ask."""
@@ -158,27 +159,28 @@ class RunMixin(_Base):
         running = {"sum": self._mean_over_processes(), "since_step": self._logged_step}
         # No later step mends such a model, and going on from it would be in vain.
         self._check_loss(running["sum"])
-        if self._sharded:
-            self._sharded.finish()  # it lies where this one is to be written
+        self._finish_saving()  # of what lies where this one is to be written
         self._save_root = self._run / ".checkpoint.part"  # of all processes
         self._first_process(lambda: shutil.rmtree(self._save_root, ignore_errors=True))
         written = self._save_root / name
+        publish = partial(self._publish, written, running)
         try:
-            super()._save_checkpoint(model, trial)
-            publish = partial(self._publish, written, running)
-            if self._sharded:
-                self._sharded.save(*self._learning(), written, publish)
-            else:
-                self._first_process(publish)
-        except WRITE_ERRORS as error:
-            raise OutputError(
-                f"{self._run / name}: cannot write the checkpoint ({first_line(error)}); "
-                f"{remedy_of(error)}"
-            ) from error
+            with _told_of(self._run / name, WRITE_ERRORS):
+                super()._save_checkpoint(model, trial)
+                if self._sharded:
+                    self._sharded.save(*self._learning(), written, publish)
+                    self._begun = self._run / name
+                else:
+                    self._first_process(publish)
         finally:
             if not self._sharded:
                 shutil.rmtree(self._save_root, ignore_errors=True)
             self._save_root = self._run
+
+    def _finish_saving(self) -> None:
+        if self._sharded:
+            with _told_of(self._begun, (OSError,)):
+                self._sharded.finish()
 
     def _publish(self, written: Path, running: dict[str, float]) -> None:
         (written / _RUNNING_LOSS).write_text(json.dumps(running), encoding="utf-8")
@@ -219,6 +221,16 @@ class RunMixin(_Base):
     def _learning(self) -> tuple[torch.optim.Optimizer, Any]:
         accelerated: Any = self.optimizer
         return accelerated.optimizer, self.lr_scheduler
+
+
+@contextmanager
+def _told_of(checkpoint: Path, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    try:
+        yield
+    except errors as error:
+        raise OutputError(
+            f"{checkpoint}: cannot write the checkpoint ({first_line(error)}); {remedy_of(error)}"
+        ) from error
 
 
 class _FollowRecipe(TrainerCallback):
