@@ -195,7 +195,7 @@ def test_parts_that_cannot_be_written_are_one_line(
     assert [outcome.code for outcome in outcomes] == [2, 2]
     (error,) = [line for line in outcomes[0].err.splitlines() if line.startswith("error: ")]
     where = output / "checkpoint-4"
-    assert error.startswith(f"error: {where}: cannot write the checkpoint ([Errno 27] File too")
+    assert error.startswith(f"error: {where}: cannot write the checkpoint (")
     assert "Traceback" not in outcomes[0].err
     assert not _checkpoints(output)
 

@@ -104,6 +104,10 @@ class Together(torch.optim.Optimizer):
         """What `state_dict` gave."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
+        self.share_groups()
+
+    def share_groups(self) -> None:
+        """Take the parts' groups anew: loading a part makes others of them."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 

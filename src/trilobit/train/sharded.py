@@ -33,7 +33,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trilobit.nn import bit_linears
 from trilobit.train.checkpoint import errno_in, first_line
-from trilobit.train.optimizer import parts_of
+from trilobit.train.optimizer import Together, parts_of
 
 
 @contextmanager
@@ -109,6 +109,8 @@ class Sharded:
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
         )
+        if isinstance(optimizer, Together):
+            optimizer.share_groups()
         schedule.load_state_dict(state["schedule"])
 
     def whole(self) -> Any:
