@@ -92,6 +92,8 @@ class BitLinear(nn.Linear):
         # None quantises fully; a warm-up raises it from 0. Not of the state: it is a matter of the
         # training step. A tensor, because torch.compile compiles a float anew with every value.
         self.quantised_share: Tensor | None = None
+        # Whether `forward` finds weights that are rounded already: those of a model in shards.
+        self.rounded = False
         self.rms_norm: nn.RMSNorm | None = None
         if rms_norm_eps is not None:
             self.rms_norm = nn.RMSNorm(in_features, eps=rms_norm_eps, device=device, dtype=dtype)
@@ -104,7 +106,7 @@ class BitLinear(nn.Linear):
             input,
             self.weight,
             self.bias,
-            self.weights,
+            "fixed" if self.rounded else self.weights,
             self.activations,
             self.hadamard,
             self.quantised_share,

@@ -33,6 +33,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trilobit.nn import bit_linears
 from trilobit.train.checkpoint import errno_in, first_line
+from trilobit.train.gathered import gather_codes, plain
 from trilobit.train.optimizer import Together, parts_of
 
 
@@ -53,11 +54,15 @@ class Sharded:
 
     Made of a whole model that all of them have alike, which it changes. All of them must call
     what is called here, in the same order.
+    as_codes: gather ternary matrices so, and not as floats.
     """
 
-    def __init__(self, model: Any, device: torch.device) -> None:
+    def __init__(self, model: Any, device: torch.device, *, as_codes: bool) -> None:
         self._model = model
         self._whole = _without_numbers(model) if dist.get_rank() == 0 else None
+        if as_codes:
+            measure = gather_codes(model)
+            model.register_forward_pre_hook(lambda *_: measure())
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
@@ -132,6 +137,7 @@ class Sharded:
     def _parts(self, optimizer: torch.optim.Optimizer, schedule: LRScheduler) -> dict[str, Any]:
         self._model.reshard()  # which is not behind an evaluation
         weights, moments = get_state_dict(self._model, parts_of(optimizer))
+        weights = {name: plain(weight) for name, weight in weights.items()}
         return {"model": weights, "optimizer": moments, "schedule": schedule.state_dict()}
 
 

@@ -54,7 +54,9 @@ class RunMixin(_Base):
         self._health = Health(ours)
         self._sharded: Sharded | None = None
         if recipe.sharded:
-            self._sharded = Sharded(ours, self.args.device)
+            # While the rounding grows, layers need the floats that are rounded.
+            as_codes = not recipe.schedule.quantisation_warmup_steps
+            self._sharded = Sharded(ours, self.args.device, as_codes=as_codes)
             # So the Trainer calls a model that needs no wrapping to learn on several processes.
             self.is_distributed_loading_by_transformers = True
         self.add_callback(_FollowRecipe(recipe))
