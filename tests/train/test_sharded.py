@@ -12,11 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fables import RECIPE, Outcome, arguments, one_error, train, write_recipe
 from safetensors.numpy import load_file
+from torch import nn
 from worlds import Worlds
 
 from trilobit.errors import RecipeError
+from trilobit.nn import absmean
+from trilobit.nn.bitlinear import _inverse_mean
+from trilobit.train.gathered import Masters
 from trilobit.train.recipes import recipe_of
 
 pytestmark = [
@@ -32,6 +37,8 @@ _PLAIN = (
     .replace("steps = 120", "steps = 10")
 )
 _SHARDED = f"sharded = true\n{_PLAIN}"
+# Of a loss near 5: twice the most that was seen in 15 steps, of processes with whole models too.
+_ROUNDING = 1e-2
 _MUON = 'optimizer = "muon"\n'
 
 
@@ -107,8 +114,11 @@ def _checkpoints(output: Path) -> set[str]:
 
 
 def test_two_processes_with_half_a_model_each_learn_as_one(two: Trained, alone: Path) -> None:
-    for key in ("loss", "grad_norm"):
-        assert _log(two.output, key) == pytest.approx(_log(alone, key), rel=2e-3)
+    losses, gradients = _log(two.output, "loss"), _log(two.output, "grad_norm")
+    # Before anything is learned only the order of sums differs; then codes that rounding flips.
+    assert losses[0] == pytest.approx(_log(alone, "loss")[0], abs=2e-4)
+    assert losses == pytest.approx(_log(alone, "loss"), abs=_ROUNDING)
+    assert gradients == pytest.approx(_log(alone, "grad_norm"), abs=5 * _ROUNDING)
 
 
 def test_what_they_export_is_a_whole_model(two: Trained, alone: Path) -> None:
@@ -126,6 +136,22 @@ def test_scales_are_those_of_whole_matrices(two: Trained, alone: Path) -> None:
     assert ours.keys() == theirs.keys()
     for name, layer in ours.items():
         assert layer["scale"] == pytest.approx(theirs[name]["scale"], rel=1e-3)
+
+
+def test_two_bits_a_weight_are_what_bitlinear_rounds_to() -> None:
+    whole = torch.randn(12, 20, generator=torch.Generator().manual_seed(1)) ** 3
+    whole[0, 0] = 0.0
+    codes, scale = absmean(whole)
+    inverse_mean = _inverse_mean(whole)
+    parts = [Masters(rows, inverse_mean) for rows in whole.chunk(2)]
+    sent = [part.fsdp_pre_all_gather(None, None, None, None, None)[0][0] for part in parts]
+    assert [(rows.dtype, rows.shape) for rows in sent] == [(torch.uint8, (6, 5))] * 2
+    made = parts[0].fsdp_post_all_gather((torch.cat(sent),), inverse_mean, torch.float32)
+    assert made is not None
+    assert torch.equal(made[0], codes * scale)
+    again = nn.Parameter(torch.empty_like(whole))
+    parts[1].fsdp_post_all_gather((torch.cat(sent),), inverse_mean, torch.float32, out=again)
+    assert torch.equal(again, codes * scale)
 
 
 # ---- checkpoints --------------------------------------------------------------------------------
@@ -153,7 +179,7 @@ def test_another_number_of_processes_goes_on_from_the_parts(
     output = _again_from(two, 8, tmp_path / "run")
     first, *_ = _follow(worlds, processes, two.recipe, output)
     assert "going on from checkpoint-8" in first.err
-    assert _log(output, "loss") == pytest.approx(_log(two.output, "loss"), rel=2e-3)
+    assert _log(output, "loss") == pytest.approx(_log(two.output, "loss"), abs=_ROUNDING)
     parts = (output / "checkpoint-10").glob("*.distcp")
     assert len(list(parts)) == processes
 
@@ -180,7 +206,7 @@ def test_muon_moves_whole_matrices(worlds: Worlds, tmp_path: Path) -> None:
     _follow(worlds, 2, recipe, tmp_path / "run")
     # Orthogonal steps carry rounding further than AdamW's: only the first ones compare.
     first = _log(tmp_path / "alone", "loss")[:4]
-    assert _log(tmp_path / "run", "loss")[:4] == pytest.approx(first, rel=1e-3)
+    assert _log(tmp_path / "run", "loss")[:4] == pytest.approx(first, abs=_ROUNDING)
     again = _again_from(Trained(recipe, tmp_path / "run"), 8, tmp_path / "again")
     _follow(worlds, 2, recipe, again)
     assert _weights(again) == _weights(tmp_path / "run")

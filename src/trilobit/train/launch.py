@@ -63,6 +63,8 @@ def check_memory(recipe: Recipe, config: ModelConfig, frozen_parameters: int = 0
     a_parameter: float = _BYTES_A_FROZEN_PARAMETER if recipe.adapter else _BYTES_A_PARAMETER
     if recipe.sharded:
         a_parameter /= processes()
+        if not torch.cuda.is_available():  # each process makes the whole model first
+            a_parameter = max(a_parameter, _BYTES_A_FROZEN_PARAMETER)
     needed = config.parameters * a_parameter + tokens * config.vocab_size * 8
     needed += frozen_parameters * _BYTES_A_FROZEN_PARAMETER
     if torch.cuda.is_available():
@@ -94,6 +96,10 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     schedule = recipe.schedule
     # One process alone uses all GPUs it sees.
     devices = processes() if processes() > 1 else max(torch.cuda.device_count(), 1)
+    if recipe.sharded and devices > processes():
+        raise RecipeError(
+            f"sharded wants a process for each GPU: trilobit train --processes {devices}"
+        )
     windows, rest = divmod(schedule.batch_windows, devices * schedule.accumulate_steps)
     if rest:
         raise RecipeError(
