@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
@@ -49,7 +50,7 @@ class Masters(Tensor):
     @staticmethod
     def __new__(cls, plain: Tensor, inverse_mean: Tensor) -> Masters:
         """Of a plain tensor, whose memory it has."""
-        made: Masters = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Masters = Tensor._make_wrapper_subclass(
             cls,
             plain.size(),
             strides=plain.stride(),
@@ -62,15 +63,17 @@ class Masters(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """What `func` gives of plain tensors."""
         first = next(x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Masters))
         args, kwargs = pytree.tree_map_only(Masters, lambda x: x.plain, (args, kwargs or {}))
         given = func(*args, **kwargs)
         if func not in _KEEPING:
             return given
-        inverse_mean = first.inverse_mean.to(first.device)
-        return pytree.tree_map_only(Tensor, lambda x: Masters(x, inverse_mean), given)
+        mean = first.inverse_mean  # follows its matrix to another device
+        return pytree.tree_map_only(Tensor, lambda x: Masters(x, mean.to(x.device)), given)
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
         """The tensors that it is made of; torch asks when it moves one to a device."""
@@ -87,7 +90,7 @@ class Masters(Tensor):
     ) -> tuple[tuple[Tensor], Tensor]:
         """What is sent: uint8 `[O, I / 4]`; and what the others need beside it, and have."""
         codes = (self.plain * self.inverse_mean).round_().clamp_(-1, 1).add_(1).to(torch.uint8)
-        a, b, c, d = codes.unflatten(-1, (-1, _CODES_A_BYTE)).unbind(-1)
+        a, b, c, d = codes.view(*codes.shape[:-1], -1, _CODES_A_BYTE).unbind(-1)
         return (a | b << 2 | c << 4 | d << 6,), self.inverse_mean
 
     def fsdp_post_all_gather(
@@ -106,7 +109,7 @@ class Masters(Tensor):
         if out is None:
             return rounded, (rounded,)
         # It is what the forward pass kept: in the backward pass the same numbers stand there again.
-        with torch.no_grad(), torch.autograd._unsafe_preserve_version_counter(out):
+        with torch.no_grad(), _unsafe_preserve_version_counter(out):
             out.copy_(rounded)
         return None
 
@@ -115,10 +118,12 @@ def gather_codes(model: nn.Module) -> Callable[[], None]:
     """Let the matrices of a model that is not in shards yet be gathered as codes.
 
     Those whose weights are ternary, and whose rows all processes have equally many of. Returns
-    what must be called before each forward pass.
+    what must be called before each forward pass. One process alone has nothing to gather.
     """
     processes = dist.get_world_size()
     layers = [layer for _, layer in bit_linears(model) if _fits(layer, processes)]
+    if processes == 1 or not layers:
+        return lambda: None
     for layer in layers:
         unknown = torch.ones((), device=layer.weight.device)
         layer.weight = nn.Parameter(Masters(layer.weight.detach(), unknown))
@@ -128,15 +133,20 @@ def gather_codes(model: nn.Module) -> Callable[[], None]:
 
 def plain(tensor: Any) -> Any:
     """The same numbers, in the same memory, as a tensor of torch's own kind."""
-    if not isinstance(tensor, DTensor) or not isinstance(tensor.to_local(), Masters):
+    local = _local(tensor)
+    if not isinstance(local, Masters):
         return tensor
     return DTensor.from_local(
-        tensor.to_local().plain,
+        local.plain,
         tensor.device_mesh,
         tensor.placements,
         shape=tensor.shape,
         stride=tensor.stride(),
     )
+
+
+def _local(tensor: Any) -> Any:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _fits(layer: BitLinear, processes: int) -> bool:
@@ -146,7 +156,7 @@ def _fits(layer: BitLinear, processes: int) -> bool:
 
 @torch.no_grad()
 def _measure(layers: Iterable[BitLinear]) -> None:
-    parts = [layer.weight.to_local() for layer in layers]
+    parts: list[Any] = [_local(layer.weight) for layer in layers]
     # In float64, as the definition has it: the sum must not depend on its order.
     sums = torch.stack([part.plain.abs().sum(dtype=torch.float64) for part in parts])
     dist.all_reduce(sums)

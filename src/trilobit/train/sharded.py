@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
@@ -26,6 +25,8 @@ from torch.distributed.checkpoint.state_dict import (
     get_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.optim.lr_scheduler import LRScheduler
@@ -42,7 +43,8 @@ def joined() -> Iterator[None]:
     """Leave the other processes at the end; of one that is alone, make a group of itself before."""
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        alone = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=alone, rank=0, world_size=1)
     try:
         yield
     finally:
@@ -59,7 +61,7 @@ class Sharded:
 
     def __init__(self, model: Any, device: torch.device, *, as_codes: bool) -> None:
         self._model = model
-        self._whole = _without_numbers(model) if dist.get_rank() == 0 else None
+        self._whole: Any = _without_numbers(model) if dist.get_rank() == 0 else None
         if as_codes:
             measure = gather_codes(model)
             model.register_forward_pre_hook(lambda *_: measure())
@@ -84,7 +86,7 @@ class Sharded:
 
         publish: what the first process does when all of them are there.
         """
-        written: Any = dcp.async_save(
+        written: Any = async_save(
             self._parts(optimizer, schedule), checkpoint_id=folder, process_group=self._group
         )
         self._written = written
@@ -107,7 +109,7 @@ class Sharded:
     def load(self, optimizer: torch.optim.Optimizer, schedule: LRScheduler, folder: Path) -> None:
         """Take what `save` wrote, on whatever number of processes."""
         state = self._parts(optimizer, schedule)
-        dcp.load(state, checkpoint_id=folder, process_group=self._group)
+        load(state, checkpoint_id=folder, process_group=self._group)
         set_state_dict(
             self._model,
             parts_of(optimizer),
