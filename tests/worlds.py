@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -97,6 +96,8 @@ def _one(asked: dict[str, Any], rank: int, port: int) -> int:
     if asked["kill"] and rank == world - 1:
         _die_in(asked["kill"])
     if asked["most_bytes"]:
+        import resource  # which not every system has
+
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (asked["most_bytes"],) * 2)
     sys.argv = ["trilobit", *asked["words"]]

@@ -21,7 +21,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 
 from trilobit.nn.activations import (
@@ -118,8 +117,8 @@ class BitLinear(nn.Linear):
 
         Of a weight in shards all processes must ask.
         """
-        weight = self.weight.detach()
-        if isinstance(weight, DTensor):
+        weight: Any = self.weight.detach()
+        if hasattr(weight, "full_tensor"):  # a DTensor, whose module takes a second to load
             weight = weight.full_tensor()
         return _WEIGHT_QUANTISERS[self.weights](weight)
 
