@@ -224,6 +224,7 @@ def test_parts_that_cannot_be_written_are_one_line(
     assert error.startswith(f"error: {where}: cannot write the checkpoint (")
     assert "Traceback" not in outcomes[0].err
     assert not _checkpoints(output)
+    assert not (output / ".checkpoint.part").exists()
 
 
 def test_a_damaged_part_is_one_line(two: Trained, tmp_path: Path) -> None:

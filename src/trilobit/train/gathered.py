@@ -9,7 +9,7 @@ masters, as by the straight-through estimator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -155,11 +155,12 @@ def _fits(layer: BitLinear, processes: int) -> bool:
 
 
 @torch.no_grad()
-def _measure(layers: Iterable[BitLinear]) -> None:
+def _measure(layers: Sequence[BitLinear]) -> None:
     parts: list[Any] = [_local(layer.weight) for layer in layers]
     # In float64, as the definition has it: the sum must not depend on its order.
     sums = torch.stack([part.plain.abs().sum(dtype=torch.float64) for part in parts])
     dist.all_reduce(sums)
-    for layer, part, of_all in zip(layers, parts, sums, strict=True):
-        mean = (of_all / layer.weight.numel()).float()
-        part.inverse_mean.copy_(1.0 / mean.clamp_(min=EPSILON))
+    counts = torch.tensor([layer.weight.numel() for layer in layers], device=sums.device)
+    inverses = 1.0 / (sums / counts).float().clamp_(min=EPSILON)
+    for part, inverse in zip(parts, inverses, strict=True):
+        part.inverse_mean.copy_(inverse)

@@ -120,7 +120,8 @@ def train(
                 claim(recipe, output, fresh=fresh)
                 progress.tell("reading the text")
             last = last_checkpoint(output)
-            if last:
+            # One process reads all parts of a model in shards: the others would take as long.
+            if last and (first_process or not recipe.sharded):
                 check(last, recipe.schedule.steps)
             text = objective.prepare(output / "corpus", begun=last is not None)
             progress.window_tokens = objective.window_tokens

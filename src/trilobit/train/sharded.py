@@ -72,7 +72,6 @@ class Sharded:
         fully_shard(model, mesh=mesh)
         # Its messages must not mix with those of the steps that are made meanwhile.
         self._group = dist.new_group(backend="gloo")
-        self._behind = ThreadPoolExecutor(1)
         self._written: Future[object] | None = None
 
     def save(
@@ -91,7 +90,9 @@ class Sharded:
         )
         self._written = written
         if dist.get_rank() == 0:
-            self._written = self._behind.submit(lambda: (written.result(), publish()))
+            behind = ThreadPoolExecutor(1)
+            self._written = behind.submit(lambda: (written.result(), publish()))
+            behind.shutdown(wait=False)
 
     def finish(self) -> None:
         """Wait until the last checkpoint is whole. Raises OSError when it cannot be written."""

@@ -39,6 +39,7 @@ else:
     _Base = object
 
 _RUNNING_LOSS = "running_loss.json"
+_PART = ".checkpoint.part"  # a checkpoint that is not whole
 
 
 class RunMixin(_Base):
@@ -162,7 +163,7 @@ class RunMixin(_Base):
         # No later step mends such a model, and going on from it would be in vain.
         self._check_loss(running["sum"])
         self._finish_saving()  # of what lies where this one is to be written
-        self._save_root = self._run / ".checkpoint.part"  # of all processes
+        self._save_root = self._run / _PART  # of all processes
         self._first_process(lambda: shutil.rmtree(self._save_root, ignore_errors=True))
         written = self._save_root / name
         publish = partial(self._publish, written, running)
@@ -180,9 +181,14 @@ class RunMixin(_Base):
             self._save_root = self._run
 
     def _finish_saving(self) -> None:
-        if self._sharded:
+        if not self._sharded:
+            return
+        try:
             with _told_of(self._begun, (OSError,)):
                 self._sharded.finish()
+        except OutputError:
+            shutil.rmtree(self._run / _PART, ignore_errors=True)
+            raise
 
     def _publish(self, written: Path, running: dict[str, float]) -> None:
         (written / _RUNNING_LOSS).write_text(json.dumps(running), encoding="utf-8")
