@@ -22,7 +22,7 @@ from live_server import PATIENCE_S, Live, serving
 from soak import nothing_is_held
 from starlette.applications import Starlette
 
-from trilobit.bundled import DEFAULT
+from trilobit.bundled import CHAT, DEFAULT
 from trilobit.engine.options import EngineOptions
 from trilobit.serve.app import create_app
 from trilobit.serve.front import create_front
@@ -99,7 +99,9 @@ def test_conversations_stay_where_their_beginning_is_known(
             again = {"role": "user", "content": "And then?"}
             messages += [{"role": "assistant", "content": said}, again]
             assert cached(messages)[1] > 0
-            if all(live.measure("trilobit_cached_prompt_tokens_total") > 0 for live in pair):
+            if all(
+                live.measure("trilobit_cached_prompt_tokens_total", model=CHAT) > 0 for live in pair
+            ):
                 break
         else:
             pytest.fail("one server has all conversations")

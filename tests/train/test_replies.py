@@ -210,13 +210,40 @@ def test_every_pass_has_every_example_once_and_is_a_function_of_seed_and_place()
     assert [int(two[i]["input_ids"][0]) for i in (13, 2, 8)] == [firsts[i] for i in (13, 2, 8)]
 
 
+LINE = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"messages": 3}\n', "line 1: 'messages' is no list of objects with the texts 'role' and"),
         ('{"messages": [{"role": "user"}]}\n', "line 1: 'messages' is no list of objects with"),
         ('{"text": "a"}\n', "line 1 is no JSON object with a 'messages'; mend or remove it"),
-        ('{"messages": []}\n', "no reply is to train on (of those found, 0 end beyond"),
+        ('\n{"messages": []}\n', "line 2: 'messages' is empty; mend or remove it"),
+        (
+            '{"messages": [{"role": "human", "content": "a"}]}\n',
+            "line 1: the role 'human' is none of system, user, assistant, tool; mend or remove it",
+        ),
+        (
+            '{"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}\n',
+            "line 1: 'tool_calls' are not learned; write them into 'content', as the model is to ",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}]}\n',
+            "no reply of the assistant is to train on; add some",
+        ),
+        (
+            "\n" + LINE * 2,
+            "no reply of the assistant is held out by held_out_every = 4; lower it, or add some",
+        ),
+        (
+            LINE.replace('"b"', f'"{"b " * CONTEXT}"') * 5,
+            f"no reply of the assistant is to train on, for all end beyond data.window, {CONTEXT};",
+        ),
+        (
+            LINE.replace('"a"', f'"{"a " * CONTEXT}"') * 5,
+            f"no reply of the assistant is to train on, for all end beyond data.window, {CONTEXT};",
+        ),
     ],
 )
 def test_what_is_no_conversation_is_one_line(
