@@ -91,6 +91,8 @@ class BitLinear(nn.Linear):
         # None quantises fully; a warm-up raises it from 0. Not of the state: it is a matter of the
         # training step. A tensor, because torch.compile compiles a float anew with every value.
         self.quantised_share: Tensor | None = None
+        # Whether `forward` finds weights that are rounded already: those of a model in shards.
+        self.rounded = False
         self.rms_norm: nn.RMSNorm | None = None
         if rms_norm_eps is not None:
             self.rms_norm = nn.RMSNorm(in_features, eps=rms_norm_eps, device=device, dtype=dtype)
@@ -103,7 +105,7 @@ class BitLinear(nn.Linear):
             input,
             self.weight,
             self.bias,
-            self.weights,
+            "fixed" if self.rounded else self.weights,
             self.activations,
             self.hadamard,
             self.quantised_share,
@@ -111,8 +113,14 @@ class BitLinear(nn.Linear):
         return output
 
     def codes(self) -> tuple[Tensor, Tensor]:
-        """The int8 codes `[O, I]` and the float32 scale that inference multiplies with."""
-        return _WEIGHT_QUANTISERS[self.weights](self.weight.detach())
+        """The int8 codes `[O, I]` and the float32 scale that inference multiplies with.
+
+        Of a weight in shards all processes must ask.
+        """
+        weight: Any = self.weight.detach()
+        if hasattr(weight, "full_tensor"):  # a DTensor, whose module takes a second to load
+            weight = weight.full_tensor()
+        return _WEIGHT_QUANTISERS[self.weights](weight)
 
     def input_codes(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """The int8 codes `[..., I]` that are multiplied for an input, and their scale by token."""

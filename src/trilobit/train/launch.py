@@ -60,7 +60,11 @@ def check_memory(recipe: Recipe, config: ModelConfig, frozen_parameters: int = 0
     together = processes() * recipe.schedule.accumulate_steps
     tokens = max(recipe.schedule.batch_windows // together, 1) * recipe.data.window
     # The logits and their gradient; what the layers keep comes on top.
-    a_parameter = _BYTES_A_FROZEN_PARAMETER if recipe.adapter else _BYTES_A_PARAMETER
+    a_parameter: float = _BYTES_A_FROZEN_PARAMETER if recipe.adapter else _BYTES_A_PARAMETER
+    if recipe.sharded:
+        a_parameter /= processes()
+        if not torch.cuda.is_available():  # each process makes the whole model first
+            a_parameter = max(a_parameter, _BYTES_A_FROZEN_PARAMETER)
     needed = config.parameters * a_parameter + tokens * config.vocab_size * 8
     needed += frozen_parameters * _BYTES_A_FROZEN_PARAMETER
     if torch.cuda.is_available():
@@ -74,6 +78,15 @@ def check_memory(recipe: Recipe, config: ModelConfig, frozen_parameters: int = 0
         )
 
 
+class _Sharded(TrainingArguments):
+    """Of a model that goes to its devices in parts."""
+
+    @property
+    def place_model_on_device(self) -> bool:
+        """Not as a whole."""
+        return False
+
+
 def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     """The recipe in the Trainer's words; also joins the processes that were launched together.
 
@@ -83,14 +96,19 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     schedule = recipe.schedule
     # One process alone uses all GPUs it sees.
     devices = processes() if processes() > 1 else max(torch.cuda.device_count(), 1)
+    if recipe.sharded and devices > processes():
+        raise RecipeError(
+            f"sharded wants a process for each GPU: trilobit train --processes {devices}"
+        )
     windows, rest = divmod(schedule.batch_windows, devices * schedule.accumulate_steps)
     if rest:
         raise RecipeError(
             f"schedule.batch_windows {schedule.batch_windows} cannot be shared among {devices} "
             f"processes or GPUs in {schedule.accumulate_steps} parts; make it a multiple"
         )
+    kind = _Sharded if recipe.sharded else TrainingArguments
     try:
-        return TrainingArguments(
+        return kind(
             output_dir=str(output),
             max_steps=schedule.steps,
             per_device_train_batch_size=windows,

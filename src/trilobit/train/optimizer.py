@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from trilobit.train.recipes import Recipe
 
@@ -52,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(weight)
         momentum = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
-        step = orthogonal(torch.lerp(gradient, momentum, _MOMENTUM).to(self._dtype))
+        step = _orthogonal_whole(torch.lerp(gradient, momentum, _MOMENTUM).to(self._dtype))
         rows, columns = weight.shape
         # A tall matrix' step is as long by output as a square one's.
         rate_of_shape = rate * math.sqrt(max(1.0, rows / columns))
@@ -74,28 +75,45 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return x.T if tall else x
 
 
+def _orthogonal_whole(matrix: Tensor) -> Tensor:
+    """`orthogonal`; of a matrix in shards all of it is, in every process, which keeps its part."""
+    if not isinstance(matrix, DTensor):
+        return orthogonal(matrix)
+    whole = orthogonal(matrix.full_tensor())
+    return distribute_tensor(whole, matrix.device_mesh, matrix.placements, src_data_rank=None)
+
+
 class Together(torch.optim.Optimizer):
     """Several optimisers, each with parameters of its own, as one."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
-        self._parts = parts
+        self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step of each."""
-        for part in self._parts:
+        for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of each."""
-        return {"parts": [part.state_dict() for part in self._parts]}
+        return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """What `state_dict` gave."""
-        for part, state in zip(self._parts, state_dict["parts"], strict=True):
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
-        self.param_groups = [group for part in self._parts for group in part.param_groups]
+        self.share_groups()
+
+    def share_groups(self) -> None:
+        """Take the parts' groups anew: loading a part makes others of them."""
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def parts_of(optimizer: torch.optim.Optimizer) -> tuple[torch.optim.Optimizer, ...]:
+    """The optimisers of torch's kind that one of ours is made of."""
+    return optimizer.parts if isinstance(optimizer, Together) else (optimizer,)
 
 
 def optimizer_of(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

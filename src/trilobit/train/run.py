@@ -51,6 +51,7 @@ from trilobit.train.objectives.distilled import Distilled
 from trilobit.train.objectives.preferences import Preferred
 from trilobit.train.objectives.replies import Supervised
 from trilobit.train.recipes import Distill, Dpo, Embed, Pretrain, Recipe, Sft
+from trilobit.train.sharded import joined
 
 # In the words of gloo and NCCL.
 _OF_OTHERS = re.compile("connection|peer|gloo|nccl", re.IGNORECASE)
@@ -114,13 +115,16 @@ def train(
     torch.set_num_threads(threads or threads_worth(recipe, objective.config))
     progress = Progress(output / "log.jsonl", recipe.schedule)
     with ExitStack() as stack:
+        if recipe.sharded:
+            stack.enter_context(joined())
         with arguments.main_process_first(local=False):
             if first_process:
                 stack.enter_context(locked(output))
                 claim(recipe, output, fresh=fresh)
                 progress.tell("reading the text")
             last = last_checkpoint(output)
-            if last:
+            # One process reads all parts of a model in shards: the others would take as long.
+            if last and (first_process or not recipe.sharded):
                 check(last, recipe.schedule.steps)
             text = objective.prepare(output / "corpus", begun=last is not None)
             if first_process:
@@ -145,6 +149,8 @@ def train(
                     raise KeyboardInterrupt
                 measured = trainer.final_evaluation()
         _check_learned(measured["eval_loss"], trainer.guessing_loss)
+        with _told_in_a_line(output):
+            model = trainer.whole_model()
         if first_process:
             _export(recipe, model, trainer.processing_class, output, objective.pooling)
     return Result(

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,7 @@ from trilobit.train.launch import CHECKPOINTS_KEPT
 from trilobit.train.optimizer import optimizer_of
 from trilobit.train.recipes import Recipe
 from trilobit.train.schedule import TwoStage, learning_rate, quantised_share
+from trilobit.train.sharded import Sharded
 from trilobit.train.sums import write_sums
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ else:
     _Base = object
 
 _RUNNING_LOSS = "running_loss.json"
+_PART = ".checkpoint.part"  # a checkpoint that is not whole
 
 
 class RunMixin(_Base):
@@ -42,12 +47,19 @@ class RunMixin(_Base):
 
     def __init__(self, *, recipe: Recipe, output: Path, **rest: Any) -> None:
         self._recipe, self._run = recipe, output
-        self._save_root = output
+        self._save_root = self._begun = output
         self._loss_sum: torch.Tensor | float = 0.0
         self._logged_step = 0
         super().__init__(**rest)
         ours: Any = self.model
         self._health = Health(ours)
+        self._sharded: Sharded | None = None
+        if recipe.sharded:
+            # While the rounding grows, layers need the floats that are rounded.
+            as_codes = not recipe.schedule.quantisation_warmup_steps
+            self._sharded = Sharded(ours, self.args.device, as_codes=as_codes)
+            # So the Trainer calls a model that needs no wrapping to learn on several processes.
+            self.is_distributed_loading_by_transformers = True
         self.add_callback(_FollowRecipe(recipe))
         # Its stock printer would repeat every log line on stdout.
         self.remove_callback(PrinterCallback)
@@ -100,7 +112,20 @@ class RunMixin(_Base):
             measured = super().evaluate(*args, **rest)
         if self.args.process_index == 0:
             self._tell_health()
+        elif self._sharded:
+            self._health.help()
         return measured
+
+    def train(self, *args: Any, **rest: Any) -> Any:
+        """The Trainer's; when it returns, the last checkpoint is whole."""
+        try:
+            return super().train(*args, **rest)
+        finally:
+            self._finish_saving()
+
+    def whole_model(self) -> Any:
+        """The model to be exported, in the first process. Of one in shards, all must ask."""
+        return self._sharded.whole() if self._sharded else self.model
 
     def _tell_health(self) -> None:
         layers = self._health.by_layer()
@@ -137,25 +162,40 @@ class RunMixin(_Base):
         running = {"sum": self._mean_over_processes(), "since_step": self._logged_step}
         # No later step mends such a model, and going on from it would be in vain.
         self._check_loss(running["sum"])
-        self._save_root = self._run / ".checkpoint.part"  # of all processes
+        self._finish_saving()  # of what lies where this one is to be written
+        self._save_root = self._run / _PART  # of all processes
         self._first_process(lambda: shutil.rmtree(self._save_root, ignore_errors=True))
+        written = self._save_root / name
+        publish = partial(self._publish, written, running)
         try:
-            super()._save_checkpoint(model, trial)
-            self._first_process(lambda: self._publish(self._save_root / name, running))
-        except WRITE_ERRORS as error:
-            raise OutputError(
-                f"{self._run / name}: cannot write the checkpoint ({first_line(error)}); "
-                f"{remedy_of(error)}"
-            ) from error
+            with _told_of(self._run / name, WRITE_ERRORS):
+                super()._save_checkpoint(model, trial)
+                if self._sharded:
+                    self._sharded.save(*self._learning(), written, publish)
+                    self._begun = self._run / name
+                else:
+                    self._first_process(publish)
         finally:
-            shutil.rmtree(self._save_root, ignore_errors=True)
+            if not self._sharded:
+                shutil.rmtree(self._save_root, ignore_errors=True)
             self._save_root = self._run
+
+    def _finish_saving(self) -> None:
+        if not self._sharded:
+            return
+        try:
+            with _told_of(self._begun, (OSError,)):
+                self._sharded.finish()
+        except OutputError:
+            shutil.rmtree(self._run / _PART, ignore_errors=True)
+            raise
 
     def _publish(self, written: Path, running: dict[str, float]) -> None:
         (written / _RUNNING_LOSS).write_text(json.dumps(running), encoding="utf-8")
         write_sums(written)
         put(written, self._run / written.name)
         rotate_checkpoints(output_dir=str(self._run), save_total_limit=CHECKPOINTS_KEPT)
+        shutil.rmtree(written.parent, ignore_errors=True)
 
     def _first_process(self, act: Any) -> None:
         self.accelerator.wait_for_everyone()
@@ -164,9 +204,41 @@ class RunMixin(_Base):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if self.args.should_save:
+        if self.args.should_save and not self._sharded:
             save = save_masters if self._recipe.adapter is None else save_adapter
             save(self.model, self.processing_class, Path(output_dir or self._run))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self._sharded:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self._sharded:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None:
+            self._sharded.load(*self._learning(), Path(checkpoint))
+
+    def _defer_fsdp_gradient_reduction(self) -> Any:
+        # Each part's gradients go into the shards: whole ones would take the memory that was saved.
+        return nullcontext()
+
+    def _learning(self) -> tuple[torch.optim.Optimizer, Any]:
+        accelerated: Any = self.optimizer
+        return accelerated.optimizer, self.lr_scheduler
+
+
+@contextmanager
+def _told_of(checkpoint: Path, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    try:
+        yield
+    except errors as error:
+        raise OutputError(
+            f"{checkpoint}: cannot write the checkpoint ({first_line(error)}); {remedy_of(error)}"
+        ) from error
 
 
 class _FollowRecipe(TrainerCallback):

@@ -201,12 +201,15 @@ class Recipe:
     adapter: if given, the model `start` stays as it is, and an adapter beside it learns. It may
         then be in any form that runs.
     weights: "float" makes a baseline of the same size.
+    sharded: let each process keep only its part of the model, its gradients and its moments.
     folder: where the recipe's file lies, for paths in it.
     """
 
     kind: ClassVar[str]
     # Whether an adapter can learn it.
     adapts: ClassVar[bool] = True
+    # Whether its model can lie with several processes in shards.
+    shards: ClassVar[bool] = True
     # What may be another when a run goes on; and its files may have moved.
     may_change: ClassVar[tuple[str, ...]] = (
         "schedule",
@@ -223,6 +226,7 @@ class Recipe:
     weights: Weights = "ternary"
     precision: Precision = "float32"
     optimizer: Optimizer = "adamw"
+    sharded: bool = False
     seed: int = 0
     log_every: int = 10
     evaluate_every: int = 250
@@ -247,6 +251,8 @@ class Recipe:
             check_path("start", self.start)
         if self.adapter is not None:
             self._check_adapter()
+        if self.sharded and not self.shards:
+            raise RecipeError(f"key 'sharded' has no place in kind '{self.kind}'; leave it out")
         last = self.schedule.steps - 1
         if self.schedule.low_bit_steps is not None and self.activations_at(last) == "int8":
             raise RecipeError(
@@ -258,6 +264,8 @@ class Recipe:
             raise RecipeError(f"key 'adapter' has no place in kind '{self.kind}'; leave it out")
         if self.start is None:
             raise RecipeError("key 'start' is missing; give the model that the adapter is for")
+        if self.sharded:
+            raise RecipeError("sharded has no place beside an adapter; leave it out")
         if self.weights != "ternary":
             raise RecipeError(
                 f"weights is '{self.weights}', but those of a model with an adapter stay as they "

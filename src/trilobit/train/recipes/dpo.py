@@ -19,6 +19,7 @@ class Dpo(Sft):
     """
 
     kind: ClassVar[str] = "dpo"
+    shards: ClassVar[bool] = False
 
     beta: float = 0.1
 

@@ -21,6 +21,7 @@ class Embed(Sft):
     """
 
     kind: ClassVar[str] = "embed"
+    shards: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
 
     temperature: float = 0.05
