@@ -42,10 +42,10 @@ FOLDER = Path(__file__).parents[2] / "src/trilobit/serve/page"
 CHATTY = "chatty"
 KEY = "sk-a-key-of-ours"
 ENDLESS = {"max_tokens": 250_000}  # hours, of that model
-# What the page takes away after a second or more ("Copied", "Undo"): who looks late would miss it.
+# What the page takes away after a while ("Copied", "Undo"): who looks late would miss it.
 WHAT_GOES_STAYS = """
     const soon = window.setTimeout;
-    window.setTimeout = (call, ms = 0, ...rest) => soon(call, ms < 1000 ? ms : 2 ** 30, ...rest);
+    window.setTimeout = (call, ms = 0, ...rest) => soon(call, ms <= 1000 ? ms : 2 ** 30, ...rest);
 """
 STARVED = 6  # times that a browser is slower than it could be
 ANSWER = (
