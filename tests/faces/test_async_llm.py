@@ -222,8 +222,9 @@ def test_one_model_serves_loop_after_loop(shared: AsyncLLM, llm: LLM) -> None:
 
 def test_the_interpreter_may_exit_amid_requests(endless_model: Path) -> None:
     program = """
-import asyncio, sys
+import asyncio, logging, sys
 from trilobit import AsyncLLM, SamplingParams
+logging.disable()  # where there is one processor, two threads are warned of
 llm = AsyncLLM(sys.argv[1], threads=2)
 long = SamplingParams(temperature=0, max_tokens=250_000)
 async def main():
