@@ -58,7 +58,11 @@ models: $(VENV)/.developed ## Train the next bundled models from the files of th
 		$(TEXT)/simple.jsonl.xz $(TEXT)/tinystories_more.jsonl.xz \
 		--unknown $(TEXT)/gsm8k_train.jsonl.xz --unknown $(TEXT)/chatterbot.jsonl.xz
 	$(BIN)/trilobit train models/trilobit-chat-5m/recipe.toml --output build/chat --data build/chat.jsonl \
-		--packed build/trilobit-chat-5m.trilobit
+		--packed build/replies.trilobit
+	$(BIN)/python models/trilobit-chat-5m/preferences.py build/replies.trilobit \
+		$(TEXT)/simple.jsonl.xz $(TEXT)/tinystories_more.jsonl.xz --out build/preferences.jsonl
+	$(BIN)/trilobit train models/trilobit-chat-5m/preferences.toml --output build/preferences \
+		--data build/preferences.jsonl --packed build/trilobit-chat-5m.trilobit
 	$(BIN)/python models/samples.py build/trilobit-chat-5m.trilobit
 
 check: $(VENV)/.developed ## Formats, lint, types, and who may import whom

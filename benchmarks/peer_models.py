@@ -32,8 +32,11 @@ Quantise = Callable[[Path, Path, str], None]  # from, to, llama.cpp's name of th
 class PeerModels:
     """Files of one shape in one folder. `quantise` is asked for what llama.cpp makes itself."""
 
-    def __init__(self, shape: str, folder: Path, layout: Layout, quantise: Quantise) -> None:
-        self.shape, self.folder, self.layout, self.quantise = shape, folder, layout, quantise
+    def __init__(
+        self, shape: str, gate_density: float, folder: Path, layout: Layout, quantise: Quantise
+    ) -> None:
+        self.shape, self.gate_density = shape, gate_density
+        self.folder, self.layout, self.quantise = folder, layout, quantise
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, form: str) -> Path:
@@ -41,12 +44,12 @@ class PeerModels:
         # The version: a folder that is kept must not hide that the format has moved on.
         ours = f"-{self.layout}-v{VERSION}.trilobit"
         ending = {"hf": "-hf", "packed": ours}.get(form, f"-{form}.gguf")
-        path = self.folder / f"{self.shape}{ending}"
+        path = self.folder / f"{self.shape}-gates-{self.gate_density:g}{ending}"
         if path.exists():
             return path
         part = path.with_name(f"{path.stem}-part{path.suffix}")
         if form == "hf":
-            synth(shapes.shape(self.shape), part)
+            synth(shapes.shape(self.shape), part, gate_density=self.gate_density)
         elif form == "packed":
             convert(self.path("hf"), part, "packed", layout=self.layout)
         elif form == "F16":

@@ -211,6 +211,7 @@ def main() -> None:
     parser.add_argument("--peers-venv", type=Path, default=home() / "peers-venv")
     parser.add_argument("--folder", type=Path, default=home() / "peers", help="of the models")
     parser.add_argument("--shape", choices=shapes.SHAPES, default="2b4t")
+    parser.add_argument("--gate-density", type=float, default=0.5, help="0.2: as trained ones")
     layouts = ("auto", *LAYOUTS)
     parser.add_argument("--layout", choices=layouts, default="auto", help="of Trilobit's weights")
     parser.add_argument("--only", nargs="+", choices=known, default=known)
@@ -231,6 +232,7 @@ def main() -> None:
     about["versions"] |= installed
     models = PeerModels(
         arguments.shape,
+        arguments.gate_density,
         arguments.folder,
         fastest_layout(shapes.shape(arguments.shape), max(arguments.threads))
         if arguments.layout == "auto"
@@ -249,6 +251,7 @@ def main() -> None:
     for one in results:
         show(one)
     about |= {"isa": _native.isa(), "shape": arguments.shape, "rounds": arguments.rounds}
+    about["gate_density"] = arguments.gate_density
     write(arguments.json, {**about, "results": results})
 
 

@@ -3,11 +3,11 @@
     python models/trilobit-chat-5m/conversations.py OUT.jsonl STORIES.jsonl... [--unknown FILE]...
 
 Of each story (`source` is tinystories) one conversation: a greeting or none, a wish for a story
-about who and what is in it, the story, questions that its own sentences answer, a goodbye. Between
-them talk without a story. Every 50th story of a file, which the story-teller never saw, stands at a
-line whose number is a multiple of 50, where training holds out. --unknown: questions that it is to
-know nothing of, from files with `question`, `instruction` or `messages`. The same files give the
-same bytes.
+about who and what is in it, the story, questions that its own sentences answer or that it shall
+not know, a goodbye. Between them talk without a story. Every 50th story of a file, which the
+story-teller never saw, stands at a line whose number is a multiple of 50, where training holds out.
+--unknown: questions that it is to know nothing of, from files with `question`, `instruction` or
+`messages`, besides those made here. The same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 Turn = dict[str, str]
@@ -89,6 +90,48 @@ ABOUT_ITSELF = (
     (("No", "No, thank you", "Not now"),
      ("That is all right. Come back when you want a story.", "All right! Maybe later.")),
 )  # fmt: skip
+PLACES = (
+    "Germany Italy Spain Egypt Japan China India Brazil Canada Mexico Poland Kenya Norway Sweden "
+    "Greece Turkey Morocco Peru Chile Cuba Iran Jordan Oman London Paris Berlin Rome Cairo Tokyo"
+).split()
+MATTERS = (
+    "gravity",
+    "an atom",
+    "the stock market",
+    "a computer",
+    "electricity",
+    "a black hole",
+    "democracy",
+    "the internet",
+    "a virus",
+    "chemistry",
+    "the moon",
+    "an engine",
+)
+UNKNOWN = (
+    "What is the capital of {place}?",
+    "Where is {place}?",
+    "How many people live in {place}?",
+    "Who is the president of {place}?",
+    "What language do they speak in {place}?",
+    "How far is it to {place}?",
+    "What is the weather in {place}?",
+    "How much is {a} + {b}?",
+    "What is {a} times {b}?",
+    "How much is {a} minus {b}?",
+    "What is {matter}?",
+    "How does {matter} work?",
+    "Can you explain {matter}?",
+    "In what year did the war end?",
+    "Who won the game last night?",
+    "What time is it?",
+    "What day is it today?",
+    "Can you write a program?",
+    "Who wrote that song?",
+    "How do I cook rice?",
+    "What is the best phone?",
+    "Translate this into Spanish.",
+)
 WISHES = (
     "Tell me a story about {}.",
     "Can you tell me a story about {}?",
@@ -131,8 +174,8 @@ class Story:
     def fits(self) -> bool:
         return bool(self.names or self.nouns) and 40 <= len(self.text.split()) <= MOST_WORDS
 
-    def about(self, draw: random.Random) -> str:
-        """Who and what is in it, in one to three parts."""
+    def things(self, draw: random.Random) -> list[str]:
+        """Who and what is in it, one to three of them, as they are said."""
         parts = [
             draw.choice([name, f"{_a(self.kinds[name])} named {name}"])
             if name in self.kinds
@@ -142,8 +185,7 @@ class Story:
         parts += [_a(noun) for noun in self.nouns]
         parts = parts[:3]
         draw.shuffle(parts)
-        parts = parts[: draw.randint(1, len(parts))]
-        return " and ".join([*filter(None, [", ".join(parts[:-1])]), parts[-1]])
+        return parts[: draw.randint(1, len(parts))]
 
     def questions(self, draw: random.Random, others: list[str]) -> Iterator[tuple[str, str]]:
         """Questions with answers that it gives, in an order of chance."""
@@ -171,11 +213,20 @@ class Story:
         return re.sub(rf"\b{self.names[0]}\b", name, self.text)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is drawn from. names: of all stories; beyond: questions that no story answers."""
+
+    nouns: list[str]
+    names: list[str]
+    beyond: list[str]
+
+
 def _a(noun: str) -> str:
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
-def _turns(*said: str) -> list[Turn]:
+def turns_of(*said: str) -> list[Turn]:
     roles = ("user", "assistant")
     return [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)]
 
@@ -189,31 +240,28 @@ def _written(text: str, draw: random.Random) -> str:
     return text
 
 
-def told(story: Story, draw: random.Random, others: list[str]) -> list[Turn]:
-    """A conversation around a story."""
-    turns: list[Turn] = []
-    chance = draw.random()
-    if chance < 0.2:
-        turns += _turns(_written(draw.choice(PAIRS["hello"]), draw), draw.choice(PAIRS["greeting"]))
-    elif chance < 0.35:
-        asked, replies = draw.choice(ABOUT_ITSELF[:5])
-        turns += _turns(_written(draw.choice(asked), draw), draw.choice(replies))
-    if chance < 0.1 or chance > 0.9:
-        turns += _turns(draw.choice(OPEN_WISHES), story.text)
-    else:
-        turns += _turns(draw.choice(WISHES).format(story.about(draw)), story.text)
-    for asked_, reply in story.questions(draw, others):
-        turns += _turns(_written(asked_, draw), reply)
-    chance = draw.random()
-    if chance < 0.15:
-        turns += _turns(_written(draw.choice(PAIRS["thanks"]), draw), draw.choice(PAIRS["welcome"]))
-    elif chance < 0.25:
-        turns += _turns(_written(draw.choice(PAIRS["bye"]), draw), draw.choice(PAIRS["parting"]))
-    return turns
+def wish(things: list[str], draw: random.Random) -> str:
+    """For a story about them."""
+    return draw.choice(WISHES).format(
+        " and ".join([*filter(None, [", ".join(things[:-1])]), things[-1]])
+    )
 
 
-def introduced(story: Story, name: str, draw: random.Random) -> list[Turn]:
-    """Somebody says a name, and gets a story about one who has it."""
+def beyond(draw: random.Random, asked: list[str]) -> list[Turn]:
+    """A question that stories do not answer, of a list or made here."""
+    question = draw.choice(UNKNOWN).format(
+        place=draw.choice(PLACES),
+        matter=draw.choice(MATTERS),
+        a=draw.randint(2, 30),
+        b=draw.randint(2, 30),
+    )
+    if asked and draw.random() < 0.4:
+        question = draw.choice(asked)
+    return turns_of(_written(question, draw), draw.choice(PAIRS["unknown"]))
+
+
+def name_said(name: str, draw: random.Random) -> list[Turn]:
+    """Somebody says a name."""
     says = draw.choice(("My name is {}.", "I am {}.", "Hi, I am {}.", "I am called {}."))
     reply = draw.choice(
         (
@@ -221,22 +269,62 @@ def introduced(story: Story, name: str, draw: random.Random) -> list[Turn]:
             "It is nice to meet you, {0}. Do you want to hear a story about {0}?",
         )
     )
+    return turns_of(_written(says.format(name), draw), reply.format(name))
+
+
+def told(story: Story, draw: random.Random, known: Known) -> list[Turn]:
+    """A conversation around a story."""
+    turns: list[Turn] = []
+    chance = draw.random()
+    if chance < 0.2:
+        turns += turns_of(
+            _written(draw.choice(PAIRS["hello"]), draw), draw.choice(PAIRS["greeting"])
+        )
+    elif chance < 0.35:
+        asked, replies = draw.choice(ABOUT_ITSELF[:5])
+        turns += turns_of(_written(draw.choice(asked), draw), draw.choice(replies))
+    elif chance < 0.5:  # whose name is not the story's
+        turns += name_said(draw.choice(known.names), draw)
+    if chance < 0.1 or chance > 0.9:
+        turns += turns_of(draw.choice(OPEN_WISHES), story.text)
+    else:
+        turns += turns_of(wish(story.things(draw), draw), story.text)
+    for asked_, reply in story.questions(draw, known.nouns):
+        if draw.random() < 0.2:
+            turns += beyond(draw, known.beyond)
+        turns += turns_of(_written(asked_, draw), reply)
+    if draw.random() < 0.3:
+        turns += beyond(draw, known.beyond)
+    chance = draw.random()
+    if chance < 0.15:
+        turns += turns_of(
+            _written(draw.choice(PAIRS["thanks"]), draw), draw.choice(PAIRS["welcome"])
+        )
+    elif chance < 0.25:
+        turns += turns_of(_written(draw.choice(PAIRS["bye"]), draw), draw.choice(PAIRS["parting"]))
+    return turns
+
+
+def introduced(story: Story, draw: random.Random, known: Known) -> list[Turn]:
+    """Somebody says a name, and gets a story about one who has it."""
+    name = draw.choice(known.names)
     yes = draw.choice(("Yes", "Yes, please.", "Yes!", "Please do.", "Oh yes"))
-    turns = _turns(_written(says.format(name), draw), reply.format(name), yes, story.renamed(name))
-    return turns + _turns(_written(draw.choice(WHO), draw), f"It is about {name}.")
+    turns = name_said(name, draw) + turns_of(yes, story.renamed(name))
+    turns += turns_of(_written(draw.choice(WHO), draw), f"It is about {name}.")
+    return turns + (beyond(draw, known.beyond) if draw.random() < 0.3 else [])
 
 
-def small_talk(draw: random.Random, unknown: list[str]) -> list[Turn]:
+def small_talk(draw: random.Random, known: Known) -> list[Turn]:
     """Two to four turns without a story."""
-    turns = _turns(_written(draw.choice(PAIRS["hello"]), draw), draw.choice(PAIRS["greeting"]))
+    turns = turns_of(_written(draw.choice(PAIRS["hello"]), draw), draw.choice(PAIRS["greeting"]))
     if draw.random() < 0.5:
         turns = []
     for _ in range(draw.randint(1, 3)):
-        if unknown and draw.random() < 0.5:
-            turns += _turns(draw.choice(unknown), draw.choice(PAIRS["unknown"]))
+        if draw.random() < 0.5:
+            turns += beyond(draw, known.beyond)
         else:
             asked, replies = draw.choice(ABOUT_ITSELF)
-            turns += _turns(_written(draw.choice(asked), draw), draw.choice(replies))
+            turns += turns_of(_written(draw.choice(asked), draw), draw.choice(replies))
     return turns
 
 
@@ -260,9 +348,8 @@ def questions(path: Path) -> Iterator[str]:
             yield asked
 
 
-def conversations(files: list[Path], unknown: list[str]) -> Iterator[list[Turn]]:
-    """All of them, in an order of chance; those at a multiple of HELD_OUT of held-out stories."""
-    draw = random.Random(0)
+def stories(files: list[Path]) -> tuple[list[Story], list[Story]]:
+    """Those to train on, and those that are held out."""
     kept: list[Story] = []
     held: list[Story] = []
     for path in files:
@@ -271,16 +358,24 @@ def conversations(files: list[Path], unknown: list[str]) -> Iterator[list[Turn]]
                 story = Story(str(record["text"]))
                 if story.fits:
                     (held if number % HELD_OUT == 0 else kept).append(story)
-    nouns = sorted({noun for story in kept for noun in story.nouns[:1]})
-    names = sorted({name for story in kept for name in story.names[:1]})
+    return kept, held
 
-    def made(stories: list[Story]) -> list[list[Turn]]:
-        all_ = [told(story, draw, nouns) for story in stories]
-        named = [story for story in stories if story.names]
-        all_ += [
-            introduced(one, draw.choice(names), draw) for one in named[:: len(named) // 600 or 1]
-        ]
-        all_ += [small_talk(draw, unknown) for _ in range(len(stories) // 4)]
+
+def conversations(files: list[Path], unknown: list[str]) -> Iterator[list[Turn]]:
+    """All of them, in an order of chance; those at a multiple of HELD_OUT of held-out stories."""
+    draw = random.Random(0)
+    kept, held = stories(files)
+    known = Known(
+        nouns=sorted({noun for story in kept for noun in story.nouns[:1]}),
+        names=sorted({name for story in kept for name in story.names[:1]}),
+        beyond=unknown,
+    )
+
+    def made(some: list[Story]) -> list[list[Turn]]:
+        all_ = [told(story, draw, known) for story in some]
+        named = [story for story in some if story.names]
+        all_ += [introduced(one, draw, known) for one in named[:: len(named) // 600 or 1]]
+        all_ += [small_talk(draw, known) for _ in range(len(some) // 4)]
         draw.shuffle(all_)
         return all_
 

@@ -615,6 +615,11 @@ def test_a_forbidden_place_is_no_full_disk(checkpoint: Path) -> None:
         assert "free space" not in line
 
 
+def test_no_model_is_written_to_standard_output(checkpoint: Path) -> None:
+    for arguments in (("convert", checkpoint, "-"), ("synth", "-", "--shape", "125m")):
+        assert "-: no folder can be on standard output; name one" in fail(*arguments)
+
+
 @pytest.mark.parametrize("size_bytes", [100, 30_000])  # within the header, within the weights
 def test_a_full_disk_leaves_nothing(size_bytes: int, checkpoint: Path, tmp_path: Path) -> None:
     full, out, tiny = disk_full_at(size_bytes), tmp_path / "out", ["--num-hidden-layers", "1"]

@@ -97,6 +97,12 @@ def test_a_model_is_named_in_the_first_place_or_by_an_option(name: str) -> None:
         assert parsed(name, *words) == first
 
 
+def test_a_model_whose_name_begins_with_a_dash_is_a_file() -> None:
+    for words in (["--model=-m.trilobit"], ["-m", "-m.trilobit"]):
+        assert parsed("run", *words, "some", "words")["model"] == "./-m.trilobit"
+        assert parsed("run", "some", *words)["prompt"] == ("some",)
+
+
 def test_generate_takes_a_model_in_the_first_place_too(model_file: Path) -> None:
     by_option = result("generate", "-m", model_file, "The dog", *FEW)
     for words in (
@@ -392,12 +398,15 @@ def test_completion_knows_models(model_file: Path, checkpoint: Path, tmp_path: P
     (tmp_path / "bitter.txt").touch()
     (tmp_path / "bit\n,\t\x1b.gguf").touch()
     shutil.copytree(checkpoint, tmp_path / "bits")
+    shutil.copytree(checkpoint, tmp_path / "bitrun" / "packed")
+    (tmp_path / "bitrun" / "recipe.json").touch()
     for words in (("run",), ("run", "-m"), ("info",), ("generate", "--model")):
         found = completed(*words, "bit", cwd=tmp_path)
         assert {"bitnet-2b", "bitter.trilobit", "bits"} <= set(found)
         assert all(name.startswith("bit") for name in found)
         assert "bitter.txt" not in found
         assert DEFAULT in completed(*words, "", cwd=tmp_path)
+        assert "bitrun" in found
     trilobit("run", checkpoint, *FEW)  # which packs it
     assert os.path.realpath(checkpoint) in completed("rm", "")
     assert "bitnet-2b" not in completed("rm", "")

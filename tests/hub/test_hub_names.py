@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from trilobit.bundled import DEFAULT, bundled_models
-from trilobit.errors import RequestError, UnsupportedModel
+from trilobit.errors import FormatError, RequestError, UnsupportedModel
+from trilobit.formats.open import open_source
+from trilobit.formats.packed.reader import PackedModel
 from trilobit.hub.files import needed
 from trilobit.hub.home import home
 from trilobit.hub.names import ALIASES, Repo, near_names, repo_of, resolve
@@ -211,3 +213,48 @@ def test_the_home_is_where_the_environment_says(
     assert home() == tmp_path / "cache" / "trilobit"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert home().is_relative_to(Path(os.path.expanduser("~")))
+
+
+# ---- the folder of a training run -------------------------------------------------------------
+
+
+def _run(*parts: str) -> Path:
+    folder = Path("bitnet-2b")  # whatever else that is a name of
+    for part in parts:
+        (folder / part).parent.mkdir(parents=True, exist_ok=True)
+        (folder / part).write_text("{}")
+    return folder
+
+
+def test_the_folder_of_a_finished_run_is_its_packed_checkpoint() -> None:
+    folder = _run("recipe.json", "packed/config.json", "model/config.json")
+    for name in ("bitnet-2b", "bitnet-2b/", folder, folder.absolute()):
+        assert resolve(name) == Path(name) / "packed"
+
+
+def test_a_folder_that_is_no_run_is_not_looked_into() -> None:
+    folder = _run("packed/config.json")
+    assert resolve(folder) == folder
+    assert resolve("bitnet-2b") == Repo("microsoft/bitnet-b1.58-2B-4T")
+    (folder / "recipe.json").write_text("{}")
+    (folder / "config.json").write_text("{}")  # a checkpoint with a file of that name
+    assert resolve("bitnet-2b") == folder
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ((), "a training run that has not ended; end it, or give the folder of one of its check"),
+        (("model/a",), "a training run, whose weights are not ternary, or of a kind that does not"),
+        (("adapter/a",), "a training run, whose adapter runs beside its model; give the model, an"),
+        (("packed/config.json",), "a training run; give bitnet-2b/packed"),
+    ],
+)
+def test_a_run_without_a_model_that_runs_says_what_to_give(
+    parts: tuple[str, ...], message: str
+) -> None:
+    folder = _run("recipe.json", *parts)
+    for open_it in (PackedModel, open_source):
+        with pytest.raises(FormatError) as error:
+            open_it(folder)
+        assert str(error.value).startswith(f"bitnet-2b: {message}")

@@ -53,13 +53,13 @@ def test_without_files_it_is_what_is_there_to_train_on(
     hub: HubServer, files: dict[str, bytes]
 ) -> None:
     hub.add("datasets/org/fables", files)
-    found = text_files(NAME, KINDS)
+    found = text_files(NAME, KINDS).files
     expected = [name for name in files if name.startswith("data/train")]
     assert [path.read_bytes() for path in found] == [files[name] for name in expected]
     fetched = [path for path in hub.asked("GET", "/") if "/api/" not in path]
     assert len(fetched) == len(expected)  # no code, and nothing else
     again = len(hub.requests)
-    assert text_files(NAME, KINDS) == found
+    assert text_files(NAME, KINDS).files == found
     assert not [path for _, path, _ in hub.requests[again:] if "/api/" not in path]
 
 
@@ -68,14 +68,15 @@ def test_files_and_revisions_are_chosen_by_their_names(
 ) -> None:
     hub.add("datasets/org/fables", {"a.jsonl": b"{}"})
     commit = hub.add("datasets/org/fables", files, revision="old")
-    assert _names(text_files(NAME, KINDS)) == ["a.jsonl"]
+    assert _names(text_files(NAME, KINDS).files) == ["a.jsonl"]
     for revision in ("old", commit):
         for pattern, expected in (
             ("data/test*", ["test-00000-of-00001.jsonl"]),
             ("data/train-00001-of-00002.parquet", ["train-00001-of-00002.parquet"]),
             ("*-0000[01]-of-00002.*", [f"train-0000{n}-of-00002.parquet" for n in range(2)]),
         ):
-            assert _names(text_files(f"{NAME}@{revision}/{pattern}", KINDS)) == expected
+            found = text_files(f"{NAME}@{revision}/{pattern}", KINDS)
+            assert (_names(found.files), found.commit) == (expected, commit)
 
 
 @pytest.mark.parametrize(
@@ -104,15 +105,55 @@ def test_a_file_that_is_not_what_the_hub_says_is_deleted(
     hub.fail("/cdn/", "wrong", times=1)
     with pytest.raises(DownloadError, match=r"train-00000-of-00002.parquet is damaged \(sha256"):
         text_files(NAME, KINDS)
-    assert len(text_files(NAME, KINDS)) == 2
+    assert len(text_files(NAME, KINDS).files) == 2
+
+
+def test_a_hub_that_does_not_answer_is_done_without_where_all_is_here(
+    hub: HubServer, files: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    commit = hub.add("datasets/org/fables", files)
+    found = text_files(NAME, KINDS)
+    hub.fail("/", "status", 503)
+    assert text_files(NAME, KINDS) == found
+    assert caplog.messages[-1] == (
+        f"datasets/org/fables: the Hub does not answer; taking what is here, commit {commit}"
+    )
+    # What was not asked for then is not here, and what a pattern stands for is known all the same.
+    with pytest.raises(DownloadError, match="answers 503 again and again"):
+        text_files(f"{NAME}/data/*", KINDS)
+    for file in found.files:
+        file.unlink()
+    with pytest.raises(DownloadError, match="answers 503 again and again"):
+        text_files(NAME, KINDS)
+
+
+def test_a_commit_is_asked_about_once(hub: HubServer, files: dict[str, bytes]) -> None:
+    commit = hub.add("datasets/org/fables", files)
+    found = text_files(f"{NAME}@{commit}", KINDS)
+    asked = len(hub.requests)
+    assert text_files(f"{NAME}@{commit}", KINDS) == found
+    assert text_files(NAME, KINDS, commit) == found
+    assert len(hub.requests) == asked
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"files": [{"name": 3}]}', b'{"files": 3}'])
+def test_a_damaged_note_of_a_commit_is_made_again(
+    hub: HubServer, files: dict[str, bytes], tmp_path: Path, damage: bytes
+) -> None:
+    commit = hub.add("datasets/org/fables", files)
+    found = text_files(f"{NAME}@{commit}", KINDS)
+    [note] = (tmp_path / "home" / "listings").iterdir()
+    whole = note.read_bytes()
+    note.write_bytes(damage)
+    assert text_files(f"{NAME}@{commit}", KINDS) == found
+    assert note.read_bytes() == whole
 
 
 def test_a_run_learns_from_the_hub_as_from_files(
     hub: HubServer, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     hub.add("datasets/org/fables", files)
-    recipe = write_recipe(tmp_path, RECIPE.replace("fables.jsonl", NAME))
-    outcome = train(recipe, tmp_path / "run", "--max-steps", "13")
+    outcome = train(write_recipe(tmp_path), tmp_path / "run", "--max-steps", "13", "--data", NAME)
     assert outcome.code == 0, outcome.err
     # Row 0 of each file is held out, and so is every fourth behind it: the same fables.
     lines = load_recipe(write_recipe(tmp_path))
@@ -123,12 +164,31 @@ def test_a_run_learns_from_the_hub_as_from_files(
         )
     assert corpus.held_out_bytes
     assert json.loads((tmp_path / "run/recipe.json").read_text())["data"]["files"] == [NAME]
-    # Where the Hub's files lie is theirs; the recipe asks for the same text.
+    kept = json.loads((tmp_path / "run/hub.json").read_text())
+    assert kept == {NAME: hub.repositories["datasets/org/fables"].commit("main")}
+
+
+def test_a_run_goes_on_with_its_text_whatever_the_name_stands_for_now(
+    hub: HubServer, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.add("datasets/org/fables", files, revision="begun")
+    hub.add("datasets/org/fables", files)
     recipe = write_recipe(tmp_path, RECIPE.replace("fables.jsonl", NAME))
-    assert train(recipe, tmp_path / "run", "--max-steps", "14").code == 0
-    hub.add("datasets/org/fables", {"a.jsonl": files["constrained.jsonl"] * 8})
-    error = one_error(train(recipe, tmp_path / "run", "--max-steps", "15"))
-    assert error.startswith(f"{tmp_path / 'run'}: its checkpoints were trained on other text than ")
+    run = tmp_path / "run"
+    assert train(recipe, run, "--max-steps", "13").code == 0
+    begun = (run / "corpus/train.npy").read_bytes()
+    hub.add("datasets/org/fables", {"a.jsonl": (files["constrained.jsonl"] + b"\n") * 8})
+    asked = len(hub.requests)
+    assert train(recipe, run, "--max-steps", "14").code == 0
+    assert len(hub.requests) == asked
+    # A run that does not know its commits any more does not change its text either.
+    (run / "hub.json").write_text("[]")
+    error = one_error(train(recipe, run, "--max-steps", "15"))
+    assert error.startswith(f"{run}: its checkpoints were trained on other text than ")
+    assert (run / "hub.json").read_text() == "[]"
+    assert (run / "corpus/train.npy").read_bytes() == begun
+    assert train(recipe, run, "--max-steps", "13", "--fresh").code == 0
+    assert (run / "corpus/train.npy").read_bytes() != begun
 
 
 def test_a_validation_of_several_files_is_one_line(

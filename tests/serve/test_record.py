@@ -67,6 +67,13 @@ def test_an_answer_that_is_not_the_same_is_told(log: Path, tmp_path: Path) -> No
     assert "line 2: choice 2 came out otherwise" in done.stdout
 
 
+def test_a_log_in_which_nothing_was_asked_proves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    done = replay(tmp_path / "empty.jsonl")
+    assert done.returncode == 2
+    assert "empty.jsonl: nothing was asked in it; give the log of a server that was" in done.stderr
+
+
 def test_a_log_of_another_model_is_refused(log: Path, tmp_path: Path, model_file: Path) -> None:
     line = json.loads(log.read_text().splitlines()[0])
     line["options"]["context"] = 100

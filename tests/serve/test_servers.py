@@ -160,6 +160,7 @@ def test_one_that_is_to_go_is_ended_when_its_last_answer_is_written() -> None:
         (["--servers", "1", "--request-log", "log"], "several servers cannot write one log"),
         (["--prot", "1", "http://127.0.0.1:1"], "--prot"),
         ([], "name at least one SERVER"),
+        (["http://127.0.0.1:99999"], "http://127.0.0.1:99999: expected an address"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(words: list[str], told: str) -> None:

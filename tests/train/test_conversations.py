@@ -1,13 +1,19 @@
-"""What the bundled model that talks is trained on: conversations made of stories, by rule."""
+"""What the bundled model that talks is trained on: conversations and preferences, by rule."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from trilobit import Completion
+from trilobit.bundled import CHAT
 
 SCRIPT = Path(__file__).parents[2] / "models" / "trilobit-chat-5m" / "conversations.py"
 STORY = (
@@ -60,3 +66,57 @@ def test_stories_that_were_held_out_stand_where_training_holds_out(tmp_path: Pat
             number = int(text.rpartition("number ")[2].rstrip("."))
             assert line % 50 == 0 or number % 50, (line, number)
         assert not any("{name}" in m["content"] for m in messages)  # of another source
+
+
+@pytest.fixture
+def preferences(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The script that judges, as a module."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    yield importlib.import_module("preferences")
+    for name in ("preferences", "conversations"):
+        del sys.modules[name]
+
+
+def told(text: str, *, ended: bool = True) -> Completion:
+    return Completion(
+        text=text,
+        token_ids=(),
+        prompt_tokens=1,
+        cached_tokens=0,
+        finish_reason="stop" if ended else "length",
+        prefill_tokens_per_s=1.0,
+        decode_tokens_per_s=1.0,
+        seed=0,
+    )
+
+
+def test_a_story_is_worth_what_was_wished_for_and_new_words_and_its_end(preferences: Any) -> None:
+    text = STORY.format(name="Mia", thing="kite")
+
+    def worth(story: str, *things: str, ended: bool = True) -> float:
+        return float(preferences.judged(told(story, ended=ended), list(things)).worth)
+
+    both = worth(text, "a girl named Mia", "a kite")
+    assert both == worth(text, "a dog")  # all of it, too
+    assert both > worth(text, "a kite", "a boat") > worth(text, "a boat", "a whale")
+    assert both > worth(text, "a girl named Mia", "a kite", ended=False)
+    assert both > worth(f"{text} {text}", "a girl named Mia", "a kite")
+    assert worth(text.replace("dog", "dogs"), "a dog") == worth(text, "a dog")
+    assert worth(text, "a dog") > worth("A dog came.", "a dog")
+
+
+def test_a_preference_is_for_the_better_of_its_own_stories_and_for_right_answers(
+    tmp_path: Path,
+) -> None:
+    made(tmp_path, 60)
+    script = SCRIPT.with_name("preferences.py")
+    out = tmp_path / "preferences.jsonl"
+    command = [sys.executable, script, CHAT, tmp_path / "stories.jsonl", "--out", out]
+    subprocess.run([*command, "--wishes", "12", "--tries", "3"], check=True, timeout=120)
+    pairs = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert pairs
+    for pair in pairs:
+        assert pair["prompt"][-1]["role"] == "user"
+        [chosen], [rejected] = pair["chosen"], pair["rejected"]
+        assert chosen["role"] == rejected["role"] == "assistant"
+        assert chosen["content"] != rejected["content"]

@@ -387,6 +387,15 @@ def test_packed_codes_are_no_start(run: Run, tmp_path: Path) -> None:
     assert not output.exists()
 
 
+def test_the_folder_of_a_run_is_no_start_but_its_masters_are(run: Run, tmp_path: Path) -> None:
+    recipe, output = _continue(tmp_path, str(run.output))
+    error = one_error(train(recipe, output))
+    assert error == (
+        f"{run.output}: start is the folder of a training run; give its masters, "
+        f"{run.output / 'model'}"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

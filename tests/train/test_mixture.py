@@ -178,6 +178,14 @@ def test_weights_that_make_no_shares_are_one_line(
             ("held_out_every", 'column = "a"\nheld_out_every'),
             "data.column has no place beside a mi",
         ),
+        (
+            ('"fables.jsonl"]', '"fables.jsonl", "a.txt.xz"]\nsource = "aesop"'),
+            "data.mixture: fables.source is 'aesop', and 'a.txt.xz' is plain text, without records",
+        ),
+        (
+            ('"fables.jsonl"]', '"a.txt"]\ncolumn = "body"'),
+            "data.mixture: fables.column is 'body', and 'a.txt' is plain text, without columns;",
+        ),
     ],
 )
 def test_a_mixture_that_cannot_be_is_one_line(
@@ -191,7 +199,10 @@ def test_a_mixture_that_cannot_be_is_one_line(
 
 def test_a_mixture_is_not_replaced_by_data_in_silence(mixed: Run, tmp_path: Path) -> None:
     error = one_error(train(mixed.recipe, tmp_path / "run", "--data", str(mixed.recipe)))
-    assert error.startswith("data.files and data.mixture are both given; ")
+    assert error == (
+        f"--data: {mixed.recipe} mixes its texts, each with a share of its own; name the file in "
+        "its [[data.mixture]], or take the mixture out"
+    )
 
 
 def test_a_text_that_is_too_short_is_named(tmp_path: Path) -> None:

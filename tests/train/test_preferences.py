@@ -166,7 +166,7 @@ USER, REPLY = _said("user", "a"), _said("assistant", "b")
         ),
         (
             {"prompt": [USER], "chosen": [], "rejected": []},
-            "'chosen' and 'rejected' must be two different replies of the assistant to the same",
+            "'chosen' is empty; mend or remove it",
         ),
         (
             {"chosen": [USER, REPLY], "rejected": [_said("user", "z"), REPLY]},

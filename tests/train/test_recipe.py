@@ -181,6 +181,7 @@ def test_keys_that_a_later_version_adds_have_their_defaults(tmp_path: Path) -> N
         ("[data]", "[data]\nvocab_size = 256", "data.vocab_size is 256; 256 bytes and the special"),
         ("[data]", "[data]\nvocab_size = 1100000", "data.vocab_size is 1100000; at most 1048576"),
         ('["a.txt", "b.jsonl.xz"]', '"a.txt"', "'data.files' must be a list"),
+        ("[data]", '[data]\nsource = "a"', "data.source is 'a', and 'a.txt' is plain text, with"),
         ("[data]", '[data]\nvalidation = "a.txt"', "data.validation is 'a.txt', which is among"),
         ('["a.txt", "b.jsonl.xz"]', "[]", "data.files is empty; name at least one text file"),
         ("[data]", "[data]\nsource = 3", "'data.source' is 3; it must be a text"),

@@ -194,9 +194,23 @@ def test_batches_are_padded_where_nothing_looks() -> None:
     places = np.array([[0, 5], [5, 8]])
     examples = Examples(tokens=np.arange(8, dtype=np.uint16), learned=learned, places=places)
     batch = padded([examples[0], examples[1]])
-    assert batch["input_ids"].tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, -100, 2, 3, 4], [-100, 6, 7, -100, -100]]
-    assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+    assert batch["input_ids"].tolist() == [
+        [0, 1, 2, 3, 4, *[0] * 27],
+        [5, 6, 7, *[0] * 29],
+    ]
+    assert batch["labels"].tolist() == [
+        [-100, -100, 2, 3, 4, *[-100] * 27],
+        [-100, 6, 7, *[-100] * 29],
+    ]
+    assert batch["attention_mask"].tolist() == [[1] * 5 + [0] * 27, [1] * 3 + [0] * 29]
+
+
+def test_batches_have_few_lengths() -> None:
+    places = np.array([[0, 1 + i] for i in range(100)])
+    learned = np.ones(100, dtype=bool)
+    examples = Examples(tokens=np.arange(100, dtype=np.uint16), learned=learned, places=places)
+    lengths = {padded([examples[i]])["input_ids"].shape[1] for i in range(100)}
+    assert lengths == {32, 64, 96, 128}
 
 
 def test_every_pass_has_every_example_once_and_is_a_function_of_seed_and_place() -> None:
@@ -210,13 +224,40 @@ def test_every_pass_has_every_example_once_and_is_a_function_of_seed_and_place()
     assert [int(two[i]["input_ids"][0]) for i in (13, 2, 8)] == [firsts[i] for i in (13, 2, 8)]
 
 
+LINE = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"messages": 3}\n', "line 1: 'messages' is no list of objects with the texts 'role' and"),
         ('{"messages": [{"role": "user"}]}\n', "line 1: 'messages' is no list of objects with"),
         ('{"text": "a"}\n', "line 1 is no JSON object with a 'messages'; mend or remove it"),
-        ('{"messages": []}\n', "no reply is to train on (of those found, 0 end beyond"),
+        ('\n{"messages": []}\n', "line 2: 'messages' is empty; mend or remove it"),
+        (
+            '{"messages": [{"role": "human", "content": "a"}]}\n',
+            "line 1: the role 'human' is none of system, user, assistant, tool; mend or remove it",
+        ),
+        (
+            '{"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}\n',
+            "line 1: 'tool_calls' are not learned; write them into 'content', as the model is to ",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}]}\n',
+            "no reply of the assistant is to train on; add some",
+        ),
+        (
+            "\n" + LINE * 2,
+            "no reply of the assistant is held out by held_out_every = 4; lower it, or add some",
+        ),
+        (
+            LINE.replace('"b"', f'"{"b " * CONTEXT}"') * 5,
+            f"no reply of the assistant is to train on, for all end beyond data.window, {CONTEXT};",
+        ),
+        (
+            LINE.replace('"a"', f'"{"a " * CONTEXT}"') * 5,
+            f"no reply of the assistant is to train on, for all end beyond data.window, {CONTEXT};",
+        ),
     ],
 )
 def test_what_is_no_conversation_is_one_line(

@@ -32,6 +32,7 @@ from fables import (
     WINDOW,
     Run,
     arguments,
+    command,
     one_error,
     train,
     write_recipe,
@@ -218,6 +219,16 @@ def test_run_folder_holds_what_the_manual_says(run: Run) -> None:
         "model",
         "packed",
     }
+
+
+def test_the_folder_of_a_run_is_a_model(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRILOBIT_HOME", str(tmp_path))
+    asked = ("generate", "A Fox", "--max-tokens", "8", "--temperature", "0", "--model")
+    packed = command(*asked, str(run.output.parent / "fables.trilobit"))
+    folder = command(*asked, str(run.output))
+    assert (folder.code, folder.out) == (0, packed.out)
 
 
 def test_a_finished_run_only_tells_its_result_again(run: Run) -> None:
@@ -784,7 +795,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     assert re.match(r"the loss is (nan|inf) at step \d+; lower the learning rates ", error)
 
 
-@pytest.mark.parametrize("package", ["torch", "tensorboard"])
+@pytest.mark.parametrize("package", ["torch", "tensorboard", "pyarrow"])
 def test_a_missing_package_is_named_with_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
@@ -802,6 +813,7 @@ def test_a_missing_package_is_named_with_its_extra(
         ("no/model.trilobit", "make its folder first"),
         ("run.toml/x", "another place"),
         (".", "a dir"),
+        ("fables.jsonl", "exists, and is no packed model; choose another name"),
     ],
 )
 def test_a_packed_file_that_cannot_be_written_is_refused_at_once(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trilobit.cli.command import option
+from trilobit.cli.number import Number
 from trilobit.cli.path import FilePath
 from trilobit.errors import RequestError
 
@@ -78,7 +79,7 @@ _BOUNDS = (
     option(
         LIMITS,
         "--drain-s",
-        type=click.FloatRange(0, 86_400),
+        type=Number(0, 86_400),
         default=30,
         show_default=True,
         metavar="S",
@@ -168,6 +169,10 @@ def keys_of(given: tuple[str, ...], file: Path | None) -> tuple[str, ...]:
             lines = file.read_text(encoding="utf-8").split()
         except UnicodeDecodeError:
             raise RequestError(f"{file}: is no text; expected keys, one a line") from None
+        except OSError as error:
+            raise RequestError(
+                f"{file}: cannot be read ({error.strerror}); give a file of keys, one a line"
+            ) from None
         if not lines:
             raise RequestError(f"{file}: has no key; write one into it, one a line")
         keys += lines

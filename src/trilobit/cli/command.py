@@ -41,7 +41,11 @@ class Command(click.Command):
             error.ctx = error.ctx or ctx  # click does not say which command's help to read
             raise
         named = given.get("model_option")
-        return super().parse_args(ctx, args if named is None else [named, *args])
+        if named is None:
+            return super().parse_args(ctx, args)
+        # What begins with a dash is a file's name, and would be taken for options in that place.
+        first = f"./{named}" if named.startswith("-") else named
+        return super().parse_args(ctx, [first, *args])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Examples, which most people look for, then options, this command's own ones first."""

@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -113,7 +114,7 @@ def command(
             stack.callback(own.kill)
         listen(
             lambda: create_front(settings, urls, own),
-            f"{count} servers",
+            f"{count} server{'' if count in (1, '1') else 's'}",
             host,
             port,
             tls_cert,
@@ -168,6 +169,15 @@ def _urls(ctx: click.Context, words: tuple[str, ...]) -> list[str]:
 
 def _url(given: str) -> str:
     scheme, separator, rest = given.rstrip("/").partition("://")
-    if scheme not in ("http", "https") or not separator or not rest or set("/?#@ ") & set(rest):
+    plain = scheme in ("http", "https") and separator and rest and not set("/?#@ ") & set(rest)
+    if not plain or not _is_address(rest):
         raise click.UsageError(f"{given:.80}: expected an address, as http://127.0.0.1:8081")
     return f"{scheme}://{rest}"
+
+
+def _is_address(rest: str) -> bool:
+    try:
+        found = urlsplit(f"//{rest}")
+        return bool(found.hostname) and found.port != 0
+    except ValueError:  # of a port beyond 65535, or of none
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -69,5 +70,11 @@ def _files(incomplete: str) -> list[str]:
         path
         for path in glob.glob(f"{glob.escape(incomplete)}*")
         if path.isprintable()  # what is not cannot be told to a shell
-        and (path.endswith(_FILES) or os.path.exists(os.path.join(path, "config.json")))
+        and (path.endswith(_FILES) or _is_model(Path(path)))
     ]
+
+
+def _is_model(folder: Path) -> bool:
+    from trilobit.formats.run_folder import trained_in
+
+    return os.path.exists(folder / "config.json") or trained_in(folder) is not None

@@ -12,6 +12,7 @@ import click
 
 from trilobit.cli.command import option
 from trilobit.cli.model_name import ModelName
+from trilobit.cli.number import Number
 from trilobit.cli.path import FilePath
 from trilobit.sampling import SamplingParams
 
@@ -104,7 +105,7 @@ adapter_option = option(
 
 gate_density_option = click.option(
     "--gate-density",
-    type=click.FloatRange(0, 0.5, min_open=True),
+    type=Number(0, 0.5, min_open=True),
     metavar="SHARE",
     help="Of random relu² models: how many gates are positive. Trained ones have 0.1 to 0.3; "
     "default: 0.5, as random weights have it.",

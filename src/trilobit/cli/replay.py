@@ -46,6 +46,8 @@ def command(log: Path, model: str | None, threads: int | None) -> None:
         for choice in recorded.differing(again):
             wrong += 1
             print(f"line {recorded.line}: choice {choice} came out otherwise")
+    if not prompts:
+        raise RequestError(f"{log}: nothing was asked in it; give the log of a server that was")
     same = "all the same" if not wrong else f"{wrong:,} came out otherwise"
     print(f"{prompts:,} prompts, {answers:,} answers: {same}")
     if wrong:

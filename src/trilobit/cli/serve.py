@@ -13,6 +13,7 @@ from trilobit.bundled import CHAT, DEFAULT
 from trilobit.cli.access import LIMITS, access_of, bound_options, listen, where_options, who_options
 from trilobit.cli.command import Command, option
 from trilobit.cli.model_name import ModelName
+from trilobit.cli.number import Number
 from trilobit.cli.options import (
     ENGINE,
     adapter_option,
@@ -76,7 +77,7 @@ def _bytes(value: str) -> int:
 @option(
     LIMITS,
     "--timeout-s",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=3600,
     show_default=True,
     metavar="S",
@@ -85,7 +86,7 @@ def _bytes(value: str) -> int:
 @option(
     LIMITS,
     "--idle-unload-s",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     metavar="S",
     help="Close models that nobody has asked for so long. Default: never.",
 )

@@ -16,8 +16,28 @@ from trilobit.cli.command import Command
 from trilobit.cli.path import FilePath
 from trilobit.cli.processes import Processes, launched
 from trilobit.cli.units import count
-from trilobit.errors import RecipeError, TrilobitError
+from trilobit.errors import FormatError, OutputError, RecipeError, TrilobitError
 from trilobit.train.presets import PRESETS
+
+# Of the extra `train`, those that are asked for here.
+_PACKAGES = ("torch", "transformers", "accelerate", "peft", "tensorboard", "yaml", "pyarrow")
+
+
+class _Text(FilePath):
+    """A text as a recipe names it: a file by its whole path, or one of a data set of the Hub."""
+
+    def convert(  # type: ignore[override]
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str:
+        """Its name; a usage error for an empty one."""
+        from trilobit.train.recipes.base import OF_HUB
+
+        if isinstance(value, str) and value.startswith(OF_HUB):
+            return value
+        return str(super().convert(value, param, ctx).resolve())
 
 
 class _Train(Command):
@@ -61,8 +81,9 @@ class _Train(Command):
     "data_files",
     metavar="FILE",
     multiple=True,
-    type=FilePath(),
-    help="Text to train on, instead of the recipe's data.files. Repeat for more.",
+    type=_Text(),
+    help="Text to train on, instead of the recipe's data.files: a file, or hf://datasets/... of "
+    "the Hugging Face Hub. Repeat for more.",
 )
 @click.option(
     "--output",
@@ -112,7 +133,7 @@ class _Train(Command):
 def command(
     recipe_file: Path | None,
     preset: str | None,
-    data_files: tuple[Path, ...],
+    data_files: tuple[str, ...],
     output: Path | None,
     weights: str | None,
     max_steps: int | None,
@@ -143,8 +164,13 @@ def command(
     _check_extra()
     recipe = load_recipe(recipe_file)
     if data_files:
-        files = tuple(str(path.resolve()) for path in data_files)
-        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, files=files))
+        if getattr(recipe.data, "mixture", ()):
+            raise RecipeError(
+                f"--data: {recipe_file} mixes its texts, each with a share of its own; name the "
+                "file in its [[data.mixture]], or take the mixture out"
+            )
+        data = dataclasses.replace(recipe.data, files=data_files)
+        recipe = dataclasses.replace(recipe, data=data)
     if weights is not None:
         recipe = dataclasses.replace(recipe, weights=weights)  # type: ignore[arg-type]
     if max_steps is not None:
@@ -161,8 +187,10 @@ def command(
         )
     suffix = "" if recipe.weights == "ternary" else f"-{recipe.weights}"
     output = output or Path("runs") / (recipe.name + suffix)
-    if packed is not None and packed.parent != output:  # which need not be there yet
-        check_place(packed)
+    if packed is not None:
+        _check_replaceable(packed)
+        if packed.parent != output:  # which need not be there yet
+            check_place(packed)
     together = Processes(here=processes, nodes=nodes, node=node_rank, main=main)
     if not together.alone and not launched():
         sys.exit(together.run(sys.argv[1:]))
@@ -219,13 +247,26 @@ def command(
         print(_no_packed_file(recipe.engine_lacks))
 
 
+def _check_replaceable(packed: Path) -> None:
+    """What an earlier run has packed may be replaced, and nothing else: it might be a text."""
+    from trilobit.formats.packed.reader import PackedModel
+
+    if packed.is_file():
+        try:
+            PackedModel(packed)
+        except FormatError:
+            raise OutputError(
+                f"{packed}: exists, and is no packed model; choose another name, or delete it"
+            ) from None
+
+
 def _no_packed_file(lacks: str) -> str:
     return f"no packed file: the engine does not run {lacks}"
 
 
 def _check_extra() -> None:
     """Say what is missing before anything is read: loading what is there takes seconds."""
-    for package in ("torch", "transformers", "accelerate", "peft", "tensorboard", "yaml"):
+    for package in _PACKAGES:
         if find_spec(package) is None:
             raise TrilobitError(
                 f"training needs the package '{package}'; pip install 'trilobit[train]'"

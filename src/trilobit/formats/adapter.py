@@ -24,6 +24,7 @@ from trilobit.errors import FormatError, UnsupportedModel
 from trilobit.formats.dtypes import FLOATS
 from trilobit.formats.files import read_json, read_text
 from trilobit.formats.json_text import shown
+from trilobit.formats.run_folder import why_none_in
 from trilobit.formats.safetensors import SafetensorsFile
 from trilobit.model import tensor_names
 from trilobit.model.config import ModelConfig
@@ -180,10 +181,10 @@ class Adapter:
 
 
 def not_a_model(folder: Path, otherwise: str) -> FormatError:
-    """The error of a folder without a config.json: `otherwise`, if it is no adapter either."""
+    """The error of a folder without a config.json: `otherwise`, where nothing better is known."""
     if os.path.exists(folder / CONFIG):
         otherwise = "is an adapter, which runs beside its model; give the model, and --adapter DIR"
-    return FormatError(f"{folder}: {otherwise}")
+    return FormatError(f"{folder}: {why_none_in(folder) or otherwise}")
 
 
 def chat_template_of(folder: str | os.PathLike[str]) -> str | None:

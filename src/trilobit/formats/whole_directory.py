@@ -57,6 +57,8 @@ def put(written: Path, out: Path) -> None:
 
 
 def _check_free(out: Path) -> None:
+    if out == Path("-"):
+        raise OutputError("-: no folder can be on standard output; name one")
     if not os.path.lexists(out):
         return
     if not os.path.isdir(out) or os.path.islink(out):

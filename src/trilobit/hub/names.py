@@ -1,7 +1,8 @@
 """What a user calls a model -> a path on this machine, or a repository of the Hugging Face Hub.
 
 Everything that takes a model asks `resolve`, so a name means the same to all of them. What is here
-comes first: a file, or a folder with a checkpoint in it, is never hidden by a name.
+comes first: a file, or a folder with a checkpoint in it, is never hidden by a name. The folder of a
+training run stands for the packed checkpoint that the run has left in it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from trilobit.bundled import bundled_models
 from trilobit.errors import RequestError
+from trilobit.formats.run_folder import trained_in
 
 _BITNET = "microsoft/bitnet-b1.58-2B-4T"
 _BONSAI = "prism-ml/Ternary-Bonsai"
@@ -94,15 +96,15 @@ _KNOWN_IDS = {target.split(":")[0].lower(): target.split(":")[0] for target in A
 def resolve(model: str | os.PathLike[str]) -> Path | Repo:
     """What a model's name means.
 
-    In this order: a file, or a folder with a config.json in it; the name of a bundled model; an
-    alias; any other folder; `org/name[@revision][:file.gguf]` of the Hub. A path object is a path,
-    and a text that begins with `hf://` is of the Hub. A path need not exist: that is said by
-    whoever opens it.
+    In this order: a file, or a folder with a config.json in it, or that of a finished training
+    run; the name of a bundled model; an alias; any other folder; `org/name[@revision][:file.gguf]`
+    of the Hub. A path object is a path, and a text that begins with `hf://` is of the Hub. A path
+    need not exist: that is said by whoever opens it.
 
     Raises RequestError for what can be none of these.
     """
     if isinstance(model, os.PathLike):
-        return Path(model)
+        return trained_in(Path(model)) or Path(model)
     if not isinstance(model, str):
         raise RequestError(f"model is {model!r:.80}; expected a path or a name")
     if not model.strip():
@@ -118,7 +120,7 @@ def resolve(model: str | os.PathLike[str]) -> Path | Repo:
             raise RequestError(f"{model}: write {prefix}org/name, or {prefix}org/name@revision")
         return repo
     if _is_here(model):
-        return Path(model)
+        return trained_in(Path(model)) or Path(model)
     bundled = bundled_models()
     if model in bundled:
         return bundled[model]
@@ -175,7 +177,8 @@ def _is_here(model: str) -> bool:
     # A folder of notes about a model must not hide the model. os.path: unlike Path's methods it
     # has no errors of its own for names that cannot be.
     if os.path.isdir(model):
-        return os.path.exists(os.path.join(model, "config.json"))
+        has_config = os.path.exists(os.path.join(model, "config.json"))
+        return has_config or trained_in(Path(model)) is not None
     return os.path.exists(model)
 
 

@@ -7,12 +7,15 @@ and `[...]`. What is chosen is a list of plain files: no code of a data set is e
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from trilobit.errors import RequestError
-from trilobit.hub.download import HubFile, Snapshot, download, listed, storage
+from trilobit.hub.download import HubFile, Snapshot, download, storage
 from trilobit.hub.files import Needed
+from trilobit.hub.listing import listing
 from trilobit.hub.names import MAIN, Repo, repo_of
 from trilobit.progress import Watch
 
@@ -28,16 +31,27 @@ def is_of_hub(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def text_files(name: str, kinds: tuple[str, ...], watch: Watch | None = None) -> list[Path]:
-    """The files that a name stands for, by their names; they are fetched where they are not here.
+class Texts(NamedTuple):
+    """What a name stands for: files of this machine, by their names, of a commit."""
+
+    commit: str
+    files: list[Path]
+
+
+def text_files(
+    name: str, kinds: tuple[str, ...], commit: str | None = None, watch: Watch | None = None
+) -> Texts:
+    """The files that a name stands for; they are fetched where they are not here.
 
     kinds: how the names of files that can be read end. Without FILES these are all with `train` in
-    their path, or all if there is none.
+    their path, or all if there is none. commit: to be taken, whatever the name's revision is now.
     Raises RequestError for a name that is none or stands for no file, DownloadError when the Hub
     cannot be asked or a file is not what it says, OutputError when one cannot be stored.
     """
     repo, pattern = _parsed(name)
-    commit, there = listed(repo)
+    if commit is not None:
+        repo = replace(repo, revision=commit)
+    commit, there = listing(repo)
     chosen = _chosen(name, pattern, there, kinds)
     snapshot = Snapshot(
         repo=repo,
@@ -47,7 +61,7 @@ def text_files(name: str, kinds: tuple[str, ...], watch: Watch | None = None) ->
         files=tuple(chosen),
     )
     download(snapshot, watch, packs=False)
-    return [snapshot.folder / file.name for file in chosen]
+    return Texts(commit, [snapshot.folder / file.name for file in chosen])
 
 
 def _parsed(name: str) -> tuple[Repo, str | None]:

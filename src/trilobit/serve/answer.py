@@ -181,7 +181,8 @@ async def ask(
     """
     started_s = time.perf_counter()
     service = service_of(request)
-    name = service.host.name(model)
+    host = service.host
+    name = host.name(model) if messages is None else await host.name_for_chat(model)
     asked = [prompt] if prompt is not None else list(prompts)
     choices = n * (1 if messages is not None else len(asked))
     most = min(service.settings.choices, service.queue.places)

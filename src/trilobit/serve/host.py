@@ -22,6 +22,7 @@ from trilobit.engine.options import EngineOptions
 from trilobit.errors import RequestError
 from trilobit.machine import peak_rss_mb
 from trilobit.serve.errors import ApiError
+from trilobit.serve.purpose import purpose_of
 
 _EMBEDDING_THREADS = 4  # calls at once; they share their steps
 _MB = 1_000_000
@@ -42,8 +43,8 @@ class Held(Generic[Model]):
 class Host:
     """The models of a server.
 
-    models: name -> what to open; the first is meant where no name is given. memory_bytes: of this
-    process, at most.
+    models: name -> what to open; the first is meant where no name is given, and for conversations
+    the first that was made to chat. memory_bytes: of this process, at most.
     """
 
     def __init__(
@@ -72,6 +73,19 @@ class Host:
                 code="model_not_found",
             )
         return asked
+
+    async def name_for_chat(self, asked: str | None) -> str:
+        """The same for a conversation: without a name, the first model that was made to chat."""
+        if asked or len(self.models) == 1:
+            return self.name(asked)
+        return await asyncio.to_thread(self._first_that_chats) or self.name(None)
+
+    def _first_that_chats(self) -> str | None:
+        for name, model in self.models.items():
+            purpose = purpose_of(model)
+            if purpose is not None and purpose.chat:
+                return name
+        return None
 
     def open_first(self) -> None:
         """Open the first model here and now, so that what is wrong with it shows before a start."""

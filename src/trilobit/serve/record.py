@@ -92,7 +92,7 @@ def read(path: Path) -> Iterator[Recorded]:
                 number += 1
                 yield _recorded(f"{path}: line {number}", number, line)
     except OSError as error:
-        raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
+        raise FormatError(f"{path}: cannot be read ({error.strerror}); check the name") from None
 
 
 def _recorded(where: str, number: int, line: bytes) -> Recorded:

@@ -13,10 +13,10 @@ from trilobit.engine.options import EngineOptions
 class Settings:
     """Everything that `trilobit serve` decides.
 
-    models: name -> a file, a folder or a name, as for `LLM`; the first is meant where a request
-    names none. engine: how each of them is run. keys: one of them is needed for everything but
-    `auth.OPEN`; none: nobody needs one. hosts: names that a request may be addressed to; None: any.
-    origins: web pages of other servers that may ask.
+    models: name -> a file, a folder or a name, as for `LLM`; where a request names none, the first
+    is meant, for a conversation the first that was made to chat. engine: how each of them is run.
+    keys: one of them is needed for everything but `auth.OPEN`; none: nobody needs one. hosts: names
+    that a request may be addressed to; None: any. origins: web pages of other servers that may ask.
 
     memory_bytes: of the whole process, at most; None: as much as its models want. queue: choices
     that wait beyond those that run. body_bytes, choices, embeddings: of one request, at

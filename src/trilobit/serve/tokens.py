@@ -23,7 +23,9 @@ Result = TypeVar("Result")
 
 
 class _Named(Body):
-    model: str | None = Field(default=None, description="Default: the server's first model.")
+    model: str | None = Field(
+        default=None, description="Default: the first; for a conversation, the first for chats."
+    )
 
 
 class TokenizeBody(_Named):
@@ -61,7 +63,7 @@ async def tokenize(body: TokenizeBody, request: Request) -> dict[str, Any]:
             tokens = [{"id": i, "piece": llm.tokenizer.piece(i)} for i in ids]
         return {"tokens": tokens, "count": len(ids), "max_model_len": llm.context}
 
-    return await _off_the_loop(request, body.model, work)
+    return await _off_the_loop(request, body.model, work, chat=not texts)
 
 
 @router.post("/detokenize")
@@ -79,13 +81,14 @@ async def detokenize(body: DetokenizeBody, request: Request) -> dict[str, str]:
 async def apply_template(body: TemplateBody, request: Request) -> dict[str, str]:
     """A conversation as one text, up to where the reply begins."""
     return await _off_the_loop(
-        request, body.model, lambda llm: {"prompt": llm.chat_text(body.messages)}
+        request, body.model, lambda llm: {"prompt": llm.chat_text(body.messages)}, chat=True
     )
 
 
 async def _off_the_loop(
-    request: Request, model: str | None, work: Callable[[AsyncLLM], Result]
+    request: Request, model: str | None, work: Callable[[AsyncLLM], Result], *, chat: bool = False
 ) -> Result:
     host = service_of(request).host
-    llm = await exits(request).enter_async_context(host.llm(host.name(model)))
+    name = await host.name_for_chat(model) if chat else host.name(model)
+    llm = await exits(request).enter_async_context(host.llm(name))
     return await asyncio.to_thread(work, llm)

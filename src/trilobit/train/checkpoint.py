@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from trilobit.errors import FormatError, OutputError, RecipeError
 from trilobit.formats.files import read_bytes
+from trilobit.formats.run_folder import RECIPE
 from trilobit.formats.whole_directory import new_directory
 from trilobit.formats.whole_file import remove_parts, write_remedy, write_whole
 from trilobit.train.health import HEALTH
@@ -34,7 +35,7 @@ def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
     fresh: delete an earlier run's checkpoints and logs first.
     Raises RecipeError when the folder holds checkpoints of another recipe.
     """
-    path = output / "recipe.json"
+    path = output / RECIPE
     try:
         remove_parts(output)
         if fresh:

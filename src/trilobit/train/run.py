@@ -3,6 +3,7 @@
 A run's folder:
 
     recipe.json       what this run is; another recipe may not resume here
+    hub.json          of text of the Hub, the commits that it was taken from
     corpus/           the tokenizer and the tokens
     checkpoint-N/     loadable models, with what it takes to go on
     tensorboard/      the curves
@@ -32,7 +33,7 @@ from trilobit.formats.hf.writer import write_hf
 from trilobit.formats.pooling import Pooling
 from trilobit.train.adapter import save_adapter
 from trilobit.train.checkpoint import check, claim, fill, last_checkpoint, remedy_of, step_of
-from trilobit.train.data.fetched import with_files_here
+from trilobit.train.data.fetched import keep_commits, kept_commits, with_files_here
 from trilobit.train.export import Trained, save_masters
 from trilobit.train.interrupt import Interrupt
 from trilobit.train.launch import (
@@ -105,8 +106,10 @@ def train(
     """
     arguments = training_arguments(recipe, output)
     first_process = arguments.process_index == 0
+    begun = not fresh and last_checkpoint(output) is not None
     with arguments.main_process_first(local=False):
-        objective = OBJECTIVES[recipe.kind](with_files_here(recipe))
+        here, commits = with_files_here(recipe, kept_commits(output) if begun else {})
+        objective = OBJECTIVES[recipe.kind](here)
     check_memory(recipe, objective.config, objective.frozen_parameters)
     torch.set_num_threads(threads or threads_worth(recipe, objective.config))
     progress = Progress(output / "log.jsonl", recipe.schedule)
@@ -120,6 +123,8 @@ def train(
             if last:
                 check(last, recipe.schedule.steps)
             text = objective.prepare(output / "corpus", begun=last is not None)
+            if first_process:
+                keep_commits(output, commits)
             progress.window_tokens = objective.window_tokens
         set_seed(recipe.seed)
         interrupt = Interrupt(alone=arguments.world_size == 1)

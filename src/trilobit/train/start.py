@@ -14,6 +14,7 @@ from trilobit.formats.files import read_json
 from trilobit.formats.hf.config import is_one_bit, model_config
 from trilobit.formats.hf.quantization import quantization_form
 from trilobit.formats.hf.text import read_text_files
+from trilobit.formats.run_folder import is_run
 from trilobit.formats.safetensors import Checkpoint
 from trilobit.formats.text_files import TextFiles
 from trilobit.nn import swap_linears
@@ -31,6 +32,11 @@ class Start:
     def __init__(self, folder: Path, template: str | None = None, what: str = "start") -> None:
         self.folder, self._what = folder, what
         where = folder / "config.json"
+        if is_run(folder):
+            raise RecipeError(
+                f"{folder}: {what} is the folder of a training run; give its masters, "
+                f"{folder / 'model'}"
+            )
         raw = read_json(where)
         self.config = model_config(raw, str(where))
         if is_one_bit(raw):

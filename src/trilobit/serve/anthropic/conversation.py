@@ -55,7 +55,7 @@ class Output(Body):
 class Conversation(Body):
     """A system prompt and messages."""
 
-    model: str | None = Field(default=None, description="Default: the server's first model.")
+    model: str | None = Field(default=None, description="Default: the first one for chats.")
     system: Content = ""
     messages: list[Turn] = Field(min_length=1)
     tools: list[Tool] = Field(default=[])

@@ -86,7 +86,8 @@ async def count_tokens(body: Conversation, request: Request) -> dict[str, int]:
     """How many tokens a conversation has, as the model reads it."""
     service = service_of(request)
     chat = body.chat(billing_header=service.settings.billing_header)
-    llm = await exits(request).enter_async_context(service.host.llm(body.model))
+    name = await service.host.name_for_chat(body.model)
+    llm = await exits(request).enter_async_context(service.host.llm(name))
     return {"input_tokens": len(await asyncio.to_thread(llm.chat_ids, chat, body.toolbox()))}
 
 

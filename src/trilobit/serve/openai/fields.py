@@ -39,7 +39,9 @@ class Harmless(Body):
 class Sampling(Harmless):
     """How tokens are chosen: OpenAI's fields, and those of other servers under their names."""
 
-    model: str | None = Field(default=None, description="Default: the server's first model.")
+    model: str | None = Field(
+        default=None, description="Default: the first; for a conversation, the first for chats."
+    )
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int = Field(default=1, ge=1)

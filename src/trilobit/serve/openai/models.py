@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from trilobit.errors import TrilobitError
-from trilobit.formats.packed.reader import PackedModel
-from trilobit.hub.models import known_file
+from trilobit.serve.purpose import purpose_of
 from trilobit.serve.service import Service, service_of
 
 router = APIRouter()
@@ -39,29 +37,12 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         "owned_by": "trilobit",
         "loaded": name in service.host.opened(),
     }
+    purpose = purpose_of(service.host.models[name])
+    if purpose is None:
+        return told
+    made_for = asdict(purpose)
     try:
-        path = known_file(service.host.models[name])
-        if path is None or not path.is_file():
-            return told
-        positions, made_for = _header(path, path.stat().st_mtime_ns)
-        context = service.host.options.context_of(positions)
-    except (OSError, TrilobitError):  # who asks this model for something is told why
+        context = service.host.options.context_of(made_for.pop("positions"))
+    except TrilobitError:  # who asks this model for something is told why
         return told
     return told | {"max_model_len": context} | made_for
-
-
-@lru_cache(maxsize=64)
-def _header(path: Path, _changed_ns: int) -> tuple[int, dict[str, bool]]:
-    """Of a packed file: positions, and what it may be asked for.
-
-    chat: it was made to. generates: it was not made for vectors only. embeds: it has a tokenizer,
-    which is all that vectors need.
-    """
-    packed = PackedModel(path)
-    text = packed.text
-    positions = packed.config.max_position_embeddings
-    return positions, {
-        "chat": text.chat_template is not None,
-        "generates": text.pooling is None,
-        "embeds": text.tokenizer is not None,
-    }

@@ -136,7 +136,7 @@ class Reasoning(Body):
 class ResponsesBody(Harmless):
     """What is to be answered."""
 
-    model: str | None = Field(default=None, description="Default: the server's first model.")
+    model: str | None = Field(default=None, description="Default: the first one for chats.")
     input: str | list[Item] = Field(min_length=1)
     instructions: str | None = Field(default=None, description="A system prompt in front.")
     max_output_tokens: int | None = Field(

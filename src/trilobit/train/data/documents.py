@@ -16,6 +16,8 @@ BLOCK_CHARACTERS = 4000
 _LONGEST_BLOCK = 8 * BLOCK_CHARACTERS
 
 Message = dict[str, str]  # role, content
+# What chat templates know. Of another role one is silent, and the next makes it the user's.
+_ROLES = ("system", "user", "assistant", "tool")
 
 
 class Preference(NamedTuple):
@@ -57,7 +59,7 @@ def documents(
 def conversations(path: Path) -> Iterator[tuple[int, list[Message]]]:
     """Number and messages of each record: `role` and `content`, in `messages`.
 
-    Raises RecipeError as `records` does, and for what is no conversation.
+    Raises RecipeError as `records` does, and for what is no conversation, or has nothing in it.
     """
     for record in records(path, "conversations", "messages"):
         yield record.number, _messages(record, "messages")
@@ -105,6 +107,19 @@ def _messages(record: Record, key: str) -> list[Message]:
             f"{record.where}: '{key}' is no list of objects with the texts 'role' and "
             "'content'; mend or remove it"
         )
+    if not found:
+        raise RecipeError(f"{record.where}: '{key}' is empty; mend or remove it")
+    for message in found:
+        if message["role"] not in _ROLES:
+            raise RecipeError(
+                f"{record.where}: the role {message['role']!r:.40} is none of {', '.join(_ROLES)}; "
+                "mend or remove it"
+            )
+        if message.get("tool_calls"):
+            raise RecipeError(
+                f"{record.where}: 'tool_calls' are not learned; write them into 'content', as the "
+                "model is to spell them, or remove it"
+            )
     return [
         {k: checked(message[k], k, record.where) for k in ("role", "content")} for message in found
     ]

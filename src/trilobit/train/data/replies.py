@@ -22,13 +22,17 @@ from trilobit.prompter import Prompter
 from trilobit.train.data.documents import Message, alike, conversations, preferences
 from trilobit.train.data.kept import kept
 from trilobit.train.data.records import names, sum_of_files
+from trilobit.train.data.tables import is_table
 from trilobit.train.data.token_file import TokenFile, Tokens, token_dtype
 from trilobit.train.data.windows import UNCOUNTED
-from trilobit.train.recipes import Recipe
+from trilobit.train.recipes import Dpo, Embed, Recipe, Sft
 
 Row = dict[str, torch.Tensor]  # input_ids, labels
 Pair = tuple[Row, Row]
 _Item = TypeVar("_Item", covariant=True)
+# Batches are as long as a multiple of this: torch keeps what it made for the products of every
+# length that it meets, megabytes for each in bfloat16 on a CPU.
+_LENGTHS = 32
 
 
 class _Listed(Protocol[_Item]):
@@ -66,8 +70,12 @@ class Replies:
 _Line = TypeVar("_Line")
 # Token ids, and whether each is to be predicted.
 Example = tuple[list[int], list[bool]]
-# Of a recipe, what belongs together: it is all held out or none of it is, left out or not.
-Groups = Callable[[Recipe, "Writer", bool], Iterator[list[Example]]]
+# Of a recipe, what belongs together: it is all held out or none of it is, left out or not. None
+# stands for what even begins beyond the window.
+Group = list[Example | None]
+Groups = Callable[[Recipe, "Writer", bool], Iterator[Group]]
+
+_WHAT = {Sft.kind: "reply of the assistant", Dpo.kind: "preference", Embed.kind: "pair of texts"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,30 +120,31 @@ def prepare(
 
     def write(partial: Path) -> dict[str, Any]:
         dtype = token_dtype(prompter.config.vocab_size)
-        left_out = 0
+        all_left_out = 0
         for part, held_out in (("train", False), ("held_out", True)):
+            left_out = 0
             places: list[tuple[int, int]] = []
             with (
                 TokenFile(partial / f"{part}.npy", dtype, None, None) as file,
                 TokenFile(partial / f"{part}_learned.npy", np.dtype(bool), None, None) as learned,
             ):
                 for group in groups(recipe, writer, held_out):
-                    if any(len(ids) > recipe.data.window for ids, _ in group):
+                    fitting = [
+                        e for e in group if e is not None and len(e[0]) <= recipe.data.window
+                    ]
+                    if len(fitting) < len(group):
                         left_out += len(group)
                         continue
-                    for ids, is_learned in group:
+                    for ids, is_learned in fitting:
                         start = places[-1][1] if places else 0
                         places.append((start, start + len(ids)))
                         file.append(ids)
                         learned.append(is_learned)
             if not places:
-                what = "held out" if held_out else "to train on"
-                raise RecipeError(
-                    f"{names(recipe)}: no reply is {what} (of those found, {left_out} end beyond "
-                    f"data.window, {recipe.data.window}); raise it, or add conversations"
-                )
+                raise _nothing(recipe, left_out, held_out=held_out)
             np.save(partial / f"{part}_places.npy", np.array(places, dtype=np.int64))
-        return {"left_out": left_out}
+            all_left_out += left_out
+        return {"left_out": all_left_out}
 
     key = _key(recipe, prompter, eos_id)
     about = kept(folder, key, write, tells=("left_out",), text=names(recipe), begun=begun)
@@ -150,7 +159,20 @@ def prepare(
     return Replies(train=train, held_out=held_out, left_out=about["left_out"])
 
 
-def every_reply(recipe: Recipe, writer: Writer, held_out: bool) -> Iterator[list[Example]]:
+def _nothing(recipe: Recipe, left_out: int, *, held_out: bool) -> RecipeError:
+    """What to tell of files that give no example. left_out: those beyond the window."""
+    validation = recipe.validation_file() if held_out else None
+    what = f"no {_WHAT[recipe.kind]} is {'held out' if held_out else 'to train on'}"
+    if left_out:
+        what += f", for all end beyond data.window, {recipe.data.window}; raise it, or add shorter"
+    elif held_out and not validation:
+        what += f" by held_out_every = {recipe.data.held_out_every}; lower it, or add some"
+    else:
+        what += "; add some"
+    return RecipeError(f"{validation or names(recipe)}: {what}")
+
+
+def every_reply(recipe: Recipe, writer: Writer, held_out: bool) -> Iterator[Group]:
     """Every reply of the assistant in the recipe's conversations."""
     for where, messages in _lines(recipe, conversations, held_out=held_out):
         ids: list[int] = []
@@ -160,6 +182,7 @@ def every_reply(recipe: Recipe, writer: Writer, held_out: bool) -> Iterator[list
                 continue
             given = writer.given(messages[:place], where)
             if given is None:
+                yield [None]
                 break  # those behind it are longer still
             example, new = writer.example(given, message["content"])
             if len(example) > recipe.data.window:
@@ -174,16 +197,15 @@ def every_reply(recipe: Recipe, writer: Writer, held_out: bool) -> Iterator[list
             yield [(ids, learned)]
 
 
-def chosen_and_rejected(recipe: Recipe, writer: Writer, held_out: bool) -> Iterator[list[Example]]:
+def chosen_and_rejected(recipe: Recipe, writer: Writer, held_out: bool) -> Iterator[Group]:
     """The two replies of each of the recipe's preferences: the better one comes first."""
     for where, preference in _lines(recipe, preferences, held_out=held_out):
         given = writer.given(preference.messages, where)
-        if given is not None:
-            replies = (preference.chosen, preference.rejected)
-            yield [writer.example(given, reply) for reply in replies]
+        replies = (preference.chosen, preference.rejected)
+        yield [None if given is None else writer.example(given, reply) for reply in replies]
 
 
-def two_alike(recipe: Recipe, writer: Writer, held_out: bool) -> Iterator[list[Example]]:
+def two_alike(recipe: Recipe, writer: Writer, held_out: bool) -> Iterator[Group]:
     """The texts of each of the recipe's pairs that are alike, without replies."""
     for _, texts in _lines(recipe, alike, held_out=held_out):
         yield [writer.example(writer.prompter.encode(text), "") for text in texts]
@@ -197,7 +219,7 @@ def _lines(
     for path in [validation] if validation and held_out else recipe.data_files():
         for number, line in read(path):
             if validation or (number % recipe.data.held_out_every == 0) == held_out:
-                yield f"{path}: line {number + 1}", line
+                yield f"{path}: {'row' if is_table(path) else 'line'} {number + 1}", line
 
 
 def _key(recipe: Recipe, prompter: Prompter, eos_id: int) -> str:
@@ -264,7 +286,8 @@ def side_by_side(pairs: list[Pair]) -> Row:
 
 def padded(examples: list[Row]) -> Row:
     """Examples of several lengths as one batch; what is added behind them is not looked at."""
-    length = max(len(example["input_ids"]) for example in examples)
+    longest = max(len(example["input_ids"]) for example in examples)
+    length = -(-longest // _LENGTHS) * _LENGTHS
     batch = {"input_ids": 0, "labels": UNCOUNTED}
     rows = {
         name: torch.full((len(examples), length), empty, dtype=torch.int64)

@@ -51,6 +51,23 @@ def check_mixture(mixture: Sequence[Ingredient]) -> None:
     shares(mixture)
 
 
+def check_keys_of_records(text: Ingredient) -> None:
+    """RecipeError for a key of records where files are plain text, which has none."""
+    where = f"data.mixture: {text.name}" if text.name else "data"
+    plain = [name for name in text.files if _is_plain(name)]
+    if text.source is not None and plain:
+        raise RecipeError(
+            f"{where}.source is {shown(text.source)}, and {shown(plain[0])} is plain text, without "
+            "records to choose from; leave one of them out"
+        )
+    others = [*text.files, *([text.validation] if text.validation is not None else [])]
+    if text.column != "text" and all(map(_is_plain, others)):
+        raise RecipeError(
+            f"{where}.column is {shown(text.column)}, and {shown(plain[0])} is plain text, without "
+            "columns; leave it out"
+        )
+
+
 def shares(mixture: Sequence[Ingredient]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Of each stage the parts' shares, as the smallest whole numbers that stand so to each other.
 
@@ -61,6 +78,10 @@ def shares(mixture: Sequence[Ingredient]) -> tuple[tuple[int, ...], tuple[int, .
         for number, stage in enumerate(zip(*map(_weights, mixture), strict=True), 1)
     )
     return first, second
+
+
+def _is_plain(name: str) -> bool:
+    return name.endswith((".txt", ".txt.xz"))
 
 
 def _weights(part: Ingredient) -> tuple[float, float]:

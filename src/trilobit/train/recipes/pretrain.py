@@ -9,7 +9,7 @@ from typing import ClassVar
 from trilobit.errors import FormatError, RecipeError
 from trilobit.model.config import ModelConfig
 from trilobit.train.recipes.base import Activations, Files, Recipe, check_names
-from trilobit.train.recipes.mixture import Ingredient, check_mixture
+from trilobit.train.recipes.mixture import Ingredient, check_keys_of_records, check_mixture
 from trilobit.train.recipes.plain import check_range, shown
 
 MAX_VOCABULARY = 1 << 20
@@ -111,6 +111,8 @@ class Data(Files):
     def __post_init__(self) -> None:
         # Not super(): a dataclass with slots is another class than its methods were made in.
         Files.__post_init__(self)
+        for text in self.ingredients:
+            check_keys_of_records(text)
         if self.vocab_size < 260:
             raise RecipeError(
                 f"data.vocab_size is {shown(self.vocab_size)}; 256 bytes and the special tokens "
