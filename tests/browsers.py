@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
+
+PATIENCE_MS = 120_000  # a hang, not a slow machine
 
 
 @contextmanager
@@ -19,6 +21,7 @@ def chromium() -> Iterator[Browser]:
         if os.environ.get("TRILOBIT_REQUIRE_CROSS"):
             pytest.fail("chromium not found, and TRILOBIT_REQUIRE_CROSS asks for it")
         pytest.skip("chromium not found")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as driver:
         # The sandbox cannot be had as root, as in CI; the pages are our own.
         found = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])

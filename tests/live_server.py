@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,14 +27,23 @@ PATIENCE_S = 120  # a hang, not a slow machine
 _SET = """
 import json, sys
 from trilobit.engine.options import EngineOptions
+from trilobit.serve import server
 from trilobit.serve.app import create_app
 from trilobit.serve.server import address_of, bind, run
 from trilobit.serve.settings import Settings
-given = json.loads(sys.argv[1])
+server._LAST_WORDS_S, given = json.loads(sys.argv[1])
 engine = EngineOptions(**given.pop("engine", {}))
 sock = bind("127.0.0.1", 0)
 app = create_app(Settings(engine=engine, **given))
 run(app, sock, ready=lambda: print(address_of(sock), flush=True))
+"""
+
+# `trilobit front`, for which no server is late, nor a reader of its last words.
+_PATIENT = f"""
+import runpy
+from trilobit.serve import front, replicas, server
+front._CONNECT_S = replicas._HEALTH_S = server._LAST_WORDS_S = {PATIENCE_S}
+runpy.run_module("trilobit", run_name="__main__", alter_sys=True)
 """
 
 
@@ -60,6 +70,13 @@ class Live:
         found = re.search(rf"^{name}(?:\{{{wanted}[^}}]*\}})? ([^ \n]+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
+    def wait_for(self, name: str, value: float = 0, **labels: str) -> None:
+        """Until a number of /metrics is so: a client knows of an end before the books do."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (now := self.measure(name, **labels)) != value:
+            assert time.monotonic() < deadline, f"{name} stays {now:g}, not {value:g}"
+            time.sleep(0.01)
+
     def stop(self) -> int:
         """Have it drain; its exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -84,9 +101,10 @@ def serving(
     **environment: str,
 ) -> Iterator[Live]:
     """`trilobit serve ARGUMENTS` on a free port, or a server of `settings`, until the end."""
-    words = ["-m", "trilobit", command, "--port", "0", *arguments]
+    words = [command, "--port", "0", *arguments]
+    words = ["-c", _PATIENT, *words] if command == "front" else ["-m", "trilobit", *words]
     if settings is not None:
-        words = ["-c", _SET, json.dumps(settings)]
+        words = ["-c", _SET, json.dumps([PATIENCE_S, settings])]
     process = subprocess.Popen(
         [sys.executable, *words],
         stdout=subprocess.PIPE,

@@ -73,15 +73,33 @@ def disk_full_at(size_bytes: int) -> str:
     return f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size_bytes},) * 2)"
 
 
+# What is written gets its name at the end: nothing does, before somebody asks for an end.
+UNNAMED = """
+import sys, time
+def wait(event, args):
+    if event == "os.rename" and str(args[0]).endswith(".part"):
+        time.sleep(600)
+sys.addaudithook(wait)
+"""
+
+
 def signalled(
-    *args: object, number: signal.Signals, when: Callable[[subprocess.Popen[bytes]], object]
+    *args: object,
+    number: signal.Signals,
+    when: Callable[[subprocess.Popen[bytes]], object],
+    before: str = "",
 ) -> tuple[int, bytes, bytes]:
-    """Run it, signal it once `when` returns; its exit code, stdout and stderr from then on."""
+    """Run it, signal it once `when` returns; its exit code, stdout and stderr from then on.
+
+    before: lines of Python. Of its output few pages are kept: it waits with more until they are
+    read.
+    """
     with subprocess.Popen(
-        [sys.executable, "-c", HEAR_CTRL_C + AFTER, *map(str, args)],
+        [sys.executable, "-c", f"{HEAR_CTRL_C}\n{before}{AFTER}", *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,  # what `when` does not read is left for `communicate`
+        pipesize=4096,
     ) as process:
         try:
             when(process)

@@ -151,6 +151,7 @@ class _Files:
         except (OutputError, OSError) as error:
             self._warn(f"{error}; it is done without")
             return
+        self.touch([path])  # by this clock: that of a file system may go in steps of milliseconds
         self._size_bytes += len(data)
         self._unseen_bytes += len(data)
 

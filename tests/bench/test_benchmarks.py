@@ -309,11 +309,21 @@ def test_ctrl_c_while_modules_load_is_quiet(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT that one process sends another")
-@pytest.mark.parametrize("name", ["kernels.py", "speculation.py"])
-def test_ctrl_c_while_something_is_measured_is_quiet(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "forever", "quick"),
+    [
+        ("kernels.py", ["--isas", *[_native.isa()] * 9999], ["--tokens", "1", "--repeats", "1"]),
+        ("speculation.py", ["--sequences", *["1"] * 9999], ["--runs", "1"]),
+    ],
+    ids=["kernels.py", "speculation.py"],
+)
+def test_ctrl_c_while_something_is_measured_is_quiet(
+    name: str, forever: list[str], quick: list[str], tmp_path: Path
+) -> None:
     path = tmp_path / "result.json"
+    words = ["--threads", "1", "--json", path, *forever, *quick]
     with subprocess.Popen(
-        [sys.executable, "-u", ROOT / "benchmarks" / name, "--threads", "1", "--json", path],
+        [sys.executable, "-u", ROOT / "benchmarks" / name, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

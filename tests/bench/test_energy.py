@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,15 @@ def test_a_battery_counts_while_it_is_discharged(tmp_path: Path, power: dict[str
     folder = write(tmp_path / "class/power_supply/BAT0", type="Battery", status="Charging", **power)
     assert counters(tmp_path)[0] == []
     write(folder, status="Discharging")
-    used = used_by(only(tmp_path), lambda: None)
-    assert 0 <= used.joules <= 8 * used.seconds + 0.1
+    worked_s: list[float] = []
+
+    def work() -> None:
+        begun = time.perf_counter()
+        time.sleep(0.01)
+        worked_s.append(time.perf_counter() - begun)
+
+    used = used_by(only(tmp_path), work)
+    assert 8 * worked_s[0] <= used.joules <= 8 * used.seconds
 
 
 def test_a_counter_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: Any) -> None:
@@ -333,7 +341,8 @@ def test_energy_of_a_model(model_file: Path, tmp_path: Path, monkeypatch: Any) -
         )
         found = measure_energy(llm, prompt=8, generate=8, sys_folder=tmp_path)
     assert found.source == "measured: battery BAT0"
-    assert found.idle_watts == pytest.approx(10, rel=0.2)
+    assert found.idle_watts is not None
+    assert 0 < found.idle_watts <= 10  # less where the machine was busy before it was read
     assert found.decode.measured is not None
     assert found.decode.measured > 0
     assert found.decode.estimated == without.decode.estimated

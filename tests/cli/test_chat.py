@@ -253,8 +253,9 @@ def test_a_model_without_chat_template_says_that_it_continues_text(
 
 
 def test_ctrl_c_stops_the_reply_and_not_the_chat(
-    terminal: Open, chat_model: Path, tmp_path: Path
+    terminal: Open, chat_model: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
+    environment["COLUMNS"] = "8"  # the line that says how much was read has no letters there
     chat = terminal(chat_model, "--max-tokens", "60000", "--seed", "5")
     chat.type("Hello there.\r")
     chat.expect(LEFT)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TEXT, tiny_config
+from conftest import ENDLESS_CONTEXT, TEXT, tiny_config
 from program import (
     BROKEN_PIPE,
     HEAR_CTRL_C,
@@ -22,6 +22,7 @@ from program import (
     INTERRUPTED,
     TERMINATED,
     TIMEOUT_S,
+    UNNAMED,
     disk_full_at,
     error_of,
     fail,
@@ -82,16 +83,14 @@ def without_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def slow_model(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -> Path:
-    """A packed model that takes many seconds to fill its context."""
-    directory = tmp_path_factory.mktemp("slow")
-    config = tiny_config(
-        hidden_size=512, intermediate_size=2048, num_hidden_layers=8, max_position_embeddings=16384
-    )
+def endless_text(tmp_path_factory: pytest.TempPathFactory, tokenizer_json: Path) -> Path:
+    """A packed model that was not made to chat, and writes until nobody reads it any more."""
+    directory = tmp_path_factory.mktemp("endless")
+    config = tiny_config(eos_token_ids=(), max_position_embeddings=ENDLESS_CONTEXT)
     synth(config, directory / "checkpoint", seed=1)
     (directory / "checkpoint/tokenizer.json").write_bytes(tokenizer_json.read_bytes())
-    convert(directory / "checkpoint", directory / "slow.trilobit")
-    return directory / "slow.trilobit"
+    convert(directory / "checkpoint", directory / "endless.trilobit")
+    return directory / "endless.trilobit"
 
 
 # ---- the program ------------------------------------------------------------------------------
@@ -667,7 +666,9 @@ def test_output_that_cannot_be_written_is_one_line(model_file: Path) -> None:
 @pytest.mark.parametrize("form", [[], ["--to-packed-file"]], ids=["checkpoint", "packed"])
 def test_interrupted_synth_leaves_nothing(form: list[str], tmp_path: Path) -> None:
     arguments = ("synth", tmp_path / "out", "--shape", "1b", *form)
-    code, out, err = signalled(*arguments, number=signal.SIGINT, when=part_appears(tmp_path))
+    code, out, err = signalled(
+        *arguments, number=signal.SIGINT, when=part_appears(tmp_path), before=UNNAMED
+    )
     assert (code, out, err.split()) == (INTERRUPTED, b"", [b"interrupted"])
     assert files_in(tmp_path) == []
 
@@ -696,7 +697,10 @@ def test_interrupted_convert_leaves_nothing(
     table = (tensor_names.EMBEDDING, "BF16", (config.vocab_size, config.hidden_size))
     write_sparse(source / "model.safetensors", [*masters, *gains, table], {})
     code, out, err = signalled(
-        "convert", source, results / "out.trilobit", number=number, when=part_appears(results)
+        *("convert", source, results / "out.trilobit"),
+        number=number,
+        when=part_appears(results),
+        before=UNNAMED,
     )
     assert (code, out) == (expected, b"")
     assert b"Traceback" not in err
@@ -725,11 +729,11 @@ def test_ctrl_c_that_is_ignored_stays_ignored_while_modules_load() -> None:
     assert (done.returncode, done.stdout) == (0, f"{done.stdout.strip()}\n")
 
 
-def test_interrupted_text_stays_and_ends_its_line(slow_model: Path) -> None:
-    for command in (["run", slow_model], ["generate", PROMPT, "--model", slow_model]):
+def test_interrupted_text_stays_and_ends_its_line(endless_text: Path) -> None:
+    for command in (["run", endless_text], ["generate", PROMPT, "--model", endless_text]):
         code, out, err = signalled(
             *command,
-            *("--max-tokens", 16000, "--ignore-eos"),
+            *("--max-tokens", 250_000),
             number=signal.SIGINT,
             when=first_byte,
         )
@@ -755,9 +759,9 @@ def test_closed_standard_streams_are_no_accident(model_file: Path) -> None:
     assert (silent.returncode, silent.stderr) == (0, "")
 
 
-def test_a_reader_that_leaves_ends_the_program_quietly(slow_model: Path) -> None:
+def test_a_reader_that_leaves_ends_the_program_quietly(endless_text: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "trilobit", "run", str(slow_model), "--ignore-eos"],
+        [sys.executable, "-m", "trilobit", "run", str(endless_text), "--max-tokens", "250000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:

@@ -223,9 +223,10 @@ def test_a_backend_that_fails_ends_all_with_its_reason_and_the_next_run() -> Non
 
 def test_sinks_are_told_of_every_token_and_the_thread_ends_with_them() -> None:
     worker = make_worker()
-    over, told = threading.Event(), list[int]()
+    seen, over, told = threading.Event(), threading.Event(), list[int]()
 
     def sink(one: Sequence) -> None:
+        assert seen.wait(60)
         told.append(one.output_tokens)
         if one.over:
             over.set()
@@ -234,8 +235,9 @@ def test_sinks_are_told_of_every_token_and_the_thread_ends_with_them() -> None:
     one.sink = sink
     worker.submit([one])
     thread = worker._thread
-    assert over.wait(60)
     assert thread is not None
+    seen.set()
+    assert over.wait(60)
     thread.join(60)
     assert not thread.is_alive()
     assert sorted(set(told)) == list(range(1, 21))

@@ -47,6 +47,9 @@ class Machine:
         self.env |= {
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(folder / "hf"),
+            # A server that this process keeps waiting is not one that has stopped.
+            "HF_HUB_ETAG_TIMEOUT": str(TIMEOUT_S),
+            "HF_HUB_DOWNLOAD_TIMEOUT": str(TIMEOUT_S),
             "TRILOBIT_HOME": str(folder / "home"),
             "NO_PROXY": "*",
         }

@@ -221,13 +221,13 @@ def test_the_page_tells_the_same_story_as_python(
     if not relaxed:  # as in a browser without it
         page.route("**/engine.js", without_relaxed)
     page.goto(f"{site}/browser.html")
-    expect(page.locator("button[name=tell]")).to_be_enabled(timeout=60_000)
+    expect(page.locator("button[name=tell]")).to_be_enabled()
     assert page.locator("#story").get_attribute("data-isa") == ("relaxed" if relaxed else "simd128")
     page.fill("input[name=begin]", "The little dog")
     page.fill("input[name=temperature]", str(temperature))
     page.fill("input[name=seed]", str(seed))
     page.click("button[name=tell]")
-    expect(page.locator("#story[data-ids]")).to_be_attached(timeout=60_000)
+    expect(page.locator("#story[data-ids]")).to_be_attached()
     ids = json.loads(page.locator("#story").get_attribute("data-ids") or "")
     ends = wanted.finish_reason == "stop"  # its id is the last, which the page does not tell
     assert ids == list(wanted.token_ids)[: -1 if ends else None]

@@ -114,11 +114,12 @@ def test_the_web_application_streams_a_story() -> None:
         assert server.stderr is not None
         lines = iter(server.stderr.readline, "")
         url = next(found[0] for line in lines if (found := re.search(r"http://[0-9.:]+", line)))
-        assert "<form>" in httpx.get(url).text
-        with httpx.stream("GET", f"{url}/story", params={"begun": "The dog"}) as answer:
-            assert answer.status_code == 200
-            assert "".join(answer.iter_text()).strip()
-        assert httpx.get(f"{url}/story", params={"begun": "a" * 501}).status_code == 422
+        with httpx.Client(base_url=url, timeout=live_server.PATIENCE_S, trust_env=False) as client:
+            assert "<form>" in client.get("/").text
+            with client.stream("GET", "/story", params={"begun": "The dog"}) as answer:
+                assert answer.status_code == 200
+                assert "".join(answer.iter_text()).strip()
+            assert client.get("/story", params={"begun": "a" * 501}).status_code == 422
     finally:
         server.kill()
         server.communicate()

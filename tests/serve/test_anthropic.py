@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -69,11 +70,11 @@ def test_a_stream_adds_up_to_the_message(client: anthropic.Anthropic, text: str)
     assert done.usage.output_tokens == 20
 
 
-def test_a_quiet_stream_is_kept_alive_by_pings() -> None:
-    long = {"messages": MESSAGES, "stream": True, "n": 64, "max_tokens": 400, "ignore_eos": True}
+def test_a_quiet_stream_is_kept_alive_by_pings(endless_model: Path) -> None:
+    long = {"messages": MESSAGES, "stream": True, "max_tokens": 250_000}
     asked = {"messages": MESSAGES, "stream": True, "max_tokens": 20}
     settings: dict[str, Any] = {
-        "models": {DEFAULT: DEFAULT},
+        "models": {DEFAULT: str(endless_model)},
         "keep_alive_s": 0.01,
         "engine": {"max_sequences": 1},
     }

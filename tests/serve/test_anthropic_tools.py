@@ -85,8 +85,11 @@ def test_several_calls_of_an_answer_are_blocks_behind_each_other(
 ) -> None:
     tool = TOOLS[1]
     most = 0
-    for _ in range(6):
+    for number in range(6):
+        # Without chance, and another conversation each time.
+        words = [{"role": "user", "content": f"Who is it? {'It is Tom. ' * number}"}]
         asked = ASKED | {"tools": [tool], "tool_choice": {"type": "any"}, "max_tokens": 350}
+        asked |= {"messages": words, "extra_body": {"temperature": 0}}
         with client.messages.stream(**asked) as stream:
             indices = [event.index for event in stream if event.type == "content_block_start"]
             content = stream.get_final_message().content

@@ -7,8 +7,11 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import httpx
 import pytest
 import yaml
 from live_server import PATIENCE_S, Live, serving
+from ports import kept_port
 
 from trilobit.cli.serve import command
 
@@ -79,45 +83,58 @@ def test_every_option_in_the_files_is_one_of_the_server() -> None:
 # ---- nginx --------------------------------------------------------------------------------------
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def balancing(folder: Path, *urls: str) -> Iterator[str]:
+    """nginx before two servers, with its file as it is but for addresses, and for its patience."""
+    if NGINX is None:
+        pytest.skip("nginx is not installed")
+    text = (DEPLOY / "nginx.conf").read_text()
+    for number, url in enumerate(urls, 8081):
+        text = text.replace(f"127.0.0.1:{number}", url.removeprefix("http://"))
+    for patience in ("proxy_connect_timeout 2s", "client_header_timeout 30s"):
+        assert patience in text
+        text = text.replace(patience, f"{patience.split()[0]} {PATIENCE_S}s")
+    kept = "client_body proxy fastcgi uwsgi scgi".split()
+    paths = " ".join(f"{one}_temp_path {folder}/{one};" for one in kept)
+    arguments = [NGINX, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
+    with kept_port() as port:
+        text = text.replace("listen 8080", f"listen 127.0.0.1:{port}")
+        (folder / "nginx.conf").write_text(
+            f"pid {folder}/pid; error_log stderr; worker_processes 1; daemon off; events {{}}\n"
+            f"http {{ access_log off; {paths}\n{text}\n}}"
+        )
+        tried = subprocess.run([*arguments, "-t"], capture_output=True, text=True, check=False)
+        assert tried.returncode == 0, tried.stderr
+        process = subprocess.Popen(arguments)
+        try:
+            while not is_open(port):
+                assert process.poll() is None
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
 @pytest.fixture
 def balanced(tmp_path: Path, replicas: list[Live]) -> Iterator[str]:
     """The address of nginx in front of both, with the file as it is but for addresses."""
-    if NGINX is None:
-        pytest.skip("nginx is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    text = (DEPLOY / "nginx.conf").read_text().replace("listen 8080", f"listen 127.0.0.1:{port}")
-    for number, live in enumerate(replicas, 8081):
-        text = text.replace(f"127.0.0.1:{number}", live.url.removeprefix("http://"))
-    kept = "client_body proxy fastcgi uwsgi scgi".split()
-    paths = " ".join(f"{one}_temp_path {tmp_path}/{one};" for one in kept)
-    (tmp_path / "nginx.conf").write_text(
-        f"pid {tmp_path}/pid; error_log stderr; worker_processes 1; daemon off; events {{}}\n"
-        f"http {{ access_log off; {paths}\n{text}\n}}"
-    )
-    arguments = [NGINX, "-p", str(tmp_path), "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
-    tried = subprocess.run([*arguments, "-t"], capture_output=True, text=True, check=False)
-    assert tried.returncode == 0, tried.stderr
-    process = subprocess.Popen(arguments)
-    try:
-        for _ in range(1000):
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    with balancing(tmp_path, *(live.url for live in replicas)) as url:
+        yield url
 
 
 def answered(replicas: list[Live]) -> list[float]:
-    """Completions that each has given."""
+    """Completions that each has given; a request is counted when its place is free again."""
     counts = []
     for live in replicas:
         with asking(live.url) as client:
-            text = client.get("/metrics").text
+            while "trilobit_places_taken 0.0\n" not in (text := client.get("/metrics").text):
+                pass
         found = re.search(
             r'trilobit_requests_total\{route="/v1/completions",status="200"\} (\S+)', text
         )
@@ -125,7 +142,7 @@ def answered(replicas: list[Live]) -> list[float]:
     return counts
 
 
-def test_a_conversation_stays_on_its_replica_and_streams(
+def test_a_conversation_stays_on_its_replica_and_a_stream_comes_whole(
     balanced: str, replicas: list[Live]
 ) -> None:
     before = answered(replicas)
@@ -149,10 +166,42 @@ def test_a_conversation_stays_on_its_replica_and_streams(
     assert lines[-1] == "[DONE]"
     texts = [json.loads(line)["choices"][0]["text"] for line in lines[:-1]]
     assert "".join(texts) == whole
-    assert len(texts) > 1
-    with httpx.Client(base_url=balanced, trust_env=False) as client:
+    with httpx.Client(base_url=balanced, timeout=PATIENCE_S, trust_env=False) as client:
         assert client.post("/v1/completions", json=ASKED).status_code == 401
         assert client.get("/health").status_code == 200
+
+
+def test_what_a_replica_says_goes_on_before_it_says_more(tmp_path: Path) -> None:
+    heard = threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            self.wfile.write(b"data: 1\n\n")
+            self.wfile.flush()
+            assert heard.wait(PATIENCE_S)
+            self.wfile.write(b"data: 2\n\n")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            with (
+                balancing(tmp_path, url, url) as balanced,
+                asking(balanced) as client,
+                client.stream("GET", "/") as stream,
+            ):
+                lines = stream.iter_lines()
+                assert next(lines) == "data: 1"
+                heard.set()
+                assert [line for line in lines if line] == ["data: 2"]
+        finally:
+            heard.set()
+            server.shutdown()
 
 
 def test_of_a_replica_that_is_gone_another_takes_over(balanced: str, replicas: list[Live]) -> None:

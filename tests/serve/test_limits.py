@@ -9,6 +9,8 @@ import random
 import socket
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,6 +35,7 @@ from trilobit.text.stops import StopStrings
 
 PROMPT = "Once upon a time"
 LONG = {"prompt": PROMPT, "temperature": 0, "max_tokens": 400, "ignore_eos": True}
+ENDLESS = LONG | {"max_tokens": 250_000}  # of the model that does not end
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 SECRET = "a-word-that-nobody-may-log"
 
@@ -61,12 +64,15 @@ def client(live: Live) -> Iterator[httpx.Client]:
 # ---- on the wire ------------------------------------------------------------------------------
 
 
-def said(sock: socket.socket) -> str:
-    """All that comes until the other side closes."""
-    sock.settimeout(PATIENCE_S)
+def said(live: Live, sent: bytes) -> str:
+    """All that comes until the other side closes, which may be before it has read all."""
     parts = []
-    while part := sock.recv(65536):
-        parts.append(part)
+    with live.socket() as sock:
+        with suppress(ConnectionError):
+            sock.sendall(sent)
+        with suppress(ConnectionError):
+            while part := sock.recv(65536):
+                parts.append(part)
     return b"".join(parts).decode()
 
 
@@ -82,9 +88,7 @@ def said(sock: socket.socket) -> str:
     ],
 )
 def test_a_slow_sender_is_told_and_let_go(impatient: Live, sent: bytes) -> None:
-    with impatient.socket() as sock:
-        sock.sendall(sent)
-        assert "HTTP/1.1 408" in said(sock)
+    assert "HTTP/1.1 408" in said(impatient, sent)
 
 
 def test_a_reader_who_takes_nothing_is_let_go(impatient: Live) -> None:
@@ -110,9 +114,7 @@ def test_a_reader_who_takes_nothing_is_let_go(impatient: Live) -> None:
     ],
 )
 def test_what_is_no_http_is_a_400_of_the_apis_shape(live: Live, sent: bytes) -> None:
-    with live.socket() as sock:
-        sock.sendall(sent)
-        head, _, body = said(sock).partition("\r\n\r\n")
+    head, _, body = said(live, sent).partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 400")
     assert json.loads(body)["error"]["type"] == "invalid_request_error"
 
@@ -121,13 +123,9 @@ def test_a_body_that_is_too_large_is_413_however_it_is_sent(live: Live) -> None:
     claimed = (
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
     )
-    with live.socket() as sock:
-        sock.sendall(claimed)  # refused before it comes
-        assert "HTTP/1.1 413" in said(sock)
+    assert "HTTP/1.1 413" in said(live, claimed)  # refused before it comes
     chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-    with live.socket() as sock:
-        sock.sendall(chunked + b"5001\r\n" + b"x" * 0x5001 + b"\r\n")
-        assert "HTTP/1.1 413" in said(sock)
+    assert "HTTP/1.1 413" in said(live, chunked + b"5001\r\n" + b"x" * 0x5001 + b"\r\n")
 
 
 # ---- what a body may say ----------------------------------------------------------------------
@@ -376,8 +374,8 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(main, PATIENCE_S))
 
 
-def app_of(**settings: Any) -> FastAPI:
-    return create_app(Settings(models={DEFAULT: DEFAULT}, **settings))
+def app_of(model: str | Path = DEFAULT, **settings: Any) -> FastAPI:
+    return create_app(Settings(models={DEFAULT: str(model)}, **settings))
 
 
 def caller(app: FastAPI) -> httpx.AsyncClient:
@@ -526,7 +524,7 @@ def test_a_connection_that_was_refused_is_kept_if_the_rest_of_its_body_comes(com
     async def main() -> None:
         config = uvicorn.Config(refusing)
         config.load()
-        limits = {"header_s": PATIENCE_S if comes else 0.2, "reader_s": PATIENCE_S, "most": 9}
+        limits = {"header_s": PATIENCE_S, "reader_s": PATIENCE_S, "most": 9}
         made: list[Connection] = []
 
         def make() -> Connection:
@@ -535,6 +533,10 @@ def test_a_connection_that_was_refused_is_kept_if_the_rest_of_its_body_comes(com
 
         server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        while not made or made[0]._deadline is None:  # of the header
+            await asyncio.sleep(0.001)
+        if not comes:
+            made[0]._header_s = 0.0  # no patience with the rest, which has a header's time
         writer.write(POST + b"Content-Length: 100000\r\n\r\n" + b"x" * 10)
         assert (await reader.readuntil(b"no place")).startswith(b"HTTP/1.1 429")
         if comes:
@@ -553,13 +555,15 @@ def test_a_connection_that_was_refused_is_kept_if_the_rest_of_its_body_comes(com
 
 
 @pytest.mark.parametrize("streams", [True, False])
-def test_a_client_who_leaves_frees_his_blocks_within_a_step(streams: bool) -> None:
-    app = app_of()
+def test_a_client_who_leaves_frees_his_blocks_within_a_step(
+    streams: bool, endless_model: Path
+) -> None:
+    app = app_of(endless_model)
 
     async def main() -> None:
         llm = await opened(app)
         gone = asyncio.Event()
-        body = [json.dumps(LONG | {"stream": streams, "n": 8}).encode()]
+        body = [json.dumps(ENDLESS | {"stream": streams, "n": 8}).encode()]
 
         async def receive() -> dict[str, Any]:
             if body:
@@ -593,15 +597,15 @@ def test_a_client_who_leaves_frees_his_blocks_within_a_step(streams: bool) -> No
     run(main())
 
 
-def test_an_answer_that_takes_too_long_ends_with_words() -> None:
-    app = app_of(request_s=1e-9)
+def test_an_answer_that_takes_too_long_ends_with_words(endless_model: Path) -> None:
+    app = app_of(endless_model, request_s=1e-9)
 
     async def main() -> None:
         async with caller(app) as client:
-            whole = await client.post("/v1/completions", json=LONG)
+            whole = await client.post("/v1/completions", json=ENDLESS)
             assert whole.status_code == 503
             assert "took longer" in whole.text
-            part = await client.post("/v1/completions", json=LONG | {"stream": True})
+            part = await client.post("/v1/completions", json=ENDLESS | {"stream": True})
             *_, last, end = part.text.split("\n\n")
             assert "took longer" in json.loads(last.removeprefix("data: "))["error"]["message"]
             assert end == ""
@@ -759,23 +763,23 @@ def test_health_fails_while_decoding_is_stuck(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_engine_that_was_killed_fails_health_and_says_why(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, endless_model: Path
 ) -> None:
-    app = app_of()
+    app = app_of(endless_model)
 
     async def main() -> None:
         llm = await opened(app)
-        forward, steps = llm.engine.backend.forward, iter(range(200))
+        forward, running = llm.engine.backend.forward, llm.engine.scheduler.running
 
         def killed(batch: Batch) -> None:
-            if next(steps, None) is None:
+            if len(running) == 5 and all(one.output_tokens > 20 for one in running):
                 raise SystemExit
             forward(batch)
 
         monkeypatch.setattr(llm.engine.backend, "forward", killed)
         async with caller(app) as client:
-            asked = [client.post("/v1/completions", json=LONG) for _ in range(4)]
-            streamed = client.post("/v1/completions", json=LONG | {"stream": True})
+            asked = [client.post("/v1/completions", json=ENDLESS) for _ in range(4)]
+            streamed = client.post("/v1/completions", json=ENDLESS | {"stream": True})
             *answers, stream = await asyncio.gather(*asked, streamed)
             told = [await client.get("/health"), await client.post("/v1/completions", json=LONG)]
             for one in [*answers, *told]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,6 @@ def test_a_body_streams_by_default_and_needs_no_content_type(
 ) -> None:
     with live.client(headers=headers) as bare:
         answer = bare.post("/api/chat", content=json.dumps(CHAT))
-        long = bare.post("/api/chat", content=json.dumps(CHAT | {"options": {"num_predict": 400}}))
         refused = bare.post("/api/chat", content=json.dumps(CHAT | {"format": "xml"}))
         foreign = bare.post(
             "/api/chat", content=json.dumps(CHAT), headers={"origin": "https://evil.example"}
@@ -81,12 +81,35 @@ def test_a_body_streams_by_default_and_needs_no_content_type(
     assert answer.headers["content-type"].startswith("application/x-ndjson")
     lines = [json.loads(line) for line in answer.text.splitlines()]
     assert "".join(line["message"]["content"] for line in lines) == text
-    signs = [json.loads(line)["message"]["content"] for line in long.text.splitlines()[:-1]]
-    assert "" in signs  # of life
     assert (refused.status_code, list(refused.json())) == (400, ["error"])
     told = "format: 'xml' is no form of an answer; expected 'json' or a JSON schema"
     assert refused.json()["error"] == told
     assert foreign.status_code == 403
+
+
+def test_a_quiet_stream_gives_signs_of_life(endless_model: Path) -> None:
+    settings: dict[str, Any] = {
+        "models": {DEFAULT: str(endless_model)},
+        "keep_alive_s": 0.01,
+        "engine": {"max_sequences": 1},
+    }
+    long = {"prompt": PROMPT, "stream": True, "max_tokens": 250_000}
+    asked = CHAT | {"options": {"num_predict": 20}}
+    with (
+        serving(settings=settings) as server,
+        server.client() as client,
+        client.stream("POST", "/v1/completions", json=long) as before,
+    ):
+        runs = before.iter_lines()  # kept, as it ends the request when it goes
+        assert any(line.startswith("data: ") for line in runs)  # so all others wait
+        with client.stream("POST", "/api/chat", json=asked) as waits:
+            lines = map(json.loads, waits.iter_lines())
+            sign = next(lines)
+            assert (sign["message"]["content"], sign["done"]) == ("", False)
+            before.close()
+            *parts, last = lines
+    assert "".join(part["message"]["content"] for part in parts)
+    assert (last["done"], last["done_reason"], last["eval_count"]) == (True, "length", 20)
 
 
 # ---- tools and forms ----------------------------------------------------------------------------
@@ -204,10 +227,11 @@ def test_an_unknown_model_is_not_found(client: ollama.Client) -> None:
     assert caught.value.status_code == 404
 
 
-def test_an_error_on_the_way_ends_a_stream_in_its_shape() -> None:
+def test_an_error_on_the_way_ends_a_stream_in_its_shape(endless_model: Path) -> None:
+    settings = {"models": {DEFAULT: str(endless_model)}, "request_s": 1e-9}
     with (
-        serving(settings={"models": {DEFAULT: DEFAULT}, "request_s": 1e-9}) as server,
+        serving(settings=settings) as server,
         ollama.Client(server.url, timeout=PATIENCE_S, trust_env=False) as client,
         pytest.raises(ollama.ResponseError, match="took longer"),
     ):
-        list(client.chat(stream=True, **CHAT | {"options": {"num_predict": 400}}))
+        list(client.chat(stream=True, **CHAT | {"options": {"num_predict": 250_000}}))

@@ -12,18 +12,19 @@ import json
 import os
 import queue
 import re
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import uvicorn
-from browsers import chromium
+from browsers import PATIENCE_MS, chromium
 from conftest import ENDLESS_CONTEXT as CONTEXT
 from live_server import Live, serving
 from playwright.sync_api import Browser, BrowserContext, Error, Page, Route, expect
+from ports import kept_port
 from prometheus_client import CollectorRegistry, Counter
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -38,10 +39,14 @@ from trilobit.serve.settings import Settings
 from trilobit.serve.sse import DONE, Events, event
 
 FOLDER = Path(__file__).parents[2] / "src/trilobit/serve/page"
-PATIENCE_MS = 40_000  # a hang, not a slow machine
 CHATTY = "chatty"
 KEY = "sk-a-key-of-ours"
 ENDLESS = {"max_tokens": 250_000}  # hours, of that model
+# What the page takes away after a while ("Copied", "Undo"): who looks late would miss it.
+WHAT_GOES_STAYS = """
+    const soon = window.setTimeout;
+    window.setTimeout = (call, ms = 0, ...rest) => soon(call, ms <= 1000 ? ms : 2 ** 30, ...rest);
+"""
 STARVED = 6  # times that a browser is slower than it could be
 ANSWER = (
     "Four weights fit a byte:\n\n```python\nfields = codes + 1  # 0, 1, 2\n```\n\nThat is *all*."
@@ -83,6 +88,7 @@ class Visit:
         page.on("console", lambda line: line.type == "error" and self.faults.append(line.text))
         kept = json.dumps({"model": model or CHATTY, "sampling": sampling or {}})
         page.add_init_script(f"localStorage.trilobit ??= JSON.stringify({kept})")
+        page.add_init_script(WHAT_GOES_STAYS)
         page.goto(url or self._url)
         expect(page.locator("#box")).to_be_visible()
         return page
@@ -94,7 +100,6 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Browser, live: Live) -> Iterator[Visit]:
-    expect.set_options(timeout=PATIENCE_MS)
     made = Visit(browser, live.url)
     yield made
     made.close()
@@ -736,13 +741,10 @@ def speaking(words: Callable[[], AsyncIterator[str]]) -> Starlette:
 class Thread:
     """A server in a thread, which can die and come back at the same address."""
 
-    def __init__(self, app: Starlette | None = None, **settings: object) -> None:
+    def __init__(self, port: int, app: Starlette | None = None, **settings: object) -> None:
         models = {DEFAULT: DEFAULT}
         self._make = lambda: app or create_app(Settings(models=models, **settings))  # type: ignore[arg-type]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
+        self._port, self.url = port, f"http://127.0.0.1:{port}"
 
     def start(self) -> None:
         config = uvicorn.Config(
@@ -762,16 +764,15 @@ class Thread:
 
 @pytest.fixture
 def own_server() -> Iterator[Callable[..., Thread]]:
-    started = []
+    with ExitStack() as stack:
 
-    def start(app: Starlette | None = None, **settings: object) -> Thread:
-        started.append(Thread(app, **settings))
-        started[-1].start()
-        return started[-1]
+        def start(app: Starlette | None = None, **settings: object) -> Thread:
+            one = Thread(stack.enter_context(kept_port()), app, **settings)
+            one.start()
+            stack.callback(one.stop)
+            return one
 
-    yield start
-    for one in started:
-        one.stop()
+        yield start
 
 
 def test_a_dead_server_gives_a_clear_line_and_a_retry(

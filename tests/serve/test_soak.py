@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 import soak
-from live_server import Live, serving
+from live_server import PATIENCE_S, Live, serving
 
 from trilobit.bundled import DEFAULT
 
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    engine = {"max_sequences": 16}
-    with serving(settings={"models": {DEFAULT: DEFAULT}, "queue": 16, "engine": engine}) as server:
+    settings = {"queue": 16, "engine": {"max_sequences": 16}, "sender_s": PATIENCE_S}
+    with serving(settings={"models": {DEFAULT: DEFAULT}} | settings) as server:
         yield server
 
 

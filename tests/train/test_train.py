@@ -11,11 +11,10 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +37,8 @@ from fables import (
     train,
     write_recipe,
 )
+from ports import kept_port
+from program import AFTER, HEAR_CTRL_C
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -262,24 +263,33 @@ def test_another_seed_gives_another_model(tmp_path: Path) -> None:
 # ---- stopped, and gone on -----------------------------------------------------------------------
 
 
-def _start(recipe: Path, output: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "trilobit", *arguments(recipe, output)]
+# At a moment of its own, whoever is faster: a signal to a run, when Python tells of an event.
+_SIGNAL_WHEN = """
+import os, sys
+left = [{number}]
+def when(event, args):
+    if {when} and left:
+        os.kill(os.getpid(), left.pop())
+sys.addaudithook(when)
+"""
+
+
+def _signalled(run: Run, output: Path, number: signal.Signals, when: str) -> subprocess.Popen[str]:
+    before = f"{HEAR_CTRL_C}{_SIGNAL_WHEN.format(number=int(number), when=when)}"
+    command = [sys.executable, "-c", before + AFTER, *arguments(run.recipe, output)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _wait_for(found: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    while not found():
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.002)
+def _gets_its_name(checkpoint: str) -> str:
+    return f"event == 'os.rename' and str(args[1]).endswith({checkpoint!r})"
 
 
 def test_kill_9_loses_nothing_that_a_checkpoint_holds(run: Run, tmp_path: Path) -> None:
     output = tmp_path / "killed"
-    process = _start(run.recipe, output)
-    _wait_for(lambda: (output / "checkpoint-13").exists(), process)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    killed = _signalled(run, output, signal.SIGKILL, _gets_its_name("checkpoint-26"))
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert _checkpoints(output) == {"checkpoint-13"}
     assert not (output / "model").exists()
     time.sleep(1)  # tensorboard orders its files by the second in their names
     assert train(run.recipe, output).code == 0
@@ -290,17 +300,17 @@ def test_kill_9_loses_nothing_that_a_checkpoint_holds(run: Run, tmp_path: Path) 
 
 def test_ctrl_c_keeps_the_last_step_and_exits_with_130(run: Run, tmp_path: Path) -> None:
     output = tmp_path / "interrupted"
-    process = _start(run.recipe, output)
-    _wait_for(lambda: (output / "log.jsonl").exists(), process)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate()
-    assert process.returncode == 130, err
+    # While the log of step 15 is written.
+    when = "event == 'open' and str(args[0]).endswith('log.jsonl') and args[1] == 'a'"
+    when += " and os.path.exists(args[0]) and 'step\": 10' in open(args[0]).read()"
+    stopped = _signalled(run, output, signal.SIGINT, when)
+    out, err = stopped.communicate()
+    assert stopped.returncode == 130, err
     assert "Traceback" not in err
-    step = max(int(name.removeprefix("checkpoint-")) for name in _checkpoints(output))
-    # Of the step that was being made, not of the last multiple of 13.
-    assert 0 <= step - _log(output)[-1]["step"] < 5
+    # Of the next step, not of the last multiple of 13.
+    assert _checkpoints(output) == {"checkpoint-13", "checkpoint-16"}
     assert err.splitlines()[-1] == (
-        f"interrupted; run the same command again to go on from {output / f'checkpoint-{step}'}"
+        f"interrupted; run the same command again to go on from {output / 'checkpoint-16'}"
     )
     assert out == ""
     assert not (output / "model").exists()
@@ -404,14 +414,18 @@ def test_a_checkpoint_in_shards_is_gone_on_from(run: Run, tmp_path: Path) -> Non
 
 def test_two_runs_in_one_folder_are_refused(run: Run, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    process = _start(run.recipe, output)
-    _wait_for(lambda: (output / "checkpoint-13").exists(), process)
-    error = one_error(train(run.recipe, output))
-    assert error == (
+    process = _signalled(run, output, signal.SIGSTOP, _gets_its_name("checkpoint-13"))
+    state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert state is not None
+    assert state.si_status == signal.SIGSTOP
+    try:
+        errors = {one_error(train(run.recipe, output, *more)) for more in ((), ("--fresh",))}
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.communicate()
+    assert errors == {
         f"{output}: another run is at work there; wait for its end, or choose another --output"
-    )
-    assert one_error(train(run.recipe, output, "--fresh")) == error
-    process.communicate()
+    }
     assert process.returncode == 0
     assert _weights(output) == _weights(run.output)
     assert not (output / "lock").exists()
@@ -692,13 +706,11 @@ def test_a_wrong_recipe_is_one_line_before_anything_is_written(tmp_path: Path) -
 
 def test_two_nodes_train_as_one_machine(run: Run, tmp_path: Path) -> None:
     output = tmp_path / "two"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        main = f"localhost:{free.getsockname()[1]}"
-    nodes = ("--max-steps", "15", "--nodes", "2", "--main", main)
-    words = arguments(run.recipe, output, *nodes, "--node-rank")
-    processes = [_together(*words, rank) for rank in "01"]
-    (_, first), (_, second) = (process.communicate() for process in processes)
+    with kept_port() as port:
+        nodes = ("--max-steps", "15", "--nodes", "2", "--main", f"localhost:{port}")
+        words = arguments(run.recipe, output, *nodes, "--node-rank")
+        processes = [_together(*words, rank) for rank in "01"]
+        (_, first), (_, second) = (process.communicate() for process in processes)
     assert [process.returncode for process in processes] == [0, 0], first + second
     assert "step 15/15: held-out" in first
     assert second == "2 processes; here number 1\n"
@@ -720,8 +732,12 @@ def test_one_of_several_processes_that_fails_ends_all_with_one_line(
     assert "Traceback" not in err
 
 
-def test_a_process_that_is_killed_ends_all_with_one_line(run: Run, tmp_path: Path) -> None:
-    words = arguments(run.recipe, tmp_path / "run", "--processes", "2")
+def _endless(folder: Path) -> Path:
+    return write_recipe(folder, RECIPE.replace("steps = 120", "steps = 1_000_000"))
+
+
+def test_a_process_that_is_killed_ends_all_with_one_line(tmp_path: Path) -> None:
+    words = arguments(_endless(tmp_path), tmp_path / "run", "--processes", "2")
     with _together(*words) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if line.startswith("step "))
@@ -737,8 +753,8 @@ def test_a_process_that_is_killed_ends_all_with_one_line(run: Run, tmp_path: Pat
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
-def test_ctrl_c_ends_all_processes_quietly(run: Run, tmp_path: Path) -> None:
-    words = arguments(run.recipe, tmp_path / "run", "--processes", "2")
+def test_ctrl_c_ends_all_processes_quietly(tmp_path: Path) -> None:
+    words = arguments(_endless(tmp_path), tmp_path / "run", "--processes", "2")
     ready = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell may have it ignored
     with _together(*words, start_new_session=True, preexec_fn=ready) as process:
         assert process.stderr is not None

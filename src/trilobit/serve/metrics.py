@@ -45,7 +45,8 @@ class Metrics:
         )
         self._between = Histogram(
             "trilobit_time_between_tokens_seconds",
-            "From a token of an answer to the next",
+            "From a token of an answer to the next, as they go out: of those that go out together "
+            "each has its part of the pause before them, and behind an answer's first token 0",
             model,
             buckets=_PACE_SECONDS,
             registry=own,
@@ -60,7 +61,10 @@ class Metrics:
     async def watched(
         self, model: str, events: AsyncIterator[tuple[int, Event]], started_s: float
     ) -> AsyncIterator[tuple[int, Event]]:
-        """The events of an answer, counted as they pass."""
+        """The events of an answer, counted as they pass: a pause for every token but its first.
+
+        A reader who is late, or a machine that is busy, gets several tokens at once.
+        """
         last_s: dict[int, float] = {}
         output, between = self._output.labels(model), self._between.labels(model)
         async for choice, event in events:
@@ -71,12 +75,13 @@ class Metrics:
                 if not last_s:
                     self._prompt.labels(model).inc(event.usage.prompt_tokens)
                     self._cached.labels(model).inc(event.usage.cached_tokens)
-                last_s[choice] = now_s
-                output.inc(count)
+                for _ in range(count - 1):
+                    between.observe(0.0)
             elif count:
                 pause_s = (now_s - last_s[choice]) / count
                 for _ in range(count):
                     between.observe(pause_s)
+            if count:
                 last_s[choice] = now_s
                 output.inc(count)
             yield choice, event

@@ -8,13 +8,16 @@ own, which is ended when its time is over; the vocabulary there is that of bytes
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-TRIAL_S = 5.0  # with the start of the process; what is of use takes a second
+TRIAL_S = 5.0  # of computing, with the start of the process; what is of use takes a second
+_WAITING = 6  # times as long it may take by the clock, on a machine that is busy elsewhere
 _MEMORY_BYTES = 2_000_000_000
 # Of the one text that an output must begin with: as many as the characters of any source.
 _MOST_FORCED = 300_000
@@ -30,12 +33,16 @@ LIMITS: dict[str, Any] = {
     "verbose_errors": False,
 }
 
+_COUNTED = sys.platform != "win32"  # the seconds that a process computes
+
 # On a small stack, so that what passes here overflows nobody's.
 _PROGRAM = """
 import sys, threading
 sys.path.insert(0, sys.argv[1])
 try:
     import resource
+    seconds = int(sys.argv[5])
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 except (ImportError, OSError, ValueError):
@@ -66,7 +73,7 @@ def try_out(source: str) -> str | None:
     place = str(Path(llguidance.__file__).parent.parent)
     if not sys.executable or not os.path.exists(sys.executable):
         return "may take too long to be compiled here without a trial; make it shorter and simpler"
-    limits = [str(_MEMORY_BYTES), repr(LIMITS), str(_MOST_FORCED)]
+    limits = [str(_MEMORY_BYTES), repr(LIMITS), str(_MOST_FORCED), str(math.ceil(TRIAL_S))]
     command = [sys.executable, "-I", "-S", "-c", _PROGRAM, place, *limits]
     try:
         done = subprocess.run(
@@ -74,15 +81,21 @@ def try_out(source: str) -> str | None:
             input=source.encode("utf-8", "replace"),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=TRIAL_S,
+            timeout=TRIAL_S * (_WAITING if _COUNTED else 1),
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"takes longer than {TRIAL_S:.0f} s to compile; make it simpler"
+        return _late()
     except OSError as error:
         return f"may take too long to be compiled without a trial, and none can be run ({error})"
+    if _COUNTED and done.returncode == -signal.SIGXCPU:
+        return _late()
     if done.stdout.strip() == b"long":
         return f"begins with a text of more than {_MOST_FORCED:,} bytes; make it shorter"
     if done.stdout.strip() != b"done":
         return "takes too much memory to compile, or is nested too deeply; make it simpler"
     return None
+
+
+def _late() -> str:
+    return f"takes longer than {TRIAL_S:.0f} s to compile; make it simpler"
