@@ -112,8 +112,11 @@ def caption(result: dict[str, Any]) -> str:
     """Where and of what the figures are."""
     rows = [row for row in result["results"] if "failed" not in row]
     most = max(row["prompt"] for row in rows), max(row["generate"] for row in rows)
+    gates = result.get("gate_density", 0.5)
+    open_gates = f", gates open as in trained models ({gates:g})" if gates < 0.5 else ""
     text = (
-        f"Shape {result['shape']}, random weights, {most[0]} tokens in and {most[1]} out, "
+        f"Shape {result['shape']}, random weights{open_gates}, "
+        f"{most[0]} tokens in and {most[1]} out, "
         f"{rows[0]['threads']} threads, {result['machine']} ({result['isa']}), "
         f"medians and ranges of {result['rounds']} alternating rounds, {result['date']}, "
         f"commit {result['commit']}."
