@@ -451,6 +451,15 @@ def test_a_diverged_run_is_no_success(tmp_path: Path) -> None:
     assert not (output / "packed").exists()
 
 
+def test_a_run_that_ends_in_its_warm_up_says_so(tmp_path: Path) -> None:
+    wild = RECIPE.replace("\nwarmup_steps = 10", "\nwarmup_steps = 12")
+    recipe = write_recipe(tmp_path, wild.replace("[3e-2, 2e-2]", "[50, 50]"))
+    outcome = train(recipe, tmp_path / "run", "--max-steps", "12")
+    assert "warning: schedule.warmup_steps is 12: the run ends before" in outcome.err
+    error = one_error(outcome)
+    assert re.match(r"(the run ended in its warm-up, and its held|the loss is (nan|inf) at)", error)
+
+
 def test_a_checkpoint_of_a_loss_that_is_no_number_is_not_written(tmp_path: Path) -> None:
     wild = RECIPE.replace("log_every = 5", "log_every = 1000").replace("[3e-2, 2e-2]", "[1e30, 1]")
     recipe = write_recipe(tmp_path, wild.replace("\nwarmup_steps = 10", ""))

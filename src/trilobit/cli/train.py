@@ -8,7 +8,7 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from trilobit.cli.processes import Processes, launched
 from trilobit.cli.units import count
 from trilobit.errors import FormatError, OutputError, RecipeError, TrilobitError
 from trilobit.train.presets import PRESETS
+
+if TYPE_CHECKING:
+    from trilobit.train.recipes import Schedule
 
 # Of the extra `train`, those that are asked for here.
 _PACKAGES = ("torch", "transformers", "accelerate", "peft", "tensorboard", "yaml", "pyarrow")
@@ -198,6 +201,7 @@ def command(
         # PyTorch takes seconds to load.
         print(f"{recipe.name}: {recipe.schedule.steps:,} steps in {output}", file=sys.stderr)
         _warn_of_threads(threads)
+        _warn_of_warm_up(recipe.schedule)
 
     _prepare_process(network=recipe.is_of_hub)
     from trilobit.train.checkpoint import last_checkpoint
@@ -245,6 +249,15 @@ def command(
     print(f"model: {packed or result.packed or result.model}")
     if recipe.engine_lacks:
         print(_no_packed_file(recipe.engine_lacks))
+
+
+def _warn_of_warm_up(schedule: Schedule) -> None:
+    if schedule.warmup_steps >= schedule.steps:
+        print(
+            f"warning: schedule.warmup_steps is {schedule.warmup_steps:,}: the run ends before its "
+            "learning rate is at its height; lower it, or give more steps",
+            file=sys.stderr,
+        )
 
 
 def _check_replaceable(packed: Path) -> None:

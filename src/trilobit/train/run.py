@@ -50,7 +50,7 @@ from trilobit.train.objectives.contrastive import Contrastive
 from trilobit.train.objectives.distilled import Distilled
 from trilobit.train.objectives.preferences import Preferred
 from trilobit.train.objectives.replies import Supervised
-from trilobit.train.recipes import Distill, Dpo, Embed, Pretrain, Recipe, Sft
+from trilobit.train.recipes import Distill, Dpo, Embed, Pretrain, Recipe, Schedule, Sft
 from trilobit.train.sharded import joined
 
 # In the words of gloo and NCCL.
@@ -148,7 +148,7 @@ def train(
                 if interrupt.asked:
                     raise KeyboardInterrupt
                 measured = trainer.final_evaluation()
-        _check_learned(measured["eval_loss"], trainer.guessing_loss)
+        _check_learned(measured["eval_loss"], trainer.guessing_loss, recipe.schedule)
         with _told_in_a_line(output):
             model = trainer.whole_model()
         if first_process:
@@ -174,15 +174,20 @@ def _opening(text: str, parameters: int, last: Path | None) -> str:
     return text
 
 
-def _check_learned(held_out_loss: float, guessing: float) -> None:
+def _check_learned(held_out_loss: float, guessing: float, schedule: Schedule) -> None:
     """RecipeError for a model that is worse than guessing: that is no result to be handed on."""
     # A new model is a little worse than guessing evenly, and a run may be short.
     if held_out_loss <= guessing + 1:
         return
+    worse = f"its held-out loss is {held_out_loss:.4g}, and guessing evenly has {guessing:.4g}"
+    if schedule.warmup_steps >= schedule.steps:
+        raise RecipeError(
+            f"the run ended in its warm-up, and {worse}; no model was written; lower "
+            "schedule.warmup_steps, or give more steps, and begin --fresh"
+        )
     raise RecipeError(
-        f"the run diverged: its held-out loss is {held_out_loss:.4g}, and guessing evenly has "
-        f"{guessing:.4g}; nothing was written; lower schedule.stage_1 and stage_2, or raise "
-        "warmup_steps, and begin --fresh"
+        f"the run diverged: {worse}; no model was written; lower schedule.stage_1 and stage_2, or "
+        "raise warmup_steps, and begin --fresh"
     )
 
 
