@@ -38,7 +38,7 @@ def main(text_file: Path, steps: int, folder: Path) -> None:
     )
     model = LlamaForCausalLM(config)
     swap_linears(model)  # from here on weights of -1, 0, +1 and activations of 8 bits
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     bytes_T = torch.tensor(list(text))
     for step in range(1, steps + 1):
         starts = torch.randint(len(text) - WINDOW, (BATCH,)).tolist()
