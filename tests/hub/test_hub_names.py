@@ -244,7 +244,13 @@ def test_a_folder_that_is_no_run_is_not_looked_into() -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ((), "a training run that has not ended; end it, or give the folder of one of its check"),
+        ((), "a training run that has not ended, without a checkpoint that is a model; end it"),
+        (
+            ("checkpoint-5/config.json",),
+            "a training run that has not ended; end it, or give the folder of a checkpoint",
+        ),
+        # Of parts of a model, or an adapter's.
+        (("checkpoint-5/trainer_state.json",), "a training run that has not ended, without a"),
         (("model/a",), "a training run, whose weights are not ternary, or of a kind that does not"),
         (("adapter/a",), "a training run, whose adapter runs beside its model; give the model, an"),
         (("packed/config.json",), "a training run; give bitnet-2b/packed"),

@@ -36,4 +36,6 @@ def why_none_in(folder: Path) -> str | None:
         )
     if os.path.isdir(folder / "model"):
         return "a training run, whose weights are not ternary, or of a kind that does not run here"
-    return "a training run that has not ended; end it, or give the folder of one of its checkpoints"
+    if any(folder.glob(f"checkpoint-*/{_CONFIG}")):
+        return "a training run that has not ended; end it, or give the folder of a checkpoint"
+    return "a training run that has not ended, without a checkpoint that is a model; end it"
