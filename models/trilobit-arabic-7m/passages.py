@@ -2,8 +2,9 @@
 
     python models/trilobit-arabic-7m/passages.py FOLDER NOVELS
 
-NOVELS is a text file, plain or .xz, of novels that end with <|endoftext|>. FOLDER/train.jsonl gets all but the last
-two of them, FOLDER/held_out.jsonl those. A passage is as many whole paragraphs as 1,500 characters hold.
+NOVELS is a text file, plain or .xz, of novels that end with <|endoftext|>. FOLDER/train.jsonl gets
+all but the last two of them, FOLDER/held_out.jsonl those. A passage is as many whole paragraphs as
+1,500 characters hold, the ends of lines not counted. What is left out is counted on stderr.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import argparse
 import json
 import lzma
 import re
+import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 END = "<|endoftext|>"
@@ -30,30 +32,38 @@ DROPPED = re.compile("[\u0640\u064b-\u0652\u0670\u200b-\u200f\ufeff]")
 FOREIGN = re.compile(r"[A-Za-z|<>\[\]]")
 
 
-def cleaned(novel: str) -> Iterator[str]:
-    """The paragraphs of a novel in one spelling, without notes' numbers and foreign words."""
+def paragraphs(novel: str) -> Iterator[str]:
+    """The lines of a novel in one spelling, without notes' numbers."""
     text = SHAPES.sub(lambda found: unicodedata.normalize("NFKC", found[0]), novel)
     text = BLESSING.sub(" ﷺ ", NOTE.sub(" ", DROPPED.sub("", text)))
     for line in text.split("\n"):
-        paragraph = " ".join(line.split()).replace(" ،", "،").replace(" .", ".")
-        if paragraph and not FOREIGN.search(paragraph) and any(map(str.isalpha, paragraph)):
+        if paragraph := " ".join(line.split()).replace(" ،", "،").replace(" .", "."):
             yield paragraph
 
 
-def passages(novel: str) -> Iterator[str]:
-    """Whole paragraphs that follow each other; what is longer by itself is cut behind a sentence."""
+def is_prose(paragraph: str) -> bool:
+    """Whether it has letters, and no Latin ones or signs of markup."""
+    return not FOREIGN.search(paragraph) and any(map(str.isalpha, paragraph))
+
+
+def passages(prose: Iterable[str]) -> Iterator[str]:
+    """Whole paragraphs that follow each other; a longer one is cut behind a sentence."""
     held: list[str] = []
-    for paragraph in cleaned(novel):
+    for paragraph in prose:
         for part in cut(paragraph):
             if held and sum(map(len, held)) + len(part) > LONGEST:
                 yield "\n".join(held)
                 held = []
             held.append(part)
-    yield "\n".join(held)
+    if held:
+        yield "\n".join(held)
 
 
 def cut(paragraph: str) -> Iterator[str]:
-    """A paragraph, or runs of its sentences where it is longer than a passage."""
+    """A paragraph, or runs of its sentences where it is longer than a passage.
+
+    A sentence that is longer by itself stays whole.
+    """
     held = ""
     for sentence in re.split(r"(?<=[.!؟»…]) ", paragraph):
         if held and len(held) + len(sentence) > LONGEST:
@@ -61,6 +71,29 @@ def cut(paragraph: str) -> Iterator[str]:
             held = ""
         held = f"{held} {sentence}".strip()
     yield held
+
+
+def write(path: Path, novels: Iterable[tuple[int, str]]) -> str:
+    """Write the passages of numbered novels; what was written and left out, in words."""
+    kept = characters = 0
+    foreign: list[str] = []
+    short: list[str] = []
+    with path.open("w", encoding="utf-8") as file:
+        for number, novel in novels:
+            found = list(paragraphs(novel))
+            foreign += (one for one in found if not is_prose(one))
+            for text in passages(filter(is_prose, found)):
+                if len(text) < SHORTEST:
+                    short.append(text)
+                    continue
+                line = {"novel": number, "text": text}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                kept, characters = kept + 1, characters + len(text)
+    return (
+        f"{path.name}: {kept:,} passages, {characters:,} characters; left out: {len(foreign):,} "
+        f"paragraphs without letters or with Latin ones ({sum(map(len, foreign)):,} characters), "
+        f"{len(short):,} passages below {SHORTEST} characters ({sum(map(len, short)):,})"
+    )
 
 
 def main() -> None:
@@ -71,17 +104,18 @@ def main() -> None:
     unpack = lzma.open if given.novels.suffix == ".xz" else open
     with unpack(given.novels, "rt", encoding="utf-8") as file:
         novels = [novel for novel in file.read().split(END) if novel.strip()]
+    if len(novels) <= HELD_OUT:
+        raise SystemExit(
+            f"{given.novels}: has {len(novels)} novels that end with {END}, of which the last "
+            f"{HELD_OUT} are held out; give more"
+        )
     given.folder.mkdir(parents=True, exist_ok=True)
-    for name, numbers in (
-        ("train.jsonl", range(len(novels) - HELD_OUT)),
-        ("held_out.jsonl", range(len(novels) - HELD_OUT, len(novels))),
+    numbered = list(enumerate(novels))
+    for name, some in (
+        ("train.jsonl", numbered[:-HELD_OUT]),
+        ("held_out.jsonl", numbered[-HELD_OUT:]),
     ):
-        with (given.folder / name).open("w", encoding="utf-8") as file:
-            for number in numbers:
-                for text in passages(novels[number]):
-                    if len(text) >= SHORTEST:
-                        line = {"novel": number, "text": text}
-                        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        print(write(given.folder / name, some), file=sys.stderr)
 
 
 if __name__ == "__main__":
