@@ -117,7 +117,8 @@ def test_what_is_left_out_is_counted(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     odd = ("* * *", "صفحة <br> أولى")
-    text = f"{odd[0]}\n{odd[1]}\n{novel(0)}<|endoftext|>{novel(1)}<|endoftext|>عنوان قصير.<|endoftext|>"
+    novels = ("\n".join((*odd, novel(0))), novel(1), "عنوان قصير.")
+    text = "".join(f"{one}<|endoftext|>" for one in novels)
     out = written(script, tmp_path, text, monkeypatch)
     told = capsys.readouterr().err.splitlines()
     kept = sum(len(line["text"]) for line in lines(out / "train.jsonl"))
