@@ -1,19 +1,21 @@
 """What a model writes, not picked: seeds 0 to 9, the settings of `trilobit run`. Markdown.
 
-    python models/samples.py [MODEL]
+    python models/samples.py [MODEL [BEGINNING]]
 
-Ten stories; of a model that was made for conversations, ten conversations with the same child.
+Ten texts that begin alike; of a model that was made for conversations, ten conversations with the
+same child.
 """
 
 from __future__ import annotations
 
 import sys
+import unicodedata
+from pathlib import Path
 
 from trilobit import LLM, SamplingParams
-from trilobit.bundled import DEFAULT
+from trilobit.bundled import BEGINNINGS, DEFAULT
 from trilobit.inputs import Message
 
-BEGINNING = "Once upon a time"
 SAID = (
     "Hello!",
     "My name is Anna.",
@@ -25,8 +27,8 @@ SAID = (
 )
 
 
-def story(llm: LLM, params: SamplingParams) -> str:
-    return (BEGINNING + llm.generate(BEGINNING, params).text).strip()
+# Markdown knows no direction; HTML around it does.
+RIGHT_TO_LEFT = '<div dir="rtl" lang="ar">\n\n{}\n</div>\n'
 
 
 def conversation(llm: LLM, params: SamplingParams) -> str:
@@ -40,12 +42,20 @@ def conversation(llm: LLM, params: SamplingParams) -> str:
 
 
 def main() -> None:
-    llm = LLM(sys.argv[1] if len(sys.argv) > 1 else DEFAULT)
-    write = conversation if llm.has_chat_template else story
+    name = sys.argv[1] if len(sys.argv) > 1 else DEFAULT
+    known = BEGINNINGS.get(Path(name).stem, BEGINNINGS[DEFAULT])
+    beginning = sys.argv[2] if len(sys.argv) > 2 else known
+    llm = LLM(name)
+    form = RIGHT_TO_LEFT if unicodedata.bidirectional(beginning[0]) == "AL" else "{}"
     for seed in range(10):
-        text = write(llm, SamplingParams(max_tokens=400, temperature=0.7, min_p=0.05, seed=seed))
+        params = SamplingParams(max_tokens=400, temperature=0.7, min_p=0.05, seed=seed)
+        if llm.has_chat_template:
+            text = conversation(llm, params)
+        else:
+            text = (beginning + llm.generate(beginning, params).text).strip()
+        quoted = "\n".join(f"> {line}" if line else ">" for line in text.splitlines()) + "\n"
         print(f"**Seed {seed}**\n")
-        print("\n".join(f"> {line}" if line else ">" for line in text.splitlines()) + "\n")
+        print(form.format(quoted))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from trilobit.formats.open import open_source
 from trilobit.formats.packed.checksums import damaged_parts
 from trilobit.formats.packed.source import PackedSource
 from trilobit.formats.packed.writer import write_packed
+from trilobit.formats.rounded import Rounded
 from trilobit.formats.source import Source
 from trilobit.layouts import chosen_layout
 from trilobit.model.config import ModelConfig
@@ -45,6 +46,7 @@ def convert(
     i2s_layout: I2SLayout | None = None,
     layout: LayoutChoice | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    half_tables: bool = False,
     progress: Watch | None = None,
     told: Callable[[str], None] | None = None,
 ) -> ModelConfig:
@@ -54,7 +56,8 @@ def convert(
     weights of a packed file (model/packing.py); "auto": what is faster here; None: as in the
     source, if that is a packed file, else "2-bit". adapter: folder of a LoRA adapter that is merged
     into the float masters of a Hugging Face directory, which are then rounded anew: not exactly
-    what base and adapter compute side by side. told: called with one line where tensors of the
+    what base and adapter compute side by side. half_tables: float32 embedding and head are rounded
+    to float16 in a packed file. told: called with one line where tensors of the
     model look dead (formats/dead_tensors.py); it is written all the same.
 
     Raises FormatError for a damaged model, UnsupportedModel for one we do not run, OutputError when
@@ -72,6 +75,11 @@ def convert(
         raise RequestError(
             f"{out}: layout is of packed files, and this is to be {form}; leave it out, or end "
             "the name in .trilobit"
+        )
+    if half_tables and form != "packed":
+        raise RequestError(
+            f"{out}: half_tables (--half-tables) is of packed files, and this is to be {form}; "
+            "leave it out, or end the name in .trilobit"
         )
     model = open_source(source, i2s_layout=i2s_layout)
     if adapter is not None:
@@ -91,7 +99,7 @@ def convert(
             "download it again, or convert the model it was made of"
         )
     judge = Judge()
-    judged = Judged(model, judge)
+    judged = Judged(Rounded(model) if half_tables else model, judge)
     step = steps(progress, f"Converting {Path(source).name}")
     if form == "packed":
         chosen = chosen_layout(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from trilobit.bundled import CHAT, DEFAULT
+from trilobit.bundled import ARABIC, CHAT, DEFAULT
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,8 +55,9 @@ def test_wheel_holds_what_a_user_needs_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "trilobit/py.typed" in names
     assert "trilobit/_native.pyi" in names
-    assert {f"trilobit/bundled/{model}.trilobit" for model in (DEFAULT, CHAT)} <= set(names)
-    assert f"trilobit/bundled/{DEFAULT}.md" in names
+    assert {f"trilobit/bundled/{model}.trilobit" for model in (DEFAULT, CHAT, ARABIC)} <= set(names)
+    assert {f"trilobit/bundled/{model}.md" for model in (DEFAULT, CHAT, ARABIC)} <= set(names)
+    assert wheel.stat().st_size < 30_000_000
     page = ROOT / "src/trilobit/serve/page"
     files = [p for p in page.rglob("*") if p.is_file() and p.suffix != ".pyc"]
     assert {p.relative_to(ROOT / "src").as_posix() for p in files} <= set(names)
@@ -108,7 +109,7 @@ def test_wheel_holds_the_licences_of_all_that_is_in_it(wheel: Path) -> None:
             if ".dist-info/licenses/" in n
         }
     assert texts["LICENSE"] == (ROOT / "LICENSE").read_text(encoding="utf-8")
-    for model in (DEFAULT, CHAT):
+    for model in (DEFAULT, CHAT, ARABIC):
         assert texts[f"{model}.md"] == (ROOT / f"models/{model}/README.md").read_text("utf-8")
     assert "Sharing - Version 1.0" in texts["CDLA-Sharing-1.0.txt"]
     # As in what is compiled in, here and now.
@@ -168,7 +169,7 @@ def test_source_archive_can_build_the_wheel(sdist: Path) -> None:
         names = {name.partition("/")[2] for name in tar.getnames()}
     needed = {"CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml"}
     needed |= {"native/bindings/module.cpp", "native/kernels/all.inl"}
-    for model in (DEFAULT, CHAT):
+    for model in (DEFAULT, CHAT, ARABIC):
         needed |= {f"src/trilobit/bundled/{model}.trilobit", f"models/{model}/README.md"}
     needed |= {"packaging/readme.py", "licenses/nanobind.txt", "licenses/robin-map.txt"}
     assert needed <= names

@@ -60,6 +60,11 @@ _FORM_OF_END = {".trilobit": "packed", ".gguf": "gguf"}
     help="A LoRA adapter to merge into MODEL's float masters. They are rounded anew, so this is "
     "not exactly MODEL with the adapter beside it.",
 )
+@click.option(
+    "--half-tables",
+    is_flag=True,
+    help="Round float32 embedding and head to float16 in a packed file: half as large.",
+)
 @click.option("--force", is_flag=True, help="Replace OUT if it is a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -69,6 +74,7 @@ def command(
     i2s_layout: I2SLayout | None,
     layout: LayoutChoice | None,
     adapter: Path | None,
+    half_tables: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -106,6 +112,7 @@ def command(
             i2s_layout=i2s_layout,
             layout=layout,
             adapter=adapter,
+            half_tables=half_tables,
             progress=bars,
             told=faults.append,
         )

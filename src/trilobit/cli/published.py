@@ -73,6 +73,7 @@ def named_models() -> Iterator[Named]:
 
 
 def _bundled(name: str, path: Path) -> Named:
+    from trilobit.bundled import ARABIC
     from trilobit.formats.packed.reader import PackedModel
 
     model = PackedModel(path)
@@ -84,7 +85,7 @@ def _bundled(name: str, path: Path) -> Named:
         ram_bytes=_ram(config, embeds=False),
         context=config.max_position_embeddings,
         kind="base" if model.text.chat_template is None else "chat",
-        languages="English",
+        languages="Arabic" if name == ARABIC else "English",
         licence="MIT",
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trilobit.bundled import DEFAULT
+from trilobit.bundled import BEGINNINGS, DEFAULT
 from trilobit.cli.command import Command
 from trilobit.cli.options import (
     OpenLLM,
@@ -23,8 +23,6 @@ from trilobit.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from trilobit.inputs import Message
-
-_STORY = "Once upon a time"
 
 
 @click.command(
@@ -55,9 +53,9 @@ def command(
     """Talk to MODEL, put the question PROMPT to it, or let it tell a story.
 
     A model that was made for conversations answers PROMPT; without one, it chats in the terminal
-    (`trilobit chat`). Any other model continues PROMPT ("Once upon a time"). What comes through
-    stdin is put before PROMPT. MODEL is a file, a folder or a name (`trilobit list --names`).
-    The text goes to stdout, the line about it to stderr.
+    (`trilobit chat`). Any other model continues PROMPT ("Once upon a time", or the like in Arabic).
+    What comes through stdin is put before PROMPT. MODEL is a file, a folder or a name
+    (`trilobit list --names`). The text goes to stdout, the line about it to stderr.
     """
     if any(map(str.isspace, model)) and not os.path.exists(model):
         raise RequestError(
@@ -91,7 +89,7 @@ def command(
     elif system is not None:
         raise RequestError(f"{model}: was not made for conversations; leave out --system")
     else:
-        begun = _STORY if asked is None else asked
+        begun = BEGINNINGS.get(model, BEGINNINGS[DEFAULT]) if asked is None else asked
         stream = llm.stream(begun, params)
     reply = Reply(plain=plain)
     finished = read(stream, reply.add, begun)

@@ -3,7 +3,7 @@ import { found, path, versions } from "./conversation.js";
 import { Component, createRef, html, icon, IconButton, Mark } from "./html.js";
 import { errorText, grow, isRunning, Manuscript, Message } from "./message.js";
 import { Choice } from "./settings.js";
-import { isolated, LANGUAGES, number, STARTERS, t } from "./words.js";
+import { isolated, LANGUAGES, number, starters, t } from "./words.js";
 
 const NEAR = 48; // pixels from the end that still count as being there
 
@@ -58,12 +58,13 @@ export class Log extends Component {
 function Welcome({ kind, model, app }) {
   if (!model) return html`<div class="welcome"><${Mark} /></div>`;
   const text = kind === "text";
+  const begin = starters(model.id);
   return html`<div class="welcome">
     <${Mark} />
     <h2>${t(text ? "textHello" : "chatHello")}</h2>
     ${model.chat && html`<${Choice} label=${t("conversation")} name="kind" value=${kind} onValue=${app.setKind} options=${[["chat", t("chat")], ["text", t("text")]]} />`}
     ${text && html`<p>${t(model.chat ? "textAboutChat" : "textAbout", isolated(model.id))}</p>
-      <ul class="starters">${STARTERS.map((start) => html`<li key=${start}><button type="button" lang="en" dir="ltr" onClick=${() => app.send(start)}>${start} …</button></li>`)}</ul>`}
+      <ul class="starters">${begin.texts.map((start) => html`<li key=${start}><button type="button" lang=${begin.lang} dir=${begin.dir} onClick=${() => app.send(start)}>${start} …</button></li>`)}</ul>`}
     <p class="hint">${t(app.store.keeps ? "about" : "forgetful")}</p>
   </div>`;
 }

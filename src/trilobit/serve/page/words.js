@@ -213,9 +213,19 @@ export const number = (value, digits = 0) =>
 /** Names of models and titles keep their own direction within a sentence. */
 export const isolated = (text) => `\u2068${text}\u2069`;
 
-// The bundled model knows English stories only, whatever language the page speaks.
-export const STARTERS = [
-  "Once upon a time, a little fox found a red balloon",
-  "It was raining, so Lily and her brother",
-  "“Who ate my cake?” asked the bear",
-];
+// A bundled model knows texts of one kind in one language, whatever language the page speaks.
+const STORIES = {
+  lang: "en",
+  dir: "ltr",
+  texts: [
+    "Once upon a time, a little fox found a red balloon",
+    "It was raining, so Lily and her brother",
+    "“Who ate my cake?” asked the bear",
+  ],
+};
+const NOVELS = {
+  lang: "ar",
+  dir: "rtl",
+  texts: ["كان في قديم الزمان", "ولما دخل الأمير إلى القصر", "نظرت الفتاة إلى البحر وقالت"],
+};
+export const starters = (model) => (model === "trilobit-arabic-7m" ? NOVELS : STORIES);
