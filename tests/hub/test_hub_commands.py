@@ -215,7 +215,7 @@ def test_names_are_shown_with_what_they_stand_for(machine: Machine) -> None:
         (line.split()[0], line.split()[-1]) for line in lines
     ]
     if DEFAULT in bundled_models():
-        assert DEFAULT in [line.split()[0] for line in lines[1:3]]  # behind the header
+        assert DEFAULT in [line.split()[0] for line in lines[1 : 1 + len(bundled_models())]]
         assert "up to date" in machine.run("pull", DEFAULT)[0]
 
 

@@ -30,7 +30,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
-from trilobit.bundled import DEFAULT
+from trilobit.bundled import ARABIC, DEFAULT
 from trilobit.serve.app import create_app, guards
 from trilobit.serve.body import Json
 from trilobit.serve.page import PATHS, add_page
@@ -55,8 +55,8 @@ ANSWER = (
 
 @pytest.fixture(scope="module")
 def live(endless_model: Path) -> Iterator[Live]:
-    """The model that chats, and the one of the package, which does not."""
-    with serving(DEFAULT, f"{CHATTY}={endless_model}") as server:
+    """The model that chats, and two of the package, which do not."""
+    with serving(DEFAULT, ARABIC, f"{CHATTY}={endless_model}") as server:
         yield server
 
 
@@ -449,6 +449,20 @@ def test_the_interface_is_arabic_for_who_reads_arabic(visit: Visit) -> None:
 
 
 # ---- a model that was not made to chat --------------------------------------------------------
+
+
+def test_arabic_begins_and_goes_on_at_the_right(visit: Visit) -> None:
+    page = visit(model=ARABIC, sampling={"max_tokens": 40, "seed": 7})
+    begin = page.locator(".starters button").first
+    assert begin.evaluate("one => getComputedStyle(one).direction") == "rtl"
+    start = begin.inner_text().removesuffix(" …")
+    begin.click()
+    settled(page)
+    text = page.locator(".manuscript .text")
+    assert text.inner_text().startswith(start)
+    assert len(text.inner_text()) > len(start) + 40
+    assert text.evaluate("one => getComputedStyle(one).direction") == "rtl"
+    keep_screenshot(page, "arabic-text")
 
 
 def test_a_model_that_does_not_chat_continues_a_text(visit: Visit) -> None:

@@ -9,7 +9,7 @@ CHAT = "trilobit-chat-5m"  # the same, taught to talk
 ARABIC = "trilobit-arabic-7m"  # goes on with Arabic prose
 
 # What the text of a model begins with where nobody gave a beginning.
-BEGINNINGS = {DEFAULT: "Once upon a time", ARABIC: "كان في قديم الزمان"}
+BEGINNINGS = {DEFAULT: "Once upon a time", ARABIC: "وفي صباح اليوم التالي"}
 
 _FOLDER = Path(__file__).parent
 

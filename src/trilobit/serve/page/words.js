@@ -226,6 +226,6 @@ const STORIES = {
 const NOVELS = {
   lang: "ar",
   dir: "rtl",
-  texts: ["كان في قديم الزمان", "ولما دخل الأمير إلى القصر", "نظرت الفتاة إلى البحر وقالت"],
+  texts: ["وفي صباح اليوم التالي", "وكانت الشمس قد", "دخلت الفتاة"],
 };
 export const starters = (model) => (model === "trilobit-arabic-7m" ? NOVELS : STORIES);
