@@ -73,8 +73,9 @@ def learn(texts: Iterable[str]) -> Language:
     nouns: Counter[tuple[str, bool]] = Counter()
     subjects: Counter[tuple[str, bool]] = Counter()
     verbs_before: Counter[str] = Counter()
+    telling = DEMONSTRATIVES | VERBS
     for (first, second), count in together.items():
-        first = alone(first, DEMONSTRATIVES | VERBS)
+        first = alone(first, telling)
         if first in DEMONSTRATIVES and is_definite(second):
             nouns[second, DEMONSTRATIVES[first]] += count
         elif first in VERBS:
