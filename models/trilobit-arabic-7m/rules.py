@@ -20,7 +20,7 @@ from pathlib import Path
 
 from words import DEMONSTRATIVES, VERBS, Language, alone, learn, pairs, runs
 
-from trilobit import LLM, SamplingParams
+from trilobit import LLM, Completion, SamplingParams
 
 BEGINNING_WORDS = 8
 
@@ -126,8 +126,11 @@ def told(texts: Iterable[str], language: Language) -> dict[str, list[tuple[str, 
     return found
 
 
-def continued(llm: LLM, passages: list[str]) -> Iterator[tuple[str, str]]:
-    """How a model goes on from the first words of passages, and how they do, equally long."""
+def continued(llm: LLM, passages: list[str]) -> Iterator[tuple[str, str, Completion]]:
+    """How a model goes on from the first words of passages, and how they do, equally long.
+
+    Beside both, all that the model wrote.
+    """
     split = [passage.split(" ") for passage in passages]
     beginnings = [" ".join(words[:BEGINNING_WORDS]) for words in split]
     params = [
@@ -140,7 +143,7 @@ def continued(llm: LLM, passages: list[str]) -> Iterator[tuple[str, str]]:
             written.pop()  # it may be half a word
         count = min(len(written), len(words) - BEGINNING_WORDS)
         after = words[BEGINNING_WORDS : BEGINNING_WORDS + count]
-        yield " ".join(written[:count]), " ".join(after)
+        yield " ".join(written[:count]), " ".join(after), completion
 
 
 def main() -> None:
@@ -157,8 +160,8 @@ def main() -> None:
         for path in (given.train, given.held_out)
     )
     language = learn(train)
-    texts = list(continued(LLM(given.model), held_out))
-    sides = [told(side, language) for side in zip(*texts, strict=True)]
+    *texts, completions = zip(*continued(LLM(given.model), held_out), strict=True)
+    sides = [told(side, language) for side in texts]
     print("| broken, of 1,000 | the model | people | of the model's |\n|---|---|---|---|")
     for name in RULES:
         cells = []
@@ -168,6 +171,9 @@ def main() -> None:
         wrong = [phrase for phrase, right in sides[0][name] if not right]
         some = "، ".join(wrong[:: len(wrong) // given.examples + 1]) if given.examples else ""
         print(f"| {name} | {cells[0]} | {cells[1]} | {some} |")
+    ended = [one.text.strip() for one in completions if one.finish_reason != "length"]
+    behind = sum(text.endswith(tuple(".!؟»…")) for text in ended)
+    print(f"\nOf {len(completions)} texts {len(ended)} ended, {behind} of them with a sentence.")
 
 
 if __name__ == "__main__":
