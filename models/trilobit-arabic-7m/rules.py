@@ -24,6 +24,7 @@ from trilobit import LLM, Completion, SamplingParams
 
 BEGINNING_WORDS = 8
 
+WAS = {"كان": False, "كانت": True}
 RELATIVES = {"الذي": False, "التي": True}
 GENITIVE = frozenset("في من إلى على عن بين مع عند بعد قبل كل بعض جميع إن أن لكن كأن".split())
 BEFORE_PRESENT = frozenset(["لم", "ألم", "لن", "سوف"])
@@ -72,6 +73,16 @@ def verbs(text: str, language: Language) -> Found:
             yield f"{first} {subject}", verb == language.subjects[subject]
 
 
+def pluperfects(text: str, language: Language) -> Found:
+    """`kana qad` and a verb, whose feminine has a letter more."""
+    for run in runs(text):
+        for was, already, verb in zip(run, run[1:], run[2:], strict=False):
+            had = WAS.get(alone(was, WAS))
+            masculine = f"{verb}ت" in language.words
+            if had is not None and already == "قد" and (masculine or verb[-1] == "ت"):
+                yield f"{was} {already} {verb}", had != masculine
+
+
 def cases(text: str, language: Language) -> Found:
     for first, plural in pairs(text):
         stem, ending = plural[:-2], plural[-2:]
@@ -110,6 +121,7 @@ RULES: dict[str, Callable[[str, Language], Found]] = {
     "noun and who, which": relatives,
     "noun and adjective": adjectives,
     "verb and subject": verbs,
+    "the two verbs of had": pluperfects,
     "plural behind preposition or inna": cases,
     "verb behind lam, lan, sawfa": presents,
     "quotes that close": quotes,
