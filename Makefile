@@ -46,7 +46,8 @@ soak: $(VENV)/.developed ## Ask a server for half an hour what breaks servers, S
 
 bundled: $(VENV)/.installed ## Write the bundled model anew, in the packed format as it is now
 	for model in src/trilobit/bundled/*.trilobit; do \
-		$(BIN)/trilobit convert $$model build/anew.trilobit --force && mv build/anew.trilobit $$model; \
+		$(BIN)/trilobit convert $$model build/anew.trilobit --force \
+			--generation-config models/generation_config.json && mv build/anew.trilobit $$model; \
 	done
 
 models: $(VENV)/.developed ## Train the next bundled models from the files of the folder TEXT (hours; goes on if stopped)

@@ -60,6 +60,13 @@ _FORM_OF_END = {".trilobit": "packed", ".gguf": "gguf"}
     help="A LoRA adapter to merge into MODEL's float masters. They are rounded anew, so this is "
     "not exactly MODEL with the adapter beside it.",
 )
+@click.option(
+    "--generation-config",
+    metavar="FILE",
+    type=FilePath(),
+    help="A generation_config.json: how tokens are chosen where a request does not say, in place "
+    "of what MODEL says.",
+)
 @click.option("--force", is_flag=True, help="Replace OUT if it is a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -69,6 +76,7 @@ def command(
     i2s_layout: I2SLayout | None,
     layout: LayoutChoice | None,
     adapter: Path | None,
+    generation_config: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -106,6 +114,7 @@ def command(
             i2s_layout=i2s_layout,
             layout=layout,
             adapter=adapter,
+            generation_config=generation_config,
             progress=bars,
             told=faults.append,
         )

@@ -12,6 +12,7 @@ import click
 from trilobit.bundled import DEFAULT
 from trilobit.cli.command import Command
 from trilobit.cli.options import (
+    FOR_PEOPLE,
     OpenLLM,
     llm_options,
     model_argument,
@@ -42,7 +43,7 @@ _STORY = "Once upon a time"
 @click.argument("prompt", nargs=-1)
 @click.option("--system", metavar="TEXT", help="What a chat model is told before the question.")
 @plain_option
-@sampling_options(SamplingParams(max_tokens=512, temperature=0.7, min_p=0.05))
+@sampling_options(SamplingParams(max_tokens=512), FOR_PEOPLE)
 @llm_options
 def command(
     model: str,
@@ -79,6 +80,7 @@ def command(
             return
     else:
         llm = open_llm(model)
+    params = params.settled(llm.sampling, FOR_PEOPLE)
     from trilobit.cli.chat.reply import Reply
     from trilobit.cli.continuation import read, summary
     from trilobit.cli.terminal import note
