@@ -180,7 +180,7 @@ def _check_learned(held_out_loss: float, guessing: float, schedule: Schedule) ->
     if held_out_loss <= guessing + 1:
         return
     worse = f"its held-out loss is {held_out_loss:.4g}, and guessing evenly has {guessing:.4g}"
-    if schedule.warmup_steps >= schedule.steps:
+    if schedule.rising_steps >= schedule.steps:
         raise RecipeError(
             f"the run ended in its warm-up, and {worse}; no model was written; lower "
             "schedule.warmup_steps, or give more steps, and begin --fresh"

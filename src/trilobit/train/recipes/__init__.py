@@ -10,13 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from trilobit.errors import RecipeError
-from trilobit.train.recipes.base import Lora, Recipe, Schedule
+from trilobit.train.recipes.base import Lora, Recipe
 from trilobit.train.recipes.distill import Distill
 from trilobit.train.recipes.dpo import Dpo
 from trilobit.train.recipes.embed import Embed
 from trilobit.train.recipes.mixture import Ingredient
 from trilobit.train.recipes.plain import read_values, shown
 from trilobit.train.recipes.pretrain import Data, Pretrain, Shape
+from trilobit.train.recipes.schedule import Schedule
 from trilobit.train.recipes.sft import Sft
 
 __all__ = [
