@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from trilobit.errors import FormatError, OutputError, RecipeError
 from trilobit.formats.files import read_bytes
-from trilobit.formats.run_folder import RECIPE
+from trilobit.formats.run_folder import FAILED, RECIPE
 from trilobit.formats.whole_directory import new_directory
 from trilobit.formats.whole_file import remove_parts, write_remedy, write_whole
 from trilobit.train.health import HEALTH
@@ -27,6 +27,10 @@ from trilobit.train.sums import check_sums
 
 _MAX_RECIPE_BYTES = 1 << 20
 _ELSEWHERE = "choose another --output"
+
+
+class Diverged(RecipeError):
+    """A run whose loss is no number, or whose model is worse than guessing at its end."""
 
 
 def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
@@ -46,6 +50,7 @@ def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
         elif last_checkpoint(output):
             _refuse_another(recipe, path)
         output.mkdir(parents=True, exist_ok=True)
+        (output / FAILED).unlink(missing_ok=True)
         text = json.dumps(recipe.as_dict(), indent=2) + "\n"
         write_whole(path, text.encode(), _ELSEWHERE)
     except OutputError:
@@ -53,6 +58,11 @@ def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
     except OSError as error:
         remedy = write_remedy(error, _ELSEWHERE)
         raise OutputError(f"{output}: cannot write there ({error.strerror}); {remedy}") from error
+
+
+def keep_failure(output: Path, error: Diverged) -> None:
+    """Leave word of why a run came to nothing, for whoever looks for its model."""
+    write_whole(output / FAILED, f"{error}\n".encode(), _ELSEWHERE)
 
 
 def last_checkpoint(output: Path, before: int | None = None) -> Path | None:

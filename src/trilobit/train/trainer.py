@@ -19,11 +19,11 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from trilobit.errors import OutputError, RecipeError
+from trilobit.errors import OutputError
 from trilobit.formats.whole_directory import put
 from trilobit.nn import ModelActivations, set_activations, set_quantised_share
 from trilobit.train.adapter import save_adapter
-from trilobit.train.checkpoint import WRITE_ERRORS, first_line, remedy_of
+from trilobit.train.checkpoint import WRITE_ERRORS, Diverged, first_line, remedy_of
 from trilobit.train.export import save_masters
 from trilobit.train.health import HEALTH, Health
 from trilobit.train.launch import CHECKPOINTS_KEPT
@@ -94,7 +94,7 @@ class RunMixin(_Base):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hand on what is logged, with the mean loss since the last line.
 
-        The Trainer's own mean begins anew when a run is resumed. Raises RecipeError when the
+        The Trainer's own mean begins anew when a run is resumed. Raises Diverged when the
         loss is no number any more.
         """
         if "loss" in logs:
@@ -143,7 +143,7 @@ class RunMixin(_Base):
 
     def _check_loss(self, loss: float) -> None:
         if not abs(loss) < float("inf"):
-            raise RecipeError(
+            raise Diverged(
                 f"the loss is {loss} at step {self.state.global_step}; lower the learning rates "
                 "schedule.stage_1 and stage_2, or raise warmup_steps, and begin --fresh"
             )
