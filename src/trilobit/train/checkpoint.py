@@ -116,7 +116,7 @@ def fill(folder: Path, write: Callable[[Path], object]) -> None:
             write(part)
         except WRITE_ERRORS as error:
             raise OutputError(
-                f"{folder}: cannot be written ({first_line(error)}); {remedy_of(error)}"
+                f"{folder}: cannot be written ({reason_of(error)}); {remedy_of(error)}"
             ) from error
 
 
@@ -129,6 +129,13 @@ def remedy_of(error: BaseException) -> str:
     code = error.errno if isinstance(error, OSError) else errno_in(str(error))
     what = write_remedy(OSError(code, ""), _ELSEWHERE)
     return f"{what}; the same command goes on from the last checkpoint, if there is one"
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a part of a run cannot be written, in a line; torch's words for a full disk are none."""
+    if type(error) is RuntimeError and "os error" not in str(error):
+        return "probably no space left"
+    return first_line(error)
 
 
 def errno_in(text: str) -> int:
