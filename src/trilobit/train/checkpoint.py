@@ -166,6 +166,12 @@ def _refuse_another(recipe: Recipe, path: Path) -> None:
             f"{path}: cannot tell whose checkpoints lie beside it ({first_line(error)}); choose "
             "another --output, or --fresh to delete them"
         ) from error
+    if recipe.kind != theirs.kind:
+        raise RecipeError(
+            f'{path.parent}: holds checkpoints of a recipe with kind = "{theirs.kind}", and this '
+            f'one is of kind = "{recipe.kind}"; say the kind that it is, or choose another '
+            "--output, or --fresh to delete them"
+        )
     # A run may be made longer or shorter, and logged otherwise; and its text may have moved:
     # whether it is still the same text, the corpus tells.
     mine, other = ({**r.as_dict(), "data": dict(r.as_dict()["data"])} for r in (recipe, theirs))
