@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import click
@@ -60,13 +58,12 @@ def command(
     stdin is put before PROMPT. MODEL is a file, a folder or a name (`trilobit list --names`).
     The text goes to stdout, the line about it to stderr.
     """
-    if any(map(str.isspace, model)) and not os.path.exists(model):
-        raise RequestError(
-            f"{shorten(model, 60)}: no such model; a prompt comes after the model: "
-            "trilobit run MODEL PROMPT, or trilobit generate PROMPT"
-        )
-    from trilobit.cli.prompt import piped, warn_of_model
+    from trilobit.cli.prompt import check_model, piped, warn_of_model
 
+    check_model(
+        model,
+        "a prompt comes after the model: trilobit run MODEL PROMPT, or trilobit generate PROMPT",
+    )
     said = None if prompt in ((), ("-",)) else " ".join(prompt)  # stdin is read anyway
     if said is not None:
         warn_of_model(said, "trilobit run")

@@ -64,6 +64,9 @@ def command(
     /help in the chat explains its commands and keys. Without a terminal, every line of stdin is
     a message; replies go to stdout, all else to stderr.
     """
+    from trilobit.cli.prompt import check_model
+
+    check_model(model, f"a message comes after the model: trilobit chat {CHAT} MESSAGE")
     # One sequence: the cache need not hold more than one context.
     llm = open_llm(model, max_batch_tokens=STEP_TOKENS, max_sequences=1)
     first = " ".join(message)
