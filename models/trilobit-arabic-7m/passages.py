@@ -2,8 +2,9 @@
 
     python models/trilobit-arabic-7m/passages.py FOLDER NOVELS
 
-NOVELS is a text file, plain or .xz, of novels that end with <|endoftext|>. FOLDER/train.jsonl gets all but the last
-two of them, FOLDER/held_out.jsonl those. A passage is as many whole paragraphs as 1,500 characters hold.
+NOVELS is a text file, plain or .xz, of novels that end with <|endoftext|>. FOLDER/train.jsonl gets
+all but the last two of them, FOLDER/held_out.jsonl those. A passage is as many whole paragraphs as
+1,500 characters hold.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def cleaned(novel: str) -> Iterator[str]:
 
 
 def passages(novel: str) -> Iterator[str]:
-    """Whole paragraphs that follow each other; what is longer by itself is cut behind a sentence."""
+    """Whole paragraphs that follow each other; a longer one is cut behind a sentence."""
     held: list[str] = []
     for paragraph in cleaned(novel):
         for part in cut(paragraph):
