@@ -106,8 +106,8 @@ def page(folders: Sequence[Path], left_out: Callable[[FormatError], object]) -> 
             errors.append(error)
     if not runs:
         raise errors[0]
-    for error in errors:
-        left_out(error)
+    for fault in errors:
+        left_out(fault)
     figures = [_figure(title, [(r, r.curve(key)) for r in runs]) for key, title in _CURVES.items()]
     keys = dict.fromkeys(key for run in runs for entry in run.log for key in entry)
     figures += [
