@@ -1,4 +1,4 @@
-"""Wheels for this system and others: by default those for Linux with glibc and for Windows.
+"""Wheels for this system and others: by default those for Linux and for Windows.
 
     python packaging/wheels.py [--out dist] [TARGET ...]
 
@@ -31,6 +31,8 @@ TOOLS = (
     *("wheel", "auditwheel", "abi3audit"),
 )
 EPOCH = "315532800"  # the first second that a wheel can tell, as the time of all that is in it
+# It has no wheel for musl, where pip would compile it, with Rust; structured output asks for it.
+NOT_FOR_MUSL = re.compile(r'^    "llguidance.*\n', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -221,10 +223,9 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
     program = (
         f"from scikit_build_core import build; build.build_wheel({str(wheels)!r}, {settings!r})"
     )
+    python = tools / "bin/python"
     run(
-        tools / "bin/python",
-        "-c",
-        program,
+        *(python, "-c", program),
         cwd=source,
         PATH=f"{tools / 'bin'}{os.pathsep}{os.environ['PATH']}",
         CMAKE_ARGS=shlex.join(arguments),
@@ -278,8 +279,12 @@ def build(targets: list[str], out: Path, folder: Path) -> None:
     sdist = build_sdist(environments["abi3"], out)
     print(f"{sdist.stat().st_size / 1e6:6.2f} MB  {sdist.name}", flush=True)
     source = unpack(sdist, folder)
+    project = source / "pyproject.toml"
+    whole = project.read_text(encoding="utf-8")
     for name in targets:
         target = TARGETS[name]
+        wanted = NOT_FOR_MUSL.sub("", whole) if target.tag.startswith("musl") else whole
+        project.write_text(wanted, encoding="utf-8")
         for kind, tools in environments.items():
             if kind == "cp311" and not target.soabi:
                 continue
@@ -290,7 +295,7 @@ def build(targets: list[str], out: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Build wheels for other systems.")
-    usual = [name for name in TARGETS if name.startswith(("linux", "windows"))]
+    usual = [name for name in TARGETS if not name.startswith("macos")]
     parser.add_argument("targets", nargs="*", metavar="TARGET", default=usual)
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--work", type=Path, default=WORK / "build", help="where to compile")
