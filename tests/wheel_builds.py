@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "dist"
 PATH = {"PATH": os.environ["PATH"]}
+PROGRAM = "from trilobit.__main__ import main; main()"
 STORY = ("run", "--max-tokens", "20", "--seed", "1")
 
 takes_minutes = pytest.mark.skipif(
@@ -61,12 +62,21 @@ def packaging() -> Any:
     return module
 
 
-def debian(machine: str, *wanted: str) -> Path:
+def install(wheel: Path, site: Path, python: str, *platforms: str) -> None:
+    """Put a wheel, and what it needs, into a folder for a Python that need not run pip."""
+    pip = (sys.executable, "-m", "pip", "install", "-q", "--target", site)
+    # Else pip asks whether what it chose for that Python runs by its own.
+    foreign = ("--python-version", python, "--only-binary", ":all:", "--ignore-requires-python")
+    run(*pip, *foreign, *(f"--platform={name}" for name in platforms), wheel, **os.environ)
+
+
+def debian(machine: str, *wanted: str, suite: str | None = None) -> Path:
     """The folder with packages of Debian for a machine, perhaps another, unpacked once.
 
     apt downloads them from where this system has its own packages from, with books of its own.
     """
-    if shutil.which("dpkg-deb") is None:
+    sources = Path("/etc/apt/sources.list.d/debian.sources")
+    if shutil.which("dpkg-deb") is None or not sources.exists():
         pytest.skip("needs Debian's apt")
     root = ROOT / "build/debian" / f"{machine}-{wanted[0]}"
     if not (root / "apt/done").exists():
@@ -82,6 +92,12 @@ def debian(machine: str, *wanted: str) -> Path:
             "Dir::State::Status": f"{root}/apt/status",
             "Debug::NoLocking": "1",
         }
+        if suite is not None:
+            ours = sources.read_text().split("\n\n")[0]
+            (root / "apt/parts").mkdir()
+            (root / "apt/parts/s.sources").write_text(re.sub("Suites:.*", f"Suites: {suite}", ours))
+            settings |= {"Dir::Etc::SourceList": "/dev/null"}
+            settings |= {"Dir::Etc::SourceParts": f"{root}/apt/parts"}
         apt = ("apt-get", "-qq", "-y", *(f"-o{key}={value}" for key, value in settings.items()))
         run(*apt, "update", **os.environ)
         run(*apt, "install", "--no-install-recommends", "--download-only", *wanted, **os.environ)
