@@ -94,7 +94,7 @@ def debian(machine: str, *wanted: str, suite: str | None = None) -> Path:
         }
         if suite is not None:
             ours = sources.read_text().split("\n\n")[0]
-            (root / "apt/parts").mkdir()
+            (root / "apt/parts").mkdir(exist_ok=True)
             (root / "apt/parts/s.sources").write_text(re.sub("Suites:.*", f"Suites: {suite}", ours))
             settings |= {"Dir::Etc::SourceList": "/dev/null"}
             settings |= {"Dir::Etc::SourceParts": f"{root}/apt/parts"}
