@@ -207,8 +207,10 @@ def make_compiler(target: Target, zig: Path, sources: Path, folder: Path) -> dic
 
 def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path) -> Path:
     """Build and check one wheel; returns it in `out`."""
-    folder = source.parent / f"{kind}-{target.tag}"
-    folder.mkdir()
+    folder = source.parent / target.tag
+    folder.mkdir(exist_ok=True)
+    for name in ("CMakeCache.txt", ".skbuild-info.json"):  # of the other Python
+        (folder / "build" / name).unlink(missing_ok=True)  # the core stays, compiled once for both
     defines = make_compiler(target, find_zig(), source.parent, folder)
     defines["TRILOBIT_STUB"] = str(source / "_native.pyi")
     defines["SKBUILD_SOABI"] = f"cpython-311-{target.soabi}"
@@ -218,7 +220,7 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
     if target.system == "Windows":
         arguments += windows_python(tools, folder)
     wheels = folder / "wheel"
-    wheels.mkdir()
+    wheels.mkdir(exist_ok=True)
     settings = {"build-dir": str(folder / "build"), "wheel.py-api": "cp312"}  # 3.11 ignores it
     program = (
         f"from scikit_build_core import build; build.build_wheel({str(wheels)!r}, {settings!r})"
