@@ -133,36 +133,41 @@ inline void each_row(const Ternary &w, const std::int8_t *spread, const std::int
     }
 }
 
+// The rows of [begin, end) whose gate is open, and so not one that is no number.
+inline int open_rows(const float *gate, int begin, int end, std::int32_t *list) {
+    int count = 0;
+    for (int row = begin; row < end; ++row) {
+        list[count] = row;
+        count += gate[row] > 0;
+    }
+    return count;
+}
+
 template <typename Code>
 inline void gated_rows_of(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
-                          int begin, int end, float *gate, std::int32_t *list) {
+                          int begin, int end, float *gate, void *scratch) {
     const float x_scale = x.scales[t];
     const std::int32_t all = x.sums[t];
+    std::int32_t *list = static_cast<std::int32_t *>(scratch);
+    float *gated = reinterpret_cast<float *>(list + kMostLines);
     for (int from = begin; from < end; from += kMostLines) {
         const int to = min_of(from + kMostLines, end);
-        int count = 0;
-        for (int row = from; row < to; ++row) {
-            list[count] = row;
-            count += gate[row] > 0;
-        }
+        const int count = open_rows(gate, from, to, list);
         each_row<Code>(w, spread, list, count, [&](int i, std::int32_t sum) {
             const int row = list[i];
             const float up = static_cast<float>(sum - all) * (x_scale * w.scales[row * w.scale_step]);
-            gate[row] = gate[row] * gate[row] * up;
+            gated[i] = gate[row] * gate[row] * up;
         });
-        // Closed: also a gate that is no number.
-        for (int row = from, next = 0; row < to; ++row)
-            if (next < count && list[next] == row)
-                ++next;
-            else
-                gate[row] = 0;
+        // All are closed, then some are not: no branch for each.
+        for (int row = from; row < to; ++row) gate[row] = 0;
+        for (int i = 0; i < count; ++i) gate[list[i]] = gated[i];
     }
 }
 
 inline void gated_rows(const Ternary &w, const Activations &x, int t, const std::int8_t *spread,
                        int begin, int end, float *gate, void *scratch) {
     (w.layout == Layout::two_bit ? gated_rows_of<TwoBit> : gated_rows_of<BaseThree>)(
-        w, x, t, spread, begin, end, gate, static_cast<std::int32_t *>(scratch));
+        w, x, t, spread, begin, end, gate, scratch);
 }
 
 // ---- columns ----------------------------------------------------------------------------------
@@ -249,11 +254,12 @@ inline void add_columns_of(const Ternary &w, const Activations &x, int t, int be
     std::int32_t *list = reinterpret_cast<std::int32_t *>(scratch + kSumBytes * 4 * kSums<Code>);
     std::int8_t *codes = reinterpret_cast<std::int8_t *>(list) + kListBytes;
     const std::ptrdiff_t step = 4 * x.tokens_beside(t);
+    const std::int8_t *own = x.first(t);
     for (int from = begin; from < end; from += kMostLines) {
         const int to = min_of(from + kMostLines, end);
         int count = 0;
         for (int column = from; column < to; ++column) {
-            const std::int8_t code = x.first(t)[column / 4 * step + column % 4];
+            const std::int8_t code = own[column / 4 * step + column % 4];
             list[count] = column;
             codes[count] = code;
             count += code != 0;

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from trilobit import LLM, _native
+from trilobit.model import shapes
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = "trilobit-stories-5m"
 SCRIPTS = [
     *("busy.py", "gaps.py", "kernels.py", "speculation.py", "instructions.py", "head.py"),
     *("peers.py", "gguf_llamacpp.py", "llama_perplexity.py", "plot.py", "serving.py"),
-    *("serving_peer.py", "training.py", "evaluation.py"),
+    *("serving_peer.py", "training.py", "evaluation.py", "many.py"),
 ]
 
 
@@ -76,6 +77,26 @@ def test_busy_machines_are_measured_beside_the_quiet_one(tmp_path: Path) -> None
             rate = one[f"{part}_tokens_per_s"]
             assert 0 < rate["least"] <= rate["median"] <= rate["most"]
             assert (f"{part}_of_quiet" in one) == (loops > 0)
+
+
+def test_many_texts_stand_beside_the_products_of_all_weights(tmp_path: Path) -> None:
+    arguments = ("--shape", "125m", "--gate-density", 0.2, "--sequences", 1, 3, "--threads", 1)
+    where = ("--tokens", 2, "--rounds", 2, "--folder", tmp_path)
+    found = result_of("many.py", tmp_path / "many.json", *arguments, *where)
+    assert {"machine", "commit", "versions", "command", "isa"} <= found.keys()
+    one, three = found["results"]
+    assert (one["sequences"], three["sequences"]) == (1, 3)
+    assert three["all_ms"] == pytest.approx(3 * one["all_ms"], rel=0.01)
+    shape = shapes.shape("125m")
+    hidden, ffn = shape.hidden_size, shape.intermediate_size
+    macs = shape.num_hidden_layers * hidden * (4 * hidden + 3 * ffn) + shape.vocab_size * hidden
+    rate = one["int8_gmac_per_s"]["most"]
+    assert one["all_ms"] == pytest.approx(macs / rate / 1e6, rel=0.01)
+    for row in found["results"]:
+        count, step = row["sequences"], row["step_ms"]
+        assert row["tokens_per_s"]["most"] == pytest.approx(count * 1e3 / step["least"], rel=1e-2)
+        # beside its own round's rate, which is no higher than the highest
+        assert row["share_of_int8"]["least"] >= 0.99 * row["all_ms"] / step["most"]
 
 
 def test_a_file_that_llama_cpp_cannot_run_is_one_line_before_anything_is_measured(
