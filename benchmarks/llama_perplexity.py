@@ -164,7 +164,9 @@ def main() -> None:
     if original is None:
         parser.error(f"{arguments.model}: not here; pull it first")
     if arguments.text is None:
-        params = [SamplingParams(max_tokens=300, seed=seed) for seed in range(arguments.stories)]
+        params = [
+            SamplingParams(max_tokens=300, min_p=0, seed=seed) for seed in range(arguments.stories)
+        ]
         with LLM(original) as llm:
             done = llm.generate(["Once upon a time"] * len(params), params)
         text = "\n".join(f"Once upon a time{one.text}" for one in done)

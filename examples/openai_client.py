@@ -20,7 +20,9 @@ def main(asked: str) -> None:
         base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8080/v1"),
         api_key=os.environ.get("OPENAI_API_KEY", "none"),
     )
-    model = next(iter(client.models.list())).id
+    # Some of a server's models may only continue text: Trilobit's list tells which ones chat.
+    models = list(client.models.list())
+    model = next((one for one in models if getattr(one, "chat", False)), models[0]).id
     stream = client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": asked}],

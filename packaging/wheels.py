@@ -1,4 +1,4 @@
-"""Wheels for this system and others: by default those for Linux with glibc and for Windows.
+"""Wheels for this system and others: by default those for Linux and for Windows.
 
     python packaging/wheels.py [--out dist] [TARGET ...]
 
@@ -31,6 +31,8 @@ TOOLS = (
     *("wheel", "auditwheel", "abi3audit"),
 )
 EPOCH = "315532800"  # the first second that a wheel can tell, as the time of all that is in it
+# It has no wheel for musl, where pip would compile it, with Rust; structured output asks for it.
+NOT_FOR_MUSL = re.compile(r'^    "llguidance.*\n', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -205,8 +207,10 @@ def make_compiler(target: Target, zig: Path, sources: Path, folder: Path) -> dic
 
 def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path) -> Path:
     """Build and check one wheel; returns it in `out`."""
-    folder = source.parent / f"{kind}-{target.tag}"
-    folder.mkdir()
+    folder = source.parent / target.tag
+    folder.mkdir(exist_ok=True)
+    for name in ("CMakeCache.txt", ".skbuild-info.json"):  # of the other Python
+        (folder / "build" / name).unlink(missing_ok=True)  # the core stays, compiled once for both
     defines = make_compiler(target, find_zig(), source.parent, folder)
     defines["TRILOBIT_STUB"] = str(source / "_native.pyi")
     defines["SKBUILD_SOABI"] = f"cpython-311-{target.soabi}"
@@ -216,15 +220,14 @@ def build_wheel(target: Target, kind: str, tools: Path, source: Path, out: Path)
     if target.system == "Windows":
         arguments += windows_python(tools, folder)
     wheels = folder / "wheel"
-    wheels.mkdir()
+    wheels.mkdir(exist_ok=True)
     settings = {"build-dir": str(folder / "build"), "wheel.py-api": "cp312"}  # 3.11 ignores it
     program = (
         f"from scikit_build_core import build; build.build_wheel({str(wheels)!r}, {settings!r})"
     )
+    python = tools / "bin/python"
     run(
-        tools / "bin/python",
-        "-c",
-        program,
+        *(python, "-c", program),
         cwd=source,
         PATH=f"{tools / 'bin'}{os.pathsep}{os.environ['PATH']}",
         CMAKE_ARGS=shlex.join(arguments),
@@ -278,8 +281,12 @@ def build(targets: list[str], out: Path, folder: Path) -> None:
     sdist = build_sdist(environments["abi3"], out)
     print(f"{sdist.stat().st_size / 1e6:6.2f} MB  {sdist.name}", flush=True)
     source = unpack(sdist, folder)
+    project = source / "pyproject.toml"
+    whole = project.read_text(encoding="utf-8")
     for name in targets:
         target = TARGETS[name]
+        wanted = NOT_FOR_MUSL.sub("", whole) if target.tag.startswith("musl") else whole
+        project.write_text(wanted, encoding="utf-8")
         for kind, tools in environments.items():
             if kind == "cp311" and not target.soabi:
                 continue
@@ -290,7 +297,7 @@ def build(targets: list[str], out: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Build wheels for other systems.")
-    usual = [name for name in TARGETS if name.startswith(("linux", "windows"))]
+    usual = [name for name in TARGETS if not name.startswith("macos")]
     parser.add_argument("targets", nargs="*", metavar="TARGET", default=usual)
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     parser.add_argument("--work", type=Path, default=WORK / "build", help="where to compile")

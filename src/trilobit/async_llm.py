@@ -78,6 +78,11 @@ class AsyncLLM:
         """Whether the model was published with a form for conversations."""
         return self._prompter.chat_template is not None
 
+    @property
+    def sampling(self) -> SamplingParams:
+        """What the model's makers say of how its tokens are chosen; None in it: nothing."""
+        return self._prompter.sampling
+
     @cached_property
     def fingerprint(self) -> str:
         """Of all that decides which tokens come: the weights, this version, the cache's type."""

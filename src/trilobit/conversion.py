@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import reprlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
 from trilobit.errors import FormatError, OutputError, RequestError
 from trilobit.formats.dead_tensors import Judge, Judged, in_words
+from trilobit.formats.files import read_json
 from trilobit.formats.gguf import is_gguf
 from trilobit.formats.gguf.ternary_blocks import I2SLayout
 from trilobit.formats.gguf.writer import write_gguf
+from trilobit.formats.hf.generation import sampling_of
 from trilobit.formats.hf.writer import write_hf, write_hf_bf16
 from trilobit.formats.merged import Merged
 from trilobit.formats.open import open_source
@@ -47,6 +50,7 @@ def convert(
     layout: LayoutChoice | None = None,
     adapter: str | os.PathLike[str] | None = None,
     half_tables: bool = False,
+    generation_config: str | os.PathLike[str] | None = None,
     progress: Watch | None = None,
     told: Callable[[str], None] | None = None,
 ) -> ModelConfig:
@@ -57,8 +61,9 @@ def convert(
     source, if that is a packed file, else "2-bit". adapter: folder of a LoRA adapter that is merged
     into the float masters of a Hugging Face directory, which are then rounded anew: not exactly
     what base and adapter compute side by side. half_tables: float32 embedding and head are rounded
-    to float16 in a packed file. told: called with one line where tensors of the
-    model look dead (formats/dead_tensors.py); it is written all the same.
+    to float16 in a packed file. generation_config: a generation_config.json that says how tokens
+    are chosen where a request does not, in place of what the model says. told: called with one line
+    where tensors of the model look dead (formats/dead_tensors.py); it is written all the same.
 
     Raises FormatError for a damaged model, UnsupportedModel for one we do not run, OutputError when
     `out` cannot be written, RequestError when its name stands for no form.
@@ -90,6 +95,15 @@ def convert(
                 "masters to train on; choose another form"
             )
         model = Merged(model, Path(adapter))
+    text = model.text
+    if generation_config is not None:
+        _check_path("generation_config", generation_config, "a generation_config.json")
+        if form == "hf-bf16":
+            raise RequestError(
+                f"{out}: float weights are a copy; put your generation_config.json into it then"
+            )
+        path = Path(generation_config)
+        text = replace(text, sampling=sampling_of(read_json(path), path))
     _check_output(out, form, model.path)
     if isinstance(model, PackedSource) and (wrong := damaged_parts(model.file)):
         # What is written gets sums of its own, which would call the damage sound.
@@ -99,7 +113,7 @@ def convert(
             "download it again, or convert the model it was made of"
         )
     judge = Judge()
-    judged = Judged(Rounded(model) if half_tables else model, judge)
+    judged = Judged(Rounded(model) if half_tables else model, judge, text)
     step = steps(progress, f"Converting {Path(source).name}")
     if form == "packed":
         chosen = chosen_layout(

@@ -88,6 +88,11 @@ class LLM:
         """Whether the model was published with a form for conversations."""
         return self._prompter.chat_template is not None
 
+    @property
+    def sampling(self) -> SamplingParams:
+        """What the model's makers say of how its tokens are chosen; None in it: nothing."""
+        return self._prompter.sampling
+
     def threads_for(self, tokens: int) -> int:
         """Threads that a step of so many tokens takes: 1 where it is too short to be shared."""
         return self._threads_for(tokens)

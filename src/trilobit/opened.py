@@ -104,6 +104,7 @@ def open_model(
             )
             if tokenizer
             else None,
+            sampling=text.sampling,
         )
         return (
             prompter,

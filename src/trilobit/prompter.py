@@ -23,7 +23,7 @@ from trilobit.inputs import (
     not_in_vocabulary,
 )
 from trilobit.model.config import ModelConfig
-from trilobit.sampling import SamplingParams
+from trilobit.sampling import NOTHING_SAID, SamplingParams
 from trilobit.text.chat_template import leaves_bos_to_tokenizer, render
 from trilobit.text.grammar import Grammar, Grammars
 from trilobit.text.reasoning import Thoughts, is_begun, thinks
@@ -44,7 +44,8 @@ class Prompter:
     """The text side of a model.
 
     name: what the user calls it. context: tokens of prompt and output together. grammars: compiles
-    them for the tokenizer, which a model without one has none of.
+    them for the tokenizer, which a model without one has none of. sampling: what the model's makers
+    say of that.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Prompter:
     add_bos: bool
     context: int
     grammars: Grammars | None = None
+    sampling: SamplingParams = NOTHING_SAID
 
     # ---- text and ids -------------------------------------------------------------------------
 
@@ -271,7 +273,7 @@ class Prompter:
     def params(
         self, params: SamplingParams | Items[SamplingParams] | None, count: int
     ) -> list[SamplingParams]:
-        """The parameters of each of `count` prompts, which the model can follow."""
+        """The parameters of each of `count` prompts, all said; RequestError if they cannot be."""
         given = SamplingParams() if params is None else params
         several = (
             [*cast(Items[SamplingParams], given)]
@@ -286,9 +288,10 @@ class Prompter:
                 )
         if len(several) != count:
             raise RequestError(f"params are {len(several)}, prompts {count}; give one for each")
-        for one in set(several):
+        settled = {one: one.settled(self.sampling) for one in set(several)}
+        for one in settled.values():
             self._check(one)
-        return several
+        return [settled[one] for one in several]
 
     def _check(self, params: SamplingParams) -> None:
         if params.stop:

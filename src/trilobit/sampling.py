@@ -1,4 +1,4 @@
-"""How the next token is chosen: the parameters, checked."""
+"""How the next token is chosen: the parameters, checked, and what is taken for those left open."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ import json
 import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from trilobit.errors import RequestError
+from trilobit.schema import LONGEST, schema_text
 
 # Far above any logit, far below what float32 cannot hold.
 _MOST_BIAS = 1e30
 # More than any vocabulary has, and more alternatives than anybody reads.
 _MOST_IDS = 1 << 20
 MOST_LOGPROBS = 100
+# What is taken of the fields that a model may have a say in, where nobody says anything.
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+)
 
 Bias = Mapping[int, float] | tuple[tuple[int, float], ...]
 # Every stop string is looked for after every token.
 _MOST_STOPS = 256
 _STOP_CHARACTERS = 20_000
-# Characters of a schema, an expression, a grammar, or of all choices. Real ones have thousands.
-_LONGEST_CONSTRAINT = 300_000
-_DEEPEST_SCHEMA = 64  # lists and objects inside each other
 
 
 class Constraint(NamedTuple):
@@ -41,15 +43,17 @@ class SamplingParams:
     """Sampling of one request, applied in the order: bias and penalties, temperature, top-k,
     top-p, min-p.
 
-    temperature: 0 takes the most likely token. top_k: 0 is off. min_p: relative to the most
-    likely token. repetition_penalty: over prompt and output; frequency and presence penalties:
-    over the output, as in OpenAI's API. seed: None draws a fresh one. stop: one text or several
-    that end the output and are not part of it, 256 at most. min_tokens: no end before so many
-    tokens: end-of-sequence and stop tokens are not chosen, stop strings not looked for. ignore_eos:
-    go on after an end-of-sequence token. logprobs: tell the log-probability of every token of the
-    output, and of so many likeliest ones in its place; they are of the logits as they come from the
-    model, before bias and temperature, and cost a pass over the whole head. logit_bias: a mapping,
-    kept as pairs in the order of ids. Equal parameters have equal hashes.
+    temperature, top_k, top_p, min_p, repetition_penalty: None takes what the model's makers say
+    (its generation_config.json), else 0.7, 0, 1, 0 and 1. temperature: 0 takes the most likely
+    token. top_k: 0 is off. min_p: relative to the most likely token. repetition_penalty: over
+    prompt and output; frequency and presence penalties: over the output, as in OpenAI's API. seed:
+    None draws a fresh one. stop: one text or several that end the output and are not part of it,
+    256 at most. min_tokens: no end before so many tokens: end-of-sequence and stop tokens are not
+    chosen, stop strings not looked for. ignore_eos: go on after an end-of-sequence token. logprobs:
+    tell the log-probability of every token of the output, and of so many likeliest ones in its
+    place; they are of the logits as they come from the model, before bias and temperature, and cost
+    a pass over the whole head. logit_bias: a mapping, kept as pairs in the order of ids. Equal
+    parameters have equal hashes.
 
     At most one of these says what the output must be, and has the last word about its end, before
     min_tokens and ignore_eos. json_schema: JSON that fits a schema, given as JSON or as what it
@@ -61,11 +65,11 @@ class SamplingParams:
 
     max_tokens: int = 256
     min_tokens: int = 0
-    temperature: float = 0.7
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     seed: int | None = None
@@ -101,17 +105,19 @@ class SamplingParams:
             raise RequestError(
                 f"min_tokens is {self.min_tokens}, max_tokens {self.max_tokens}; expected no more"
             )
-        self._integer("top_k", 0, 1 << 31)
-        if self.seed is not None:
-            self._integer("seed", 0, 1 << 64)
-        if self.logprobs is not None:
-            self._integer("logprobs", 0, MOST_LOGPROBS + 1)
+        for name, end in (("top_k", 1 << 31), ("seed", 1 << 64), ("logprobs", MOST_LOGPROBS + 1)):
+            if getattr(self, name) is not None:
+                self._integer(name, 0, end)
         if not isinstance(self.ignore_eos, bool):
             raise RequestError(f"ignore_eos is {_short(self.ignore_eos)}; expected True or False")
-        self._number("temperature", 0, 100)
-        self._number("top_p", 0, 1)
-        self._number("min_p", 0, 1)
-        self._number("repetition_penalty", 0, 100)
+        for name, most in (
+            ("temperature", 100),
+            ("top_p", 1),
+            ("min_p", 1),
+            ("repetition_penalty", 100),
+        ):
+            if getattr(self, name) is not None:
+                self._number(name, 0, most)
         self._number("frequency_penalty", -100, 100)
         self._number("presence_penalty", -100, 100)
         for name in ("top_p", "repetition_penalty"):
@@ -119,6 +125,24 @@ class SamplingParams:
                 raise RequestError(f"{name} is 0; expected a number greater than 0")
         self._logit_bias()
         self._constraints()
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Those of DEFAULTS that these parameters say, by name."""
+        values = {name: getattr(self, name) for name in DEFAULTS}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def settled(self, *others: SamplingParams) -> SamplingParams:
+        """These parameters; what they leave open is that of the first other that says it.
+
+        What nobody says is that of DEFAULTS.
+        """
+        said = self.said
+        if len(said) == len(DEFAULTS):
+            return self
+        for other in others:
+            said = other.said | said
+        return replace(self, **{**DEFAULTS, **said})
 
     @property
     def constraint(self) -> Constraint | None:
@@ -159,7 +183,7 @@ class SamplingParams:
 
     def _constraints(self) -> None:
         if self.json_schema is not None:
-            self._set("json_schema", _schema(self.json_schema))
+            self._set("json_schema", schema_text(self.json_schema))
         if self.choice is not None:
             self._set("choice", _choices(self.choice))
         names = ("json_schema", "regex", "grammar", "choice")
@@ -177,10 +201,8 @@ class SamplingParams:
                     f"{name} has half a character (a lone surrogate); leave it out"
                 ) from None
             size = sum(map(len, value)) if name == "choice" else len(value)
-            if not value or size > _LONGEST_CONSTRAINT:
-                raise RequestError(
-                    f"{name} has {size:,} characters; expected 1 to {_LONGEST_CONSTRAINT:,}"
-                )
+            if not value or size > LONGEST:
+                raise RequestError(f"{name} has {size:,} characters; expected 1 to {LONGEST:,}")
 
     def _integer(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
@@ -216,73 +238,6 @@ def _items(name: str, value: object) -> tuple[Any, ...]:
     return items
 
 
-def _schema(given: object) -> str:
-    """A JSON schema as JSON, whatever it was given as."""
-    if isinstance(given, str):
-        if len(given) > _LONGEST_CONSTRAINT:
-            raise RequestError(
-                f"json_schema has {len(given):,} characters; at most {_LONGEST_CONSTRAINT:,}"
-            )
-        return _schema_of(given)
-    if not isinstance(given, (Mapping, bool)):
-        raise RequestError(
-            f"json_schema is {_short(given)}; expected a schema: an object, as JSON or a dict"
-        )
-    return as_json("json_schema", given)
-
-
-@lru_cache(maxsize=8)  # parameters are often made of others, with another seed
-def _schema_of(text: str) -> str:
-    try:
-        given = json.loads(text, parse_constant=_no_json)
-    except (ValueError, RecursionError) as error:
-        raise _not_json("json_schema", error) from None
-    if isinstance(given, str):
-        raise RequestError("json_schema is a text of JSON; expected a schema: an object")
-    return _schema(given)
-
-
-def as_json(name: str, value: object) -> str:
-    """What a caller gave as JSON of a bounded size; RequestError, which names it, otherwise."""
-    try:
-        _check_depth(name, value)
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_mapping)
-    except RequestError:
-        raise
-    except (TypeError, ValueError, RecursionError) as error:
-        raise _not_json(name, error) from None
-    if len(text) > _LONGEST_CONSTRAINT:
-        raise RequestError(f"{name} has {len(text):,} characters; at most {_LONGEST_CONSTRAINT:,}")
-    return text
-
-
-def _not_json(name: str, error: Exception) -> RequestError:
-    reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return RequestError(f"{name} is no JSON: {reason[:200]}")
-
-
-def _mapping(value: object) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"a {type(value).__name__} is nothing that JSON has")
-
-
-def _no_json(word: str) -> object:
-    raise ValueError(f"{word} is no number of JSON")
-
-
-def _check_depth(name: str, value: object, depth: int = 0) -> None:
-    if depth > _DEEPEST_SCHEMA:
-        raise RequestError(
-            f"{name}: more than {_DEEPEST_SCHEMA} lists and objects inside each other"
-        )
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for inner in value:
-            _check_depth(name, inner, depth + 1)
-
-
 def _short(value: object) -> str:
     return reprlib.repr(value)
 
@@ -293,3 +248,6 @@ def _is_integer(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+NOTHING_SAID = SamplingParams()  # all is left open

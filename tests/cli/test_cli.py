@@ -528,6 +528,14 @@ def test_bad_arguments_are_told_in_one_line(
     assert files_in(tmp_path) == []
 
 
+@pytest.mark.parametrize("message", ["Tell me a story.", "Hello"])
+def test_a_message_in_the_place_of_the_model_is_told(message: str) -> None:
+    line = fail("chat", message)
+    assert line.startswith(f"error: {message}: ")
+    assert "a message comes after the model: trilobit chat trilobit-chat-5m MESSAGE" in line
+    assert "MESSAGE" not in fail("chat", "bitnet-2")  # a slip in a model's name
+
+
 @pytest.mark.parametrize("prompt", ["Once upon a time", "He said:\nno. Then/now?", "a " * 10**4])
 def test_a_prompt_in_the_place_of_the_model_is_told(prompt: str) -> None:
     line = fail("run", prompt)

@@ -134,3 +134,13 @@ def test_stop_strings_are_bounded_in_number_and_length() -> None:
     for stop in (["a"] * 1_000_000, "a" * 20_001, ["a" * 10_001] * 2):
         with pytest.raises(RequestError, match=r"^stop: .* at most 256 of 20,000 together"):
             SamplingParams(stop=stop)
+
+
+def test_what_a_request_leaves_open_is_the_models_then_the_callers_then_ours() -> None:
+    asked = SamplingParams(temperature=0, max_tokens=3)
+    model = SamplingParams(temperature=0.6, top_p=0.9)
+    caller = SamplingParams(top_p=0.5, top_k=40)
+    wanted = {"temperature": 0, "top_k": 40, "top_p": 0.9, "min_p": 0, "repetition_penalty": 1}
+    settled = asked.settled(model, caller)
+    assert (settled.said, settled.max_tokens) == (wanted, 3)
+    assert settled.settled(caller) is settled

@@ -210,7 +210,7 @@ def test_the_page_tells_the_same_story_as_python(
     browser: Browser, site: str, relaxed: bool, temperature: float, seed: int
 ) -> None:
     with LLM() as llm:
-        params = SamplingParams(max_tokens=256, temperature=temperature, seed=seed)
+        params = SamplingParams(max_tokens=256, temperature=temperature, min_p=0, seed=seed)
         wanted = llm.generate("The little dog", params)
     context = browser.new_context()
     page = context.new_page()

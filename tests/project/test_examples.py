@@ -16,6 +16,7 @@ from conftest import tiny_config
 from fables import FABLES
 
 from trilobit import LLM, SamplingParams, convert
+from trilobit.bundled import CHAT, DEFAULT
 from trilobit.synth import synth
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +132,14 @@ def test_a_program_written_for_openai_s_interface_only_changes_its_address(chat_
         where = {"OPENAI_BASE_URL": f"{live.url}/v1"}
         assert printed(run("openai_client.py", "Hello?", **where, OPENAI_API_KEY=KEY)).strip()
         assert "401" in run("openai_client.py", "Hello?", **where, OPENAI_API_KEY="sk-no").stderr
+
+
+def test_that_program_asks_a_model_that_chats_where_the_first_does_not() -> None:
+    with live_server.serving(DEFAULT, CHAT) as live:
+        where = {"OPENAI_BASE_URL": f"{live.url}/v1"}
+        assert printed(run("openai_client.py", "Hello?", **where)).strip()
+        assert live.measure("trilobit_output_tokens_total", model=CHAT) > 0
+        assert live.measure("trilobit_output_tokens_total", model=DEFAULT) == 0
 
 
 def test_swapped_layers_learn_and_run_without_pytorch(tmp_path: Path) -> None:

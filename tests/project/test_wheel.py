@@ -132,8 +132,8 @@ def test_wheel_holds_the_licences_of_all_that_is_in_it(wheel: Path) -> None:
 
 
 def test_wheel_is_small_enough_to_ship(wheel: Path) -> None:
-    # 16 MB of model at most, and half a megabyte of everything else.
-    assert wheel.stat().st_size < 17e6
+    # 28 MB of models at most, and half a megabyte of everything else.
+    assert wheel.stat().st_size < 30e6
 
 
 def test_wheel_tells_a_story_without_pytorch(wheel: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -391,6 +392,14 @@ def test_a_tokenizer_of_another_kind_is_one_clear_line(capfd: pytest.CaptureFixt
         grammars.compile(constraint(regex="a"))
     assert len(str(caught.value)) < 420
     assert capfd.readouterr() == ("", "")
+
+
+def test_where_llguidance_is_missing_one_line_says_how_to_have_it(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)  # not found, as with musl
+    with pytest.raises(RequestError, match=r"regex: needs llguidance, .* pip install llguidance"):
+        grammars.compile(constraint(regex="a"))
 
 
 def test_who_asks_for_the_same_waits_for_it(grammars: Grammars) -> None:

@@ -123,7 +123,7 @@ def _cut_xz(whole: bytes) -> bytes:
             "text.txt",
             b"one block",
             (),
-            "{path}: too little text: of 1 documents none is to train on ",
+            "{path}: too little text: no document is to train on; what is there is all held out; ",
         ),
         (
             "text.jsonl",

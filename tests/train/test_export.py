@@ -399,7 +399,10 @@ def test_the_folder_of_a_run_is_no_start_but_its_masters_are(run: Run, tmp_path:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gone", "config.json: no such file"),
+        (
+            "gone",
+            "start is no folder here; give the folder of a checkpoint with float weights",
+        ),
         ("tokenizer.json", "start has no tokenizer"),
         ("model.safetensors", "no model.safetensors here"),
     ],

@@ -13,7 +13,8 @@ import torch
 from fables import Run, one_error, train
 
 from trilobit import LLM
-from trilobit.train.objectives.preferences import log_probability
+from trilobit.train.objectives.preferences import Preferred, log_probability
+from trilobit.train.recipes import load_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,6 +85,12 @@ def tuned(folder: Path) -> Path:
     assert result["held_out_accuracy"] == 1.0
     assert result["held_out_loss"] < 0.2
     return output
+
+
+def test_preferences_are_counted_as_they_are_written(folder: Path, tmp_path: Path) -> None:
+    recipe: Any = load_recipe(folder / "recipe.toml")
+    told = Preferred(recipe).prepare(tmp_path / "corpus", begun=False)
+    assert told == "16 preferences: 12 to train on, 4 held out"
 
 
 def _margins(model: Path, template_of: Path | None = None) -> list[float]:

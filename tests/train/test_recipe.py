@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from trilobit.errors import RecipeError
+from trilobit.train.checkpoint import claim
 from trilobit.train.recipes import (
     Data,
     Distill,
@@ -66,6 +67,40 @@ def _error(path: Path) -> str:
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
     return message.removeprefix(f"{path}: ")
+
+
+def test_checkpoints_of_another_kind_are_told_by_their_kind(tmp_path: Path) -> None:
+    values = {"name": "tiny", "start": "base", "data": {"files": ["a"]}, "schedule": {"steps": 9}}
+    theirs, ours = (recipe_of(values | {"kind": kind}) for kind in ("dpo", "pretrain"))
+    (tmp_path / "recipe.json").write_text(json.dumps(theirs.as_dict()))
+    (tmp_path / "checkpoint-5").mkdir()
+    claim(theirs, tmp_path, fresh=False)
+    with pytest.raises(
+        RecipeError, match='with kind = "dpo", and this one is of kind = "pretrain"'
+    ):
+        claim(ours, tmp_path, fresh=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "message"),
+    [
+        (
+            "",
+            "beta = 0.1",
+            "unknown key 'beta' in a recipe without a kind, taken for one of 'pretrain'; "
+            'kind = "dpo" has it',
+        ),
+        ('kind = "sft"', "", "unknown key 'model' in a recipe of kind 'sft'; kind = \"pretrain\""),
+        ("", "nonsense = 1", "unknown key 'nonsense'; known here: name, "),
+    ],
+)
+def test_a_key_of_another_kind_is_told_with_that_kind(
+    tmp_path: Path, kind: str, extra: str, message: str
+) -> None:
+    text = f"{kind}\n{extra}\n{TOML}"
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(_write(tmp_path, text))
+    assert message in str(caught.value)
 
 
 def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:

@@ -247,6 +247,11 @@ LINE = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "c
             "no reply of the assistant is to train on; add some",
         ),
         (
+            LINE,
+            "no reply of the assistant is to train on; what is there is all held out; add some, or "
+            "name another file as data.validation",
+        ),
+        (
             "\n" + LINE * 2,
             "no reply of the assistant is held out by held_out_every = 4; lower it, or add some",
         ),

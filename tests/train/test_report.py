@@ -48,7 +48,7 @@ class _Balanced(HTMLParser):
 
 def test_the_page_holds_what_the_logs_say_and_asks_for_nothing(tmp_path: Path) -> None:
     one, two = _run(tmp_path / "one", [4.0, 3.0]), _run(tmp_path / "<b>&", [4.5, 2.0, 1.5])
-    text = page([one, two])
+    text = page([one, two], print)
     parser = _Balanced()
     parser.feed(text)
     assert parser.open == []
@@ -89,21 +89,25 @@ def test_damaged_lines_and_numbers_that_are_none_are_left_out(tmp_path: Path) ->
     (folder / "health.jsonl").write_text('{"step": 20, "layers": {"a": 3}}\n')
     run = read_run(folder, "#000")
     assert run.curve("loss") == [(1000.0, 4.0)]
-    assert page([folder])
+    assert page([folder], print)
 
 
 @pytest.mark.parametrize("content", ["", "{}\n", "x"])
 def test_a_log_without_steps_is_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "log.jsonl").write_text(content)
     with pytest.raises(FormatError, match="tells of no step; give the folder of a run"):
-        page([tmp_path])
+        page([tmp_path], print)
 
 
-def test_the_command_writes_the_page(tmp_path: Path) -> None:
+def test_the_command_writes_the_page_of_those_that_have_a_log(tmp_path: Path) -> None:
     run, out = _run(tmp_path / "run", [4.0]), tmp_path / "page.html"
     result = CliRunner().invoke(cli, ["train", "report", str(run), "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert out.read_text(encoding="utf-8") == page([run])
+    assert out.read_text(encoding="utf-8") == page([run], print)
+    gone = str(tmp_path / "gone")
+    more = CliRunner().invoke(cli, ["train", "report", gone, str(run), "--out", str(out)])
+    assert (more.exit_code, out.read_text(encoding="utf-8")) == (0, page([run], print))
+    assert f"left out: {gone}/log.jsonl: no such file; check the name\n" in more.output
     with pytest.raises(FormatError, match=r"gone/log.jsonl"):
-        CliRunner().invoke(cli, ["train", "report", str(tmp_path / "gone")], catch_exceptions=False)
+        CliRunner().invoke(cli, ["train", "report", gone], catch_exceptions=False)
     assert CliRunner().invoke(cli, ["train", "report"]).exit_code == 2

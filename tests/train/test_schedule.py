@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from trilobit.train.recipes import Schedule
+from trilobit.train.recipes import Schedule, recipe_of
 from trilobit.train.schedule import TwoStage, learning_rate, quantised_share, weight_decay
 
 # Powers of two, so that the expected numbers are exact.
@@ -47,6 +48,29 @@ def test_warmup_rises_to_the_full_rate() -> None:
     rates = _rates(dataclasses.replace(LINEAR, warmup_steps=4))
     assert rates[:4] == [0.25 * 1.0, 0.5 * 0.9375, 0.75 * 0.875, 0.8125]
     assert rates[4:] == _rates(LINEAR)[4:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps", "wanted"),
+    [
+        *(("sft", 60, 6), ("dpo", 5, 0), ("sft", 5000, 100)),
+        *(("embed", 60, 6), ("pretrain", 60, 100)),
+    ],
+)
+def test_fine_tuning_warms_up_for_a_tenth_of_its_steps_at_most(
+    kind: str, steps: int, wanted: int
+) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    values: dict[str, Any] = {"kind": kind, "name": "short", "data": {"files": ["a.jsonl"]}}
+    values |= {"model": shape} if kind == "pretrain" else {"start": "base"}
+
+    def rising(**schedule: int) -> int:
+        recipe = recipe_of(values | {"schedule": schedule})
+        return recipe.schedule.rising_steps
+
+    assert rising(steps=steps) == wanted
+    assert rising(steps=steps, warmup_steps=7) == 7
 
 
 def test_weight_decay_ends_at_the_half() -> None:

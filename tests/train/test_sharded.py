@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -225,6 +227,23 @@ def test_parts_that_cannot_be_written_are_one_line(
     assert "Traceback" not in outcomes[0].err
     assert not _checkpoints(output)
     assert not (output / ".checkpoint.part").exists()
+
+
+def test_parts_without_room_on_the_disk_are_not_begun(
+    two: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    checkpoint = _checkpoint_bytes(two.output / "checkpoint-8")
+    usage = SimpleNamespace(total=1 << 40, used=0, free=checkpoint // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    error = one_error(train(two.recipe, output))
+    assert re.match(rf"{output / 'checkpoint-4'}: needs [\d.]+ MB, and the disk has [\d.]+", error)
+    assert not _checkpoints(output)
+    assert not (output / ".checkpoint.part").exists()
+
+
+def _checkpoint_bytes(folder: Path) -> int:
+    return sum(part.stat().st_size for part in folder.glob("*.distcp"))
 
 
 def test_a_damaged_part_is_one_line(two: Trained, tmp_path: Path) -> None:

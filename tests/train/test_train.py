@@ -51,7 +51,7 @@ from transformers import (
 
 from trilobit.errors import OutputError
 from trilobit.model.ternary import absmean_ternary
-from trilobit.train.checkpoint import check, fill
+from trilobit.train.checkpoint import check, claim, fill
 from trilobit.train.data.token_file import TokenFile, token_dtype
 from trilobit.train.data.windows import HeldOutWindows, Passes, TrainingWindows
 from trilobit.train.launch import threads_worth, training_arguments
@@ -449,6 +449,12 @@ def test_a_diverged_run_is_no_success(tmp_path: Path) -> None:
     assert re.match(r"(the run diverged: its held-out loss is|the loss is (nan|inf) at)", error)
     assert not (output / "model").exists()
     assert not (output / "packed").exists()
+    # Who asks for its model is told the same, until it is begun anew.
+    asked = one_error(command("generate", "A Fox", "--model", str(output)))
+    assert asked == f"{output}: a training run that came to nothing: {error}"
+    assert " at step " in asked
+    claim(load_recipe(recipe), output, fresh=True)
+    assert not (output / "failed.txt").exists()
 
 
 def test_a_run_that_ends_in_its_warm_up_says_so(tmp_path: Path) -> None:
@@ -870,9 +876,8 @@ def test_the_remedy_is_that_of_the_cause(tmp_path: Path, cause: Exception, remed
 
     with pytest.raises(OutputError) as error:
         fill(tmp_path / "model", write)
-    assert str(error.value).startswith(
-        f"{tmp_path / 'model'}: cannot be written ({cause}); {remedy}"
-    )
+    why = "probably no space left" if type(cause) is RuntimeError else cause
+    assert str(error.value).startswith(f"{tmp_path / 'model'}: cannot be written ({why}); {remedy}")
     assert str(error.value).endswith(
         "another --output; the same command goes on from the last checkpoint, if there is one"
     )

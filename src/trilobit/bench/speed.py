@@ -146,10 +146,10 @@ def measure_speed(
         speculation=False,  # what a step takes, not how well random weights can be guessed
     )
     load_s = time.perf_counter() - begun
-    llm.generate([0], SamplingParams(max_tokens=1, temperature=0))
+    llm.generate([0], SamplingParams(max_tokens=1, temperature=0).settled())
     first_token_s = time.perf_counter() - begun
     random = np.random.default_rng(0)
-    greedy = SamplingParams(max_tokens=generate, temperature=0, ignore_eos=True)
+    greedy = SamplingParams(max_tokens=generate, temperature=0, ignore_eos=True).settled()
     weights = llm.config.ternary_parameters
     prefill, decode, dram, int8, of_dram, of_int8 = ([] for _ in range(6))
     for run in range(runs + 1):

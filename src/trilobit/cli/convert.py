@@ -65,6 +65,13 @@ _FORM_OF_END = {".trilobit": "packed", ".gguf": "gguf"}
     is_flag=True,
     help="Round float32 embedding and head to float16 in a packed file: half as large.",
 )
+@click.option(
+    "--generation-config",
+    metavar="FILE",
+    type=FilePath(),
+    help="A generation_config.json: how tokens are chosen where a request does not say, in place "
+    "of what MODEL says.",
+)
 @click.option("--force", is_flag=True, help="Replace OUT if it is a file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -75,6 +82,7 @@ def command(
     layout: LayoutChoice | None,
     adapter: Path | None,
     half_tables: bool,
+    generation_config: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -113,6 +121,7 @@ def command(
             layout=layout,
             adapter=adapter,
             half_tables=half_tables,
+            generation_config=generation_config,
             progress=bars,
             told=faults.append,
         )

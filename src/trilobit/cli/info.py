@@ -99,6 +99,7 @@ def file_facts(path: Path) -> Facts:
         "tokenizer": packed.text.tokenizer is not None,
         "chat_template": packed.text.chat_template is not None,
         "pooling": asdict(pooling) if pooling else None,
+        "sampling": packed.text.sampling.said,
     }
 
 
@@ -291,6 +292,9 @@ def _model_lines(facts: Facts) -> Iterator[str]:
     if len({tuple(ids) for ids in facts.get("ends", {}).values()}) > 1:  # the files differ
         ends = (f"{', '.join(map(str, ids))} ({name})" for name, ids in facts["ends"].items())
         yield f"  ends of texts    {', '.join(ends)}: any of them"
+    if facts.get("sampling"):
+        said = (f"{name} {value:g}" for name, value in facts["sampling"].items())
+        yield f"  sampling         {', '.join(said)}, where a request says nothing"
     if facts.get("pooling"):
         yield f"  embeddings       {_pooling(facts['pooling'])}"
     if facts.get("damage"):

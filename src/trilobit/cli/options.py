@@ -14,7 +14,7 @@ from trilobit.cli.command import option
 from trilobit.cli.model_name import ModelName
 from trilobit.cli.number import Number
 from trilobit.cli.path import FilePath
-from trilobit.sampling import SamplingParams
+from trilobit.sampling import NOTHING_SAID, SamplingParams
 
 if TYPE_CHECKING:
     from trilobit.engine.blocks import KvDtype
@@ -157,6 +157,9 @@ def llm_options(command: Command) -> Command:
 
 # ---- SamplingParams ---------------------------------------------------------------------------
 
+# What a text for people is made by where the model says nothing: without its unlikeliest tokens.
+FOR_PEOPLE = SamplingParams(temperature=0.7, min_p=0.05)
+
 # field -> type, what --help calls the value, help
 _NUMBERS: dict[str, tuple[type, str, str]] = {
     "max_tokens": (int, "N", "Write at most N tokens."),
@@ -178,9 +181,12 @@ def _bias(value: str) -> tuple[int, float]:
         raise click.BadParameter(f"{value!r:.80} is not ID:VALUE, such as 42:-1.5") from None
 
 
-def sampling_options(defaults: SamplingParams) -> Callable[[Command], Command]:
+def sampling_options(
+    defaults: SamplingParams, otherwise: SamplingParams = NOTHING_SAID
+) -> Callable[[Command], Command]:
     """Add the options, with these defaults, to a command, which gets them as `params`.
 
+    otherwise: what the command takes where neither the user nor the model says anything.
     A seed is drawn where none is given, so that every output can be had again.
     Raises RequestError, from SamplingParams, for values out of range.
     """
@@ -205,14 +211,17 @@ def sampling_options(defaults: SamplingParams) -> Callable[[Command], Command]:
             command(params=params, **rest)
 
         decorated: Command = with_params
-        for add in reversed(_sampling(defaults)):
+        for add in reversed(_sampling(defaults, otherwise)):
             decorated = add(decorated)
         return decorated
 
     return decorate
 
 
-def _sampling(defaults: SamplingParams) -> list[Callable[[Command], Command]]:
+def _sampling(
+    defaults: SamplingParams, otherwise: SamplingParams
+) -> list[Callable[[Command], Command]]:
+    usual = otherwise.settled().said
     return [
         *(
             option(
@@ -221,7 +230,7 @@ def _sampling(defaults: SamplingParams) -> list[Callable[[Command], Command]]:
                 type=kind,
                 metavar=metavar,
                 default=getattr(defaults, name),
-                show_default=True,
+                show_default=f"the model's, else {usual[name]:g}" if name in usual else True,
                 help=text,
             )
             for name, (kind, metavar, text) in _NUMBERS.items()

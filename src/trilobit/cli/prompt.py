@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 from pathlib import Path
+from textwrap import shorten
 
 from trilobit.cli.terminal import note
 from trilobit.errors import RequestError
@@ -33,6 +35,23 @@ def piped() -> str | None:
     if sys.stdin is None or sys.stdin.isatty():
         return None
     return _stdin() or None
+
+
+def check_model(model: str, remedy: str) -> None:
+    """RequestError where what was given for a model can be none, most often a prompt.
+
+    remedy: where prompts stand.
+    """
+    from trilobit.hub.names import near_names, resolve
+
+    if any(map(str.isspace, model)) and not os.path.exists(model):
+        raise RequestError(f"{shorten(model, 60)}: no such model; {remedy}")
+    try:
+        resolve(model)
+    except RequestError as error:
+        if near_names(model):  # a slip in a model's name
+            raise
+        raise RequestError(f"{error}; {remedy}") from None
 
 
 def warn_of_model(prompt: str, command: str) -> None:

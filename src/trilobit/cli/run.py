@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +10,7 @@ import click
 from trilobit.bundled import BEGINNINGS, DEFAULT
 from trilobit.cli.command import Command
 from trilobit.cli.options import (
+    FOR_PEOPLE,
     OpenLLM,
     llm_options,
     model_argument,
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 @click.argument("prompt", nargs=-1)
 @click.option("--system", metavar="TEXT", help="What a chat model is told before the question.")
 @plain_option
-@sampling_options(SamplingParams(max_tokens=512, temperature=0.7, min_p=0.05))
+@sampling_options(SamplingParams(max_tokens=512), FOR_PEOPLE)
 @llm_options
 def command(
     model: str,
@@ -57,13 +56,12 @@ def command(
     What comes through stdin is put before PROMPT. MODEL is a file, a folder or a name
     (`trilobit list --names`). The text goes to stdout, the line about it to stderr.
     """
-    if any(map(str.isspace, model)) and not os.path.exists(model):
-        raise RequestError(
-            f"{shorten(model, 60)}: no such model; a prompt comes after the model: "
-            "trilobit run MODEL PROMPT, or trilobit generate PROMPT"
-        )
-    from trilobit.cli.prompt import piped, warn_of_model
+    from trilobit.cli.prompt import check_model, piped, warn_of_model
 
+    check_model(
+        model,
+        "a prompt comes after the model: trilobit run MODEL PROMPT, or trilobit generate PROMPT",
+    )
     said = None if prompt in ((), ("-",)) else " ".join(prompt)  # stdin is read anyway
     if said is not None:
         warn_of_model(said, "trilobit run")
@@ -77,6 +75,7 @@ def command(
             return
     else:
         llm = open_llm(model)
+    params = params.settled(llm.sampling, FOR_PEOPLE)
     from trilobit.cli.chat.reply import Reply
     from trilobit.cli.continuation import read, summary
     from trilobit.cli.terminal import note

@@ -252,9 +252,9 @@ def command(
 
 
 def _warn_of_warm_up(schedule: Schedule) -> None:
-    if schedule.warmup_steps >= schedule.steps:
+    if schedule.rising_steps >= schedule.steps:
         print(
-            f"warning: schedule.warmup_steps is {schedule.warmup_steps:,}: the run ends before its "
+            f"warning: schedule.warmup_steps is {schedule.rising_steps:,}: the run ends before its "
             "learning rate is at its height; lower it, or give more steps",
             file=sys.stderr,
         )

@@ -29,10 +29,14 @@ from trilobit.cli.path import FilePath
 )
 def command(runs: tuple[Path, ...], out: Path) -> None:
     """Show the curves of one or several RUNs, folders of `trilobit train`, as one HTML page."""
+    from trilobit.errors import FormatError
     from trilobit.formats.whole_file import WholeFile
     from trilobit.train.report import page
 
-    data = page(runs).encode("utf-8", "replace")
+    def left_out(error: FormatError) -> None:
+        print(f"left out: {error}", file=sys.stderr)
+
+    data = page(runs, left_out).encode("utf-8", "replace")
     with WholeFile(out, data, len(data)):
         pass
     print(f"report: {out}", file=sys.stderr)

@@ -20,6 +20,7 @@ from trilobit.layouts import native_layout
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import Layout
 from trilobit.model.rope import frequencies
+from trilobit.sampling import DEFAULTS
 
 _LOG = logging.getLogger("trilobit")
 
@@ -89,12 +90,11 @@ class NativeBackend:
     def sampler(self, request: Request) -> _native.Sampler:
         """The native sampler of a request."""
         params = request.params
+        chosen = {**DEFAULTS, **params.said}
+        if chosen["temperature"] < _LEAST_TEMPERATURE:
+            chosen["temperature"] = 0.0
         sampler = _native.Sampler(
-            temperature=params.temperature if params.temperature >= _LEAST_TEMPERATURE else 0.0,
-            top_k=params.top_k,
-            top_p=params.top_p,
-            min_p=params.min_p,
-            repetition_penalty=params.repetition_penalty,
+            **chosen,
             frequency_penalty=params.frequency_penalty,
             presence_penalty=params.presence_penalty,
             seed=request.seed,

@@ -16,6 +16,7 @@ from trilobit.errors import FormatError
 from trilobit.formats.dtypes import as_float32
 from trilobit.formats.source import Source
 from trilobit.formats.tables import Table, row_blocks
+from trilobit.formats.text_files import TextFiles
 from trilobit.model import tensor_names
 from trilobit.progress import Steps
 
@@ -117,13 +118,13 @@ def look_at(source: Source, judge: Judge, progress: Steps | None = None) -> None
 
 
 class Judged:
-    """A `Source` whose tensors a judge looks at as they are read."""
+    """A `Source` whose tensors a judge looks at as they are read. text: to take for its own."""
 
-    def __init__(self, source: Source, judge: Judge) -> None:
+    def __init__(self, source: Source, judge: Judge, text: TextFiles) -> None:
         self._source, self._judge = source, judge
         self._judged: set[str] = set()  # some writers read twice
         self.path, self.label, self.float_dtype = source.path, source.label, source.float_dtype
-        self.config, self.text = source.config, source.text
+        self.config, self.text = source.config, text
 
     def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         """As of the source."""

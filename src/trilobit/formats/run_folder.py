@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 RECIPE = "recipe.json"  # what the run is
+FAILED = "failed.txt"  # why it came to nothing, in a line; gone when it is begun anew
 _CONFIG = "config.json"  # of a checkpoint
+_LONGEST_REASON = 1000
 
 
 def is_run(folder: Path) -> bool:
@@ -36,6 +38,17 @@ def why_none_in(folder: Path) -> str | None:
         )
     if os.path.isdir(folder / "model"):
         return "a training run, whose weights are not ternary, or of a kind that does not run here"
+    if reason := _failure(folder):
+        return f"a training run that came to nothing: {reason}"
     if any(folder.glob(f"checkpoint-*/{_CONFIG}")):
         return "a training run that has not ended; end it, or give the folder of a checkpoint"
     return "a training run that has not ended, without a checkpoint that is a model; end it"
+
+
+def _failure(folder: Path) -> str:
+    try:
+        with (folder / FAILED).open("rb") as file:
+            line = file.readline(_LONGEST_REASON).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    return "".join(c if c.isprintable() else "?" for c in line)

@@ -1,10 +1,11 @@
-"""What a model knows about text: its tokenizer, chat template, and how vectors are made."""
+"""What a model knows about text: its tokenizer, chat template, how tokens and vectors are made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from trilobit.formats.pooling import Pooling
+from trilobit.sampling import NOTHING_SAID, SamplingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,3 +16,4 @@ class TextFiles:
     chat_template: str | None = None
     add_bos: bool = False
     pooling: Pooling | None = None  # of a model for embeddings
+    sampling: SamplingParams = NOTHING_SAID  # what is taken where a request says nothing

@@ -29,6 +29,8 @@ from trilobit.serve.record import Record
 from trilobit.serve.service import service_of
 from trilobit.text.tools import Toolbox
 
+# OpenAI's and Anthropic's, of models that say nothing.
+_USUAL = SamplingParams(temperature=1)
 _SEED_BITS = 53  # JavaScript's numbers hold them
 
 
@@ -36,7 +38,8 @@ class Answer:
     """What prompts are answered with, each in `n` choices, which are counted through.
 
     Iterating gives (choice, event) as they come; `complete` waits for all. seed: of the first
-    choice; the next one's is one more. id: a name that no other answer has. prompts: token ids.
+    choice; the next one's is one more. id: a name that no other answer has. params: what was asked
+    for, and of what was not, what was taken. prompts: token ids.
     prompt_logprobs: of each prompt, where they are asked for.
     """
 
@@ -45,6 +48,7 @@ class Answer:
         name: str,
         llm: AsyncLLM,
         *,
+        params: SamplingParams,
         prompts: list[list[int]],
         streams: list[EventStream],
         seed: int,
@@ -53,6 +57,7 @@ class Answer:
         started_s: float,
     ) -> None:
         self.model, self.llm, self.seed = name, llm, seed
+        self.params = params
         self.prompts, self.prompt_logprobs = prompts, prompt_logprobs
         self.created = int(time.time())
         self.id = secrets.token_hex(12)
@@ -95,7 +100,7 @@ class Answer:
             pass
         return self.completions
 
-    def keep(self, record: Record, *, model: str, params: SamplingParams) -> None:
+    def keep(self, record: Record, *, model: str) -> None:
         """Write all of it into a log. model: as it was opened."""
         each = self.n // len(self.prompts)
         for number, prompt in enumerate(self.prompts):
@@ -104,7 +109,7 @@ class Answer:
                 fingerprint=self.llm.fingerprint,
                 options={"context": self.llm.context, "kv_dtype": self.llm.kv_dtype},
                 prompt=prompt,
-                params=replace(params, seed=(self.seed + number * each) % (1 << 64)),
+                params=replace(self.params, seed=(self.seed + number * each) % (1 << 64)),
                 outputs=self.completions[number * each : (number + 1) * each],
             )
 
@@ -161,6 +166,7 @@ async def ask(
     *,
     model: str | None,
     params: SamplingParams,
+    otherwise: SamplingParams = _USUAL,
     prompt: Prompt | None = None,
     prompts: Items[Prompt] = (),
     messages: Items[Message] | None = None,
@@ -172,10 +178,10 @@ async def ask(
 ) -> Answer:
     """Ask a model to continue a prompt or several, or to answer messages; it is queued then.
 
-    prompt_logprobs: compute those of the prompts first, with so many likeliest tokens in the place
-    of each. toolbox: what may or must be called in answer to messages; thinking:
-    whether to think first. What is asked ends with the
-    HTTP request, whatever ends that.
+    otherwise: of what params leave open and the model says nothing. prompt_logprobs: compute those
+    of the prompts first, with so many likeliest tokens in the place of each. toolbox: what may or
+    must be called in answer to messages; thinking: whether to think first. What is asked ends with
+    the HTTP request, whatever ends that.
 
     Raises ApiError or TrilobitError for what cannot be asked.
     """
@@ -200,6 +206,7 @@ async def ask(
         return [llm.ids(one) for one in asked]
 
     ids = await asyncio.to_thread(ids_of_all)
+    params = params.settled(llm.sampling, otherwise)
     if toolbox is not None:
         params = llm.answering(ids[0], params, toolbox)
     await llm.prepare(params)
@@ -218,6 +225,7 @@ async def ask(
     answer = Answer(
         name,
         llm,
+        params=params,
         prompts=ids,
         streams=streams,
         seed=seed,
@@ -227,6 +235,6 @@ async def ask(
     )
     request.scope[ANSWERS].append(answer)
     if service.record is not None:
-        stack.callback(answer.keep, service.record, model=service.host.models[name], params=params)
+        stack.callback(answer.keep, service.record, model=service.host.models[name])
     stack.enter_context(service.answering(answer))
     return answer

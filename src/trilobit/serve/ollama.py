@@ -1,7 +1,7 @@
 """Ollama's API: what is here, chats, texts and vectors, as lines of JSON where they are streamed.
 
-https://github.com/ollama/ollama/blob/main/docs/api.md. A model's defaults are Ollama's own, but
-`repeat_penalty`, which is off; context and lifetime of models are the server's.
+https://github.com/ollama/ollama/blob/main/docs/api.md. Defaults are the model's, else Ollama's
+own, but `repeat_penalty`, which is off then; context and lifetime of models are the server's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trilobit.serve.answer import Answer, ask
 from trilobit.serve.body import AnyTyped, Json, encoded
 from trilobit.serve.errors import ApiError, body_of
 from trilobit.serve.limits import exits
-from trilobit.serve.ollama_bodies import ChatBody, EmbedBody, GenerateBody, ShowBody, Texts
+from trilobit.serve.ollama_bodies import USUAL, ChatBody, EmbedBody, GenerateBody, ShowBody, Texts
 from trilobit.serve.openai.embeddings import embed
 from trilobit.serve.service import Service, service_of
 from trilobit.serve.sse import Events
@@ -155,8 +155,9 @@ async def _answered(
     if not any(asked.values()):  # that is how a client has a model opened before it is needed
         await exits(request).enter_async_context(service.host.llm(name))
         return Json(told(Part(), {"done": True, "done_reason": "load"}))
-    params = body.params()
-    answer = await ask(request, model=name, params=params, toolbox=toolbox, **asked)
+    answer = await ask(
+        request, model=name, params=body.params(), otherwise=USUAL, toolbox=toolbox, **asked
+    )
     reply = answer.llm.reply(answer.prompts[0], toolbox, salt=answer.id)
     pieces = _pieces(answer, reply, began_ns)
     if body.stream:

@@ -11,6 +11,8 @@ from pydantic_core import PydanticCustomError
 from trilobit.sampling import SamplingParams
 from trilobit.serve.body import Body
 
+# Ollama's own, of models that say nothing.
+USUAL = SamplingParams(temperature=0.8, top_k=40, top_p=0.9)
 _ANY_OBJECT = {"type": "object"}
 _SHOWN = 40  # characters of a value
 # A time as Go writes it, which is what Ollama reads: 5m, 1h30m, -1s; only 0 needs no unit.
@@ -21,13 +23,17 @@ class Options(Body):
     """How tokens are chosen, and what other machines need to be told."""
 
     num_predict: int = Field(default=-1, ge=-2, description="Below 1: until the context is full.")
-    temperature: float = 0.8
-    top_k: int = Field(default=40, ge=0, description="0 is off.")
-    top_p: float = 0.9
-    min_p: float = 0.0
+    temperature: float | None = Field(default=None, description="Default: the model's, else 0.8.")
+    top_k: int | None = Field(
+        default=None, ge=0, description="0 is off. Default: the model's, else 40."
+    )
+    top_p: float | None = Field(default=None, description="Default: the model's, else 0.9.")
+    min_p: float | None = Field(default=None, description="Default: the model's, else 0.")
     seed: int = Field(default=-1, ge=-(1 << 63), lt=1 << 64, description="-1: a fresh one.")
     stop: str | list[str] = Field(default=[])
-    repeat_penalty: float = Field(default=1.0, description="Over prompt and output.")
+    repeat_penalty: float | None = Field(
+        default=None, description="Over prompt and output. Default: the model's, else 1."
+    )
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     num_ctx: int | None = Field(default=None, description="Not used: nothing is cut off to fit.")

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from trilobit.async_llm import AsyncLLM
 from trilobit.sampling import SamplingParams
 
-_ONE = SamplingParams(max_tokens=1, temperature=0)
+_ONE = SamplingParams(max_tokens=1, temperature=0).settled()
 _FRESH_S = 10.0  # whoever asks how we are has one token made in so long, at most
 
 

@@ -185,9 +185,14 @@ class Grammars:
             self.size_bytes -= _bytes_of(*self._compiled.popitem(last=False))
 
     def _made(self, constraint: Constraint) -> Grammar:
-        from llguidance import LLMatcher, LLParserLimits
-
         kind = constraint.kind
+        try:
+            from llguidance import LLMatcher, LLParserLimits
+        except ImportError:  # the wheel for musl does not bring it: it has none there
+            raise RequestError(
+                f"{kind}: needs llguidance, which is not installed; pip install llguidance (with "
+                "musl, as in Alpine, that compiles it: install cargo before)"
+            ) from None
         if not self._end_ids:
             raise RequestError(f"{kind}: this model has no end-of-sequence token, which ends one")
         try:

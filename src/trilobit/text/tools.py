@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trilobit.errors import RequestError
-from trilobit.sampling import as_json
+from trilobit.schema import as_json
 from trilobit.text.grammar import JSON_OPTIONS
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")

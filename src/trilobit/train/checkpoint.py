@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from trilobit.errors import FormatError, OutputError, RecipeError
 from trilobit.formats.files import read_bytes
-from trilobit.formats.run_folder import RECIPE
+from trilobit.formats.run_folder import FAILED, RECIPE
 from trilobit.formats.whole_directory import new_directory
 from trilobit.formats.whole_file import remove_parts, write_remedy, write_whole
 from trilobit.train.health import HEALTH
@@ -27,6 +27,10 @@ from trilobit.train.sums import check_sums
 
 _MAX_RECIPE_BYTES = 1 << 20
 _ELSEWHERE = "choose another --output"
+
+
+class Diverged(RecipeError):
+    """A run whose loss is no number, or whose model is worse than guessing at its end."""
 
 
 def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
@@ -46,6 +50,7 @@ def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
         elif last_checkpoint(output):
             _refuse_another(recipe, path)
         output.mkdir(parents=True, exist_ok=True)
+        (output / FAILED).unlink(missing_ok=True)
         text = json.dumps(recipe.as_dict(), indent=2) + "\n"
         write_whole(path, text.encode(), _ELSEWHERE)
     except OutputError:
@@ -53,6 +58,11 @@ def claim(recipe: Recipe, output: Path, *, fresh: bool) -> None:
     except OSError as error:
         remedy = write_remedy(error, _ELSEWHERE)
         raise OutputError(f"{output}: cannot write there ({error.strerror}); {remedy}") from error
+
+
+def keep_failure(output: Path, error: Diverged) -> None:
+    """Leave word of why a run came to nothing, for whoever looks for its model."""
+    write_whole(output / FAILED, f"{error}\n".encode(), _ELSEWHERE)
 
 
 def last_checkpoint(output: Path, before: int | None = None) -> Path | None:
@@ -106,7 +116,7 @@ def fill(folder: Path, write: Callable[[Path], object]) -> None:
             write(part)
         except WRITE_ERRORS as error:
             raise OutputError(
-                f"{folder}: cannot be written ({first_line(error)}); {remedy_of(error)}"
+                f"{folder}: cannot be written ({reason_of(error)}); {remedy_of(error)}"
             ) from error
 
 
@@ -119,6 +129,13 @@ def remedy_of(error: BaseException) -> str:
     code = error.errno if isinstance(error, OSError) else errno_in(str(error))
     what = write_remedy(OSError(code, ""), _ELSEWHERE)
     return f"{what}; the same command goes on from the last checkpoint, if there is one"
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a part of a run cannot be written, in a line; torch's words for a full disk are none."""
+    if type(error) is RuntimeError and "os error" not in str(error):
+        return "probably no space left"
+    return first_line(error)
 
 
 def errno_in(text: str) -> int:
@@ -149,6 +166,12 @@ def _refuse_another(recipe: Recipe, path: Path) -> None:
             f"{path}: cannot tell whose checkpoints lie beside it ({first_line(error)}); choose "
             "another --output, or --fresh to delete them"
         ) from error
+    if recipe.kind != theirs.kind:
+        raise RecipeError(
+            f'{path.parent}: holds checkpoints of a recipe with kind = "{theirs.kind}", and this '
+            f'one is of kind = "{recipe.kind}"; say the kind that it is, or choose another '
+            "--output, or --fresh to delete them"
+        )
     # A run may be made longer or shorter, and logged otherwise; and its text may have moved:
     # whether it is still the same text, the corpus tells.
     mine, other = ({**r.as_dict(), "data": dict(r.as_dict()["data"])} for r in (recipe, theirs))

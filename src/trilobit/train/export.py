@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from trilobit.errors import FormatError, RecipeError
 from trilobit.formats.hf.config import model_config
+from trilobit.formats.hf.generation import GENERATION, sampling_of
 from trilobit.formats.hf.pooling import write_pooling
 from trilobit.formats.hf.reader import pack_hf, stores_less_one
 from trilobit.formats.pooling import Pooling
@@ -32,6 +33,7 @@ from trilobit.formats.text_files import TextFiles
 from trilobit.formats.whole_directory import new_directory
 from trilobit.model.config import ModelConfig
 from trilobit.nn import BitLinear, bit_linears
+from trilobit.sampling import SamplingParams
 from trilobit.text.tokenizer import Tokenizer
 from trilobit.train.checkpoint import errno_in
 
@@ -82,7 +84,14 @@ class Trained:
             chat_template=self._tokenizer.chat_template,
             add_bos=bos_id is not None and prefix == [bos_id],
             pooling=self._pooling,
+            sampling=self._sampling(),
         )
+
+    def _sampling(self) -> SamplingParams:
+        """What the model that the run started from says, if anything."""
+        said = getattr(self._model, "generation_config", None)
+        values = {} if said is None else said.to_diff_dict()
+        return sampling_of(values, self._path / GENERATION)
 
     def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         """Codes `[outputs, inputs]` and the scale that multiplies them, from the masters."""

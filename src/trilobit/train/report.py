@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,9 +92,22 @@ def read_run(folder: Path, colour: str) -> Run:
     return Run(name=str(folder), colour=colour, log=log, health=sound)
 
 
-def page(folders: Sequence[Path]) -> str:
-    """One HTML page of these runs, whole in itself. Raises FormatError as `read_run` does."""
-    runs = [read_run(path, _COLOURS[i % len(_COLOURS)]) for i, path in enumerate(folders)]
+def page(folders: Sequence[Path], left_out: Callable[[FormatError], object]) -> str:
+    """One HTML page of these runs, whole in itself.
+
+    left_out: called with the error of each run that has no log; FormatError where none has one.
+    """
+    runs: list[Run] = []
+    errors = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder, _COLOURS[len(runs) % len(_COLOURS)]))
+        except FormatError as error:
+            errors.append(error)
+    if not runs:
+        raise errors[0]
+    for fault in errors:
+        left_out(fault)
     figures = [_figure(title, [(r, r.curve(key)) for r in runs]) for key, title in _CURVES.items()]
     keys = dict.fromkeys(key for run in runs for entry in run.log for key in entry)
     figures += [

@@ -8,6 +8,7 @@ A run's folder:
     checkpoint-N/     loadable models, with what it takes to go on
     tensorboard/      the curves
     log.jsonl         the same as lines
+    failed.txt        of a run that came to nothing, why
     health.jsonl      of every evaluation, what the codes and inputs of each layer are
     model/, packed/   the result: float32 masters, and packed codes
     adapter/          the result instead, where a frozen model was adapted
@@ -32,7 +33,16 @@ from trilobit.errors import OutputError, RecipeError
 from trilobit.formats.hf.writer import write_hf
 from trilobit.formats.pooling import Pooling
 from trilobit.train.adapter import save_adapter
-from trilobit.train.checkpoint import check, claim, fill, last_checkpoint, remedy_of, step_of
+from trilobit.train.checkpoint import (
+    Diverged,
+    check,
+    claim,
+    fill,
+    keep_failure,
+    last_checkpoint,
+    remedy_of,
+    step_of,
+)
 from trilobit.train.data.fetched import keep_commits, kept_commits, with_files_here
 from trilobit.train.export import Trained, save_masters
 from trilobit.train.interrupt import Interrupt
@@ -115,6 +125,8 @@ def train(
     torch.set_num_threads(threads or threads_worth(recipe, objective.config))
     progress = Progress(output / "log.jsonl", recipe.schedule)
     with ExitStack() as stack:
+        if first_process:
+            stack.enter_context(_failure_kept(output))
         if recipe.sharded:
             stack.enter_context(joined())
         with arguments.main_process_first(local=False):
@@ -148,7 +160,8 @@ def train(
                 if interrupt.asked:
                     raise KeyboardInterrupt
                 measured = trainer.final_evaluation()
-        _check_learned(measured["eval_loss"], trainer.guessing_loss, recipe.schedule)
+        step = trainer.state.global_step
+        _check_learned(measured["eval_loss"], trainer.guessing_loss, recipe.schedule, step)
         with _told_in_a_line(output):
             model = trainer.whole_model()
         if first_process:
@@ -174,18 +187,21 @@ def _opening(text: str, parameters: int, last: Path | None) -> str:
     return text
 
 
-def _check_learned(held_out_loss: float, guessing: float, schedule: Schedule) -> None:
-    """RecipeError for a model that is worse than guessing: that is no result to be handed on."""
+def _check_learned(held_out_loss: float, guessing: float, schedule: Schedule, step: int) -> None:
+    """Diverged for a model that is worse than guessing: that is no result to be handed on."""
     # A new model is a little worse than guessing evenly, and a run may be short.
     if held_out_loss <= guessing + 1:
         return
-    worse = f"its held-out loss is {held_out_loss:.4g}, and guessing evenly has {guessing:.4g}"
-    if schedule.warmup_steps >= schedule.steps:
-        raise RecipeError(
+    worse = (
+        f"its held-out loss is {held_out_loss:.4g} at step {step}, and guessing evenly has "
+        f"{guessing:.4g}"
+    )
+    if schedule.rising_steps >= schedule.steps:
+        raise Diverged(
             f"the run ended in its warm-up, and {worse}; no model was written; lower "
             "schedule.warmup_steps, or give more steps, and begin --fresh"
         )
-    raise RecipeError(
+    raise Diverged(
         f"the run diverged: {worse}; no model was written; lower schedule.stage_1 and stage_2, or "
         "raise warmup_steps, and begin --fresh"
     )
@@ -201,6 +217,16 @@ def _curves(output: Path, last: Path | None) -> TrainerCallback:
         raise OutputError(
             f"{output}: cannot write there ({error.strerror or error}); {remedy_of(error)}"
         ) from error
+
+
+@contextmanager
+def _failure_kept(output: Path) -> Iterator[None]:
+    """Where a run diverges, its folder says so to who looks for a model there."""
+    try:
+        yield
+    except Diverged as error:
+        keep_failure(output, error)
+        raise
 
 
 @contextmanager

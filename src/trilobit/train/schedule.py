@@ -28,7 +28,8 @@ def learning_rate(schedule: Schedule, step: int) -> float:
     done = min(done, 1.0)
     if schedule.decay == "cosine":
         done = (1.0 - math.cos(math.pi * done)) / 2
-    warm = min(1.0, (step + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
+    rising = schedule.rising_steps
+    warm = min(1.0, (step + 1) / rising) if rising else 1.0
     return warm * (start + (end - start) * done)
 
 

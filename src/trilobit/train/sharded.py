@@ -33,7 +33,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trilobit.nn import bit_linears
-from trilobit.train.checkpoint import errno_in, first_line
+from trilobit.train.checkpoint import errno_in, reason_of
 from trilobit.train.gathered import gather_codes, plain
 from trilobit.train.optimizer import Together, parts_of
 
@@ -94,6 +94,13 @@ class Sharded:
             self._written = behind.submit(lambda: (written.result(), publish()))
             behind.shutdown(wait=False)
 
+    def size_bytes(self, optimizer: torch.optim.Optimizer) -> int:
+        """Of a checkpoint, all parts together; about."""
+        states = (state for part in parts_of(optimizer) for state in part.state.values())
+        moments = (x for state in states for x in state.values() if isinstance(x, torch.Tensor))
+        numbers = (*self._model.parameters(), *moments)
+        return sum(one.numel() * one.element_size() for one in numbers)
+
     def finish(self) -> None:
         """Wait until the last checkpoint is whole. Raises OSError when it cannot be written."""
         written, self._written = self._written, None
@@ -105,7 +112,7 @@ class Sharded:
             cause = next(iter(error.failures.values()))[0]
             if isinstance(cause, OSError):
                 raise cause from error
-            raise OSError(errno_in(str(cause)), first_line(cause)) from error
+            raise OSError(errno_in(str(cause)), reason_of(cause)) from error
 
     def load(self, optimizer: torch.optim.Optimizer, schedule: LRScheduler, folder: Path) -> None:
         """Take what `save` wrote, on whatever number of processes."""

@@ -32,6 +32,12 @@ class Start:
     def __init__(self, folder: Path, template: str | None = None, what: str = "start") -> None:
         self.folder, self._what = folder, what
         where = folder / "config.json"
+        if not folder.is_dir():
+            found = "a file" if folder.exists() else "no folder here"
+            raise RecipeError(
+                f"{folder}: {what} is {found}; give the folder of a checkpoint with float weights "
+                "(of a run of ours: its model/)"
+            )
         if is_run(folder):
             raise RecipeError(
                 f"{folder}: {what} is the folder of a training run; give its masters, "

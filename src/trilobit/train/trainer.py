@@ -19,11 +19,12 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from trilobit.errors import OutputError, RecipeError
+from trilobit.errors import OutputError
 from trilobit.formats.whole_directory import put
+from trilobit.formats.whole_file import check_space
 from trilobit.nn import ModelActivations, set_activations, set_quantised_share
 from trilobit.train.adapter import save_adapter
-from trilobit.train.checkpoint import WRITE_ERRORS, first_line, remedy_of
+from trilobit.train.checkpoint import WRITE_ERRORS, Diverged, reason_of, remedy_of
 from trilobit.train.export import save_masters
 from trilobit.train.health import HEALTH, Health
 from trilobit.train.launch import CHECKPOINTS_KEPT
@@ -94,7 +95,7 @@ class RunMixin(_Base):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hand on what is logged, with the mean loss since the last line.
 
-        The Trainer's own mean begins anew when a run is resumed. Raises RecipeError when the
+        The Trainer's own mean begins anew when a run is resumed. Raises Diverged when the
         loss is no number any more.
         """
         if "loss" in logs:
@@ -143,7 +144,7 @@ class RunMixin(_Base):
 
     def _check_loss(self, loss: float) -> None:
         if not abs(loss) < float("inf"):
-            raise RecipeError(
+            raise Diverged(
                 f"the loss is {loss} at step {self.state.global_step}; lower the learning rates "
                 "schedule.stage_1 and stage_2, or raise warmup_steps, and begin --fresh"
             )
@@ -166,6 +167,9 @@ class RunMixin(_Base):
         self._save_root = self._run / _PART  # of all processes
         self._first_process(lambda: shutil.rmtree(self._save_root, ignore_errors=True))
         written = self._save_root / name
+        if self._sharded and self.args.process_index == 0:
+            # Its parts are written beside the steps, which would go on in vain until the next one.
+            check_space(self._run / name, self._sharded.size_bytes(self._learning()[0]))
         publish = partial(self._publish, written, running)
         try:
             with _told_of(self._run / name, WRITE_ERRORS):
@@ -237,7 +241,7 @@ def _told_of(checkpoint: Path, errors: tuple[type[Exception], ...]) -> Iterator[
         yield
     except errors as error:
         raise OutputError(
-            f"{checkpoint}: cannot write the checkpoint ({first_line(error)}); {remedy_of(error)}"
+            f"{checkpoint}: cannot write the checkpoint ({reason_of(error)}); {remedy_of(error)}"
         ) from error
 
 

@@ -53,7 +53,7 @@ def check_itself(one: LLM, two: LLM) -> Iterator[Check]:
     config = one.config
     random = np.random.default_rng(0)
     prompts = [random.integers(0, config.vocab_size, count).tolist() for count in (3, 8, 21)]
-    greedy = SamplingParams(temperature=0, max_tokens=_TOKENS, ignore_eos=True)
+    greedy = SamplingParams(temperature=0, max_tokens=_TOKENS, ignore_eos=True).settled()
     alone = [one.generate(prompt, greedy).token_ids for prompt in prompts]
     threads = [two.generate(prompt, greedy).token_ids for prompt in prompts]
     batch = [done.token_ids for done in two.generate(prompts, greedy)]
@@ -98,7 +98,7 @@ def _compared(name: str, found: list[float], wanted: tuple[float, ...], toleranc
 def _answer(llm: LLM, chat: str, answer: str) -> Check:
     if llm.tokenizer is None:
         return Check("answer", None, "no tokenizer")
-    greedy = SamplingParams(temperature=0, max_tokens=_ANSWER_TOKENS)
+    greedy = SamplingParams(temperature=0, max_tokens=_ANSWER_TOKENS).settled()
     found = llm.chat([{"role": "user", "content": chat}], greedy).text
     same = _common_length(found, answer)
     words = f"{same} of {len(answer)} characters"

@@ -13,6 +13,7 @@ from trilobit.bundled import CHAT
 from trilobit.cli.chat.quoted import is_closed, is_open
 from trilobit.cli.command import Command
 from trilobit.cli.options import (
+    FOR_PEOPLE,
     OpenLLM,
     llm_options,
     model_argument,
@@ -45,7 +46,7 @@ STEP_TOKENS = 128
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option("--stats/--no-stats", default=True, help="Show the speed after each reply.")
 @plain_option
-@sampling_options(SamplingParams(max_tokens=1024))
+@sampling_options(SamplingParams(max_tokens=1024), FOR_PEOPLE)
 @llm_options
 def command(
     model: str,
@@ -63,6 +64,9 @@ def command(
     /help in the chat explains its commands and keys. Without a terminal, every line of stdin is
     a message; replies go to stdout, all else to stderr.
     """
+    from trilobit.cli.prompt import check_model
+
+    check_model(model, f"a message comes after the model: trilobit chat {CHAT} MESSAGE")
     # One sequence: the cache need not hold more than one context.
     llm = open_llm(model, max_batch_tokens=STEP_TOKENS, max_sequences=1)
     first = " ".join(message)

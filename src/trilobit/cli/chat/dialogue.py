@@ -17,6 +17,7 @@ from trilobit.cli.chat.reply import Reply
 from trilobit.cli.chat.tally import Tally
 from trilobit.cli.chat.waiting import Waiting
 from trilobit.cli.continuation import show
+from trilobit.cli.options import FOR_PEOPLE
 from trilobit.cli.signals import on_signal
 from trilobit.cli.terminal import NO_MEMORY, note
 from trilobit.cli.units import count
@@ -140,7 +141,7 @@ class Dialogue:
         conversation = self._conversation
         start = conversation.first_sent(said, self._fits)
         # One seed gives the same chat again, but not the same dice for every reply.
-        params = self._params
+        params = self._settled()
         if params.seed is not None:
             params = dataclasses.replace(params, seed=(params.seed + self._tally.replies) % 2**64)
         try:
@@ -220,6 +221,10 @@ class Dialogue:
         except ContextOverflow:
             return False
 
+    def _settled(self) -> SamplingParams:
+        """What was said of how tokens are chosen; of the rest, what the model says."""
+        return self._params.settled(self._llm.sampling, FOR_PEOPLE)
+
     # ---- commands -----------------------------------------------------------------------------
 
     def _obey(self, name: str, argument: str) -> None:
@@ -259,7 +264,7 @@ class Dialogue:
 
     def _set(self, text: str) -> None:
         if not text:
-            show(settings.table(self._params))
+            show(settings.table(self._settled()))
             return
         name, _, value = text.partition(" ")
         if not value.strip():

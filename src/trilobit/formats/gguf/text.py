@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from trilobit.errors import FormatError, UnsupportedModel
+from typing import Any
+
+import numpy as np
+
+from trilobit.errors import FormatError, RequestError, UnsupportedModel
 from trilobit.formats.gguf.container import GGUFFile
 from trilobit.formats.gguf.tokenizer import HUGGING_FACE, read_vocabulary
 from trilobit.formats.pooling import Mode, Pooling
 from trilobit.formats.text_files import TextFiles
 from trilobit.formats.tokenizer_json import from_vocabulary
 from trilobit.model.config import ModelConfig
+from trilobit.sampling import SamplingParams
 
 # llama.cpp's numbers; 0 is none.
 POOLING_TYPES: dict[Mode, int] = {"mean": 1, "last": 3}
+
+# llama.cpp's, since November 2025; its converter takes the values from a generation_config.json.
+SAMPLING_KEYS = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
 
 # bitnet.cpp's converter wrote a template of an older model into 2B-4T's file. This is the one of
 # the model's own repository, which it was trained on.
@@ -34,7 +48,7 @@ def read_text(file: GGUFFile, config: ModelConfig) -> TextFiles:
     data = file.text_bytes(HUGGING_FACE)  # the file's own copy, where it has one
     if data is None:
         if vocabulary is None:
-            return TextFiles()
+            return TextFiles(sampling=_sampling(file))
         data = from_vocabulary(vocabulary)
     from trilobit.text.tokenizer import Tokenizer
 
@@ -57,7 +71,21 @@ def read_text(file: GGUFFile, config: ModelConfig) -> TextFiles:
         chat_template=template,
         add_bos=adds_bos,
         pooling=Pooling(mode=mode, end_ids=tuple(end_ids)) if mode else None,
+        sampling=_sampling(file),
     )
+
+
+def _sampling(file: GGUFFile) -> SamplingParams:
+    """What the file says of how tokens are chosen."""
+    said: dict[str, Any] = {}
+    for name, key in SAMPLING_KEYS.items():
+        value = file.integer(key) if name == "top_k" else file.number(key)
+        if value is not None:  # a float32 is meant as the decimal number that it was made of
+            said[name] = value if name == "top_k" else float(str(np.float32(value)))
+    try:
+        return SamplingParams(**said)
+    except RequestError as error:
+        raise FormatError(f"{file.path}: general.sampling: {error}; download it again") from None
 
 
 def _mode(file: GGUFFile) -> Mode | None:

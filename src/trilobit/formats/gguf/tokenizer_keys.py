@@ -10,12 +10,13 @@ from typing import Any
 from trilobit.errors import UnsupportedModel
 from trilobit.formats.gguf import values
 from trilobit.formats.gguf.config_keys import architecture_name
-from trilobit.formats.gguf.text import POOLING_TYPES
+from trilobit.formats.gguf.text import POOLING_TYPES, SAMPLING_KEYS
 from trilobit.formats.gguf.tokenizer import HUGGING_FACE, PREFIX
 from trilobit.formats.pre_tokenizers import name_of
 from trilobit.formats.text_files import TextFiles
 from trilobit.formats.tokenizer_json import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from trilobit.model.config import ModelConfig
+from trilobit.sampling import SamplingParams
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _SPACE = "▁"
@@ -56,6 +57,16 @@ def tokenizer_keys(text: TextFiles, config: ModelConfig, where: str) -> list[byt
         *pooled,
         *([values.pair("tokenizer.chat_template", values.text(template))] if template else []),
         values.pair(HUGGING_FACE, values.text(text.tokenizer.decode("utf-8"))),
+    ]
+
+
+def sampling_keys(sampling: SamplingParams) -> list[bytes]:
+    """Keys of what a model's makers say of how tokens are chosen."""
+    return [
+        values.pair(
+            SAMPLING_KEYS[name], values.i32(value) if name == "top_k" else values.f32(value)
+        )
+        for name, value in sampling.said.items()
     ]
 
 

@@ -19,6 +19,11 @@ def u32(value: int) -> bytes:
     return _number("u32", value)
 
 
+def i32(value: int) -> bytes:
+    """A signed integer."""
+    return _number("i32", value)
+
+
 def f32(value: float) -> bytes:
     """A float."""
     return _number("f32", value)

@@ -20,7 +20,7 @@ from trilobit.formats.gguf.float_blocks import PLAIN, q8_0
 from trilobit.formats.gguf.header import MAGIC, U32, U64
 from trilobit.formats.gguf.names import gguf_name
 from trilobit.formats.gguf.ternary_blocks import encode
-from trilobit.formats.gguf.tokenizer_keys import tokenizer_keys
+from trilobit.formats.gguf.tokenizer_keys import sampling_keys, tokenizer_keys
 from trilobit.formats.source import Source
 from trilobit.formats.tables import Table
 from trilobit.formats.whole_file import WholeFile
@@ -74,6 +74,7 @@ def write_gguf(
     keys = [
         *config_keys(config, source.label, _TYPES[ternary]),
         *tokenizer_keys(source.text, config, str(source.path)),
+        *sampling_keys(source.text.sampling),
     ]
     tensors = list(_tensors(source, _TYPES[ternary], q8_tables))
     header = _header(keys, tensors)

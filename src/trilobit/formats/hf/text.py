@@ -12,6 +12,7 @@ from typing import Any
 from trilobit.errors import FormatError, UnsupportedModel
 from trilobit.formats.files import read_bytes, read_json, read_text
 from trilobit.formats.hf.added_tokens import SETTINGS, SPECIAL, merged, read_added_tokens, token_ids
+from trilobit.formats.hf.generation import GENERATION, read_sampling
 from trilobit.formats.hf.older_tokenizer import MERGES, PIECES, VOCAB, read_older_tokenizer
 from trilobit.formats.hf.pooling import read_pooling, write_pooling
 from trilobit.formats.text_files import TextFiles
@@ -38,7 +39,7 @@ def _ends(
     config: ModelConfig, source: Path, roles: Mapping[str, int]
 ) -> dict[str, tuple[int, ...]]:
     ends = {"config.json": config.eos_token_ids}
-    path = source / "generation_config.json"
+    path = source / GENERATION
     if os.path.exists(path):
         eos = read_json(path).get("eos_token_id")
         more = eos if isinstance(eos, list) else [eos]
@@ -60,7 +61,7 @@ def with_roles(config: ModelConfig, source: Path) -> ModelConfig:
     try:
         return replace(config, bos_token_id=bos, eos_token_ids=tuple(dict.fromkeys(ends)))
     except FormatError as error:
-        raise FormatError(f"{source / 'generation_config.json'}: {error}") from None
+        raise FormatError(f"{source / GENERATION}: {error}") from None
 
 
 def has_tokenizer(source: Path) -> bool:
@@ -75,7 +76,7 @@ def read_text_files(source: Path, config: ModelConfig) -> TextFiles:
     """
     read = _read_tokenizer(source, config)
     if read is None:
-        return TextFiles()
+        return TextFiles(sampling=read_sampling(source))
     data, path = read
     settings = _settings(source)
     from trilobit.text.tokenizer import Tokenizer
@@ -108,6 +109,7 @@ def read_text_files(source: Path, config: ModelConfig) -> TextFiles:
         pooling=read_pooling(
             source, config, tokenizer, add_eos=settings.get("add_eos_token") is True
         ),
+        sampling=read_sampling(source),
     )
 
 

@@ -26,6 +26,7 @@ from trilobit.errors import OutputError, UnsupportedModel
 from trilobit.formats.dtypes import from_float32, nearest
 from trilobit.formats.hf.config import model_config, to_hf
 from trilobit.formats.hf.divisors import divisor
+from trilobit.formats.hf.generation import GENERATION, generation_values
 from trilobit.formats.hf.masters import masters
 from trilobit.formats.hf.reader import BitNetCheckpoint, pack_hf, stores_less_one
 from trilobit.formats.hf.text import write_text_files
@@ -79,7 +80,7 @@ def write_hf(
         config = checkpoint.config()
         _write_json(directory / "config.json", config)
         tokens = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
-        _write_json(directory / "generation_config.json", tokens)
+        _write_json(directory / GENERATION, tokens | generation_values(text.sampling))
         write_text_files(directory, text, source.config)
 
 

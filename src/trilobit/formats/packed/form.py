@@ -86,6 +86,8 @@ def metadata(
         values["chat_template"] = text.chat_template
     if text.pooling is not None:
         values["pooling"] = text.pooling.to_json()
+    if text.sampling.said:
+        values["sampling"] = json.dumps(text.sampling.said)
     # A lone surrogate (of a file name that is not UTF-8, or a JSON escape) has no encoding.
     return {key: value.encode("utf-8", "replace").decode() for key, value in values.items()}
 

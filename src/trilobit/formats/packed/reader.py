@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trilobit.errors import FormatError
+from trilobit.errors import FormatError, RequestError
 from trilobit.formats import json_text, pooling
 from trilobit.formats.adapter import not_a_model
 from trilobit.formats.dtypes import DTYPES, FLOATS, as_float32
@@ -29,6 +29,7 @@ from trilobit.machine import memory_bytes
 from trilobit.model import packing, tensor_names
 from trilobit.model.config import ModelConfig
 from trilobit.model.packing import LAYOUTS, Layout, Order
+from trilobit.sampling import DEFAULTS, SamplingParams
 
 # Up to version 4, a screen has another layout, and is not read; versions 2 and 3 have all matrices
 # in groups; version 2 has no checksums.
@@ -114,6 +115,7 @@ class PackedModel:
             chat_template=metadata.get("chat_template"),
             add_bos=metadata.get("add_bos") == "true",
             pooling=self._pooling(),
+            sampling=self._sampling(),
         )
 
     def arrays(
@@ -239,6 +241,17 @@ class PackedModel:
             return None if text is None else pooling.from_json(text, self.config)
         except FormatError as error:
             raise FormatError(f"{self.path}: {error}") from None
+
+    def _sampling(self) -> SamplingParams:
+        try:
+            said = json_text.parse(self.file.metadata.get("sampling", "{}"))
+            if not isinstance(said, dict) or not said.keys() <= DEFAULTS.keys():
+                raise RequestError(f"has other fields than {', '.join(DEFAULTS)}")
+            return SamplingParams(**said)
+        except (json_text.JSONFault, RequestError) as error:
+            raise FormatError(
+                f"{self.path}: the sampling in the metadata: {error}; convert the model again"
+            ) from None
 
     def fingerprint(self, also: str) -> str:
         """16 hexadecimal digits of what the file holds, by its checksums, and of a text."""

@@ -33,9 +33,11 @@ class MessagesBody(Conversation):
 
     max_tokens: int = Field(ge=1)
     stream: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = Field(default=0, ge=0, description="0 is off.")
+    temperature: float | None = Field(default=None, description="Default: the model's, else 1.")
+    top_p: float | None = Field(default=None, description="Default: the model's, else 1.")
+    top_k: int | None = Field(
+        default=None, ge=0, description="0 is off. Default: the model's, else 0."
+    )
     stop_sequences: list[str] = Field(default=[])
     metadata: dict[str, Any] | None = Field(default=None, description="Not used.")
     service_tier: Literal["auto", "standard_only"] | None = Field(

@@ -46,13 +46,17 @@ class Sampling(Harmless):
     stream_options: StreamOptions | None = None
     n: int = Field(default=1, ge=1)
     seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 64)
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = Field(default=0, description="0 or -1 is off.")
-    min_p: float = 0.0
+    temperature: float | None = Field(default=None, description="Default: the model's, else 1.")
+    top_p: float | None = Field(default=None, description="Default: the model's, else 1.")
+    top_k: int | None = Field(
+        default=None, description="0 or -1 is off. Default: the model's, else 0."
+    )
+    min_p: float | None = Field(default=None, description="Default: the model's, else 0.")
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = Field(
+        default=None, description="Default: the model's, else 1."
+    )
     logit_bias: dict[str, float] | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None

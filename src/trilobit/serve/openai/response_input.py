@@ -142,8 +142,8 @@ class ResponsesBody(Harmless):
     max_output_tokens: int | None = Field(
         default=None, ge=1, description="Default: until the context is full."
     )
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: float | None = Field(default=None, description="Default: the model's, else 1.")
+    top_p: float | None = Field(default=None, description="Default: the model's, else 1.")
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     seed: int | None = Field(default=None, ge=0, lt=1 << 64)

@@ -141,8 +141,8 @@ class _Told:
             "background": False,
             "store": False,  # whatever was asked for
             "service_tier": "default",
-            "temperature": body.temperature,
-            "top_p": body.top_p,
+            "temperature": answer.params.temperature,
+            "top_p": answer.params.top_p,
             "top_logprobs": 0,
             "frequency_penalty": body.frequency_penalty,
             "presence_penalty": body.presence_penalty,

@@ -23,6 +23,9 @@ from trilobit.train.sums import sum_of
 # The Bible has 4.4 MB. A tokenizer needs a hundred times as much memory.
 MAX_LINE_BYTES = 8 << 20
 
+# Of files too small for anything else, as with a single record: the first one is always held out.
+ALL_HELD_OUT = "what is there is all held out; add some, or name another file as data.validation"
+
 
 class Record(NamedTuple):
     """One line or row, counted from 0; where: it stands, for messages."""

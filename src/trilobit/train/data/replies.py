@@ -21,7 +21,7 @@ from trilobit.errors import ContextOverflow, RecipeError, RequestError
 from trilobit.prompter import Prompter
 from trilobit.train.data.documents import Message, alike, conversations, preferences
 from trilobit.train.data.kept import kept
-from trilobit.train.data.records import names, sum_of_files
+from trilobit.train.data.records import ALL_HELD_OUT, names, sum_of_files
 from trilobit.train.data.tables import is_table
 from trilobit.train.data.token_file import TokenFile, Tokens, token_dtype
 from trilobit.train.data.windows import UNCOUNTED
@@ -141,7 +141,8 @@ def prepare(
                         file.append(ids)
                         learned.append(is_learned)
             if not places:
-                raise _nothing(recipe, left_out, held_out=held_out)
+                only = not (left_out or held_out) and any(groups(recipe, writer, True))
+                raise _nothing(recipe, left_out, held_out=held_out, only=only)
             np.save(partial / f"{part}_places.npy", np.array(places, dtype=np.int64))
             all_left_out += left_out
         return {"left_out": all_left_out}
@@ -159,12 +160,17 @@ def prepare(
     return Replies(train=train, held_out=held_out, left_out=about["left_out"])
 
 
-def _nothing(recipe: Recipe, left_out: int, *, held_out: bool) -> RecipeError:
-    """What to tell of files that give no example. left_out: those beyond the window."""
+def _nothing(recipe: Recipe, left_out: int, *, held_out: bool, only: bool) -> RecipeError:
+    """What to tell of files that give no example. left_out: those beyond the window.
+
+    only: what there is, is held out.
+    """
     validation = recipe.validation_file() if held_out else None
     what = f"no {_WHAT[recipe.kind]} is {'held out' if held_out else 'to train on'}"
     if left_out:
         what += f", for all end beyond data.window, {recipe.data.window}; raise it, or add shorter"
+    elif only and not recipe.data.validation:
+        what += f"; {ALL_HELD_OUT}"
     elif held_out and not validation:
         what += f" by held_out_every = {recipe.data.held_out_every}; lower it, or add some"
     else:

@@ -19,7 +19,7 @@ from trilobit.errors import RecipeError
 from trilobit.train.data.bpe import BOS, EOS, train_tokenizer
 from trilobit.train.data.documents import documents
 from trilobit.train.data.kept import kept
-from trilobit.train.data.records import names, sum_of_files
+from trilobit.train.data.records import ALL_HELD_OUT, names, sum_of_files
 from trilobit.train.data.token_file import TokenFile, Tokens, token_dtype
 from trilobit.train.recipes import Ingredient, Pretrain
 
@@ -185,15 +185,13 @@ def _check_count(recipe: Pretrain, part: Ingredient, *, trained: int, held_out: 
         raise RecipeError(
             f"{recipe.folder / validation}: no text in it; data.validation is what is held out"
         )
-    for count, other, what, remedy in (
-        (trained, held_out, "to train on", "add text"),
-        (held_out, trained, "held out", "lower it"),
-    ):
-        if not count:
-            raise RecipeError(
-                f"{files}: too little text: of {other} documents none is {what} "
-                f"by held_out_every = {recipe.data.held_out_every}; {remedy}"
-            )
+    if not trained:
+        raise RecipeError(f"{files}: too little text: no document is to train on; {ALL_HELD_OUT}")
+    if not held_out:
+        raise RecipeError(
+            f"{files}: too little text: of {trained} documents none is held out by "
+            f"held_out_every = {recipe.data.held_out_every}; lower it"
+        )
 
 
 def _given_tokenizer(given: GivenTokenizer) -> Tokenizer:

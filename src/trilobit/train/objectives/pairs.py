@@ -17,7 +17,7 @@ from trilobit.train.trainer import RunMixin
 class Paired(Supervised):
     """The model of a recipe, and the pairs that it learns from."""
 
-    _what = "texts"
+    _what, _parts = "pair", 2
 
     @property
     def window_tokens(self) -> float:

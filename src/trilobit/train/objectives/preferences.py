@@ -25,6 +25,7 @@ class Preferred(Paired):
     """The model of a recipe, its reference, and the pairs of replies that it learns from."""
 
     _groups = staticmethod(chosen_and_rejected)
+    _what = "preference"
 
     def __init__(self, recipe: Dpo) -> None:
         super().__init__(recipe)

@@ -69,8 +69,8 @@ class Supervised:
     _template: str | None = TEMPLATE
     # What the files hold.
     _groups: Groups = staticmethod(every_reply)
-    # Examples, in words.
-    _what = "conversations"
+    # What is learned, in words, and of how many examples each consists.
+    _what, _parts = "conversation", 1
     # Of models that are looked at only.
     frozen_parameters = 0
 
@@ -89,10 +89,12 @@ class Supervised:
         self._replies = replies = prepare(
             self._recipe, folder, self._prompter, self._eos_id, begun=begun, groups=self._groups
         )
-        left_out = f" ({replies.left_out:,} are too long)" if replies.left_out else ""
+        parts = (len(replies.train), len(replies.held_out), replies.left_out)
+        trained, held_out, left_out = (part // self._parts for part in parts)
+        more = f" ({left_out:,} more too long)" if left_out else ""
+        what = self._what if trained + held_out == 1 else f"{self._what}s"
         return (
-            f"{len(replies.train):,} {self._what} to train on, {len(replies.held_out):,} held out"
-            f"{left_out}"
+            f"{trained + held_out:,} {what}: {trained:,} to train on, {held_out:,} held out{more}"
         )
 
     @property

@@ -10,13 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from trilobit.errors import RecipeError
-from trilobit.train.recipes.base import Lora, Recipe, Schedule
+from trilobit.train.recipes.base import Lora, Recipe
 from trilobit.train.recipes.distill import Distill
 from trilobit.train.recipes.dpo import Dpo
 from trilobit.train.recipes.embed import Embed
 from trilobit.train.recipes.mixture import Ingredient
-from trilobit.train.recipes.plain import read_values, shown
+from trilobit.train.recipes.plain import has_key, read_values, shown
 from trilobit.train.recipes.pretrain import Data, Pretrain, Shape
+from trilobit.train.recipes.schedule import Schedule
 from trilobit.train.recipes.sft import Sft
 
 __all__ = [
@@ -61,7 +62,17 @@ def recipe_of(values: object, folder: Path = Path()) -> Recipe:
     if not isinstance(values, dict):
         raise RecipeError("holds no keys; see docs/train.md for a recipe")
     values = dict(values)
-    kind = values.pop("kind", Pretrain.kind)
+    said = values.pop("kind", None)
+    kind = Pretrain.kind if said is None else said
     if not isinstance(kind, str) or kind not in KINDS:
         raise RecipeError(f"kind is {shown(kind)}; one of {', '.join(KINDS)}")
+    for key in values:
+        if not has_key(KINDS[kind], key) and (having := _kinds_with(key)):
+            meant = f"of kind '{kind}'" if said else f"without a kind, taken for one of '{kind}'"
+            raise RecipeError(f"unknown key '{key}' in a recipe {meant}; {having} has it")
     return KINDS[kind].from_dict(values, folder)
+
+
+def _kinds_with(key: object) -> str:
+    """The kinds whose recipes have a key, as recipes say them."""
+    return " or ".join(f'kind = "{kind}"' for kind in KINDS if has_key(KINDS[kind], key))

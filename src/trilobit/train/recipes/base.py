@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from trilobit.errors import RecipeError
 from trilobit.train.recipes.plain import build, check_range, shown
+from trilobit.train.recipes.schedule import MOST_STEPS, Schedule
 
-Decay = Literal["linear", "cosine"]
 Precision = Literal["float32", "bf16"]
 Optimizer = Literal["adamw", "muon"]
 Weights = Literal["ternary", "sign", "float"]
@@ -18,7 +18,6 @@ Activations = Literal["int8", "int4", "a4.8"]
 
 # What a file's name begins with, which is one or several of a data set of the Hub.
 OF_HUB = "hf://datasets/"
-_MOST_STEPS = 10**9
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _LONGEST_NAME = 100  # it names a folder
 _MOST_WINDOW = 1 << 24  # the longest context of ModelConfig
@@ -43,84 +42,6 @@ def check_names(where: str, files: tuple[str, ...], validation: str | None) -> N
             f"{where}.validation is {shown(validation)}, which is among {where}.files too; a "
             "model knows the text that it was trained on"
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """Two stages, each from one learning rate to another, and weight decay for each.
-
-    Source: "The Era of 1-bit LLMs: Training Tips, Code and FAQ" and the 2B4T report.
-    batch_windows: windows of one step, over all processes.
-    accumulate_steps: parts in which a process computes its windows, to save memory.
-    stage_1, stage_2: learning rate at the start and at the end of each stage.
-    stage_2_steps: the last steps; None: half of all.
-    muon_rate: Muon's learning rate is this many times that of the stages.
-    low_bit_steps: the last steps, whose activations are what the recipe says; those before are
-        int8. None: a twentieth, as BitNet a4.8 and v2 were trained.
-    """
-
-    steps: int
-    batch_windows: int = 8
-    accumulate_steps: int = 1
-    warmup_steps: int = 100
-    stage_1: tuple[float, float] = (1.5e-3, 1.0e-3)
-    stage_2: tuple[float, float] = (6.0e-4, 0.0)
-    stage_2_steps: int | None = None
-    decay: Decay = "linear"
-    weight_decay: float = 0.1
-    stage_2_weight_decay: float = 0.0
-    muon_rate: float = 20.0
-    quantisation_warmup_steps: int = 0
-    low_bit_steps: int | None = None
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch_windows, self.accumulate_steps) < 1:
-            raise RecipeError(
-                "schedule.steps, batch_windows and accumulate_steps must be at least 1"
-            )
-        check_range("schedule.steps", self.steps, 1, _MOST_STEPS)
-        check_range("schedule.batch_windows", self.batch_windows, 1, 1 << 20)
-        if self.batch_windows % self.accumulate_steps:
-            raise RecipeError(
-                f"schedule.batch_windows {self.batch_windows} is not a multiple of "
-                f"accumulate_steps {shown(self.accumulate_steps)}"
-            )
-        if min(self.warmup_steps, self.quantisation_warmup_steps) < 0:
-            raise RecipeError("schedule.warmup_steps and quantisation_warmup_steps must be >= 0")
-        check_range("schedule.warmup_steps", self.warmup_steps, 0, _MOST_STEPS)
-        if self.quantisation_warmup_steps >= self.steps:
-            raise RecipeError(
-                f"schedule.quantisation_warmup_steps is {shown(self.quantisation_warmup_steps)}; "
-                f"it must be less than the {self.steps} steps, or the model never trains as it "
-                "will run"
-            )
-        for name, (start, end) in (("stage_1", self.stage_1), ("stage_2", self.stage_2)):
-            if not (0 < start < float("inf") and 0 <= end < float("inf")):
-                raise RecipeError(f"schedule.{name} is {start}, {end}; learning rates above 0")
-        for name in ("weight_decay", "stage_2_weight_decay", "max_grad_norm"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise RecipeError(f"schedule.{name} is {value}; it must be 0 or more")
-        if not 0 < self.muon_rate < float("inf"):
-            raise RecipeError(f"schedule.muon_rate is {self.muon_rate}; it must be above 0")
-        if self.stage_2_steps is not None:
-            check_range("schedule.stage_2_steps", self.stage_2_steps, 0, _MOST_STEPS)
-        if self.low_bit_steps is not None:
-            check_range("schedule.low_bit_steps", self.low_bit_steps, 1, _MOST_STEPS)
-
-    @property
-    def stage_1_steps(self) -> int:
-        """Steps of the first stage; none where the second alone is longer than the run."""
-        if self.stage_2_steps is None:
-            return self.steps // 2
-        return max(self.steps - self.stage_2_steps, 0)
-
-    @property
-    def int8_steps(self) -> int:
-        """Steps before those of low bits."""
-        low = self.low_bit_steps or -(-self.steps // 20)
-        return max(self.steps - low, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +167,7 @@ class Recipe:
         if min(self.log_every, self.evaluate_every, self.save_every) < 1:
             raise RecipeError("log_every, evaluate_every and save_every must be at least 1")
         for key in ("log_every", "evaluate_every", "save_every"):
-            check_range(key, getattr(self, key), 1, _MOST_STEPS)
+            check_range(key, getattr(self, key), 1, MOST_STEPS)
         if self.start is not None:
             check_path("start", self.start)
         if self.adapter is not None:

@@ -51,6 +51,11 @@ def read_values(path: Path) -> dict[str, Any]:
     raise RecipeError("a recipe's name ends in .toml, .yaml or .yml")
 
 
+def has_key(kind: Any, key: object) -> bool:
+    """Whether the plain values of a dataclass have a key. A folder is where its file was found."""
+    return any(f.name == key != "folder" for f in dataclasses.fields(kind))
+
+
 def build(kind: Any, values: object, where: str = "") -> Any:
     """A dataclass from plain values; every key and type is checked against its fields.
 

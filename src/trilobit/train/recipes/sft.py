@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from trilobit.errors import RecipeError
 from trilobit.train.recipes.base import Recipe
+from trilobit.train.recipes.schedule import BriefSchedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,8 @@ class Sft(Recipe):
     """
 
     kind: ClassVar[str] = "sft"
+
+    schedule: BriefSchedule
 
     def __post_init__(self) -> None:
         Recipe.__post_init__(self)
