@@ -67,7 +67,8 @@ models: $(VENV)/.developed ## Train the next bundled models from the files of th
 	$(BIN)/python models/samples.py build/trilobit-chat-5m.trilobit
 	$(BIN)/python models/trilobit-arabic-7m/passages.py build/arabic $(TEXT)/arabic_novels.txt.xz
 	$(BIN)/trilobit train models/trilobit-arabic-7m/recipe.toml --output build/novels
-	$(BIN)/trilobit convert build/novels build/trilobit-arabic-7m.trilobit --half-tables --force
+	$(BIN)/trilobit convert build/novels build/trilobit-arabic-7m.trilobit --half-tables --force \
+		--generation-config models/generation_config.json
 	$(BIN)/python models/samples.py build/trilobit-arabic-7m.trilobit
 
 check: $(VENV)/.developed ## Formats, lint, types, and who may import whom
