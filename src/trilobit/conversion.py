@@ -16,11 +16,10 @@ from typing import Literal, get_args
 
 from trilobit.errors import FormatError, OutputError, RequestError
 from trilobit.formats.dead_tensors import Judge, Judged, in_words
-from trilobit.formats.files import read_json
 from trilobit.formats.gguf import is_gguf
 from trilobit.formats.gguf.ternary_blocks import I2SLayout
 from trilobit.formats.gguf.writer import write_gguf
-from trilobit.formats.hf.generation import sampling_of
+from trilobit.formats.hf.generation import given_sampling
 from trilobit.formats.hf.writer import write_hf, write_hf_bf16
 from trilobit.formats.merged import Merged
 from trilobit.formats.open import open_source
@@ -103,7 +102,7 @@ def convert(
                 f"{out}: float weights are a copy; put your generation_config.json into it then"
             )
         path = Path(generation_config)
-        text = replace(text, sampling=sampling_of(read_json(path), path))
+        text = replace(text, sampling=given_sampling(path))
     _check_output(out, form, model.path)
     if isinstance(model, PackedSource) and (wrong := damaged_parts(model.file)):
         # What is written gets sums of its own, which would call the damage sound.

@@ -17,6 +17,8 @@ from trilobit.schema import LONGEST, schema_text
 
 # Far above any logit, far below what float32 cannot hold.
 _MOST_BIAS = 1e30
+# Logits are divided by it, and shall stay numbers.
+_LEAST_PENALTY = 0.01
 # More than any vocabulary has, and more alternatives than anybody reads.
 _MOST_IDS = 1 << 20
 MOST_LOGPROBS = 100
@@ -120,9 +122,13 @@ class SamplingParams:
                 self._number(name, 0, most)
         self._number("frequency_penalty", -100, 100)
         self._number("presence_penalty", -100, 100)
-        for name in ("top_p", "repetition_penalty"):
-            if getattr(self, name) == 0:
-                raise RequestError(f"{name} is 0; expected a number greater than 0")
+        if self.top_p == 0:
+            raise RequestError("top_p is 0; expected a number greater than 0")
+        penalty = self.repetition_penalty
+        if penalty is not None and penalty < _LEAST_PENALTY:
+            raise RequestError(
+                f"repetition_penalty is {penalty:g}; expected a number from {_LEAST_PENALTY}"
+            )
         self._logit_bias()
         self._constraints()
 

@@ -11,6 +11,7 @@ from conftest import TEXT
 
 from trilobit import LLM, FormatError, RequestError, SamplingParams
 from trilobit.bundled import bundled_models
+from trilobit.cli.options import for_people
 from trilobit.conversion import convert
 from trilobit.formats.open import open_source
 from trilobit.formats.packed.reader import PackedModel
@@ -91,6 +92,42 @@ def test_what_cannot_be_is_refused_by_file_and_field(
     with pytest.raises(FormatError, match=f"{next(iter(values))} is .*; correct it"):
         convert(checkpoint, tmp_path / "m.trilobit", generation_config=config)
     assert not (tmp_path / "m.trilobit").exists()
+
+
+@pytest.mark.parametrize("value", ["false", 0, "no", []])
+def test_do_sample_is_true_or_false(checkpoint: Path, tmp_path: Path, value: Any) -> None:
+    config = saying(tmp_path, {"do_sample": value})
+    with pytest.raises(FormatError, match=r"do_sample is .*; expected true or false"):
+        convert(checkpoint, tmp_path / "m.trilobit", generation_config=config)
+
+
+def test_a_file_that_says_nothing_of_it_is_refused_and_an_empty_object_takes_it_away(
+    tmp_path: Path,
+) -> None:
+    model, out = bundled_models()["trilobit-stories-5m"], tmp_path / "m.trilobit"
+    with pytest.raises(FormatError, match=r"says nothing of temperature, .* or do_sample"):
+        convert(model, out, generation_config=saying(tmp_path, {"temprature": 0.3}))
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(FormatError, match=r"broken.json: .*; mend it"):
+        convert(model, out, generation_config=tmp_path / "broken.json")
+    assert not out.exists()
+    convert(model, out, generation_config=saying(tmp_path, {}))
+    assert PackedModel(out).text.sampling.said == {}
+
+
+def test_a_penalty_that_no_logit_survives_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="repetition_penalty is 1e-38; expected a number from"):
+        SamplingParams(repetition_penalty=1e-38)
+    config = saying(tmp_path, {"repetition_penalty": 1e-300})
+    with pytest.raises(FormatError, match="repetition_penalty is 1e-300"):
+        convert(checkpoint, tmp_path / "m.trilobit", generation_config=config)
+
+
+def test_texts_for_people_have_filters_of_ours_only_where_a_model_says_nothing() -> None:
+    assert for_people(SamplingParams(), SamplingParams()).min_p == 0.05
+    said = for_people(SamplingParams(top_k=3), SamplingParams(temperature=0.5)).said
+    wanted = {"temperature": 0.5, "top_k": 3, "top_p": 1, "min_p": 0, "repetition_penalty": 1}
+    assert said == wanted
 
 
 def test_a_copy_of_floats_takes_no_other_config(checkpoint: Path, tmp_path: Path) -> None:

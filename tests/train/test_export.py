@@ -30,6 +30,7 @@ from trilobit import LLM
 from trilobit.conversion import convert
 from trilobit.errors import OutputError, RecipeError, UnsupportedModel
 from trilobit.formats.gguf.writer import write_gguf
+from trilobit.formats.open import open_source
 from trilobit.formats.packed.reader import PackedModel
 from trilobit.formats.packed.writer import write_packed
 from trilobit.model import ternary
@@ -351,6 +352,23 @@ def test_a_run_starts_from_the_masters_of_another(run: Run, tmp_path: Path) -> N
     assert tokens[0] == tokens[1]
     for form in FORMS:
         assert AutoTokenizer.from_pretrained(output / form).bos_token_id == 0
+
+
+def test_what_ends_a_text_and_how_tokens_are_chosen_stay_through_training(
+    run: Run, tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(run.output / "model", start)
+    said = {"do_sample": True, "temperature": 1.0, "top_k": 50, "eos_token_id": [1, 16]}
+    (start / "generation_config.json").write_text(json.dumps(said))
+    recipe, output = _continue(tmp_path, str(start))
+    packed = tmp_path / "tuned.trilobit"
+    outcome = train(recipe, output, "--json", "--packed", str(packed))
+    assert outcome.code == 0, outcome.err
+    for path in (*(output / form for form in FORMS), packed):
+        source = open_source(path)
+        assert set(source.config.eos_token_ids) == {1, 16}, path
+        assert source.text.sampling.said == {"temperature": 1.0, "top_k": 50}, path
 
 
 def test_a_run_starts_from_shards_of_a_float_model(tmp_path: Path, tokenizer: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from trilobit.cli import cli
-from trilobit.errors import FormatError
+from trilobit.errors import FormatError, OutputError
 from trilobit.train.report import page, read_run
 
 LAYER = {"minus": 0.3, "zero": 0.4, "plus": 0.3, "scale": 0.02, "absmax": 3.5, "density": 0.97}
@@ -111,3 +111,15 @@ def test_the_command_writes_the_page_of_those_that_have_a_log(tmp_path: Path) ->
     with pytest.raises(FormatError, match=r"gone/log.jsonl"):
         CliRunner().invoke(cli, ["train", "report", gone], catch_exceptions=False)
     assert CliRunner().invoke(cli, ["train", "report"]).exit_code == 2
+
+
+def test_a_page_takes_the_place_of_pages_only(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", [4.0])
+    before = (run / "log.jsonl").read_bytes()
+    report = ["train", "report", str(run), "--out"]
+    with pytest.raises(OutputError, match=r"log.jsonl: holds no page; --out replaces pages only"):
+        CliRunner().invoke(cli, [*report, str(run / "log.jsonl")], catch_exceptions=False)
+    assert (run / "log.jsonl").read_bytes() == before
+    for _ in range(2):
+        again = CliRunner().invoke(cli, [*report, str(tmp_path / "page.html")])
+        assert again.exit_code == 0

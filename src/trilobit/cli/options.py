@@ -160,6 +160,12 @@ def llm_options(command: Command) -> Command:
 # What a text for people is made by where the model says nothing: without its unlikeliest tokens.
 FOR_PEOPLE = SamplingParams(temperature=0.7, min_p=0.05)
 
+
+def for_people(params: SamplingParams, model: SamplingParams) -> SamplingParams:
+    """`params`; what they leave open is the model's, or of one that says nothing FOR_PEOPLE's."""
+    return params.settled(model if model.said else FOR_PEOPLE)
+
+
 # field -> type, what --help calls the value, help
 _NUMBERS: dict[str, tuple[type, str, str]] = {
     "max_tokens": (int, "N", "Write at most N tokens."),

@@ -12,6 +12,7 @@ from trilobit.cli.command import Command
 from trilobit.cli.options import (
     FOR_PEOPLE,
     OpenLLM,
+    for_people,
     llm_options,
     model_argument,
     plain_option,
@@ -75,7 +76,7 @@ def command(
             return
     else:
         llm = open_llm(model)
-    params = params.settled(llm.sampling, FOR_PEOPLE)
+    params = for_people(params, llm.sampling)
     from trilobit.cli.chat.reply import Reply
     from trilobit.cli.continuation import read, summary
     from trilobit.cli.terminal import note

@@ -29,9 +29,12 @@ from trilobit.cli.path import FilePath
 )
 def command(runs: tuple[Path, ...], out: Path) -> None:
     """Show the curves of one or several RUNs, folders of `trilobit train`, as one HTML page."""
-    from trilobit.errors import FormatError
+    from trilobit.errors import FormatError, OutputError
     from trilobit.formats.whole_file import WholeFile
-    from trilobit.train.report import page
+    from trilobit.train.report import is_page, page
+
+    if out.is_file() and not is_page(out):
+        raise OutputError(f"{out}: holds no page; --out replaces pages only, name another file")
 
     def left_out(error: FormatError) -> None:
         print(f"left out: {error}", file=sys.stderr)

@@ -85,7 +85,9 @@ async def show(body: ShowBody, request: Request) -> dict[str, Any]:
         "bitnet.block_count": llm.config.num_hidden_layers,
     }
     about |= {"model_info": info, "capabilities": ["completion", "tools"]}
-    return about | dict.fromkeys(("template", "parameters", "modelfile"), "")
+    names = {"repetition_penalty": "repeat_penalty"}
+    lines = [f"{names.get(name, name):30} {value:g}" for name, value in llm.sampling.said.items()]
+    return about | {"template": "", "parameters": "\n".join(lines), "modelfile": ""}
 
 
 @router.post("/chat", responses=_STREAMED)

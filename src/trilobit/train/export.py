@@ -56,6 +56,7 @@ class Trained:
         raw = json.loads(model.config.to_json_string(use_diff=False))
         raw["quantization_config"] = _quantisation(model, "offline")
         raw["architectures"] = [type(model).__name__]
+        raw["eos_token_id"] = _text_ends(model)
         self._config = model_config(raw, str(path))
 
     @property
@@ -90,7 +91,7 @@ class Trained:
     def _sampling(self) -> SamplingParams:
         """What the model that the run started from says, if anything."""
         said = getattr(self._model, "generation_config", None)
-        values = {} if said is None else said.to_diff_dict()
+        values = {} if said is None else said.to_dict()
         return sampling_of(values, self._path / GENERATION)
 
     def projection(self, name: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -121,6 +122,15 @@ class Trained:
                 f"{self._path}: '{name}' holds NaN or infinity; go on from an earlier checkpoint"
             )
         return array
+
+
+def _text_ends(model: Any) -> list[int] | None:
+    """Ids that end a text: of the config, and of the model that the run started from."""
+    said = getattr(model, "generation_config", None)
+    ends: list[int] = []
+    for ids in (model.config.eos_token_id, said and said.eos_token_id):
+        ends += ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return list(dict.fromkeys(ends)) or None
 
 
 def save_masters(model: Any, tokenizer: Any, folder: Path, pooling: Pooling | None = None) -> None:

@@ -20,6 +20,7 @@ _TICKS = 4
 # Okabe and Ito's, which people with any eyes tell apart.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777")
 
+_BEGINS = b"<!doctype html>"
 # Key of the log -> what it is, and whether it is told of the held-out text.
 _CURVES = {
     "held_out_bits_per_byte": "Held-out bits a byte",
@@ -90,6 +91,12 @@ def read_run(folder: Path, colour: str) -> Run:
     found = _lines(health) if health.exists() else []
     sound = [e for e in found if _are_layers(e.get("layers"))]
     return Run(name=str(folder), colour=colour, log=log, health=sound)
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file begins as a page does, or is empty."""
+    with path.open("rb") as file:
+        return file.read(len(_BEGINS)).lower() in (b"", _BEGINS)
 
 
 def page(folders: Sequence[Path], left_out: Callable[[FormatError], object]) -> str:

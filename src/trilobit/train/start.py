@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
 
 from trilobit.errors import FormatError, RecipeError
 from trilobit.formats.dtypes import FLOATS
 from trilobit.formats.files import read_json
 from trilobit.formats.hf.config import is_one_bit, model_config
+from trilobit.formats.hf.generation import saved_values
 from trilobit.formats.hf.quantization import quantization_form
-from trilobit.formats.hf.text import read_text_files
+from trilobit.formats.hf.text import read_text_files, with_roles
 from trilobit.formats.run_folder import is_run
 from trilobit.formats.safetensors import Checkpoint
 from trilobit.formats.text_files import TextFiles
@@ -103,6 +109,7 @@ class Start:
             if hasattr(config, "quantization_config"):
                 del config.quantization_config
             model = build(config, dtype=torch.float32)
+            model.generation_config = self._generation_config()
         except Exception as error:  # of any kind: what we read may still be too little for it
             reason = " ".join(str(error).split())[:200]
             raise RecipeError(
@@ -121,6 +128,16 @@ class Start:
             )
         self._load_into(model)
         return model
+
+    def _generation_config(self) -> Any:
+        """What ends a text, by all files, and what the makers say of how tokens are chosen."""
+        roles = with_roles(self.config, self.folder)
+        build: Any = GenerationConfig
+        return build(
+            bos_token_id=roles.bos_token_id,
+            eos_token_id=list(roles.eos_token_ids) or None,
+            **saved_values(self._text.sampling),
+        )
 
     def hugging_face_tokenizer(self) -> Any:
         """The tokenizer, for saving beside the model."""

@@ -17,7 +17,7 @@ from trilobit.cli.chat.reply import Reply
 from trilobit.cli.chat.tally import Tally
 from trilobit.cli.chat.waiting import Waiting
 from trilobit.cli.continuation import show
-from trilobit.cli.options import FOR_PEOPLE
+from trilobit.cli.options import for_people
 from trilobit.cli.signals import on_signal
 from trilobit.cli.terminal import NO_MEMORY, note
 from trilobit.cli.units import count
@@ -223,7 +223,7 @@ class Dialogue:
 
     def _settled(self) -> SamplingParams:
         """What was said of how tokens are chosen; of the rest, what the model says."""
-        return self._params.settled(self._llm.sampling, FOR_PEOPLE)
+        return for_people(self._params, self._llm.sampling)
 
     # ---- commands -----------------------------------------------------------------------------
 

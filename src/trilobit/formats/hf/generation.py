@@ -30,12 +30,39 @@ def sampling_of(raw: Mapping[str, Any], path: Path) -> SamplingParams:
     said = {name: raw[name] for name in DEFAULTS if raw.get(name) is not None}
     if said.get("top_k") == -1:  # how vLLM says that it is off
         said["top_k"] = 0
-    if raw.get("do_sample") is False:
+    sampled = raw.get("do_sample")
+    if sampled is not None and not isinstance(sampled, bool):
+        raise FormatError(f"{path}: do_sample is {sampled!r:.40}; expected true or false")
+    if sampled is False:
         said["temperature"] = 0
     try:
         return SamplingParams(**said)
     except RequestError as error:
         raise FormatError(f"{path}: {error}; correct it, or take it out") from None
+
+
+def given_sampling(path: Path) -> SamplingParams:
+    """What a file says that a caller names for a model; FormatError for one that says nothing.
+
+    An empty object takes away what the model says.
+    """
+    try:
+        raw = read_json(path)
+    except FormatError as error:
+        raise FormatError(str(error).replace("download it again", "mend it")) from None
+    if raw and not any(name in raw for name in (*DEFAULTS, "do_sample")):
+        raise FormatError(
+            f"{path}: says nothing of {', '.join(DEFAULTS)} or do_sample; name a "
+            "generation_config.json, or one with {} for a model that shall say nothing"
+        )
+    return sampling_of(raw, path)
+
+
+def saved_values(sampling: SamplingParams) -> dict[str, Any]:
+    """The values as transformers saves them: with `do_sample` false it refuses filters."""
+    said = generation_values(sampling)
+    greedy = said.get("do_sample") is False
+    return {name: value for name, value in said.items() if not (greedy and name in _SAMPLED)}
 
 
 def generation_values(sampling: SamplingParams) -> dict[str, Any]:
