@@ -202,9 +202,9 @@ def test_every_turn_sends_the_whole_conversation(
     assert [m["content"] for m in messages[1::2]] == ["Hello there.", "The red ball?"]
     llm = LLM(chat_model)
     for end, seed in ((2, 5), (4, 6)):  # the seed counts on, reply by reply
-        params = SamplingParams(max_tokens=40, seed=seed)
+        params = SamplingParams(max_tokens=40, min_p=0.05, seed=seed)
         assert llm.chat(messages[:end], params).text == messages[end]["content"]
-    alone = llm.chat([messages[0], messages[3]], SamplingParams(max_tokens=40, seed=6))
+    alone = llm.chat([messages[0], messages[3]], SamplingParams(max_tokens=40, min_p=0.05, seed=6))
     assert alone.text != messages[4]["content"]  # so what came before does matter
 
 
@@ -274,7 +274,7 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat(
         kept = messages[end]["content"].rstrip("\ufffd")  # half a character may end it
         text = ""
         stream = LLM(chat_model).stream_chat(
-            messages[:end], SamplingParams(max_tokens=60000, seed=seed)
+            messages[:end], SamplingParams(max_tokens=60000, min_p=0.05, seed=seed)
         )
         with stream:
             while len(text) < len(kept):
@@ -355,7 +355,7 @@ def test_reset_forgets_the_exchanges_and_keeps_the_system_message(
     messages = saved(chat, tmp_path / "chat.json")
     assert [m["content"] for m in messages[:2]] == ["Be kind.", "Again"]
     assert len(messages) == 3
-    params = SamplingParams(max_tokens=10, seed=6)
+    params = SamplingParams(max_tokens=10, min_p=0.05, seed=6)
     assert LLM(chat_model).chat(messages[:2], params).text == messages[2]["content"]
 
 
@@ -371,7 +371,7 @@ def test_system_shows_sets_and_removes_the_system_message(
     messages = saved(chat, tmp_path / "one.json")
     assert messages[0] == {"role": "system", "content": "Be kind,\nand short."}
     assert [m["content"] for m in messages[1::2]] == ["Hello", "Again"]  # the talk went on
-    params = SamplingParams(max_tokens=10, seed=6)
+    params = SamplingParams(max_tokens=10, min_p=0.05, seed=6)
     assert LLM(chat_model).chat(messages[:-1], params).text == messages[-1]["content"]
 
     chat.ask("/system -")
@@ -409,7 +409,7 @@ def test_a_saved_chat_goes_on_after_load(terminal: Open, chat_model: Path, tmp_p
     assert "saved 2 exchanges" in second.ask("/save")  # the same file
     after = json.loads(path.read_text(encoding="utf-8"))
     assert after[:3] == before
-    params = SamplingParams(max_tokens=10, seed=5)
+    params = SamplingParams(max_tokens=10, min_p=0.05, seed=5)
     assert LLM(chat_model).chat(after[:-1], params).text == after[-1]["content"]
 
 
@@ -478,7 +478,7 @@ def test_a_full_context_leaves_out_the_oldest_exchanges_but_not_the_system_messa
     messages = saved(chat, tmp_path / "chat.json")
     assert len(messages) == 17  # nothing is lost
     llm = LLM(chat_model, context=200)
-    params = SamplingParams(max_tokens=30, seed=12)
+    params = SamplingParams(max_tokens=30, min_p=0.05, seed=12)
     sent = [messages[0], *messages[1 + 2 * left_out : -1]]
     assert llm.chat(sent, params).text == messages[-1]["content"]
     one_more = [messages[0], *messages[1 + 2 * (left_out - 1) : -1]]
@@ -522,10 +522,10 @@ def test_a_pipe_gives_replies_and_nothing_else(piped: Pipe, chat_model: Path) ->
     assert done.returncode == 0
     llm = LLM(chat_model)
     messages = [{"role": "user", "content": "Hello\nthere."}]
-    replies = [llm.chat(messages, SamplingParams(max_tokens=10, seed=5)).text]
+    replies = [llm.chat(messages, SamplingParams(max_tokens=10, min_p=0.05, seed=5)).text]
     messages.append({"role": "assistant", "content": replies[0]})
     messages.append({"role": "user", "content": "Again"})
-    replies.append(llm.chat(messages, SamplingParams(max_tokens=10, seed=6)).text)
+    replies.append(llm.chat(messages, SamplingParams(max_tokens=10, min_p=0.05, seed=6)).text)
     assert done.stdout == "".join(reply.removesuffix("\n") + "\n" for reply in replies)
     assert "\x1b" not in done.stderr
 

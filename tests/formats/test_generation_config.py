@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import TEXT
 
 from trilobit import LLM, FormatError, RequestError, SamplingParams
 from trilobit.bundled import bundled_models
+from trilobit.cli import cli
 from trilobit.cli.options import for_people
 from trilobit.conversion import convert
 from trilobit.formats.open import open_source
@@ -34,6 +36,7 @@ def saying(folder: Path, values: dict[str, Any]) -> Path:
         ({"do_sample": False, "temperature": 0.6, "top_p": 0.9}, {"temperature": 0, "top_p": 0.9}),
         ({"do_sample": False}, {"temperature": 0}),
         ({"top_k": -1}, {"top_k": 0}),
+        ({"top_k": 50.0}, {"top_k": 50}),
         ({"do_sample": True}, {}),
     ],
 )
@@ -54,6 +57,16 @@ def test_every_form_keeps_what_a_model_says(
     greedy = {"do_sample": False} if said.get("temperature") == 0 else {}
     convert(model, tmp_path / "out", form, generation_config=saying(tmp_path, said | greedy))
     assert open_source(tmp_path / "out").text.sampling.said == said
+
+
+@pytest.mark.parametrize("form", ["hf", "gguf", "packed"])
+def test_info_shows_what_any_form_says(tmp_path: Path, form: Any) -> None:
+    model = bundled_models()["trilobit-stories-5m"]
+    convert(model, tmp_path / "out", form, generation_config=saying(tmp_path, {"top_k": 7}))
+    told = CliRunner().invoke(cli, ["info", str(tmp_path / "out"), "--json"])
+    assert json.loads(told.output)["sampling"] == {"top_k": 7}
+    told = CliRunner().invoke(cli, ["info", str(tmp_path / "out")])
+    assert "sampling         top_k 7, where a request says nothing" in told.output
 
 
 def test_transformers_reads_what_is_written(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def _gguf(path: Path) -> Facts:
     from trilobit.errors import UnsupportedModel
     from trilobit.formats.gguf.container import GGUFFile
     from trilobit.formats.gguf.reader import GGUFModel
+    from trilobit.formats.gguf.text import read_sampling
 
     file = GGUFFile(path)
     facts: Facts = {"path": str(path), "kind": "gguf", "size_bytes": file.size_bytes}
@@ -123,6 +124,7 @@ def _gguf(path: Path) -> Facts:
         "tensors": len(file.tensors),
         "tokenizer": "tokenizer.ggml.tokens" in file,
         "chat_template": "tokenizer.chat_template" in file,
+        "sampling": read_sampling(file).said,
         "bytes_by_dtype": _bytes_by_dtype(file.tensors),
         **({} if "not_run" in facts else {"convert": _convert(path)}),
     }
@@ -134,6 +136,7 @@ def _directory(path: Path) -> Facts:
     from trilobit.formats.adapter import not_a_model
     from trilobit.formats.files import read_json
     from trilobit.formats.hf.config import model_config, with_projection_norms
+    from trilobit.formats.hf.generation import read_sampling
     from trilobit.formats.hf.quantization import quantization_form
     from trilobit.formats.hf.text import has_tokenizer, text_ends, with_roles
     from trilobit.formats.safetensors import Checkpoint
@@ -158,6 +161,7 @@ def _directory(path: Path) -> Facts:
         "tensors": len(checkpoint.tensors),
         "tokenizer": has_tokenizer(path),
         "chat_template": (path / "chat_template.jinja").exists() or "chat_template" in settings,
+        "sampling": read_sampling(path).said,
         "bytes_by_dtype": _bytes_by_dtype(checkpoint.tensors),
         **({} if "not_run" in facts else {"convert": _convert(path)}),
     }

@@ -48,7 +48,7 @@ def read_text(file: GGUFFile, config: ModelConfig) -> TextFiles:
     data = file.text_bytes(HUGGING_FACE)  # the file's own copy, where it has one
     if data is None:
         if vocabulary is None:
-            return TextFiles(sampling=_sampling(file))
+            return TextFiles(sampling=read_sampling(file))
         data = from_vocabulary(vocabulary)
     from trilobit.text.tokenizer import Tokenizer
 
@@ -71,12 +71,12 @@ def read_text(file: GGUFFile, config: ModelConfig) -> TextFiles:
         chat_template=template,
         add_bos=adds_bos,
         pooling=Pooling(mode=mode, end_ids=tuple(end_ids)) if mode else None,
-        sampling=_sampling(file),
+        sampling=read_sampling(file),
     )
 
 
-def _sampling(file: GGUFFile) -> SamplingParams:
-    """What the file says of how tokens are chosen."""
+def read_sampling(file: GGUFFile) -> SamplingParams:
+    """What the file says of how tokens are chosen; FormatError for what cannot be."""
     said: dict[str, Any] = {}
     for name, key in SAMPLING_KEYS.items():
         value = file.integer(key) if name == "top_k" else file.number(key)

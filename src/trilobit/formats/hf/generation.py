@@ -28,7 +28,10 @@ def read_sampling(source: Path) -> SamplingParams:
 def sampling_of(raw: Mapping[str, Any], path: Path) -> SamplingParams:
     """What the values of a generation config say; path: whose they are, for messages."""
     said = {name: raw[name] for name in DEFAULTS if raw.get(name) is not None}
-    if said.get("top_k") == -1:  # how vLLM says that it is off
+    top_k = said.get("top_k")
+    if isinstance(top_k, float) and top_k.is_integer():  # as some writers of JSON have it
+        said["top_k"] = int(top_k)
+    if top_k == -1:  # how vLLM says that it is off
         said["top_k"] = 0
     sampled = raw.get("do_sample")
     if sampled is not None and not isinstance(sampled, bool):
