@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import lzma
 import math
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import module_of
 
 from trilobit import LLM
 
@@ -23,10 +23,8 @@ pytestmark = pytest.mark.skipif(not MODELS.exists(), reason="tests of an install
 @pytest.fixture(scope="module")
 def script() -> Iterator[Any]:
     """The script, as a module."""
-    sys.path.insert(0, str(MODELS))
-    yield importlib.import_module("bits")
-    sys.path.remove(str(MODELS))
-    del sys.modules["bits"]
+    with module_of(MODELS, "bits") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

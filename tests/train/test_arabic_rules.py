@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import module_of
 
 FOLDER = Path(__file__).parents[2] / "models" / "trilobit-arabic-7m"
 
@@ -26,11 +25,8 @@ LEARNED = """
 @pytest.fixture(scope="module")
 def script() -> Iterator[Any]:
     """The script, as a module."""
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module("rules")
-    sys.path.remove(str(FOLDER))
-    for name in ("rules", "words"):
-        del sys.modules[name]
+    with module_of(FOLDER, "rules") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

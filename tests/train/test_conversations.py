@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import module_of
 
 from trilobit import Completion
 from trilobit.bundled import CHAT
@@ -69,12 +69,10 @@ def test_stories_that_were_held_out_stand_where_training_holds_out(tmp_path: Pat
 
 
 @pytest.fixture
-def preferences(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def preferences() -> Iterator[Any]:
     """The script that judges, as a module."""
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    yield importlib.import_module("preferences")
-    for name in ("preferences", "conversations"):
-        del sys.modules[name]
+    with module_of(SCRIPT.parent, "preferences") as module:
+        yield module
 
 
 def told(text: str, *, ended: bool = True) -> Completion:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import lzma
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import module_of
 
 FOLDER = Path(__file__).parents[2] / "models" / "trilobit-arabic-7m"
 SENTENCE = "وكان في قديم الزمان رجل من أهل المدينة رقم {} يسكن دارا على شاطئ النهر مع ابنته."
@@ -22,10 +22,8 @@ pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="tests of an install
 @pytest.fixture(scope="module")
 def script() -> Iterator[Any]:
     """The script, as a module."""
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module("passages")
-    sys.path.remove(str(FOLDER))
-    del sys.modules["passages"]
+    with module_of(FOLDER, "passages") as module:
+        yield module
 
 
 def novel(number: int, paragraphs: int = 9) -> str:
